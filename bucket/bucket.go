@@ -1,0 +1,340 @@
+package bucket
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Bucket is the quota of one key: how much is there, and who holds leases on
+// it. It upholds, over every window W, on all holders together,
+//
+//	spent ≤ Burst + N/Per · W      for each of its rates,
+//
+// by two rules. What is leased is still in the bucket: level plus leased units
+// never exceed the burst, as if the holders had not taken them yet. And what is
+// promised ahead of its refill drips: the holder may not spend it before the
+// refill would have brought it.
+//
+// A Bucket is not safe for concurrent use, and the instants it is given must
+// not run backwards.
+type Bucket struct {
+	limits  *Limits // shared, never changed
+	defined int64
+
+	// tats holds the theoretical arrival time of each rate, those on requests
+	// first: the instant at which its bucket would be full if all that is
+	// granted were spent and nothing more taken.
+	tats []int64
+
+	out    Cost   // leased and neither settled nor expired
+	leases []held // in the order in which they expire
+}
+
+type held struct {
+	id      LeaseID
+	granted Cost
+	expiry  int64
+	drips   []Drip // their Ready is an instant; nil: all is spendable from the start
+}
+
+// New returns a full bucket with the given limits, which it keeps and shares.
+func New(limits *Limits, defined int64) *Bucket {
+	n := len(limits.Requests) + len(limits.Tokens)
+	return &Bucket{limits: limits, defined: defined, tats: make([]int64, n)}
+}
+
+// Limits returns the limits in force.
+func (b *Bucket) Limits() Limits { return *b.limits }
+
+// Idle reports whether the bucket is full and nothing of it leased: it then
+// stands as if it had never been used, and may be forgotten.
+func (b *Bucket) Idle(now int64) bool {
+	if n := len(b.leases); n > 0 {
+		if b.leases[n-1].expiry > now {
+			return false
+		}
+		c := b.at(now) // what expired may have held the level down
+		b = &c
+	}
+	return !slices.ContainsFunc(b.tats, func(tat int64) bool { return tat > now })
+}
+
+// rates calls f for each rate with its unit and its index in tats.
+func (b *Bucket) rates(f func(i int, u Unit, r Rate)) {
+	i := 0
+	for u := range Tokens + 1 {
+		for _, r := range b.limits.Of(u) {
+			f(i, u, r)
+			i++
+		}
+	}
+}
+
+// Level is what the bucket holds at now in each unit, the least over its rates.
+// It is below zero when quota is promised ahead or owed.
+func (b *Bucket) Level(now int64) Cost {
+	c := b.at(now)
+	return c.level(now)
+}
+
+func (b *Bucket) level(now int64) Cost {
+	c := unlimited
+	b.rates(func(i int, u Unit, r Rate) {
+		c = c.with(u, min(c.Of(u), r.Burst-b.missing(i, r, now)))
+	})
+	return c
+}
+
+// missing is how many units rate i lacks of a full bucket, rounded up.
+func (b *Bucket) missing(i int, r Rate, now int64) int64 {
+	if b.tats[i] <= now {
+		return 0
+	}
+	return mulDivCeil(b.tats[i]-now, r.N, int64(r.Per))
+}
+
+// Leased is what is out on leases at now.
+func (b *Bucket) Leased(now int64) Cost {
+	c := b.at(now)
+	return c.out
+}
+
+// Room is the largest grant that the bucket could promise at now.
+func (b *Bucket) Room(now int64) Cost {
+	c := b.at(now)
+	return c.room(now, true)
+}
+
+// Holders calls f for the holder of each lease, once a lease.
+func (b *Bucket) Holders(f func(holder uint64)) {
+	for i := range b.leases {
+		f(b.leases[i].id.Holder)
+	}
+}
+
+// Wait is how long after now, at least, a grant of need could be promised if
+// nobody settled or asked. Zero: now.
+func (b *Bucket) Wait(now int64, need Cost) time.Duration {
+	c := b.at(now)
+	return c.wait(now, need, true)
+}
+
+// Lease decides an ask at now. A refused ask leaves the bucket as it was. The
+// error wraps [ErrCostExceedsBurst].
+func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
+	b.advance(now)
+	if i := slices.IndexFunc(b.leases, func(l held) bool { return l.id == a.ID }); i >= 0 {
+		return b.grant(now, &b.leases[i]), nil
+	}
+	if err := b.limits.Fits(a.Need); err != nil {
+		return Grant{}, err
+	}
+	// Without a need the holder asks ahead of its demand: it gets what is there
+	// and no promise, which those who wait want more.
+	promise := !a.Need.IsZero()
+	give := share(a.Need, a.Want.Max(a.Need), b.room(now, promise))
+	if !give.Covers(a.Need) || give.IsZero() {
+		first := a.Need
+		if !promise {
+			first = a.Want.Min(Cost{1, 1})
+		}
+		return Grant{RetryAfter: max(b.wait(now, first, promise), 1), Level: b.level(now)}, nil
+	}
+	l := held{id: a.ID, granted: give}
+	last := now
+	b.out = b.out.Add(give)
+	b.rates(func(i int, u Unit, r Rate) {
+		b.tats[i] = later(max(b.tats[i], now), r.span(give.Of(u)))
+		if ready := b.tats[i] - r.fill(); ready > now && give.Of(u) > 0 {
+			l.drips = append(l.drips, Drip{Unit: u, Ready: time.Duration(ready), N: r.N, Per: r.Per})
+			last = max(last, ready)
+		}
+	})
+	l.expiry = later(last, int64(TTL))
+	at, _ := slices.BinarySearchFunc(b.leases, l.expiry+1, func(m held, t int64) int { return cmp.Compare(m.expiry, t) })
+	b.leases = slices.Insert(b.leases, at, l)
+	return b.grant(now, &b.leases[at]), nil
+}
+
+// share is the part of want that fits into room. When one unit falls short, so
+// much less is granted of the other: requests without tokens serve nobody.
+func share(need, want, room Cost) Cost {
+	fit := want.Min(room).Max(Cost{})
+	give := fit
+	if fit.Tokens < want.Tokens {
+		give.Requests = min(fit.Requests, max(need.Requests, mulDivCeil(want.Requests, fit.Tokens, want.Tokens)))
+	}
+	if fit.Requests < want.Requests {
+		give.Tokens = min(fit.Tokens, max(need.Tokens, mulDivCeil(want.Tokens, fit.Requests, want.Requests)))
+	}
+	return give
+}
+
+// grant describes lease l as of now.
+func (b *Bucket) grant(now int64, l *held) Grant {
+	g := Grant{OK: true, Granted: l.granted, TTL: time.Duration(l.expiry - now), Level: b.level(now)}
+	for _, d := range l.drips {
+		if d.Ready -= time.Duration(now); d.Ready > 0 {
+			g.Drips = append(g.Drips, d)
+		}
+	}
+	return g
+}
+
+// room is the largest grant at now: what is there, with promise also what the
+// horizon brings, and never so much that more than the burst is out.
+func (b *Bucket) room(now int64, promise bool) Cost {
+	room := unlimited
+	b.rates(func(i int, u Unit, r Rate) {
+		d := now + r.fill() - max(b.tats[i], now)
+		if promise {
+			d += int64(r.Horizon())
+		}
+		n := min(r.in(max(d, 0)), r.Burst-b.out.Of(u))
+		room = room.with(u, max(min(room.Of(u), n), 0))
+	})
+	return room
+}
+
+func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
+	var wait int64
+	b.rates(func(i int, u Unit, r Rate) {
+		n := need.Of(u)
+		if n == 0 {
+			return
+		}
+		d := later(max(b.tats[i], now), r.span(n)) - r.fill() - now
+		if promise {
+			d -= int64(r.Horizon())
+		}
+		wait = max(wait, d)
+		// Too much may be out: until enough of it has expired.
+		over := b.out.Of(u) + n - r.Burst
+		for j := 0; over > 0 && j < len(b.leases); j++ {
+			over -= b.leases[j].granted.Of(u)
+			wait = max(wait, b.leases[j].expiry-now)
+		}
+	})
+	return time.Duration(wait)
+}
+
+// Settle closes lease id: of what it granted, spent is gone and the rest comes
+// back; if more was spent, the bucket owes it. An id that is unknown, expired
+// or settled already changes nothing. It reports whether it closed a lease.
+func (b *Bucket) Settle(now int64, id LeaseID, spent Cost) bool {
+	b.advance(now)
+	at := slices.IndexFunc(b.leases, func(l held) bool { return l.id == id })
+	if at < 0 {
+		return false
+	}
+	granted := b.leases[at].granted
+	b.leases = slices.Delete(b.leases, at, at+1)
+	b.out = b.out.Sub(granted)
+	b.move(now, granted.Sub(spent))
+	return true
+}
+
+// Adjust applies a at now: what it returns and charges, then how long it
+// empties the bucket. What is out on leases stays out.
+func (b *Bucket) Adjust(now int64, a *Adjustment) {
+	b.advance(now)
+	b.move(now, a.Return.Sub(a.Charge))
+	if a.Empty > 0 {
+		b.rates(func(i int, u Unit, r Rate) {
+			b.tats[i] = max(b.tats[i], later(now+int64(a.Empty), r.fill()))
+		})
+	}
+}
+
+// move brings units back to the bucket, or takes them where c is negative.
+func (b *Bucket) move(now int64, c Cost) {
+	b.rates(func(i int, u Unit, r Rate) {
+		if n := c.Of(u); n >= 0 {
+			b.tats[i] -= min(r.back(n), max(b.tats[i], 0))
+		} else {
+			b.tats[i] = later(max(b.tats[i], now), r.span(-n))
+		}
+	})
+	b.clamp(now)
+}
+
+// Redefine gives the bucket other limits at now if they were defined later than
+// those in force. What the bucket lacked of being full it still lacks, so that
+// nobody gains by a new definition: a rate takes over the debt of the old rate
+// over the same window, else it begins with the largest debt of its unit, at
+// the most empty. limits is kept and shared.
+func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
+	switch c := cmp.Compare(defined, b.defined); {
+	case c < 0:
+		return
+	case limits == b.limits || limits.Equal(*b.limits):
+		b.defined = defined
+		return
+	case c == 0 && limits.String() < b.limits.String():
+		return // two at the same instant: any order will do, if it is the same everywhere
+	}
+	b.advance(now)
+	old := *b
+	b.limits, b.defined = limits, defined
+	b.tats = make([]int64, len(limits.Requests)+len(limits.Tokens))
+	b.rates(func(i int, u Unit, r Rate) {
+		debt := old.debt(now, u, r)
+		b.tats[i] = later(now, r.span(debt))
+	})
+	b.clamp(now)
+}
+
+// debt is what rate r on unit u takes over from the bucket.
+func (b *Bucket) debt(now int64, u Unit, r Rate) int64 {
+	var most, same int64
+	found := false
+	b.rates(func(i int, v Unit, q Rate) {
+		if v != u {
+			return
+		}
+		n := b.missing(i, q, now)
+		most = max(most, n)
+		if q.Per == r.Per {
+			same, found = n, true
+		}
+	})
+	if found {
+		return same
+	}
+	return min(most, r.Burst)
+}
+
+// at returns the bucket as it will stand at now if nothing is done to it
+// before. It shares with b what neither changes.
+func (b *Bucket) at(now int64) Bucket {
+	c := *b
+	c.tats = slices.Clone(b.tats)
+	c.advance(now)
+	return c
+}
+
+// advance lets the leases expire that are due by now, in the order of time.
+// Their units leave without coming back, for they may have been spent up to
+// their last instant; until that instant they were still in the bucket.
+func (b *Bucket) advance(now int64) {
+	for len(b.leases) > 0 && b.leases[0].expiry <= now {
+		b.clamp(b.leases[0].expiry)
+		b.out = b.out.Sub(b.leases[0].granted)
+		b.leases = b.leases[1:]
+	}
+	if len(b.leases) == 0 {
+		b.leases = nil
+	}
+	b.clamp(now)
+}
+
+// clamp keeps what is leased in the bucket: at instant t its level plus the
+// units out do not exceed the burst, so no rate is full before t plus the time
+// that those units take. Without this, leases that lie idle while the bucket
+// refills would add up to more than a burst.
+func (b *Bucket) clamp(t int64) {
+	b.rates(func(i int, u Unit, r Rate) {
+		b.tats[i] = max(b.tats[i], later(t, r.span(b.out.Of(u))))
+	})
+}

@@ -1,0 +1,341 @@
+package bucket
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// Bounds of a rate. They keep every product of the arithmetic within 128 bits
+// and every instant within an int64 of nanoseconds.
+const (
+	minPer  = time.Millisecond
+	maxPer  = 366 * 24 * time.Hour
+	maxFill = 10 * maxPer // the longest that an empty bucket may take to fill
+)
+
+// Rate is one limit: N units restored every Per, of which at most Burst gather.
+type Rate struct {
+	N     int64         // units restored every Per
+	Per   time.Duration // the window that N is quoted over; time.Minute for RPM and TPM
+	Burst int64         // most units that the bucket can hold
+}
+
+// Check reports why r is not a usable rate, or nil.
+func (r Rate) Check() error {
+	switch {
+	case r.N < 1 || r.N > MaxUnits:
+		return fmt.Errorf("rate of %d units: want 1 to %d", r.N, int64(MaxUnits))
+	case r.Per < minPer || r.Per > maxPer:
+		return fmt.Errorf("rate per %v: want %v to %v", r.Per, minPer, maxPer)
+	case r.N > int64(r.Per):
+		return fmt.Errorf("rate of %d per %v: want at most one a nanosecond", r.N, r.Per)
+	case r.Burst < 1 || r.Burst > MaxUnits:
+		return fmt.Errorf("burst of %d units: want 1 to %d", r.Burst, int64(MaxUnits))
+	case r.fill() > int64(maxFill):
+		return fmt.Errorf("burst of %d at %d per %v takes more than %v to fill", r.Burst, r.N, r.Per, maxFill)
+	}
+	return nil
+}
+
+// span is the time in which n ≥ 0 units are restored, rounded up: time charged
+// for units is never too short.
+func (r Rate) span(n int64) int64 { return mulDivCeil(n, int64(r.Per), r.N) }
+
+// back is span rounded down: time given back is never too long.
+func (r Rate) back(n int64) int64 { return mulDiv(n, int64(r.Per), r.N) }
+
+// fill is the time in which an empty bucket fills, τ in the literature. It is
+// rounded down, which makes what depends on it ripe later, never earlier.
+func (r Rate) fill() int64 { return r.back(r.Burst) }
+
+// in is how many whole units are restored in d ≥ 0.
+func (r Rate) in(d int64) int64 { return mulDiv(d, r.N, int64(r.Per)) }
+
+// Span is the time in which n units are restored, rounded up to a nanosecond.
+func (r Rate) Span(n int64) time.Duration { return time.Duration(r.span(max(n, 0))) }
+
+// In is how many whole units are restored in d.
+func (r Rate) In(d time.Duration) int64 { return r.in(int64(max(d, 0))) }
+
+// windows are the spellings of a window, the canonical one of each length first.
+var windows = []struct {
+	name string
+	per  time.Duration
+}{
+	{"d", 24 * time.Hour}, {"day", 24 * time.Hour},
+	{"h", time.Hour}, {"hour", time.Hour},
+	{"m", time.Minute}, {"min", time.Minute}, {"minute", time.Minute},
+	{"s", time.Second}, {"sec", time.Second}, {"second", time.Second},
+	{"ms", time.Millisecond},
+}
+
+const rateForm = `want "50/s", "100000/m", "5/10s", "10/h", or "50/s burst 10"`
+
+// ParseRate reads a rate: a count, a slash, a window of one or more ms, s, m, h
+// or d, and optionally the word burst with a count. Burst defaults to N.
+// Digits may be grouped by underscores.
+func ParseRate(s string) (Rate, error) {
+	fail := func(err error) (Rate, error) {
+		if err == nil {
+			return Rate{}, fmt.Errorf("rate %.64q: %s", s, rateForm)
+		}
+		return Rate{}, fmt.Errorf("rate %.64q: %w", s, err)
+	}
+	rest, burst, bursts := strings.Cut(s, " burst ")
+	count, window, ok := strings.Cut(strings.TrimSpace(rest), "/")
+	if !ok {
+		return fail(nil)
+	}
+	var r Rate
+	if r.N, ok = parseCount(count); !ok {
+		return fail(nil)
+	}
+	if r.Per, ok = parseWindow(strings.TrimSpace(window)); !ok {
+		return fail(nil)
+	}
+	r.Burst = r.N
+	if bursts {
+		if r.Burst, ok = parseCount(burst); !ok {
+			return fail(nil)
+		}
+	}
+	if err := r.Check(); err != nil {
+		return fail(err)
+	}
+	return r, nil
+}
+
+func parseCount(s string) (int64, bool) {
+	s = strings.TrimSpace(s)
+	if s == "" || strings.ContainsFunc(s, func(c rune) bool { return c != '_' && !('0' <= c && c <= '9') }) {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(strings.ReplaceAll(s, "_", ""), 10, 64)
+	return n, err == nil
+}
+
+func parseWindow(s string) (time.Duration, bool) {
+	times := int64(1)
+	if i := strings.IndexFunc(s, unicode.IsLetter); i > 0 {
+		n, ok := parseCount(s[:i])
+		if !ok || n < 1 {
+			return 0, false
+		}
+		times, s = n, s[i:]
+	}
+	for _, w := range windows {
+		if s == w.name && times <= int64(maxPer/w.per) {
+			return time.Duration(times) * w.per, true
+		}
+	}
+	return 0, false
+}
+
+// String returns the form that [ParseRate] reads.
+func (r Rate) String() string {
+	s := fmt.Sprintf("%d/%v", r.N, r.Per) // a window that no unit divides: not one that ParseRate returns
+	for _, w := range windows {
+		if r.Per < w.per || r.Per%w.per != 0 {
+			continue
+		}
+		if times := int64(r.Per / w.per); times == 1 {
+			s = fmt.Sprintf("%d/%s", r.N, w.name)
+		} else {
+			s = fmt.Sprintf("%d/%d%s", r.N, times, w.name)
+		}
+		break
+	}
+	if r.Burst != r.N {
+		s += fmt.Sprintf(" burst %d", r.Burst)
+	}
+	return s
+}
+
+// MarshalText implements [encoding.TextMarshaler].
+func (r Rate) MarshalText() ([]byte, error) { return []byte(r.String()), r.Check() }
+
+// UnmarshalText implements [encoding.TextUnmarshaler] by [ParseRate].
+func (r *Rate) UnmarshalText(b []byte) (err error) {
+	*r, err = ParseRate(string(b))
+	return err
+}
+
+// maxRates bounds the rates on one unit of a key.
+const maxRates = 8
+
+// Rates are the limits on one unit; all of them hold at once. None: the unit is
+// not limited.
+type Rates []Rate
+
+// ParseRates reads rates separated by commas, as in "500/m,10000/d". An empty
+// string is no rates.
+func ParseRates(s string) (Rates, error) {
+	if strings.TrimSpace(s) == "" {
+		return nil, nil
+	}
+	var rs Rates
+	for part := range strings.SplitSeq(s, ",") {
+		r, err := ParseRate(strings.TrimSpace(part))
+		if err != nil {
+			return nil, err
+		}
+		rs = append(rs, r)
+	}
+	return rs, rs.Check()
+}
+
+// Check reports why rs cannot limit a unit, or nil.
+func (rs Rates) Check() error {
+	if len(rs) > maxRates {
+		return fmt.Errorf("%d rates on one unit: want at most %d", len(rs), maxRates)
+	}
+	for i, r := range rs {
+		if err := r.Check(); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(rs[:i], func(q Rate) bool { return q.Per == r.Per }) {
+			return fmt.Errorf("rates %q: two of them are per %v", rs, r.Per)
+		}
+	}
+	return nil
+}
+
+// String returns the form that [ParseRates] reads.
+func (rs Rates) String() string {
+	parts := make([]string, len(rs))
+	for i, r := range rs {
+		parts[i] = r.String()
+	}
+	return strings.Join(parts, ",")
+}
+
+// MarshalText implements [encoding.TextMarshaler].
+func (rs Rates) MarshalText() ([]byte, error) { return []byte(rs.String()), rs.Check() }
+
+// UnmarshalText implements [encoding.TextUnmarshaler] by [ParseRates].
+func (rs *Rates) UnmarshalText(b []byte) (err error) {
+	*rs, err = ParseRates(string(b))
+	return err
+}
+
+// Limits are all the limits of a key. A Limits is not changed once it is in
+// use: those who share it rely on that.
+type Limits struct {
+	Requests Rates `json:"requests,omitempty"`
+	Tokens   Rates `json:"tokens,omitempty"`
+}
+
+// ParseLimits reads the rates on requests and on tokens; either may be empty,
+// not both.
+func ParseLimits(requests, tokens string) (Limits, error) {
+	var l Limits
+	var err error
+	if l.Requests, err = ParseRates(requests); err != nil {
+		return Limits{}, fmt.Errorf("limit on requests: %w", err)
+	}
+	if l.Tokens, err = ParseRates(tokens); err != nil {
+		return Limits{}, fmt.Errorf("limit on tokens: %w", err)
+	}
+	return l, l.Check()
+}
+
+// Check reports why l cannot limit a key, or nil.
+func (l Limits) Check() error {
+	if len(l.Requests)+len(l.Tokens) == 0 {
+		return errors.New("no limits: want a rate on requests, on tokens, or on both")
+	}
+	if err := l.Requests.Check(); err != nil {
+		return fmt.Errorf("limit on requests: %w", err)
+	}
+	if err := l.Tokens.Check(); err != nil {
+		return fmt.Errorf("limit on tokens: %w", err)
+	}
+	return nil
+}
+
+// Of returns the rates on unit u.
+func (l Limits) Of(u Unit) Rates {
+	if u == Requests {
+		return l.Requests
+	}
+	return l.Tokens
+}
+
+// Equal reports whether l and m are the same rates in the same order.
+func (l Limits) Equal(m Limits) bool {
+	return slices.Equal(l.Requests, m.Requests) && slices.Equal(l.Tokens, m.Tokens)
+}
+
+// Burst is the largest cost that can ever be admitted at once.
+func (l Limits) Burst() Cost {
+	c := unlimited
+	for u := range Tokens + 1 {
+		for _, r := range l.Of(u) {
+			c = c.with(u, min(c.Of(u), r.Burst))
+		}
+	}
+	return c
+}
+
+// Limited returns c without the units that l does not limit.
+func (l Limits) Limited(c Cost) Cost {
+	if len(l.Requests) == 0 {
+		c.Requests = 0
+	}
+	if len(l.Tokens) == 0 {
+		c.Tokens = 0
+	}
+	return c
+}
+
+// Fits returns an error that wraps [ErrCostExceedsBurst] when c could never be
+// admitted under l.
+func (l Limits) Fits(c Cost) error {
+	burst := l.Burst()
+	for u := range Tokens + 1 {
+		if n := c.Of(u); n > burst.Of(u) {
+			return fmt.Errorf("%w: %d %s asked, at most %d fit in %q", ErrCostExceedsBurst, n, u, burst.Of(u), l.Of(u))
+		}
+	}
+	return nil
+}
+
+// String returns l in the form "requests 50/s; tokens 100000/m".
+func (l Limits) String() string {
+	var parts []string
+	for u := range Tokens + 1 {
+		if rs := l.Of(u); len(rs) > 0 {
+			parts = append(parts, u.String()+" "+rs.String())
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// MarshalText implements [encoding.TextMarshaler].
+func (l Limits) MarshalText() ([]byte, error) { return []byte(l.String()), l.Check() }
+
+// UnmarshalText implements [encoding.TextUnmarshaler]; it reads what
+// [Limits.String] returns.
+func (l *Limits) UnmarshalText(b []byte) error {
+	var requests, tokens string
+	for part := range strings.SplitSeq(string(b), ";") {
+		part = strings.TrimSpace(part)
+		if rs, ok := strings.CutPrefix(part, "requests "); ok && requests == "" {
+			requests = rs
+		} else if rs, ok := strings.CutPrefix(part, "tokens "); ok && tokens == "" {
+			tokens = rs
+		} else {
+			return fmt.Errorf(`limits %.64q: want "requests 50/s; tokens 100000/m"`, b)
+		}
+	}
+	m, err := ParseLimits(requests, tokens)
+	if err == nil {
+		*l = m
+	}
+	return err
+}

@@ -1,0 +1,148 @@
+package bucket
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Op is what changes a [Table]: an *[Ask], a *[Settlement] or an *[Adjustment].
+type Op interface {
+	// Check reports why the operation cannot be applied, or nil.
+	Check() error
+}
+
+// Result is a table's answer to an [Op]. Grant is zero but for an ask. Err
+// means that nothing was decided, or that the op was refused as it stands.
+type Result struct {
+	Grant Grant
+	Err   error
+}
+
+// Table is the buckets of many keys. Two tables that were given the same
+// operations at the same instants are equal. A full bucket without leases takes
+// no part in that: it is the same as no bucket.
+//
+// A Table is not safe for concurrent use.
+type Table struct {
+	now     int64
+	buckets map[string]*Bucket
+	shared  map[string]*Limits // one copy of each set of limits, for all its keys
+}
+
+// NewTable returns a table in which every bucket is full.
+func NewTable() *Table {
+	return &Table{buckets: make(map[string]*Bucket), shared: make(map[string]*Limits)}
+}
+
+// Now is the table's time: the latest instant that it was given.
+func (t *Table) Now() int64 { return t.now }
+
+// Len is how many buckets are kept.
+func (t *Table) Len() int { return len(t.buckets) }
+
+// Apply carries out op at the instant now. Time does not run backwards: an
+// earlier instant counts as the latest one.
+func (t *Table) Apply(now int64, op Op) Result {
+	t.now = max(t.now, now)
+	if err := op.Check(); err != nil {
+		return Result{Err: err}
+	}
+	switch op := op.(type) {
+	case *Ask:
+		for i := range op.Done {
+			t.settle(&op.Done[i])
+		}
+		g, err := t.open(op.Key, op.Limits, op.Defined).Lease(t.now, op)
+		return Result{g, err}
+	case *Settlement:
+		t.settle(op)
+		return Result{}
+	case *Adjustment:
+		t.open(op.Key, op.Limits, op.Defined).Adjust(t.now, op)
+		return Result{}
+	}
+	return Result{Err: fmt.Errorf("operation %T: want *Ask, *Settlement or *Adjustment", op)}
+}
+
+func (t *Table) settle(s *Settlement) {
+	if b := t.buckets[s.Key]; b != nil {
+		b.Settle(t.now, s.ID, s.Spent)
+	}
+}
+
+// open returns the bucket of key under the later of its limits and these.
+func (t *Table) open(key string, limits Limits, defined int64) *Bucket {
+	b := t.buckets[key]
+	if b != nil && !b.Idle(t.now) {
+		if !limits.Equal(*b.limits) || defined > b.defined {
+			b.Redefine(t.now, t.share(limits), defined)
+		}
+		return b
+	}
+	// One that is idle counts as absent, whether it was swept here or not.
+	b = New(t.share(limits), defined)
+	t.buckets[key] = b
+	return b
+}
+
+// maxShared bounds the sets of limits that are remembered for sharing; beyond
+// it sharing begins anew, and costs memory, not correctness.
+const maxShared = 4096
+
+func (t *Table) share(l Limits) *Limits {
+	name := l.String()
+	if s := t.shared[name]; s != nil {
+		return s
+	}
+	if len(t.shared) >= maxShared {
+		clear(t.shared)
+	}
+	t.shared[name] = &l
+	return &l
+}
+
+// Get returns the bucket of key for reading, or nil when it is full and
+// nothing of it leased.
+func (t *Table) Get(key string) *Bucket { return t.buckets[key] }
+
+// Sweep looks at some n buckets and forgets those that are idle by the table's
+// time. It changes nothing that an operation could tell.
+func (t *Table) Sweep(n int) {
+	for key, b := range t.buckets { // a map is walked from a random place
+		if n--; n < 0 {
+			return
+		}
+		if b.Idle(t.now) {
+			delete(t.buckets, key)
+		}
+	}
+}
+
+// Info is a bucket as [Table.List] shows it.
+type Info struct {
+	Key    string
+	Limits Limits
+	Level  Cost // below zero when quota is promised ahead or owed
+	Leased Cost
+	Leases int
+	Full   time.Duration // until it is full, if all that is leased is spent
+}
+
+// List describes the buckets that are not idle, in the order of their keys.
+func (t *Table) List() []Info {
+	var list []Info
+	for _, key := range slices.Sorted(maps.Keys(t.buckets)) {
+		b := t.buckets[key]
+		if b.Idle(t.now) {
+			continue
+		}
+		c := b.at(t.now)
+		list = append(list, Info{
+			Key: key, Limits: *c.limits, Level: c.level(t.now), Leased: c.out, Leases: len(c.leases),
+			Full: time.Duration(slices.Max(c.tats) - t.now),
+		})
+	}
+	return list
+}
