@@ -113,11 +113,24 @@ func (b *Bucket) Holders(f func(holder uint64)) {
 	}
 }
 
-// Wait is how long after now, at least, a grant of need could be promised if
-// nobody settled or asked. Zero: now.
+// Wait is how long after now a grant of need could be promised if nobody
+// settled or asked meanwhile. Zero: now.
 func (b *Bucket) Wait(now int64, need Cost) time.Duration {
 	c := b.at(now)
 	return c.wait(now, need, true)
+}
+
+// Refill is how long after now the refill alone would have brought need, had
+// it not to wait for leases that are out: spendable, or with promise near
+// enough to be promised.
+func (b *Bucket) Refill(now int64, need Cost, promise bool) time.Duration {
+	c := b.at(now)
+	return c.refill(now, need, promise)
+}
+
+// Holds reports whether lease id is out.
+func (b *Bucket) Holds(id LeaseID) bool {
+	return slices.ContainsFunc(b.leases, func(l held) bool { return l.id == id })
 }
 
 // Lease decides an ask at now. A refused ask leaves the bucket as it was. The
@@ -197,26 +210,34 @@ func (b *Bucket) room(now int64, promise bool) Cost {
 	return room
 }
 
-func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
+func (b *Bucket) refill(now int64, need Cost, promise bool) time.Duration {
 	var wait int64
 	b.rates(func(i int, u Unit, r Rate) {
-		n := need.Of(u)
-		if n == 0 {
-			return
-		}
-		d := later(max(b.tats[i], now), r.span(n)) - r.fill() - now
-		if promise {
-			d -= int64(r.Horizon())
-		}
-		wait = max(wait, d)
-		// Too much may be out: until enough of it has expired.
-		over := b.out.Of(u) + n - r.Burst
-		for j := 0; over > 0 && j < len(b.leases); j++ {
-			over -= b.leases[j].granted.Of(u)
-			wait = max(wait, b.leases[j].expiry-now)
+		if n := need.Of(u); n > 0 {
+			d := later(max(b.tats[i], now), r.span(n)) - r.fill() - now
+			if promise {
+				d -= int64(r.Horizon())
+			}
+			wait = max(wait, d)
 		}
 	})
 	return time.Duration(wait)
+}
+
+func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
+	wait := b.refill(now, need, promise)
+	b.rates(func(i int, u Unit, r Rate) {
+		if need.Of(u) == 0 {
+			return
+		}
+		// Too much may be out: until enough of it has expired.
+		over := b.out.Of(u) + need.Of(u) - r.Burst
+		for j := 0; over > 0 && j < len(b.leases); j++ {
+			over -= b.leases[j].granted.Of(u)
+			wait = max(wait, time.Duration(b.leases[j].expiry-now))
+		}
+	})
+	return wait
 }
 
 // Settle closes lease id: of what it granted, spent is gone and the rest comes

@@ -1,0 +1,57 @@
+// Package boottime reads a clock that runs at the pace of real time, never
+// steps, and goes on while the machine is suspended: CLOCK_BOOTTIME where there
+// is one. Whether a lease is still valid can be asked of no other clock.
+package boottime
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Clock counts nanoseconds since it was made. Reading it costs one reading of
+// package time's clock, so it follows the fake time of a testing/synctest
+// bubble. Safe for concurrent use.
+type Clock struct {
+	start time.Time
+	rate  func(int64) int64 // nil, or a distortion for tests
+
+	// A suspend stops the monotonic clock and not the wall clock, so the two
+	// drift apart; then, and only then, the system is asked for how long it was.
+	apart atomic.Int64 // wall minus monotonic time since start, when last looked at
+	slept atomic.Int64 // suspended since start
+	base  int64        // suspended before start
+}
+
+// New returns a clock that starts at zero.
+func New() *Clock { return &Clock{start: time.Now(), base: suspended()} }
+
+// Distorted returns a clock whose reading is f of the true one, for tests of
+// what drifting clocks do.
+func Distorted(f func(ns int64) int64) *Clock {
+	c := New()
+	c.rate = f
+	return c
+}
+
+// step is how far wall and monotonic time may drift apart unnoticed. Nothing
+// that matters happens in so short a suspend.
+const step = int64(time.Millisecond)
+
+// Now returns the nanoseconds since c was made.
+func (c *Clock) Now() int64 {
+	t := time.Now()
+	mono := int64(t.Sub(c.start))
+	wall := t.UnixNano() - c.start.UnixNano()
+	if d := wall - mono - c.apart.Load(); d > step || d < -step {
+		c.slept.Store(suspended() - c.base)
+		c.apart.Store(wall - mono)
+	}
+	now := mono + c.slept.Load()
+	if c.rate != nil {
+		now = c.rate(now)
+	}
+	return now
+}
+
+// Since returns the time from the instant start, as [Clock.Now] gave it.
+func (c *Clock) Since(start int64) time.Duration { return time.Duration(c.Now() - start) }

@@ -1,0 +1,156 @@
+package turn
+
+import (
+	"math"
+
+	"github.com/choked/choked/bucket"
+)
+
+// pick appends to batch those in q whose turn it is at now, answers those who
+// would wait in vain, and sets when to look again.
+//
+// Nobody overtakes: the first who cannot be served keeps all behind it waiting.
+func (l *Line) pick(now int64, q *queue, batch []*Entry) []*Entry {
+	r := round{now: now, bucket: l.view(q.key), settling: q.settling, wake: math.MaxInt64}
+	if r.bucket == nil || r.bucket.Idle(now) {
+		a := q.waiting[0].ask
+		r.bucket = bucket.New(&a.Limits, a.Defined)
+	}
+	r.fair = shared(r.bucket, q)
+	q.settling = false
+	kept := q.waiting[:0]
+	for _, e := range q.waiting {
+		verdict, want := r.judge(e)
+		switch verdict {
+		case serve:
+			op := *e.ask
+			op.Want = want
+			e.Op, e.state = &op, taken
+			batch = append(batch, e)
+		case refuse:
+			l.answer(now, e, r.refusal(e.ask))
+		case keep:
+			kept = append(kept, e)
+			r.wake = min(r.wake, e.deadline)
+		}
+	}
+	clear(q.waiting[len(kept):])
+	q.waiting = kept
+	l.setWake(q, r.wake)
+	return batch
+}
+
+type verdict uint8
+
+const (
+	keep verdict = iota
+	serve
+	refuse
+)
+
+// round is one look along a queue.
+type round struct {
+	now      int64
+	bucket   *bucket.Bucket
+	fair     fairness
+	settling bool        // the bucket is about to get back more than it shows
+	before   bucket.Cost // for those before: what they are granted in this round, or wait for
+	blocked  bool        // someone before waits
+	wake     int64
+}
+
+// judge says what becomes of e, the next in the queue, and when it is served,
+// the most that it may be granted.
+func (r *round) judge(e *Entry) (verdict, bucket.Cost) {
+	a := e.ask
+	if r.bucket.Holds(a.ID) || r.bucket.Limits().Fits(a.Need) != nil || a.Limits.Fits(a.Need) != nil {
+		return serve, a.Want.Max(a.Need) // granted before, or hopeless: the bucket knows
+	}
+	room := r.bucket.Room(r.now).Sub(r.before)
+	want := a.Want.Min(r.fair.share(room)).Max(a.Need)
+	if a.Need.IsZero() || r.now >= e.deadline { // it may not wait, or not any longer
+		if r.blocked || !room.Covers(a.Need) && !r.settling {
+			return refuse, want
+		}
+		r.before = r.before.Add(want.Min(room))
+		return serve, want
+	}
+	need := r.before.Add(a.Need)
+	if !r.settling && int64(r.bucket.Refill(r.now, need, false)) > e.deadline-r.now {
+		return refuse, want
+	}
+	if !r.blocked && !r.settling {
+		r.await(need, r.before.Add(a.Want.Min(r.fair.chunk()).Max(a.Need)), room.Covers(a.Need))
+	}
+	if r.blocked {
+		r.before = need
+		return keep, want
+	}
+	// With settlements under way only one is tried, on the chance: more would
+	// be refused by the bucket out of turn.
+	r.blocked, r.settling = r.settling, false
+	r.before = r.before.Add(want.Min(room).Max(a.Need))
+	return serve, want
+}
+
+// await blocks the round until need can be promised, and as long as refill
+// alone brings it, until worth can: a grant that is worth an exchange. Waiting
+// for that costs nobody anything, for at least half the horizon is promised
+// ahead meanwhile.
+func (r *round) await(need, worth bucket.Cost, now bool) {
+	wait := r.bucket.Refill(r.now, worth, true)
+	if !now {
+		wait = max(wait, r.bucket.Wait(r.now, need), 1)
+	}
+	if wait > 0 {
+		r.blocked = true
+		r.wake = min(r.wake, r.now+int64(wait))
+	}
+}
+
+// refusal is the answer to one who cannot be served in time.
+func (r *round) refusal(a *bucket.Ask) bucket.Result {
+	need := a.Need
+	if need.IsZero() {
+		need = a.Want.Min(bucket.Cost{Requests: 1, Tokens: 1})
+	}
+	need = need.Add(r.before)
+	return bucket.Result{Grant: bucket.Grant{
+		RetryAfter: max(r.bucket.Refill(r.now, need, false), r.bucket.Wait(r.now, need), 1),
+		Level:      r.bucket.Level(r.now),
+	}}
+}
+
+// fairness is how much one of several holders may take of a bucket at a time.
+type fairness struct {
+	limits  bucket.Limits
+	holders int64
+}
+
+// shared counts who shares b: those who hold leases and those in line.
+func shared(b *bucket.Bucket, q *queue) fairness {
+	seen := make(map[uint64]struct{}, len(q.waiting))
+	for _, e := range q.waiting {
+		seen[e.ask.ID.Holder] = struct{}{}
+	}
+	b.Holders(func(holder uint64) { seen[holder] = struct{}{} })
+	return fairness{b.Limits(), int64(len(seen))}
+}
+
+// chunk is the least grant that is worth an exchange: a holder's part of half
+// the horizon.
+func (f fairness) chunk() bucket.Cost {
+	part := func(rs bucket.Rates) int64 {
+		n := int64(bucket.MaxUnits)
+		for _, r := range rs {
+			n = min(n, r.In(r.Horizon()/2)/f.holders)
+		}
+		return n
+	}
+	return bucket.Cost{Requests: part(f.limits.Requests), Tokens: part(f.limits.Tokens)}
+}
+
+// share is a holder's part of room, at least a chunk.
+func (f fairness) share(room bucket.Cost) bucket.Cost {
+	return bucket.Cost{Requests: room.Requests / f.holders, Tokens: room.Tokens / f.holders}.Max(f.chunk())
+}
