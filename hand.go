@@ -1,0 +1,157 @@
+package choked
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/choked/choked/bucket"
+)
+
+// hand is the leases that a worker has in hand for one key, the oldest first.
+// Instants are the worker's clock.
+type hand struct {
+	left   Cost // over all of them, ripe or not
+	leases []open
+}
+
+type open struct {
+	id      bucket.LeaseID
+	left    Cost
+	spent   Cost
+	since   int64
+	expires int64 // spend nothing from then on
+	ripe    int64 // when all of it is spendable
+	drips   []bucket.Drip
+}
+
+// driftParts is 1/2ρ: two clocks differ by less than one part in so many.
+const driftParts = time.Duration(1 / (2 * bucket.Drift))
+
+// add takes a lease in hand that was asked for at sent and came at now.
+func (h *hand) add(l Lease, sent, now int64) {
+	o := open{id: l.ID, left: l.Granted, since: now, expires: sent + int64(l.ValidFor)}
+	for _, d := range l.Drips {
+		// A fast clock here and a slow one there must not let quota ripen early.
+		d.Ready += d.Ready/driftParts + 1 + time.Duration(now)
+		o.drips = append(o.drips, d)
+		o.ripe = max(o.ripe, int64(d.Ready))
+	}
+	h.leases = append(h.leases, o)
+	h.left = h.left.Add(o.left)
+}
+
+// spend takes cost at now, whole or not at all. This is the fast path of every
+// call: one lease in hand that covers it.
+func (h *hand) spend(now int64, cost Cost) bool {
+	if len(h.leases) > 0 {
+		if o := &h.leases[0]; now < o.expires && now >= o.ripe && o.left.Covers(cost) {
+			o.left, o.spent = o.left.Sub(cost), o.spent.Add(cost)
+			h.left = h.left.Sub(cost)
+			return true
+		}
+	}
+	if !h.usable(now).Covers(cost) {
+		return false
+	}
+	for i := range h.leases {
+		o := &h.leases[i]
+		part := cost.Min(o.usable(now))
+		o.left, o.spent = o.left.Sub(part), o.spent.Add(part)
+		h.left, cost = h.left.Sub(part), cost.Sub(part)
+	}
+	return true
+}
+
+// usable is what may be spent at now.
+func (h *hand) usable(now int64) Cost {
+	var sum Cost
+	for i := range h.leases {
+		sum = sum.Add(h.leases[i].usable(now))
+	}
+	return sum
+}
+
+func (o *open) usable(now int64) Cost {
+	switch {
+	case now >= o.expires:
+		return Cost{}
+	case now >= o.ripe:
+		return o.left
+	}
+	c := o.left
+	for _, d := range o.drips {
+		unripe := d.Unripe(d.Ready - time.Duration(now))
+		if d.Unit == bucket.Requests {
+			c.Requests = min(c.Requests, o.left.Requests-unripe)
+		} else {
+			c.Tokens = min(c.Tokens, o.left.Tokens-unripe)
+		}
+	}
+	return c.Max(Cost{})
+}
+
+// ripens is the first instant from now at which cost will be spendable; the end
+// of time if what is in hand will never cover it.
+func (h *hand) ripens(now int64, cost Cost) int64 {
+	last := now
+	for i := range h.leases {
+		last = max(last, h.leases[i].ripe)
+	}
+	if !h.usable(last).Covers(cost) {
+		// Something expires before all is ripe. Look again when the first does.
+		first := int64(math.MaxInt64)
+		for i := range h.leases {
+			first = min(first, h.leases[i].expires)
+		}
+		return first
+	}
+	for now < last { // usable does not fall in between, or it would not cover at last
+		mid := now + (last-now)/2
+		if h.usable(mid).Covers(cost) {
+			last = mid
+		} else {
+			now = mid + 1
+		}
+	}
+	return last
+}
+
+// refund puts back into open leases what of cost was spent from them and turned
+// out not to be used, and returns the rest.
+func (h *hand) refund(now int64, cost Cost) (rest Cost) {
+	for i := len(h.leases) - 1; i >= 0; i-- {
+		if o := &h.leases[i]; now < o.expires {
+			part := cost.Min(o.spent)
+			o.left, o.spent = o.left.Add(part), o.spent.Sub(part)
+			h.left, cost = h.left.Add(part), cost.Sub(part)
+		}
+	}
+	return cost
+}
+
+// charge takes up to cost for something that was used already, ripe or not, and
+// returns what is not covered.
+func (h *hand) charge(cost Cost) (rest Cost) {
+	for i := range h.leases {
+		o := &h.leases[i]
+		part := cost.Min(o.left)
+		o.left, o.spent = o.left.Sub(part), o.spent.Add(part)
+		h.left, cost = h.left.Sub(part), cost.Sub(part)
+	}
+	return cost
+}
+
+// shut removes the leases for which gone holds and appends their settlements to
+// done.
+func (h *hand) shut(key string, done []Settlement, gone func(*open) bool) []Settlement {
+	h.leases = slices.DeleteFunc(h.leases, func(o open) bool {
+		if !gone(&o) {
+			return false
+		}
+		h.left = h.left.Sub(o.left)
+		done = append(done, Settlement{Key: key, ID: o.id, Spent: o.spent})
+		return true
+	})
+	return done
+}

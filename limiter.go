@@ -1,0 +1,169 @@
+package choked
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Limiter admits calls so that, on all workers together, no more is admitted in
+// any window of time than burst + rate · window. Safe for concurrent use.
+type Limiter struct {
+	pool      *pool
+	estimator Estimator
+	failOpen  bool
+}
+
+// Verdict is the answer of [Limiter.Allow].
+type Verdict struct {
+	OK         bool          // the cost is spent, the call may go
+	RetryAfter time.Duration // when not OK: how soon it could, if nobody else came
+}
+
+// Stats counts what became of the calls for one key in this worker.
+type Stats struct {
+	Admitted  int64 // calls
+	Spent     Cost  // by them, as estimated
+	Refused   int64 // deadline before the turn, cost above the burst, or no quota for Allow
+	Failed    int64 // by an error of the store
+	Opened    int64 // admitted without limit, by FailOpen
+	Waiting   int   // now
+	Leased    Cost  // in hand now, and not spent
+	Exchanges int64 // with the store
+}
+
+// Key returns the key.
+func (l *Limiter) Key() string { return l.pool.key }
+
+// Limits returns the limits with which the key was opened here.
+func (l *Limiter) Limits() Limits { return l.pool.limits }
+
+// Estimate returns what a call with this input will cost: one request, and the
+// tokens that the estimator counts.
+func (l *Limiter) Estimate(input any) (Cost, error) {
+	c := Cost{Requests: 1}
+	if l.estimator != nil {
+		n, err := l.estimator.Estimate(input)
+		if err != nil {
+			return Cost{}, fmt.Errorf("choked: estimate for %.64q: %w", l.pool.key, err)
+		}
+		c.Tokens = n
+	}
+	return c, nil
+}
+
+// Wait returns nil when cost is spent and the call may go. It waits its turn,
+// first come, first served among the callers of this worker. It fails, and has
+// spent nothing, with
+//
+//   - the error of ctx, when that ends first;
+//   - [ErrDeadline], at once, when the turn cannot come before ctx's deadline;
+//   - [ErrCostExceedsBurst], at once, when it can never come;
+//   - [ErrClosed] after Close;
+//   - the store's error, such as [ErrNoQuorum], unless the limiter fails open.
+//
+// Units that the key does not limit cost nothing.
+func (l *Limiter) Wait(ctx context.Context, cost Cost) error {
+	p := l.pool
+	c := p.limits.Limited(cost)
+	if !p.burst.Covers(c) || cost.Requests < 0 || cost.Tokens < 0 {
+		return l.impossible(cost)
+	}
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	if p.take(c) {
+		return nil
+	}
+	w := &waiter{cost: c, failOpen: l.failOpen, admitted: make(chan error, 1)}
+	now := p.choke.clock.Now()
+	w.deadline = now + forever
+	if t, ok := ctx.Deadline(); ok {
+		w.deadline = now + int64(min(time.Until(t), forever))
+	}
+	return p.wait(ctx, w)
+}
+
+// Allow spends cost if it is to be had without waiting for quota, and never
+// overtakes those who wait. It asks the store when what is in hand does not
+// suffice, so it may take a round trip; ctx bounds that. A refusal has spent
+// nothing. Errors are those of [Limiter.Wait].
+func (l *Limiter) Allow(ctx context.Context, cost Cost) (Verdict, error) {
+	p := l.pool
+	c := p.limits.Limited(cost)
+	if !p.burst.Covers(c) || cost.Requests < 0 || cost.Tokens < 0 {
+		return Verdict{}, l.impossible(cost)
+	}
+	if err := ctx.Err(); err != nil {
+		return Verdict{}, context.Cause(ctx)
+	}
+	if ok, after := p.try(c); ok || after > 0 {
+		return Verdict{OK: ok, RetryAfter: after}, nil
+	}
+	w := &waiter{cost: c, atOnce: true, failOpen: l.failOpen, admitted: make(chan error, 1), deadline: forever}
+	err := p.wait(ctx, w)
+	var r *refusal
+	if errors.As(err, &r) {
+		return Verdict{RetryAfter: r.retryAfter}, nil
+	}
+	return Verdict{OK: err == nil}, err
+}
+
+func (l *Limiter) impossible(cost Cost) error {
+	p := l.pool
+	p.mu.Lock()
+	p.stats.Refused++
+	p.mu.Unlock()
+	return fmt.Errorf("choked: %.64q: %w", p.key, errors.Join(cost.Check(), p.limits.Fits(cost)))
+}
+
+// Settle corrects an admitted call's estimate by what it has really used. What
+// was estimated too much goes back, what was estimated too little is charged
+// afterwards. It does not wait for the store. A call that was admitted and not
+// made is settled with an actual cost of zero. The error tells a cost that
+// cannot be.
+func (l *Limiter) Settle(estimated, actual Cost) error {
+	if err := errors.Join(estimated.Check(), actual.Check()); err != nil {
+		return fmt.Errorf("choked: settle %.64q: %w", l.pool.key, err)
+	}
+	if o, ok := l.estimator.(interface{ Observe(estimated, actual int64) }); ok && estimated.Tokens > 0 && actual.Tokens > 0 {
+		o.Observe(estimated.Tokens, actual.Tokens)
+	}
+	p := l.pool
+	if estimated, actual = p.limits.Limited(estimated), p.limits.Limited(actual); estimated != actual {
+		p.settle(estimated, actual)
+	}
+	return nil
+}
+
+// Backoff empties the key's bucket for d, for all workers: the provider has
+// said, by a status of 429, to come again after that. What other workers have
+// leased already they still spend.
+func (l *Limiter) Backoff(ctx context.Context, d time.Duration) error {
+	a := l.pool.adjustment(Cost{}, Cost{}, d)
+	if err := a.Check(); err != nil {
+		return fmt.Errorf("choked: back off %.64q: %w", l.pool.key, err)
+	}
+	l.pool.drop()
+	return l.pool.choke.store.Adjust(ctx, a)
+}
+
+// Stats returns the counts of the key in this worker, for all its limiters.
+func (l *Limiter) Stats() Stats {
+	p := l.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.stats
+	s.Waiting, s.Leased = p.line.len, p.hand.left
+	return s
+}
+
+// refusal is a wait that would be too long.
+type refusal struct{ retryAfter time.Duration }
+
+func (r *refusal) Error() string {
+	return fmt.Sprintf("%v: try again in %v", ErrDeadline, r.retryAfter.Round(time.Millisecond))
+}
+
+func (r *refusal) Unwrap() []error { return []error{ErrDeadline, context.DeadlineExceeded} }

@@ -1,0 +1,509 @@
+package choked
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/choked/choked/bucket"
+)
+
+const (
+	settleWithin = 50 * time.Millisecond  // after a lease is used up
+	idleAfter    = 500 * time.Millisecond // a lease goes back, if nobody needs it
+	tick         = 250 * time.Millisecond // how often leases in hand are looked over
+	openFor      = 5 * time.Second        // fail-open callers do not ask again so long after an error
+	forever      = math.MaxInt64 / 4      // longer than anyone waits
+)
+
+// pool is one key in this worker: the leases in hand, and the callers who wait
+// for more, first come, first served. At most one ask is under way at a time.
+//
+// No goroutine belongs to it for good. What is to be done happens on the
+// callers' goroutines, on the answer to an ask, or when the one timer fires,
+// and always ends in step.
+type pool struct {
+	choke   *Choke
+	key     string
+	limits  Limits
+	burst   Cost
+	eager   bool // settle at once: the burst is small against the rate
+	defined int64
+
+	mu     sync.Mutex
+	hand   hand
+	low    Cost // in hand: time to ask for more
+	line   waiters
+	ask    *asking      // under way; nil: none
+	done   []Settlement // to be reported with the next ask, or by due
+	owed   Cost         // to be charged, used beyond what was estimated
+	unused Cost         // to be returned, less used than estimated
+	due    int64        // when done, owed and unused have to be reported; 0: nothing to report
+	demand demand
+	timer  *time.Timer
+
+	pauseUntil int64 // no asking ahead of demand before
+	fullUntil  int64 // a refusal said: no more before
+	openUntil  int64 // the store fails: fail-open callers pass
+	level      Cost  // of the bucket, as of levelAt
+	levelAt    int64
+	closed     bool
+	stats      Stats
+}
+
+// asking is an ask under way.
+type asking struct {
+	bucket.Ask
+	sent   int64
+	forWho *waiter // whose need it is; nil: asked ahead of demand
+	cancel context.CancelFunc
+}
+
+func newPool(c *Choke, key string, limits Limits) *pool {
+	p := &pool{choke: c, key: key, limits: limits, burst: limits.Burst(), defined: time.Now().UnixNano()}
+	for _, rs := range [...]bucket.Rates{limits.Requests, limits.Tokens} {
+		for _, r := range rs {
+			p.eager = p.eager || r.In(idleAfter) >= r.Burst
+		}
+	}
+	p.timer = time.AfterFunc(math.MaxInt64, p.tick)
+	return p
+}
+
+// take spends cost from what is in hand, if that covers it and nobody waits.
+func (p *pool) take(cost Cost) bool {
+	p.mu.Lock()
+	ok := p.takeLocked(cost)
+	p.mu.Unlock()
+	return ok
+}
+
+// try is take for callers who do not wait. When no more is to be had for now it
+// says for how long; neither means that the store has to be asked.
+func (p *pool) try(cost Cost) (ok bool, retryAfter time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.takeLocked(cost) {
+		return true, 0
+	}
+	now := p.choke.clock.Now()
+	if p.closed || now >= p.fullUntil && p.line.len == 0 {
+		return false, 0
+	}
+	p.stats.Refused++
+	return false, max(time.Duration(p.earliest(now, cost)-now), time.Duration(p.fullUntil-now), time.Millisecond)
+}
+
+func (p *pool) takeLocked(cost Cost) bool {
+	now := p.choke.clock.Now()
+	if p.line.len > 0 || p.closed || !p.hand.spend(now, cost) {
+		return false
+	}
+	p.admitted(cost)
+	if !p.hand.left.Covers(p.low) || p.hand.left.IsZero() {
+		p.step(now)
+	}
+	return true
+}
+
+func (p *pool) admitted(cost Cost) {
+	p.demand.taken = p.demand.taken.Add(cost)
+	p.stats.Admitted++
+	p.stats.Spent = p.stats.Spent.Add(cost)
+}
+
+// wait stands in line until w is admitted or refused, or ctx ends.
+func (p *pool) wait(ctx context.Context, w *waiter) error {
+	p.mu.Lock()
+	now := p.choke.clock.Now()
+	switch {
+	case p.closed:
+		p.mu.Unlock()
+		return ErrClosed
+	case p.line.len == 0 && p.hand.spend(now, w.cost):
+		p.admitted(w.cost)
+		p.step(now)
+		p.mu.Unlock()
+		return nil
+	case w.failOpen && now < p.openUntil:
+		p.stats.Opened++
+		p.step(now)
+		p.mu.Unlock()
+		return nil
+	}
+	if at := p.earliest(now, w.cost); at > w.deadline {
+		p.stats.Refused++
+		p.mu.Unlock()
+		return &refusal{time.Duration(at - now)}
+	}
+	p.line.push(w)
+	p.step(now)
+	p.mu.Unlock()
+
+	select {
+	case err := <-w.admitted:
+		return err
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now = p.choke.clock.Now()
+	if !p.line.remove(w) {
+		if err := <-w.admitted; err != nil { // the two met
+			return err
+		}
+		p.stats.Admitted--
+		p.refundLocked(now, w.cost)
+	} else if p.ask != nil && p.ask.forWho == w {
+		p.withdrawLocked(now)
+	}
+	p.step(now)
+	if err := context.Cause(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrDeadline, context.DeadlineExceeded)
+}
+
+// withdrawLocked takes back the ask under way, whose waiter is gone, unless the
+// next one needs as much: then it keeps its place in the store's line.
+func (p *pool) withdrawLocked(now int64) {
+	need, w := p.need()
+	if w != nil && need.Covers(p.ask.Need) {
+		p.ask.forWho = w
+		return
+	}
+	p.ask.cancel()
+}
+
+// earliest is when the caller now coming could be admitted, as far as is known:
+// those before it and what the store said last leave it no sooner.
+func (p *pool) earliest(now int64, cost Cost) int64 {
+	if p.line.len == 0 || p.levelAt == 0 {
+		return now // it will be the first to ask: the store knows
+	}
+	need := p.line.sum.Add(cost).Sub(p.hand.left)
+	at := now
+	for u := range bucket.Tokens + 1 {
+		least := int64(math.MaxInt64)
+		for _, r := range p.limits.Of(u) {
+			there := min(p.level.Of(u)+r.In(time.Duration(now-p.levelAt)), r.Burst)
+			least = min(least, int64(r.Span(need.Of(u)-there)))
+		}
+		if least < math.MaxInt64 {
+			at = max(at, now+least)
+		}
+	}
+	return at
+}
+
+// need is what the store has to grant for the first waiter that is not served
+// by what is in hand, ripe or not, and who that is.
+func (p *pool) need() (Cost, *waiter) {
+	var sum Cost
+	for w := p.line.first; w != nil; w = w.next {
+		sum = sum.Add(w.cost)
+		if !p.hand.left.Covers(sum) {
+			return sum.Sub(p.hand.left).Max(Cost{}).Min(w.cost), w
+		}
+	}
+	return Cost{}, nil
+}
+
+func (p *pool) tick() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.step(p.choke.clock.Now())
+}
+
+// step does all that is to be done at now: admits whose turn has come, closes
+// leases, asks for more, reports, and sets the timer for the next.
+func (p *pool) step(now int64) {
+	for w := p.line.first; w != nil && p.hand.spend(now, w.cost); w = p.line.first {
+		p.admitted(w.cost)
+		p.line.release(w, nil)
+	}
+	if p.closed {
+		return
+	}
+	p.demand.observe(now)
+	p.look(now)
+	p.askMore(now)
+	p.low = Cost{}
+	if p.ask == nil && now >= p.pauseUntil {
+		p.low = p.limits.Limited(p.demand.low())
+	}
+	if p.due > 0 && now >= p.due {
+		p.report()
+	}
+
+	next := int64(math.MaxInt64)
+	if w := p.line.first; w != nil {
+		next = min(next, max(p.hand.ripens(now, w.cost), now+int64(50*time.Microsecond)))
+	}
+	if len(p.hand.leases) > 0 {
+		next = min(next, now+int64(tick))
+	}
+	if p.due > 0 {
+		next = min(next, p.due)
+	}
+	if next < math.MaxInt64 {
+		p.timer.Reset(time.Duration(next - now))
+	}
+}
+
+// look closes the leases that are used up, over, or needed no more.
+func (p *pool) look(now int64) {
+	before := len(p.done)
+	need := p.line.sum
+	urgent := p.eager
+	p.done = p.hand.shut(p.key, p.done, func(o *open) bool {
+		switch {
+		case o.left.IsZero(), now >= o.expires:
+			return true
+		case now-max(o.since, o.ripe) < int64(idleAfter):
+			return false
+		case !p.hand.left.Sub(o.left).Covers(need):
+			return false // someone waits for it
+		}
+		urgent = true
+		return true
+	})
+	if len(p.done) > before {
+		p.reportBy(now, urgent)
+	}
+}
+
+func (p *pool) reportBy(now int64, urgent bool) {
+	due := now + int64(settleWithin)
+	if urgent {
+		due = now
+	}
+	if p.due == 0 || due < p.due {
+		p.due = max(due, 1)
+	}
+}
+
+// askMore begins an ask if none is under way and there is a reason for one: a
+// waiter whom nothing in hand will serve, or little left at the present demand.
+func (p *pool) askMore(now int64) {
+	if p.ask != nil || p.closed {
+		return
+	}
+	need, who := p.need()
+	want := p.line.sum.Sub(p.hand.left).Max(Cost{})
+	var maxWait time.Duration
+	switch {
+	case who != nil:
+		want = want.Max(p.demand.lease())
+		if !who.atOnce {
+			maxWait = time.Duration(min(who.deadline-now, forever))
+		}
+	case now < p.pauseUntil, p.hand.left.Covers(p.demand.low()):
+		return
+	default:
+		want = p.demand.lease()
+	}
+	want = p.limits.Limited(want).Min(p.burst).Max(need)
+	if want.IsZero() {
+		return
+	}
+	ctx, cancel := context.WithCancel(p.choke.ctx)
+	p.ask = &asking{sent: now, forWho: who, cancel: cancel, Ask: bucket.Ask{
+		Key: p.key, ID: p.choke.leaseID(), Limits: p.limits, Defined: p.defined,
+		Need: need, Want: want, MaxWait: maxWait, Done: p.done,
+	}}
+	p.done = nil
+	if p.owed.IsZero() && p.unused.IsZero() {
+		p.due = 0
+	}
+	p.stats.Exchanges++
+	ask := p.ask
+	p.choke.work.Go(func() {
+		defer cancel()
+		lease, err := p.choke.store.Lease(ctx, ask.Ask)
+		p.answered(ctx, ask, lease, err)
+	})
+}
+
+// answered takes in the store's answer to ask.
+func (p *pool) answered(ctx context.Context, ask *asking, lease Lease, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.choke.clock.Now()
+	p.ask = nil
+	if err != nil {
+		// What it had to settle may not have arrived. Settling twice does no harm.
+		p.done = append(p.done, ask.Done...)
+		if len(p.done) > 0 {
+			p.reportBy(now, false)
+		}
+	}
+	switch {
+	case err != nil && ctx.Err() != nil: // withdrawn
+	case errors.Is(err, ErrCostExceedsBurst) && ask.forWho != nil:
+		p.refuse(ask.forWho, err) // the limits in force are newer than ours, and smaller
+	case err != nil:
+		p.failed(now, err)
+	case !lease.OK:
+		p.refused(now, ask, lease)
+	default:
+		p.openUntil, p.fullUntil = 0, 0
+		p.level, p.levelAt = lease.Level, now
+		p.hand.add(lease, ask.sent, now)
+	}
+	if err == nil && ask.Need.IsZero() {
+		p.demand.tripped(time.Duration(now - ask.sent))
+	}
+	p.step(now)
+}
+
+// refused handles a refusal: for a waiter it is final; asking ahead of demand
+// rests for a while.
+func (p *pool) refused(now int64, ask *asking, lease Lease) {
+	p.level, p.levelAt = lease.Level, now
+	p.pauseUntil = now + int64(min(max(lease.RetryAfter, hold/10), tick))
+	if ask.forWho == nil {
+		return
+	}
+	p.fullUntil = now + int64(min(lease.RetryAfter, hold))
+	p.refuse(ask.forWho, &refusal{lease.RetryAfter})
+	for w := p.line.first; w != nil; w = p.line.first {
+		if !w.atOnce {
+			break
+		}
+		p.refuse(w, &refusal{lease.RetryAfter})
+	}
+}
+
+func (p *pool) refuse(w *waiter, err error) {
+	if p.line.remove(w) {
+		p.stats.Refused++
+		w.admitted <- err
+	}
+}
+
+// failed handles an error of the store: nothing was decided. Those who wait are
+// told, or pass, as each has chosen.
+func (p *pool) failed(now int64, err error) {
+	p.openUntil = now + int64(openFor)
+	p.pauseUntil = now + int64(tick)
+	for w := p.line.first; w != nil; w = p.line.first {
+		if w.failOpen {
+			p.stats.Opened++
+			p.line.release(w, nil)
+		} else {
+			p.stats.Failed++
+			p.line.release(w, fmt.Errorf("lease on %q: %w", p.key, err))
+		}
+	}
+}
+
+// report tells the store what has been settled since the last exchange.
+func (p *pool) report() {
+	done, owed, unused := p.done, p.owed, p.unused
+	p.done, p.owed, p.unused, p.due = nil, Cost{}, Cost{}, 0
+	if len(done) > 0 {
+		p.stats.Exchanges++
+		p.choke.work.Go(func() {
+			if err := p.choke.store.Settle(p.choke.ctx, done); err != nil {
+				p.again(done, Cost{})
+			}
+		})
+	}
+	if !owed.IsZero() || !unused.IsZero() {
+		p.stats.Exchanges++
+		p.choke.work.Go(func() {
+			// If it fails it may have been applied. To charge twice keeps the
+			// bound, to return twice would not.
+			if err := p.choke.store.Adjust(p.choke.ctx, p.adjustment(unused, owed, 0)); err != nil {
+				p.again(nil, owed)
+			}
+		})
+	}
+}
+
+// again keeps for later what could not be reported.
+func (p *pool) again(done []Settlement, owed Cost) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// Nobody waits for a lease that is over at the store: what cannot be
+	// reported for long need not pile up.
+	if len(p.done) < 1024 {
+		p.done = append(p.done, done...)
+	}
+	p.owed = p.owed.Add(owed).Min(Cost{Requests: bucket.MaxUnits, Tokens: bucket.MaxUnits})
+	if !p.closed {
+		now := p.choke.clock.Now()
+		p.due = now + int64(tick)
+		p.step(now)
+	}
+}
+
+func (p *pool) adjustment(unused, owed Cost, empty time.Duration) Adjustment {
+	return Adjustment{Key: p.key, Limits: p.limits, Defined: p.defined, Return: unused, Charge: owed, Empty: empty}
+}
+
+// refundLocked takes back what was spent and not used: in hand while there is a
+// lease to put it in, else with what is still to be reported.
+func (p *pool) refundLocked(now int64, cost Cost) {
+	cost = p.hand.refund(now, cost)
+	for i := range p.done {
+		part := cost.Min(p.done[i].Spent)
+		p.done[i].Spent, cost = p.done[i].Spent.Sub(part), cost.Sub(part)
+	}
+	if !cost.IsZero() {
+		p.unused = p.unused.Add(cost)
+		p.reportBy(now, false)
+	}
+}
+
+// settle moves the difference between an estimate and what was really used.
+func (p *pool) settle(estimated, actual Cost) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	now := p.choke.clock.Now()
+	p.refundLocked(now, estimated.Sub(actual).Max(Cost{}))
+	if owed := p.hand.charge(actual.Sub(estimated).Max(Cost{})); !owed.IsZero() {
+		p.owed = p.owed.Add(owed)
+		p.reportBy(now, false)
+	}
+	p.step(now)
+}
+
+// drop gives back all that is in hand.
+func (p *pool) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done = p.hand.shut(p.key, p.done, func(*open) bool { return true })
+	now := p.choke.clock.Now()
+	p.pauseUntil = now + int64(tick)
+	p.reportBy(now, true)
+	p.step(now)
+}
+
+// close turns the callers in line away and withdraws the ask under way.
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	p.timer.Stop()
+	for w := p.line.first; w != nil; w = p.line.first {
+		p.line.release(w, ErrClosed)
+	}
+	if p.ask != nil {
+		p.ask.cancel()
+	}
+}
+
+// rest is what a closed pool still has to settle.
+func (p *pool) rest() []Settlement {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.hand.shut(p.key, p.done, func(*open) bool { return true })
+}
