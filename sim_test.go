@@ -2,13 +2,16 @@ package choked
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/choked/choked/bucket"
 )
 
 // far is a Store at some distance: every exchange takes a round trip.
@@ -127,47 +130,51 @@ func (ld load) run(t *testing.T) ([]admission, []Stats) {
 	return adm, stats
 }
 
-func TestSimulate(t *testing.T) {
-	tok := func() int64 { return 10 + rand.Int64N(60) }
-	for _, ld := range []load{
-		{workers: 3, callers: 8, limits: MustLimits("50/s", ""), trip: 5 * time.Millisecond, dur: 60 * time.Second, think: 50 * time.Millisecond},
-		{workers: 8, callers: 8, limits: MustLimits("50/s", ""), trip: 5 * time.Millisecond, dur: 60 * time.Second, think: 50 * time.Millisecond},
-		{workers: 3, callers: 8, limits: MustLimits("50/s", "100000/m"), tokens: tok, trip: 5 * time.Millisecond, dur: 60 * time.Second, think: 50 * time.Millisecond},
-		{workers: 50, callers: 2, limits: MustLimits("50/s", ""), trip: 5 * time.Millisecond, dur: 60 * time.Second, think: 50 * time.Millisecond},
-		{workers: 10, callers: 20, limits: MustLimits("1000/s", ""), trip: 5 * time.Millisecond, dur: 30 * time.Second, think: 50 * time.Millisecond},
-		{workers: 10, callers: 200, limits: MustLimits("20000/s", ""), trip: 5 * time.Millisecond, dur: 10 * time.Second, think: 50 * time.Millisecond},
-		{workers: 8, callers: 1, limits: MustLimits("60/m", "1000000/m"), tokens: tok, trip: 5 * time.Millisecond, dur: 120 * time.Second, think: 50 * time.Millisecond},
-		{workers: 3, callers: 8, limits: MustLimits("50/s burst 1", ""), trip: 5 * time.Millisecond, dur: 30 * time.Second, think: 50 * time.Millisecond},
-		{workers: 3, callers: 8, limits: MustLimits("10/m", ""), trip: 5 * time.Millisecond, dur: 300 * time.Second, think: 50 * time.Millisecond},
-		{workers: 10, callers: 8, limits: MustLimits("1000/s", ""), trip: 5 * time.Millisecond, dur: 30 * time.Second, think: 160 * time.Millisecond},
+// TestSimulation runs whole fleets of workers against one store, in virtual
+// time: nothing over the bound, the limit used up, and used up fairly.
+func TestSimulation(t *testing.T) {
+	prompts := func() int64 { return 10 + rand.Int64N(60) }
+	for _, tt := range []struct {
+		name      string
+		load      load
+		use, jain float64 // at least
+		exchanges float64 // a second and worker, at most
+	}{
+		{"three workers at 50/s", load{workers: 3, callers: 8, limits: MustLimits("50/s", ""), trip: 5 * time.Millisecond, dur: time.Minute, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
+		{"fifty workers at 50/s", load{workers: 50, callers: 2, limits: MustLimits("50/s", ""), trip: 5 * time.Millisecond, dur: time.Minute, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
+		{"requests bind, tokens do not", load{workers: 3, callers: 8, limits: MustLimits("50/s", "1000000/m"), tokens: prompts, trip: 5 * time.Millisecond, dur: time.Minute, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
+		{"tokens bind, requests do not", load{workers: 3, callers: 8, limits: MustLimits("50/s", "60000/m burst 2000"), tokens: prompts, trip: 5 * time.Millisecond, dur: time.Minute, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
+		{"ten workers at 1,000/s", load{workers: 10, callers: 20, limits: MustLimits("1000/s", ""), trip: 5 * time.Millisecond, dur: 30 * time.Second, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
+		{"ten workers at 20,000/s", load{workers: 10, callers: 200, limits: MustLimits("20000/s", ""), trip: 5 * time.Millisecond, dur: 10 * time.Second, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
+		{"small limit, whole units", load{workers: 3, callers: 8, limits: MustLimits("10/m", ""), trip: 5 * time.Millisecond, dur: 5 * time.Minute, think: 50 * time.Millisecond}, 0.98, 0.99, 25},
+		{"strict spacing", load{workers: 3, callers: 8, limits: MustLimits("50/s burst 1", ""), trip: time.Millisecond, dur: 30 * time.Second, think: 50 * time.Millisecond}, 0.85, 0.99, 50},
+		{"two rates on one unit", load{workers: 3, callers: 8, limits: MustLimits("50/s,1500/m burst 100", ""), trip: 5 * time.Millisecond, dur: 2 * time.Minute, think: 50 * time.Millisecond}, 0, 0.99, 25},
+		{"demand below the limit", load{workers: 10, callers: 8, limits: MustLimits("1000/s", ""), trip: 5 * time.Millisecond, dur: 30 * time.Second, think: 160 * time.Millisecond}, 0, 0.99, 25},
 	} {
-		name := fmt.Sprintf("%dx%d %v think %v", ld.workers, ld.callers, ld.limits, ld.think)
-		t.Run(name, func(t *testing.T) {
-			adm, stats := ld.run(t)
-			var ex int64
-			for _, s := range stats {
-				ex += s.Exchanges
-			}
-			var sum Cost
-			var maxw time.Duration
-			local := 0
+		t.Run(tt.name, func(t *testing.T) {
+			adm, stats := tt.load.run(t)
+			var spent Cost
+			var exchanges int64
 			for _, a := range adm {
-				sum = sum.Add(a.cost)
-				maxw = max(maxw, a.waited)
-				if a.waited == 0 {
-					local++
+				spent = spent.Add(a.cost)
+			}
+			for _, s := range stats {
+				exchanges += s.Exchanges
+			}
+			var use float64
+			for u := range bucket.Tokens + 1 {
+				for _, r := range tt.load.limits.Of(u) {
+					over := excess(adm, r, func(c Cost) int64 { return c.Of(u) })
+					assert.LessOrEqual(t, over, 1e-6, "over %v on %v", r, u)
+					bound := float64(r.Burst) + float64(tt.load.dur)*float64(r.N)/float64(r.Per)
+					use = max(use, float64(spent.Of(u))/bound)
 				}
 			}
-			sec := ld.dur.Seconds()
-			for _, r := range ld.limits.Requests {
-				bound := float64(r.Burst) + sec*float64(r.N)/r.Per.Seconds()
-				t.Logf("requests: excess %.2f use %.4f", excess(adm, r, func(c Cost) int64 { return c.Requests }), float64(sum.Requests)/bound)
-			}
-			for _, r := range ld.limits.Tokens {
-				bound := float64(r.Burst) + sec*float64(r.N)/r.Per.Seconds()
-				t.Logf("tokens: excess %.2f use %.4f", excess(adm, r, func(c Cost) int64 { return c.Tokens }), float64(sum.Tokens)/bound)
-			}
-			t.Logf("jain %.4f, %d admitted, exchanges %.1f/s/worker, max wait %v, local %.2f", jain(adm, ld.workers), len(adm), float64(ex)/sec/float64(ld.workers), maxw, float64(local)/float64(len(adm)))
+			each := float64(exchanges) / tt.load.dur.Seconds() / float64(tt.load.workers)
+			t.Logf("use %.4f, Jain %.4f, %.1f exchanges a second and worker", use, jain(adm, tt.load.workers), each)
+			assert.GreaterOrEqual(t, use, tt.use, "use of the limit")
+			assert.GreaterOrEqual(t, jain(adm, tt.load.workers), tt.jain, "Jain's index of fairness")
+			assert.LessOrEqual(t, each, tt.exchanges, "exchanges with the store")
 		})
 	}
 }

@@ -146,7 +146,7 @@ func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 	// Without a need the holder asks ahead of its demand: it gets what is there
 	// and no promise, which those who wait want more.
 	promise := !a.Need.IsZero()
-	give := share(a.Need, a.Want.Max(a.Need), b.room(now, promise))
+	give := Share(a.Need, a.Want.Max(a.Need), b.room(now, promise))
 	if !give.Covers(a.Need) || give.IsZero() {
 		first := a.Need
 		if !promise {
@@ -170,9 +170,10 @@ func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 	return b.grant(now, &b.leases[at]), nil
 }
 
-// share is the part of want that fits into room. When one unit falls short, so
-// much less is granted of the other: requests without tokens serve nobody.
-func share(need, want, room Cost) Cost {
+// Share is the part of want that fits into room, negative room counting as
+// none. When one unit falls short, the other is cut in proportion, though not
+// below need: requests without tokens serve nobody.
+func Share(need, want, room Cost) Cost {
 	fit := want.Min(room).Max(Cost{})
 	give := fit
 	if fit.Tokens < want.Tokens {

@@ -67,9 +67,9 @@ func (r *round) judge(e *Entry) (verdict, bucket.Cost) {
 		return serve, a.Want.Max(a.Need) // granted before, or hopeless: the bucket knows
 	}
 	room := r.bucket.Room(r.now).Sub(r.before)
-	want := a.Want.Min(r.fair.share(room)).Max(a.Need)
+	want := bucket.Share(a.Need, a.Want.Max(a.Need), r.fair.share(room)).Max(a.Need)
 	if a.Need.IsZero() || r.now >= e.deadline { // it may not wait, or not any longer
-		if r.blocked || !room.Covers(a.Need) && !r.settling {
+		if r.blocked || want.IsZero() || !room.Covers(a.Need) && !r.settling {
 			return refuse, want
 		}
 		r.before = r.before.Add(want.Min(room))
