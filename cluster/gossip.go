@@ -45,11 +45,17 @@ type gossip struct {
 	mu       sync.Mutex
 	id       string
 	self     meta
-	conflict error // of another cluster that was met
+	alive    map[string]known // what memberlist told: its own list is not safe to read
+	conflict error            // of another cluster that was met
+}
+
+type known struct {
+	addr string
+	meta meta
 }
 
 func startGossip(id string, self meta, port *wire.Port, cfg Config, poke func()) (*gossip, error) {
-	g := &gossip{id: id, self: self, poke: poke}
+	g := &gossip{id: id, self: self, poke: poke, alive: make(map[string]known)}
 	c := memberlist.DefaultLANConfig()
 	c.Name = id
 	c.Transport = port.Gossip()
@@ -97,36 +103,38 @@ func (g *gossip) said() meta {
 
 // members returns the members alive, this node among them, ordered by id.
 func (g *gossip) members() []Member {
-	var all []Member
-	for _, n := range g.list.Members() {
-		all = append(all, g.describe(n))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	all := make([]Member, 0, len(g.alive))
+	for id, k := range g.alive {
+		all = append(all, g.describe(id, k))
 	}
 	slices.SortFunc(all, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
 	return all
 }
 
 func (g *gossip) member(id string) (Member, bool) {
-	for _, n := range g.list.Members() {
-		if n.Name == id {
-			return g.describe(n), true
-		}
-	}
-	return Member{}, false
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k, ok := g.alive[id]
+	return g.describe(id, k), ok
 }
 
-func (g *gossip) describe(n *memberlist.Node) Member {
-	m := readMeta(n.Meta)
-	if n.Name == g.id {
-		m = g.said()
+func (g *gossip) describe(id string, k known) Member {
+	m := k.meta
+	if id == g.id {
+		m = g.self
 	}
-	return Member{ID: n.Name, Name: m.Name, Addr: n.Address(), Leader: m.Leader, Voter: m.Voter, Sick: m.Sick, Self: n.Name == g.id}
+	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, Sick: m.Sick, Self: id == g.id}
 }
 
 // cluster returns the id of the cluster that a member says it is of.
 func (g *gossip) cluster() string {
-	for _, n := range g.list.Members() {
-		if m := readMeta(n.Meta); n.Name != g.id && m.Cluster != "" {
-			return m.Cluster
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for id, k := range g.alive {
+		if id != g.id && k.meta.Cluster != "" {
+			return k.meta.Cluster
 		}
 	}
 	return ""
@@ -183,10 +191,22 @@ func (g *gossip) NotifyMerge(peers []*memberlist.Node) error {
 	return errors.Join(errs...)
 }
 
-// NotifyJoin, NotifyLeave and NotifyUpdate implement [memberlist.EventDelegate].
-func (g *gossip) NotifyJoin(*memberlist.Node)   { g.poke() }
-func (g *gossip) NotifyLeave(*memberlist.Node)  { g.poke() }
-func (g *gossip) NotifyUpdate(*memberlist.Node) { g.poke() }
+// NotifyJoin implements [memberlist.EventDelegate], as do the next two.
+func (g *gossip) NotifyJoin(n *memberlist.Node) {
+	g.mu.Lock()
+	g.alive[n.Name] = known{n.Address(), readMeta(n.Meta)}
+	g.mu.Unlock()
+	g.poke()
+}
+
+func (g *gossip) NotifyUpdate(n *memberlist.Node) { g.NotifyJoin(n) }
+
+func (g *gossip) NotifyLeave(n *memberlist.Node) {
+	g.mu.Lock()
+	delete(g.alive, n.Name)
+	g.mu.Unlock()
+	g.poke()
+}
 
 // NodeMeta implements [memberlist.Delegate], as do the following, which have
 // nothing to add.
