@@ -1,13 +1,13 @@
-// Command fit makes weights.go of package estimator: the weight of every pair of
+// Command fit makes weights.go of package quick: the weight of every pair of
 // byte classes, fitted so that their sum is nearest, in relative terms, to the
 // number of tokens that the o200k encoding gives. FIT.md beside weights.go says
 // what it was run on.
 //
-//	go run ./estimator/internal/fit -out estimator/weights.go kind=dir ...
+//	go run ./estimator/internal/fit -out estimator/internal/quick/weights.go DIR
 //
-// A kind is a name to report the error by. Files below dir are cut into texts
-// of 1 to 8 KB; one in four, by the hash of the path, is kept out of the fit and
-// measures the error instead.
+// Each folder of DIR is a kind of text, as corpus.sh gathers them. Files in it
+// are cut into texts of half to 8 KB; those of one file in four, by the hash of
+// its path, are kept out of the fit and measure the error instead.
 package main
 
 import (
@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -25,19 +26,22 @@ func main() {
 	log.SetFlags(0)
 
 	var texts []text
-	for _, arg := range flag.Args() {
-		kind, dir, ok := strings.Cut(arg, "=")
-		if !ok {
-			log.Fatalf("fit: argument %q: want kind=dir", arg)
+	kinds, err := os.ReadDir(flag.Arg(0))
+	if err != nil {
+		log.Fatalf("fit: %v: want the directory that corpus.sh made", err)
+	}
+	for _, kind := range kinds {
+		if !kind.IsDir() || strings.HasPrefix(kind.Name(), ".") {
+			continue
 		}
-		found, err := readTexts(kind, dir, *perKind)
+		found, err := readTexts(kind.Name(), filepath.Join(flag.Arg(0), kind.Name()), *perKind)
 		if err != nil {
 			log.Fatal(err)
 		}
 		texts = append(texts, found...)
 	}
 	if len(texts) == 0 {
-		log.Fatal("fit: no texts: name directories as kind=dir")
+		log.Fatal("fit: no texts: want a directory with a folder for each kind")
 	}
 	w := fit(texts)
 	report(os.Stdout, texts, w)

@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	usual  = 0.3 // tokens of a pair that no text shows
-	ridge  = 2e-7
-	sweeps = 400
+	usual  = 0.3  // tokens of a pair of bytes that no text shows
+	ridge  = 2e-7 // pull towards it, as a share of all
+	sweeps = 200
 	rounds = 6
 )
 
@@ -22,79 +22,89 @@ const (
 // over the texts that are not held out. A few rounds weigh each text by one
 // over its last error, which brings the median down, as least absolute errors would.
 func fit(texts []text) []float64 {
+	active := activeFeatures(texts)
+	n := len(active)
 	w := make([]float64, quick.Features)
 	for i := range w {
 		w[i] = usual
 	}
 	for round := range rounds {
-		h := make([]float64, quick.Features*quick.Features)
-		g := make([]float64, quick.Features)
+		h, g := make([]float64, n*n), make([]float64, n)
 		for i := range texts {
 			t := &texts[i]
 			if t.held {
 				continue
 			}
-			weight := 1.0
+			weight := t.weight
 			if round > 0 {
-				weight = 1 / max(math.Abs(relative(t, w)), 0.03)
+				weight /= max(math.Abs(relative(t, w)), 0.03)
 			}
-			addNormal(h, g, t, weight)
+			addNormal(h, g, t, active, weight)
 		}
-		descend(h, g, w)
+		v := make([]float64, n)
+		for i, f := range active {
+			v[i] = w[f]
+		}
+		descend(h, g, v)
+		for i, f := range active {
+			w[f] = v[i]
+		}
 	}
 	return w
 }
 
+// activeFeatures are those that occur in a text to fit.
+func activeFeatures(texts []text) []int {
+	var active []int
+	for f := range quick.Features {
+		if slices.ContainsFunc(texts, func(t text) bool { return !t.held && t.features[f] > 0 }) {
+			active = append(active, f)
+		}
+	}
+	return active
+}
+
 // addNormal adds one text to the normal equations h·w = g.
-func addNormal(h, g []float64, t *text, weight float64) {
+func addNormal(h, g []float64, t *text, active []int, weight float64) {
 	var used []int
-	for i, n := range t.features {
-		if n > 0 {
+	for i, f := range active {
+		if t.features[f] > 0 {
 			used = append(used, i)
 		}
 	}
 	for _, i := range used {
-		x := t.features[i] / t.tokens * weight
+		x := float64(t.features[active[i]]) / t.tokens * weight
 		g[i] += x
 		for _, j := range used {
-			h[i*quick.Features+j] += x * t.features[j] / t.tokens
+			h[i*len(active)+j] += x * float64(t.features[active[j]]) / t.tokens
 		}
 	}
 }
 
 // descend minimises over one weight after another, and keeps each above zero.
 func descend(h, g, w []float64) {
-	penalty := ridge * trace(h)
+	n := len(w)
+	penalty := 0.0
+	for i := range n {
+		penalty += h[i*n+i] * ridge
+	}
 	for range sweeps {
 		for i := range w {
-			row := h[i*quick.Features : (i+1)*quick.Features]
-			if row[i] == 0 {
-				w[i] = usual
-				continue
-			}
-			rest := g[i] + penalty*usual
+			row := h[i*n : (i+1)*n]
+			rest := g[i] + penalty*usual + row[i]*w[i]
 			for j, x := range row {
-				if j != i {
-					rest -= x * w[j]
-				}
+				rest -= x * w[j]
 			}
 			w[i] = max(rest/(row[i]+penalty), 0)
 		}
 	}
 }
 
-func trace(h []float64) (sum float64) {
-	for i := range quick.Features {
-		sum += h[i*quick.Features+i]
-	}
-	return sum
-}
-
 // relative is the relative error of the weights on a text.
 func relative(t *text, w []float64) float64 {
 	var sum float64
 	for i, n := range t.features {
-		sum += n * w[i]
+		sum += float64(n) * w[i]
 	}
 	return sum/t.tokens - 1
 }

@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"html"
 	"io"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -22,13 +25,14 @@ import (
 // text is one text to fit, or to measure the error on.
 type text struct {
 	kind     string
-	held     bool // kept out of the fit
+	held     bool    // kept out of the fit
+	weight   float64 // kinds with few texts are not drowned by those with many
 	tokens   float64
-	features [quick.Features]float64
+	features [quick.Features]int32
 }
 
 const (
-	smallest = 1 << 10
+	smallest = 512
 	largest  = 8 << 10
 	perFile  = 3 // texts taken of one file, so that none outweighs the others
 )
@@ -79,14 +83,16 @@ func readTexts(kind, dir string, limit int) ([]text, error) {
 			body = body[size:]
 		}
 	}
-	fmt.Printf("%-12s %4d texts of %s\n", kind, len(texts), dir)
+	for i := range texts {
+		texts[i].weight = 1 / math.Sqrt(float64(len(texts)))
+	}
 	return texts, nil
 }
 
 func wanted(path string) bool {
 	name := filepath.Base(path)
 	switch filepath.Ext(name) {
-	case ".go", ".c", ".h", ".py", ".js", ".ts", ".sh", ".pl", ".css", ".html", ".md", ".txt", ".rst", ".json", ".yaml", ".yml",
+	case ".mo", ".page", ".go", ".c", ".h", ".py", ".js", ".ts", ".sh", ".pl", ".css", ".html", ".md", ".txt", ".rst", ".json", ".yaml", ".yml",
 		".xml", ".sql", ".log", ".csv", ".po", ".gz", ".toml", ".java", ".rb", ".rs", ".s":
 		return !strings.Contains(name, ".min.")
 	}
@@ -107,10 +113,47 @@ func read(path string) (string, error) {
 			return "", err
 		}
 	}
-	if strings.Contains(path, "/man/") {
+	switch {
+	case strings.Contains(path, "/man/"):
 		return unroff(string(body)), nil
+	case filepath.Ext(path) == ".mo":
+		return withoutTags(translations(body)), nil
+	case filepath.Ext(path) == ".page", strings.Contains(path, "/guide/"):
+		return withoutTags(string(body)), nil
 	}
 	return string(body), nil
+}
+
+// translations are the translated strings of a gettext catalogue, a line each.
+// Its header holds their number and the place of a table of lengths and offsets.
+func translations(mo []byte) string {
+	u32 := func(at uint32) uint32 {
+		if int64(at)+4 > int64(len(mo)) {
+			return 0
+		}
+		return binary.LittleEndian.Uint32(mo[at:])
+	}
+	if u32(0) != 0x950412de {
+		return ""
+	}
+	var b strings.Builder
+	for i := range min(u32(8), 1<<16) {
+		size, at := u32(u32(16)+8*i), u32(u32(16)+8*i+4)
+		if i > 0 && int64(at)+int64(size) <= int64(len(mo)) { // the first is the header's
+			b.Write(mo[at : at+size])
+			b.WriteByte('\n')
+		}
+	}
+	return strings.ReplaceAll(b.String(), "\x00", "\n")
+}
+
+var (
+	tag   = regexp.MustCompile(`(?s)<!--.*?-->|<[^<>]*>`)
+	blank = regexp.MustCompile(`\s*\n\s*`)
+)
+
+func withoutTags(page string) string {
+	return blank.ReplaceAllString(html.UnescapeString(tag.ReplaceAllString(page, "")), "\n")
 }
 
 var (

@@ -3,8 +3,9 @@ package quick
 // space is the class of the space.
 const space = 0
 
-// classOf is the class of each byte. It is spelled out by what belongs
-// together, and the classes count up from the space's.
+// classOf is the class of each byte. Classes gather what begins or ends tokens
+// alike: letters by how common they are, kinds of punctuation, and for other
+// scripts the lead byte, which tells the script, and the bytes behind it.
 var classOf = func() (table [256]uint8) {
 	class := uint8(space)
 	set := func(bytes string) {
@@ -22,11 +23,9 @@ var classOf = func() (table [256]uint8) {
 	set(" ")
 	set("\n\r")
 	set("\t\v\f")
-	set("aeiou")
-	set("tnsr")
-	set("hldcm")
-	set("fgpbvwy")
-	set("jkqxz")
+	for _, letters := range []string{"aeo", "iu", "tn", "sr", "hld", "cmp", "bfgvwy", "jkqxz"} {
+		set(letters)
+	}
 	set("AEIOU")
 	set("BCDFGHJKLMNPQRSTVWXYZ")
 	set("0123456789")
@@ -36,24 +35,33 @@ var classOf = func() (table [256]uint8) {
 	set("/\\")
 	set("()[]{}<>")
 	set("!#$%&*+:;=?@^|~")
-	span(0x00, 0x08) // the controls that are not space, with those below
-	class--
-	span(0x0e, 0x1f)
-	class--
-	span(0x7f, 0x7f)
-	span(0x80, 0x9f) // continuation bytes, in three: some scripts keep to a few
-	span(0xa0, 0xaf)
-	span(0xb0, 0xbf)
-	span(0xc0, 0xc3) // Latin-1
-	span(0xc4, 0xcb) // other Latin
-	span(0xcc, 0xcf) // Greek, combining marks
-	span(0xd0, 0xd3) // Cyrillic
-	span(0xd4, 0xdf) // Armenian to Thaana
-	span(0xe0, 0xe1) // the scripts of India and South-East Asia, Georgian, Ethiopic
+	set("\x00\x01\x02\x03\x04\x05\x06\x07\x08\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\x7f")
+	for b := 0x80; b < 0xc0; b += 8 { // continuation bytes: many scripts keep to a few
+		span(b, b+7)
+	}
+	span(0xc0, 0xc2) // Latin-1's signs
+	span(0xc3, 0xc3) // and letters
+	span(0xc4, 0xc5) // other Latin letters
+	span(0xc6, 0xcb)
+	span(0xcc, 0xcd) // combining marks
+	span(0xce, 0xcf) // Greek
+	span(0xd0, 0xd1) // Cyrillic
+	span(0xd2, 0xd5) // Cyrillic of Asia, Armenian
+	span(0xd6, 0xd7) // Hebrew
+	span(0xd8, 0xdb) // Arabic
+	span(0xdc, 0xdf)
+	span(0xe0, 0xe0) // the scripts of India, Thai, Lao
+	span(0xe1, 0xe1) // Georgian, Burmese, Khmer, Ethiopic, Vietnamese
 	span(0xe2, 0xe2) // symbols
 	span(0xe3, 0xe3) // kana
-	span(0xe4, 0xe9) // Chinese characters
-	span(0xea, 0xed) // Hangul
-	span(0xee, 0xff) // private use, full width forms, emoji
+	for b := 0xe4; b <= 0xe9; b++ {
+		span(b, b) // Chinese characters
+	}
+	span(0xea, 0xea) // Hangul
+	span(0xeb, 0xeb)
+	span(0xec, 0xed)
+	span(0xee, 0xef) // private use, full width forms
+	span(0xf0, 0xf0) // emoji
+	span(0xf1, 0xff)
 	return table
 }()

@@ -19,13 +19,13 @@ func Count(text string) int {
 }
 
 const (
-	classBits = 5
+	classBits = 6
 	Features  = 1 << (2 * classBits) // pairs of classes
 	One       = 1 << 12              // a weight of one token
 )
 
 // AddFeatures adds how often each pair of classes occurs in text, for the fit.
-func AddFeatures(counts *[Features]float64, text string) {
+func AddFeatures(counts *[Features]int32, text string) {
 	before := uint32(space)
 	for i := range len(text) {
 		class := uint32(classOf[text[i]])
