@@ -6,7 +6,7 @@ import "github.com/choked/choked/estimator/internal/quick"
 // o200k encoding of OpenAI's models, and close enough to others to be corrected
 // by [Calibrate]. Half of all texts are within 5%, 95% within 20%: internal/quick/FIT.md has
 // the error by kind of text, and how to repeat the fit. Long runs of one
-// character, base64 and the like are estimated too high, never far too low.
+// character are estimated too high, and repeated punctuation at half in the worst case.
 func Default(opts ...Option) *Counted {
 	// It reads 0.7 GB/s, so a sample would save little and cost precision.
 	return Using(quickCounter{}, append([]Option{Exact()}, opts...)...)

@@ -13,12 +13,13 @@ import (
 
 const (
 	usual  = 0.3  // tokens of a pair of bytes that no text shows
+	least  = 0.04 // of any pair: no run of anything is free
 	ridge  = 2e-7 // pull towards it, as a share of all
 	sweeps = 200
 	rounds = 6
 )
 
-// fit finds the weights, none below zero, with the least squared relative error
+// fit finds the weights, none below least, with the least squared relative error
 // over the texts that are not held out. A few rounds weigh each text by one
 // over its last error, which brings the median down, as least absolute errors would.
 func fit(texts []text) []float64 {
@@ -81,7 +82,7 @@ func addNormal(h, g []float64, t *text, active []int, weight float64) {
 	}
 }
 
-// descend minimises over one weight after another, and keeps each above zero.
+// descend minimises over one weight after another, and keeps each at or above least.
 func descend(h, g, w []float64) {
 	n := len(w)
 	penalty := 0.0
@@ -95,7 +96,7 @@ func descend(h, g, w []float64) {
 			for j, x := range row {
 				rest -= x * w[j]
 			}
-			w[i] = max(rest/(row[i]+penalty), 0)
+			w[i] = max(rest/(row[i]+penalty), least)
 		}
 	}
 }
