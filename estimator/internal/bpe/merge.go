@@ -31,7 +31,7 @@ func (m *merger) free() {
 
 // scanBelow is the piece size below which looking at every neighbour for the
 // lowest rank is faster than keeping a heap (BenchmarkMerge).
-const scanBelow = 96
+const scanBelow = 48
 
 // merge leaves the tokens of piece in m.ids. piece is not empty.
 func (m *merger) merge(e *Encoding, piece string) {
