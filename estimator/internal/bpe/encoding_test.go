@@ -72,7 +72,7 @@ func TestMergingEqualsTheDefinition(t *testing.T) {
 	}
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, e := range []*Encoding{NewRanked(v, GPT2), NewPaired(v, GPT2, pairs, false), NewPaired(v, GPT2, pairs, true)} {
-		for i := range 2000 {
+		for i := range 800 {
 			b := make([]byte, 1+r.IntN(1+i/5))
 			for j := range b {
 				b[j] = "abc"[r.IntN(1+r.IntN(3))]
