@@ -8,7 +8,7 @@ import "github.com/choked/choked/estimator/internal/quick"
 // the error by kind of text, and how to repeat the fit. Long runs of one
 // character are estimated too high, and repeated punctuation at half in the worst case.
 func Default(opts ...Option) *Counted {
-	// It reads 0.7 GB/s, so a sample would save little and cost precision.
+	// It reads a gigabyte a second: a sample would save little and cost precision.
 	return Using(quickCounter{}, append([]Option{Exact()}, opts...)...)
 }
 

@@ -4,7 +4,8 @@ import "slices"
 
 // byHeap keeps the merges that are allowed in a heap by rank, then place: each
 // merge costs the logarithm of the piece's length. The tokens form a linked
-// list over the places of the bytes they begin with.
+// list over the places of the bytes they begin with, so next is also where a
+// token ends.
 func (m *merger) byHeap(e *Encoding, piece string) {
 	n := int32(len(m.ids))
 	if cap(m.next) < len(m.ids) {
@@ -20,9 +21,6 @@ func (m *merger) byHeap(e *Encoding, piece string) {
 	}
 	slices.Sort(q) // a sorted list is a heap
 
-	end := func(i int32) int32 { // where the token at i ends
-		return next[i]
-	}
 	for len(q) > 0 {
 		top := q[0]
 		q = pop(q)
@@ -36,7 +34,7 @@ func (m *merger) byHeap(e *Encoding, piece string) {
 		next[at] = next[gone]
 		if right := next[at]; right < n {
 			prev[right] = at
-			m.ranks[at] = e.rank(piece, at, end(right), m.ids[at], m.ids[right])
+			m.ranks[at] = e.rank(piece, at, next[right], m.ids[at], m.ids[right])
 			if r := m.ranks[at]; r != noRank {
 				q = push(q, uint64(r)<<32|uint64(at))
 			}
@@ -44,7 +42,7 @@ func (m *merger) byHeap(e *Encoding, piece string) {
 			m.ranks[at] = noRank
 		}
 		if left := prev[at]; left >= 0 {
-			m.ranks[left] = e.rank(piece, left, end(at), m.ids[left], m.ids[at])
+			m.ranks[left] = e.rank(piece, left, next[at], m.ids[left], m.ids[at])
 			if r := m.ranks[left]; r != noRank {
 				q = push(q, uint64(r)<<32|uint64(left))
 			}
