@@ -36,7 +36,8 @@ type Calibrated struct {
 type note struct{ estimated, raw int64 }
 
 // Calibrate wraps e, at first with a factor of 1. Without reports to
-// [Calibrated.Observe] it estimates as e does.
+// [Calibrated.Observe] it estimates as e does. What is reported must be what e
+// estimates: the prompt's tokens, or those of prompt and reply with [Output].
 func Calibrate(e Estimator) *Calibrated {
 	return &Calibrated{estimator: e, factor: 1}
 }

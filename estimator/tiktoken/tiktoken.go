@@ -1,9 +1,10 @@
 // Package tiktoken counts tokens exactly as OpenAI's models do.
 //
 // Importing it adds the vocabularies, seven megabytes, to a binary. They are
-// loaded on first use, in some 20 ms, or ahead by [Load]; nothing is ever
-// fetched. Text that looks like a special token, such as "<|endoftext|>", is
-// ordinary text, and each byte that is not UTF-8 counts as U+FFFD.
+// loaded on first use, in some 20 ms, or ahead by [Load], and take up to 7 MB of
+// memory each, once in a process; nothing is ever fetched. Text that looks like
+// a special token, such as "<|endoftext|>", is ordinary text, and each byte that
+// is not UTF-8 counts as U+FFFD.
 //
 // Above 32 KB an estimator counts a random sample of the text, unless it is
 // made with estimator.Exact.
