@@ -127,7 +127,13 @@ func TestEstimatorsShareOneVocabularyAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
+// poolDrops says that sync.Pool does not keep what it is given.
+var poolDrops bool
+
 func TestCountingAllocatesNothing(t *testing.T) {
+	if poolDrops {
+		t.Skip("the race detector makes sync.Pool drop what it should keep")
+	}
 	c, err := tiktoken.OpenAI("gpt-4o").Counter()
 	if err != nil {
 		t.Fatal(err)

@@ -12,8 +12,8 @@ import (
 	"github.com/choked/choked/estimator/internal/bpe"
 )
 
-// The vocabularies are loaded on first use, once in a process, and shared: immutable, and up
-// to 7 MB each.
+// The vocabularies are loaded on first use, once in a process, and shared:
+// immutable, and up to 7 MB each.
 var (
 	o200k  = sync.OnceValues(func() (*bpe.Encoding, error) { return load("o200k_base", bpe.O200K) })
 	cl100k = sync.OnceValues(func() (*bpe.Encoding, error) { return load("cl100k_base", bpe.CL100K) })
