@@ -72,7 +72,7 @@ func TestSampledEstimateOfLargeTextIsWithin5Percent(t *testing.T) {
 	for _, text := range large() {
 		want := float64(exact.Count(text.Body))
 		worst := 0.0
-		for range 20 {
+		for range 10 {
 			off := math.Abs(float64(estimate(t, e, text.Body))/want - 1)
 			errors = append(errors, off)
 			worst = max(worst, off)
