@@ -187,14 +187,25 @@ func (b *Bucket) grant(now int64, l *held) Grant {
 func (b *Bucket) room(now int64, promise bool) Cost {
 	room := unlimited
 	b.rates(func(i int, u Unit, r Rate) {
-		d := now + r.fill() - max(b.tats[i], now)
-		if promise {
-			d += int64(r.Horizon())
-		}
+		d := now + r.fill() - max(b.tats[i], now) + r.ahead(promise)
 		n := min(r.in(max(d, 0)), r.Burst-b.out.Of(u))
 		room = room.with(u, max(min(room.Of(u), n), 0))
 	})
 	return room
+}
+
+// ahead is how far ahead of its refill an ask may reach. Without a promise that
+// is nothing but what rounding takes: where a unit is no whole number of
+// nanoseconds, what is out and what is asked for, each rounded up, may together
+// be 2ns longer than the whole bucket, whose last unit nobody could have then.
+func (r Rate) ahead(promise bool) int64 {
+	switch {
+	case promise:
+		return int64(r.Horizon())
+	case int64(r.Per)%r.N != 0:
+		return 2
+	}
+	return 0
 }
 
 func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
@@ -204,10 +215,7 @@ func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
 		if n == 0 {
 			return
 		}
-		d := later(max(b.tats[i], now), r.span(n)) - r.fill() - now
-		if promise {
-			d -= int64(r.Horizon())
-		}
+		d := later(max(b.tats[i], now), r.span(n)) - r.fill() - now - r.ahead(promise)
 		wait = max(wait, d)
 		// Too much may be out: until enough of it has expired.
 		over := b.out.Of(u) + n - r.Burst

@@ -190,6 +190,28 @@ func TestPrefetch(t *testing.T) {
 	})
 }
 
+// Also where a unit takes no whole number of nanoseconds: rounding may keep the
+// last unit of a bucket back for an instant, never for good.
+func TestPrefetchOfOddRates(t *testing.T) {
+	for _, requests := range []string{"3/s burst 1", "3/s", "7/s burst 10", "999983/s burst 17", "7/11ms burst 3"} {
+		limits, _ := ParseLimits(requests, "")
+		b := New(&limits, 1)
+		now, burst := int64(0), limits.Burst().Requests
+		for n := range burst {
+			a := &Ask{ID: LeaseID{1, uint64(n)}, Want: Cost{1, 0}}
+			g, _ := b.Lease(now, a)
+			if !g.OK {
+				now += int64(g.RetryAfter)
+				g, _ = b.Lease(now, a)
+			}
+			if g.Granted.Requests != 1 || now > 100 {
+				t.Errorf("%s: of a full bucket, prefetches get %d of %d units in %dns, then %+v", requests, n, burst, now, g)
+				break
+			}
+		}
+	}
+}
+
 func TestCostAboveBurst(t *testing.T) {
 	play(t, "10/s,1000/h", "50/m", []step{
 		{0 * s, "lease a 11", `error 11 requests asked, at most 10 fit in "10/s,1000/h"`, Cost{10, 50}, 0},
