@@ -113,8 +113,8 @@ func (b *Bucket) Holders(f func(holder uint64)) {
 	}
 }
 
-// Wait is how long after now, at least, a grant of need could be promised if
-// nobody settled or asked. Zero: now.
+// Wait is how long after now a grant of need could be promised if nobody
+// settled or asked meanwhile. Zero: now.
 func (b *Bucket) Wait(now int64, need Cost) time.Duration {
 	c := b.at(now)
 	return c.wait(now, need, true)
@@ -208,23 +208,32 @@ func (r Rate) ahead(promise bool) int64 {
 	return 0
 }
 
-func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
+func (b *Bucket) refill(now int64, need Cost, promise bool) time.Duration {
 	var wait int64
 	b.rates(func(i int, u Unit, r Rate) {
-		n := need.Of(u)
-		if n == 0 {
-			return
-		}
-		d := later(max(b.tats[i], now), r.span(n)) - r.fill() - now - r.ahead(promise)
-		wait = max(wait, d)
-		// Too much may be out: until enough of it has expired.
-		over := b.out.Of(u) + n - r.Burst
-		for j := 0; over > 0 && j < len(b.leases); j++ {
-			over -= b.leases[j].granted.Of(u)
-			wait = max(wait, b.leases[j].expiry-now)
+		if n := need.Of(u); n > 0 {
+			wait = max(wait, later(max(b.tats[i], now), r.span(n))-r.fill()-now-r.ahead(promise))
 		}
 	})
 	return time.Duration(wait)
+}
+
+func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
+	c := b.at(now)
+	for t := now; ; {
+		at := t + int64(c.refill(t, need, promise))
+		over := false
+		c.rates(func(_ int, u Unit, r Rate) {
+			over = over || need.Of(u) > 0 && c.out.Of(u)+need.Of(u) > r.Burst
+		})
+		if len(c.leases) == 0 || !over && at < c.leases[0].expiry {
+			return time.Duration(at - now)
+		}
+		// Too much is out, or what is out holds the refill back: until a lease
+		// has expired, which may lower the level.
+		t = c.leases[0].expiry
+		c.advance(t)
+	}
 }
 
 // Settle closes lease id: of what it granted, spent is gone and the rest comes
