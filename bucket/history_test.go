@@ -89,9 +89,7 @@ func (h *history) run(steps int) int64 {
 	h.worst = -1 << 62
 	for range steps {
 		h.pass()
-		if h.overflowed() {
-			h.overpay = Cost{}
-		}
+		h.refilled()
 		switch op := h.r.IntN(100); {
 		case op < 25:
 			h.ask()
@@ -261,20 +259,23 @@ func (h *history) adjust() {
 	h.b.Adjust(h.now, a)
 }
 
-// overflowed reports whether a rate has been at the brim since the last step.
-// Refill that ran over then would have been kept out by what was charged too
-// much: returning that as well would give it out twice.
-func (h *history) overflowed() bool {
+// refilled takes off what may be returned what has been refilled meanwhile: it
+// is worth no more than the least that the bucket has lacked since the charge.
+// Had nothing been charged, so much refill would have run over, and to return
+// it would be to give it out twice.
+func (h *history) refilled() {
 	c := clone(h.b)
 	for {
 		at := h.now
 		if len(c.leases) > 0 {
 			at = min(at, c.leases[0].expiry)
 		}
-		brim := false
-		c.rates(func(i int, u Unit, r Rate) { brim = brim || c.tats[i] <= at+r.span(c.out.Of(u)) })
-		if brim || at == h.now {
-			return brim
+		c.rates(func(i int, u Unit, r Rate) {
+			lacks := r.in(max(0, c.tats[i]-at-r.span(c.out.Of(u))))
+			h.overpay = h.overpay.with(u, min(h.overpay.Of(u), lacks))
+		})
+		if at == h.now {
+			return
 		}
 		c.advance(at)
 	}
