@@ -120,6 +120,14 @@ func (b *Bucket) Wait(now int64, need Cost) time.Duration {
 	return c.wait(now, need, true)
 }
 
+// Refill is how long after now the refill alone would have brought need, had
+// it not to wait for leases that are out: spendable, or with promise near
+// enough to be promised.
+func (b *Bucket) Refill(now int64, need Cost, promise bool) time.Duration {
+	c := b.at(now)
+	return c.refill(now, need, promise)
+}
+
 // Lease decides an ask at now. A refused ask leaves the bucket as it was. The
 // error wraps [ErrCostExceedsBurst].
 func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
