@@ -38,4 +38,5 @@ require (
 	github.com/pkoukk/tiktoken-go v0.1.8
 	github.com/pkoukk/tiktoken-go-loader v0.0.2
 	golang.org/x/text v0.40.0
+	pgregory.net/rapid v1.3.0
 )

@@ -201,44 +201,53 @@ func (b *Bucket) grant(now int64, l *held) Grant {
 func (b *Bucket) room(now int64, promise bool) Cost {
 	room := unlimited
 	b.rates(func(i int, u Unit, r Rate) {
-		d := now + r.fill() - max(b.tats[i], now)
-		if promise {
-			d += int64(r.Horizon())
-		}
+		d := now + r.fill() - max(b.tats[i], now) + r.ahead(promise)
 		n := min(r.in(max(d, 0)), r.Burst-b.out.Of(u))
 		room = room.with(u, max(min(room.Of(u), n), 0))
 	})
 	return room
 }
 
+// ahead is how far ahead of its refill an ask may reach. Without a promise that
+// is nothing but what rounding takes: where a unit is no whole number of
+// nanoseconds, what is out and what is asked for, each rounded up, may together
+// be 2ns longer than the whole bucket, whose last unit nobody could have then.
+func (r Rate) ahead(promise bool) int64 {
+	switch {
+	case promise:
+		return int64(r.Horizon())
+	case int64(r.Per)%r.N != 0:
+		return 2
+	}
+	return 0
+}
+
 func (b *Bucket) refill(now int64, need Cost, promise bool) time.Duration {
 	var wait int64
 	b.rates(func(i int, u Unit, r Rate) {
 		if n := need.Of(u); n > 0 {
-			d := later(max(b.tats[i], now), r.span(n)) - r.fill() - now
-			if promise {
-				d -= int64(r.Horizon())
-			}
-			wait = max(wait, d)
+			wait = max(wait, later(max(b.tats[i], now), r.span(n))-r.fill()-now-r.ahead(promise))
 		}
 	})
 	return time.Duration(wait)
 }
 
 func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
-	wait := b.refill(now, need, promise)
-	b.rates(func(i int, u Unit, r Rate) {
-		if need.Of(u) == 0 {
-			return
+	c := b.at(now)
+	for t := now; ; {
+		at := t + int64(c.refill(t, need, promise))
+		over := false
+		c.rates(func(_ int, u Unit, r Rate) {
+			over = over || need.Of(u) > 0 && c.out.Of(u)+need.Of(u) > r.Burst
+		})
+		if len(c.leases) == 0 || !over && at < c.leases[0].expiry {
+			return time.Duration(at - now)
 		}
-		// Too much may be out: until enough of it has expired.
-		over := b.out.Of(u) + need.Of(u) - r.Burst
-		for j := 0; over > 0 && j < len(b.leases); j++ {
-			over -= b.leases[j].granted.Of(u)
-			wait = max(wait, time.Duration(b.leases[j].expiry-now))
-		}
-	})
-	return wait
+		// Too much is out, or what is out holds the refill back: until a lease
+		// has expired, which may lower the level.
+		t = c.leases[0].expiry
+		c.advance(t)
+	}
 }
 
 // Settle closes lease id: of what it granted, spent is gone and the rest comes
