@@ -57,6 +57,9 @@ func (m *memory) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error
 	if err := m.stand(w); err != nil {
 		return bucket.Lease{}, err
 	}
+	if m.defect == careless && ctx.Err() != nil {
+		return bucket.Lease{}, ctx.Err()
+	}
 	select {
 	case a := <-w.answer:
 		return a.lease, a.err
@@ -90,7 +93,7 @@ func (m *memory) stand(w *waiter) error {
 func (m *memory) leave(w *waiter) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.defect == ghosts || m.defect == careless {
+	if m.defect == ghosts {
 		return
 	}
 	line := m.lines[w.ask.Key]
