@@ -121,6 +121,17 @@ func TestLeasedUnitsTakeTheirRoom(t *testing.T) {
 	})
 }
 
+// A refusal says when the ask will be met if nobody does anything, and knows
+// what the expiries until then do to the level.
+func TestRetryLooksPastExpiries(t *testing.T) {
+	play(t, "10/s", "", []step{
+		{0 * s, "lease a 10", "10", 0, 10},
+		{1 * s, "lease b 8", "retry in 1.55s", 0, 10},       // a goes at 2s and leaves nothing; 8 take 800ms, less the horizon
+		{2 * s, "lease b 8", "retry in 550ms", 0, 0},        //
+		{2550 * ms, "lease b 8", "8 ready in 250ms", -3, 8}, // as was said
+	})
+}
+
 func TestExpiry(t *testing.T) {
 	play(t, "10/s", "", []step{
 		{0 * s, "lease a 6", "6", 4, 6},

@@ -149,11 +149,12 @@ var leaseRules = []rule{
 		a := c.ask(requests(10), 0)
 		c.granted(a)
 		c.key = two
+		c.holds(10)
 		// A settlement under the wrong key is one of an unknown lease.
 		wrong := a
 		wrong.Key = two
 		c.settle(wrong, bucket.Cost{})
-		c.holds(10)
+		c.refused(c.prefetch(requests(1)))
 		c.key = one
 		c.refused(c.prefetch(requests(1)))
 	}},

@@ -21,7 +21,7 @@ type memory struct {
 	lines  map[string][]*waiter
 	timer  *time.Timer
 	closed bool
-	loans  []loan // for defects
+	faults faults // what a defect has to remember
 }
 
 type waiter struct {
@@ -50,12 +50,15 @@ func newMemory(d defect) *memory {
 func (m *memory) now() int64 { return int64(time.Since(m.start)) }
 
 func (m *memory) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error) {
-	if err := ctx.Err(); err != nil {
+	if err := ctx.Err(); err != nil && m.defect != careless {
 		return bucket.Lease{}, err
 	}
 	w := &waiter{ask: ask, answer: make(chan answer, 1)}
 	if err := m.stand(w); err != nil {
 		return bucket.Lease{}, err
+	}
+	if m.defect == careless && ctx.Err() != nil {
+		return bucket.Lease{}, ctx.Err()
 	}
 	select {
 	case a := <-w.answer:
@@ -73,10 +76,12 @@ func (m *memory) stand(w *waiter) error {
 	if err := m.admitLocked(&w.ask); err != nil {
 		return err
 	}
-	for i := range w.ask.Done {
-		m.applyLocked(&w.ask.Done[i])
+	if m.defect != doneLate {
+		for i := range w.ask.Done {
+			m.applyLocked(&w.ask.Done[i])
+		}
+		w.ask.Done = nil
 	}
-	w.ask.Done = nil
 	w.arrived = m.now()
 	w.deadline = w.arrived + int64(w.ask.MaxWait)
 	m.lines[w.ask.Key] = append(m.lines[w.ask.Key], w)
@@ -105,7 +110,10 @@ func (m *memory) leave(w *waiter) {
 	m.turnLocked()
 }
 
-func (m *memory) Settle(_ context.Context, done []bucket.Settlement) error {
+func (m *memory) Settle(ctx context.Context, done []bucket.Settlement) error {
+	if m.defect == stubborn {
+		m.standBehind(ctx)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i := range done {
@@ -136,6 +144,9 @@ func (m *memory) Close() error {
 	defer m.mu.Unlock()
 	m.closed = true
 	m.timer.Stop()
+	if m.defect == abandoning {
+		return nil
+	}
 	for _, line := range m.lines {
 		for _, w := range line {
 			w.answer <- answer{err: bucket.ErrClosed}
@@ -146,15 +157,18 @@ func (m *memory) Close() error {
 }
 
 func (m *memory) admitLocked(op bucket.Op) error {
-	if m.closed {
+	if m.closed && m.defect != undead {
 		return bucket.ErrClosed
+	}
+	if m.defect == lenient {
+		return nil
 	}
 	return op.Check()
 }
 
 // turnLocked serves all whose turn it is, and sets the timer for the next look.
 func (m *memory) turnLocked() {
-	m.repayLocked()
+	m.repayLocked() // a defect
 	next := time.Hour
 	for key, line := range m.lines {
 		for m.serveLocked(line, &next) {
@@ -172,7 +186,7 @@ func (m *memory) serveLocked(line []*waiter, next *time.Duration) bool {
 		left := time.Duration(w.deadline - now)
 		if i == 0 || w.ask.Need.IsZero() || m.defect == overtaking {
 			r := m.applyLocked(&w.ask)
-			if r.Err == nil && !r.Grant.OK && !w.ask.Need.IsZero() && left > 0 && m.reachable(w, now, left) {
+			if r.Err == nil && !r.Grant.OK && !w.ask.Need.IsZero() && left > 0 && m.reachable(w, now, left) && m.defect != impatient {
 				*next = min(*next, r.Grant.RetryAfter, left)
 				continue
 			}

@@ -123,21 +123,20 @@ var settleRules = []rule{
 		c.spend(requests(7))
 		old := c.limits
 		c.limit("100/h burst 20", "")
-		newer := c.prefetch(requests(99))
-		newer.Defined = 2
-		if l := c.granted(newer); l.Granted != requests(13) {
-			c.failf("a bucket of 10 that lacks 7 becomes one of 20: %v, want 13", l.Granted)
-		}
+		// A bucket of 10 that lacks 7 becomes one of 20 that lacks 7.
+		newer, one := c.ask(requests(13), 0), c.ask(requests(1), 0)
+		newer.Defined, one.Defined = 2, 2
+		c.granted(newer)
+		c.refused(one)
 		c.settle(newer, bucket.Cost{})
 		c.limits = old
-		older := c.prefetch(requests(99))
-		if l := c.granted(older); l.Granted != requests(13) {
-			c.failf("an ask with an older definition of 10: %v, want 13 of the newer", l.Granted)
-		}
+		older := c.ask(requests(13), 0) // more than its own definition allows
+		c.granted(older)
+		c.refused(c.ask(requests(1), 0))
 		c.settle(older, bucket.Cost{})
 		c.limit("100/h burst 5", "")
 		c.adjust(bucket.Adjustment{Defined: 3}) // an adjustment brings a definition, too
-		tight := c.prefetch(requests(99))
+		tight := c.ask(requests(1), 0)
 		tight.Defined = 3
 		c.refused(tight)
 	}},

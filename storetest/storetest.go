@@ -269,11 +269,14 @@ func (c *court) isRefused(a bucket.Ask, l bucket.Lease) bucket.Lease {
 }
 
 // holds fails the rule unless the bucket has just n requests to give, and takes
-// them. It is for limits under which nothing refills meanwhile and nothing is
-// promised.
+// them. It asks by need, for a store may grant a want in part. It is for limits
+// under which nothing refills meanwhile and nothing is promised.
 func (c *court) holds(n int64) {
-	if l := c.now(c.prefetch(requests(1000))); l.Granted != requests(n) {
-		c.failf("the bucket holds %v, want %v", l.Granted, requests(n))
+	if l := c.now(c.ask(requests(n), 0)); n > 0 && !l.OK {
+		c.failf("the bucket does not hold %d requests: retry after %v, level %v", n, l.RetryAfter, l.Level)
+	}
+	if l := c.now(c.ask(requests(1), 0)); l.OK {
+		c.failf("the bucket holds more than %d requests", n)
 	}
 }
 
