@@ -25,6 +25,8 @@ type Member struct {
 	Voter  bool
 	Sick   bool // its disk has failed: it is a client of the others
 	Self   bool
+
+	leaving bool
 }
 
 // meta is what a node says of itself by gossip.
@@ -34,6 +36,7 @@ type meta struct {
 	Leader  bool   `json:"l,omitempty"`
 	Voter   bool   `json:"v,omitempty"`
 	Sick    bool   `json:"s,omitempty"`
+	Leaving bool   `json:"x,omitempty"`
 }
 
 // gossip finds the members and notices those that vanish. It only suggests:
@@ -125,7 +128,7 @@ func (g *gossip) describe(id string, k known) Member {
 	if id == g.id {
 		m = g.self
 	}
-	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, Sick: m.Sick, Self: id == g.id}
+	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, Sick: m.Sick, Self: id == g.id, leaving: m.Leaving}
 }
 
 // cluster returns the id of the cluster that a member says it is of.

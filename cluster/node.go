@@ -47,9 +47,10 @@ type Node struct {
 	close  func() error
 
 	mu      sync.Mutex
-	of      string // the id of the cluster; empty: none yet
-	sick    error  // the disk has failed
-	closing bool   // no work is begun any more
+	of      string          // the id of the cluster; empty: none yet
+	sick    error           // the disk has failed
+	gone    map[string]bool // members that said good-bye to this node
+	closing bool            // no work is begun any more
 	work    sync.WaitGroup
 }
 
@@ -62,7 +63,7 @@ func Start(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("choked: cluster: %w", err)
 	}
-	n := &Node{cfg: cfg, clock: cfg.clock, news: make(chan struct{}, 1)}
+	n := &Node{cfg: cfg, clock: cfg.clock, news: make(chan struct{}, 1), gone: make(map[string]bool)}
 	n.router.changed = make(chan struct{})
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.close = sync.OnceValue(n.shutdown)
@@ -150,12 +151,17 @@ func (n *Node) spawn(f func()) bool {
 // twice, and returns when all of the node has ended.
 func (n *Node) Close() error { return n.close() }
 
+// leaveWithin is how long Close tries to hand over what this node does for others.
+const leaveWithin = 3 * time.Second
+
 func (n *Node) shutdown() error {
 	var errs []error
 	if n.raft != nil && n.wellKnown() {
-		if err := n.leave(); err != nil {
+		ctx, cancel := context.WithTimeout(n.ctx, leaveWithin)
+		if err := n.leave(ctx); err != nil {
 			n.log.Warn("left without a word", "error", err)
 		}
+		cancel()
 	}
 	n.mu.Lock()
 	n.closing = true

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -53,11 +54,9 @@ func (n *Node) changeVoters(ctx context.Context) (changed bool, err error) {
 	if err := future.Error(); err != nil {
 		return false, err
 	}
-	able := make(map[string]Member) // those who can vote
-	for _, m := range n.gossip.members() {
-		if !m.Sick {
-			able[m.ID] = m
-		}
+	able := n.able()
+	if _, ok := able[n.id]; !ok { // leaving itself
+		return false, nil
 	}
 	var voters, lost []string
 	in := make(map[string]bool)
@@ -103,6 +102,19 @@ func (n *Node) changeVoters(ctx context.Context) (changed bool, err error) {
 		}
 	}
 	return false, nil
+}
+
+// able returns the members that can vote, by id.
+func (n *Node) able() map[string]Member {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	able := make(map[string]Member)
+	for _, m := range n.gossip.members() {
+		if !m.Sick && !m.leaving && !n.gone[m.ID] {
+			able[m.ID] = m
+		}
+	}
+	return able
 }
 
 // compareMembers orders those who could vote: nodes by name, so that the same
@@ -206,23 +218,36 @@ func (n *Node) call(addr string, kind byte, body []byte, answer byte) ([]byte, e
 
 // leave gives up this node's vote before it stops: leadership goes to another
 // voter, which takes it out of the configuration.
-func (n *Node) leave() error {
+func (n *Node) leave(ctx context.Context) error {
+	n.gossip.say(func(m *meta) { m.Leaving = true })
 	future := n.raft.GetConfiguration()
 	if err := future.Error(); err != nil {
 		return err
 	}
-	servers := future.Configuration().Servers
-	if !slices.ContainsFunc(servers, func(s raft.Server) bool { return s.ID == raft.ServerID(n.id) }) || len(servers) < 2 {
+	votes, others := false, false
+	able := n.able()
+	for _, s := range future.Configuration().Servers {
+		_, ok := able[string(s.ID)]
+		votes = votes || s.ID == raft.ServerID(n.id)
+		others = others || ok && s.Suffrage == raft.Voter
+	}
+	if !votes || len(able) == 0 {
 		return nil
 	}
 	if n.raft.State() == raft.Leader {
+		if !others { // the only voter hands the log to somebody first
+			heir := slices.MinFunc(slices.Collect(maps.Values(able)), compareMembers)
+			if err := n.promote(ctx, heir); err != nil {
+				return err
+			}
+		}
 		if err := n.raft.LeadershipTransfer().Error(); err != nil {
 			return fmt.Errorf("hand over leadership: %w", err)
 		}
 	}
 	var errs []error
 	for _, addr := range n.whereToAsk() {
-		if addr == n.port.Addr() {
+		if addr == n.port.Addr() || ctx.Err() != nil {
 			continue
 		}
 		text, err := n.call(addr, frameLeave, []byte(n.id), frameLeft)
@@ -242,6 +267,9 @@ func (n *Node) released(id string) error {
 	if n.raft.State() != raft.Leader {
 		return errNotLeader
 	}
+	n.mu.Lock()
+	n.gone[id] = true // until gossip has told everybody, too
+	n.mu.Unlock()
 	// One that vanished cannot stand in for one that leaves.
 	future := n.raft.GetConfiguration()
 	if err := future.Error(); err != nil {
