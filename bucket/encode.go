@@ -55,6 +55,7 @@ func AppendOp(b []byte, op Op) []byte {
 		b = appendLimits(b, op.Limits)
 		b = binary.AppendVarint(b, op.Defined)
 		b = appendCost(b, op.Return)
+		b = binary.AppendVarint(b, op.Since)
 		b = appendCost(b, op.Charge)
 		b = binary.AppendVarint(b, int64(op.Empty))
 	}
@@ -81,7 +82,7 @@ func ParseOp(b []byte) (Op, []byte, error) {
 		s := d.settlement()
 		op = &s
 	case kindAdjustment:
-		op = &Adjustment{Key: d.string(MaxKey), Limits: d.limits(), Defined: d.varint(), Return: d.cost(), Charge: d.cost(),
+		op = &Adjustment{Key: d.string(MaxKey), Limits: d.limits(), Defined: d.varint(), Return: d.cost(), Since: d.varint(), Charge: d.cost(),
 			Empty: time.Duration(d.varint())}
 	default:
 		d.fail("operation of kind %d", kind)
@@ -128,7 +129,7 @@ func AppendResult(b []byte, r Result) []byte {
 	default:
 		return append(b, outcomeDone)
 	}
-	return appendCost(b, g.Level)
+	return binary.AppendVarint(appendCost(b, g.Level), g.At)
 }
 
 // ParseResult reads a result from the front of b and returns what follows it.
@@ -138,9 +139,9 @@ func ParseResult(b []byte) (Result, []byte, error) {
 	switch kind := d.byte(); kind {
 	case outcomeDone:
 	case outcomeRefused:
-		r.Grant = Grant{RetryAfter: time.Duration(d.varint()), Level: d.cost()}
+		r.Grant = Grant{RetryAfter: time.Duration(d.varint()), Level: d.cost(), At: d.varint()}
 	case outcomeGranted:
-		r.Grant = Grant{OK: true, Granted: d.cost(), TTL: time.Duration(d.varint()), Drips: d.drips(), Level: d.cost()}
+		r.Grant = Grant{OK: true, Granted: d.cost(), TTL: time.Duration(d.varint()), Drips: d.drips(), Level: d.cost(), At: d.varint()}
 	case outcomeError:
 		r.Err = errors.New(d.string(maxError))
 	default:
@@ -191,6 +192,7 @@ func AppendTableSorted(b []byte, t *Table) []byte {
 	for _, key := range slices.Sorted(maps.Keys(t.buckets)) {
 		if bucket := t.buckets[key]; !bucket.Idle(t.now) {
 			c := bucket.at(t.now)
+			c.lows = bucket.lows
 			b = appendBucket(appendString(b, key), &c)
 		}
 	}
@@ -202,6 +204,10 @@ func appendBucket(b []byte, bucket *Bucket) []byte {
 	b = binary.AppendVarint(b, bucket.defined)
 	for _, tat := range bucket.tats {
 		b = binary.AppendVarint(b, tat)
+	}
+	b = binary.AppendUvarint(b, uint64(len(bucket.lows)))
+	for _, l := range bucket.lows {
+		b = binary.AppendVarint(binary.AppendVarint(append(b, l.rate), l.at), l.least)
 	}
 	b = binary.AppendUvarint(b, uint64(len(bucket.leases)))
 	for i := range bucket.leases {
@@ -250,6 +256,13 @@ func (d *decoder) bucket(t *Table) *Bucket {
 	b := New(t.share(limits), d.varint())
 	for i := range b.tats {
 		b.tats[i] = d.instant()
+	}
+	for range d.count(len(b.tats)*(keptLows+1), 3) {
+		l := low{rate: d.byte(), at: d.instant(), least: d.instant()}
+		if int(l.rate) >= len(b.tats) {
+			d.fail("low of rate %d", l.rate)
+		}
+		b.lows = append(b.lows, l)
 	}
 	n := d.count(maxLeases, 6)
 	if n > 0 {

@@ -25,7 +25,8 @@ type history struct {
 	seq     uint64
 	leases  map[LeaseID]*inHand
 	closed  []LeaseID // settled or given up
-	overpay Cost      // charged, not spent, and not refilled since: may be returned
+	overpay Cost      // charged and not spent: may be returned
+	since   int64     // when the first of that was charged
 	checks  []check
 	worst   int64 // excess, in units of 1/Per, over all checks; 0 or less is right
 }
@@ -89,7 +90,6 @@ func (h *history) run(steps int) int64 {
 	h.worst = -1 << 62
 	for range steps {
 		h.pass()
-		h.refilled()
 		switch op := h.r.IntN(100); {
 		case op < 25:
 			h.ask()
@@ -236,7 +236,7 @@ func (h *history) settle() {
 	if h.r.IntN(4) == 0 {
 		more := Cost{h.r.Int64N(4), h.r.Int64N(4)}
 		if h.b.Settle(h.now, id, spent.Add(more)) {
-			h.overpay = h.overpay.Add(more)
+			h.overcharged(more)
 		}
 	} else {
 		h.b.Settle(h.now, id, spent)
@@ -245,40 +245,25 @@ func (h *history) settle() {
 	h.closed = append(h.closed, id)
 }
 
+func (h *history) overcharged(more Cost) {
+	if h.overpay.IsZero() {
+		h.since = h.now
+	}
+	h.overpay = h.overpay.Add(more)
+}
+
 func (h *history) adjust() {
 	a := &Adjustment{}
 	switch h.r.IntN(3) {
 	case 0:
-		a.Return, h.overpay = h.overpay, Cost{}
+		a.Return, a.Since, h.overpay = h.overpay, h.since, Cost{}
 	case 1:
 		a.Charge = Cost{h.r.Int64N(4), h.r.Int64N(4)}
-		h.overpay = h.overpay.Add(a.Charge)
+		h.overcharged(a.Charge)
 	case 2:
 		a.Empty = time.Duration(h.r.Int64N(int64(300 * ms)))
 	}
 	h.b.Adjust(h.now, a)
-}
-
-// refilled takes off what may be returned what has been refilled meanwhile: it
-// is worth no more than the least that the bucket has lacked since the charge.
-// Had nothing been charged, so much refill would have run over, and to return
-// it would be to give it out twice.
-func (h *history) refilled() {
-	c := clone(h.b)
-	for {
-		at := h.now
-		if len(c.leases) > 0 {
-			at = min(at, c.leases[0].expiry)
-		}
-		c.rates(func(i int, u Unit, r Rate) {
-			lacks := r.in(max(0, c.tats[i]-at-r.span(c.out.Of(u))))
-			h.overpay = h.overpay.with(u, min(h.overpay.Of(u), lacks))
-		})
-		if at == h.now {
-			return
-		}
-		c.advance(at)
-	}
 }
 
 func TestHistories(t *testing.T) {

@@ -59,9 +59,7 @@ func (o *ops) next(t *rapid.T, mayRedefine bool) any {
 		return s
 	case kind < 92 || !mayRedefine:
 		a := &Adjustment{}
-		switch rapid.IntRange(0, 2).Draw(t, "adjust") {
-		case 0:
-			a.Return = o.cost(t, 2)
+		switch rapid.IntRange(1, 2).Draw(t, "adjust") { // returns are for the histories
 		case 1:
 			a.Charge = o.cost(t, 2)
 		case 2:
@@ -128,6 +126,6 @@ func (o *ops) apply(b *Bucket, op any) (g Grant, err error) {
 // clone copies b, so that a question can be asked of it without effect.
 func clone(b *Bucket) *Bucket {
 	c := *b
-	c.tats, c.leases = slices.Clone(b.tats), slices.Clone(b.leases)
+	c.tats, c.leases, c.lows = slices.Clone(b.tats), slices.Clone(b.leases), slices.Clone(b.lows)
 	return &c
 }

@@ -83,7 +83,7 @@ func do(t *testing.T, b *Bucket, now int64, line string) string {
 		}
 		return "unknown"
 	case "return":
-		b.Adjust(now, &Adjustment{Return: asCost(t, words[0])})
+		b.Adjust(now, &Adjustment{Return: asCost(t, words[0]), Since: now})
 	case "charge":
 		b.Adjust(now, &Adjustment{Charge: asCost(t, words[0])})
 	case "empty":

@@ -61,7 +61,7 @@ var settleRules = []rule{
 		if l.RetryAfter < 5*36*time.Second || l.RetryAfter > 6*36*time.Second || l.Level.Requests >= 0 {
 			c.failf("6 units below one, at one every 36s: retry after %v, level %v", l.RetryAfter, l.Level)
 		}
-		c.adjust(bucket.Adjustment{Return: requests(6)})
+		c.returns(requests(6))
 		c.holds(1)
 	}},
 	{"expiry", "an expired lease does not come back, but the room that it took is there for the refill", func(c *court) {
@@ -91,18 +91,27 @@ var settleRules = []rule{
 	{"adjust", "what is returned is there again, and what is charged is not, below zero if need be", func(c *court) {
 		c.limit(slow, "")
 		c.spend(requests(10))
-		c.adjust(bucket.Adjustment{Return: requests(4)})
+		c.returns(requests(4))
 		c.adjust(bucket.Adjustment{Charge: requests(9)})
 		c.refused(c.prefetch(requests(1)))
-		c.adjust(bucket.Adjustment{Return: requests(5)})
+		c.returns(requests(5))
 		c.refused(c.prefetch(requests(1)))
-		c.adjust(bucket.Adjustment{Return: requests(3)})
+		c.returns(requests(3))
 		c.holds(3)
+	}},
+	{"run over", "what is returned after the bucket has been full again is lost", func(c *court) {
+		c.limit(brisk, "")
+		since := c.at()
+		c.spend(requests(9))
+		c.Advance(time.Second + c.Slack)
+		c.spend(requests(10))
+		c.adjust(bucket.Adjustment{Return: requests(9), Since: since})
+		c.refused(c.ask(requests(9), 0))
 	}},
 	{"never above full", "what is returned does not fill a bucket above its burst, nor what is leased of it", func(c *court) {
 		c.limit(slow, "")
 		c.granted(c.ask(requests(4), 0))
-		c.adjust(bucket.Adjustment{Return: requests(50)})
+		c.returns(requests(50))
 		c.holds(6)
 	}},
 	{"empty", "emptied until a time, a bucket gives nothing before, and then what the refill brings", func(c *court) {

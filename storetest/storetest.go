@@ -294,6 +294,12 @@ func (c *court) spend(n bucket.Cost) {
 	c.settle(a, n)
 }
 
+// at is an instant of the store's time, as it tells by its answers.
+func (c *court) at() int64 { return c.now(c.prefetch(bucket.Cost{})).At }
+
+// returns gives back what was charged just now.
+func (c *court) returns(n bucket.Cost) { c.adjust(bucket.Adjustment{Return: n, Since: c.at()}) }
+
 func (c *court) adjust(a bucket.Adjustment) {
 	a.Key, a.Limits, a.Defined = c.key, c.limits, max(a.Defined, 1)
 	c.do("Adjust", func(ctx context.Context) error { return c.Adjust(ctx, a) })
