@@ -159,7 +159,7 @@ func (l *Line) Take(now int64, most int) []*Entry {
 	}
 	for len(batch) < most && len(l.wakes) > 0 && l.wakes[0].wake <= now {
 		q := l.wakes[0]
-		batch = l.pick(now, q, batch)
+		batch = l.pick(now, q, batch, most)
 		if len(q.waiting) == 0 {
 			l.setWake(q, math.MaxInt64)
 			delete(l.keys, q.key)
