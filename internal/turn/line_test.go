@@ -267,3 +267,15 @@ func TestNextIsNotTooEarly(t *testing.T) {
 	assert.Len(t, st.order, 4)
 	assert.LessOrEqual(t, st.takes+st.empty, 2+3*4, "some wake-ups for each of four grants in ten minutes")
 }
+
+// A charge that is decided together with asks takes what they were to get. The
+// first of them goes back to its place, and nobody behind it may profit.
+func TestAChargeLetsNobodyOvertake(t *testing.T) {
+	l := limits(t, "1/s burst 4", "")
+	st := newStand(t)
+	st.ask("large", bucket.Ask{ID: id(1, 1), Limits: l, Need: requests(3), MaxWait: time.Hour})
+	st.ask("small", bucket.Ask{ID: id(2, 1), Limits: l, Need: requests(1), MaxWait: time.Hour})
+	st.line.Add(st.now, &bucket.Adjustment{Key: "k", Limits: l, Charge: requests(3)}, func(Answer) {})
+	st.until(10 * s)
+	assert.Equal(t, []string{"large", "small"}, st.order)
+}
