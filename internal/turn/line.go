@@ -192,10 +192,11 @@ func (l *Line) Resolve(now int64, e *Entry, r bucket.Result) {
 		return
 	}
 	if r.Err == nil && !r.Grant.OK && e.state == taken && !e.ask.Need.IsZero() && now < e.deadline {
-		// Someone was faster. It goes back to its place.
+		// Someone was faster, or it was tried on the chance. It goes back to
+		// its place, and is judged by what the bucket shows now.
 		e.state = waiting
 		l.enqueue(e)
-		l.setWake(e.key, min(e.key.wake, now+int64(r.Grant.RetryAfter), e.deadline))
+		l.setWake(e.key, now)
 		return
 	}
 	if r.Grant.OK && e.state == withdrawn {

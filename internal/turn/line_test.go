@@ -279,3 +279,16 @@ func TestAChargeLetsNobodyOvertake(t *testing.T) {
 	st.until(10 * s)
 	assert.Equal(t, []string{"large", "small"}, st.order)
 }
+
+// With something to settle in hand an ask is tried on the chance. When that was
+// in vain, it is judged like any other.
+func TestADeadlineThatCannotBeMetWithASettlement(t *testing.T) {
+	l := limits(t, "1/s burst 4", "")
+	st := newStand(t)
+	first := st.ask("", bucket.Ask{ID: id(1, 1), Limits: l, Need: requests(4)})
+	st.run()
+	c := st.ask("", bucket.Ask{ID: id(1, 2), Limits: l, Need: requests(2), MaxWait: 1900 * time.Millisecond,
+		Done: []bucket.Settlement{{Key: "k", ID: first.id, Spent: requests(4)}}})
+	st.run()
+	assert.True(t, c.refused(), "at once, for 2 s are more than 1.9 s")
+}
