@@ -199,6 +199,11 @@ func (l *Line) Resolve(now int64, e *Entry, r bucket.Result) {
 		l.setWake(e.key, now)
 		return
 	}
+	if b := l.view(e.ask.Key); r.Err == nil && !r.Grant.OK && b != nil {
+		// The bucket says when it could promise. Who does not wait has no use
+		// for a promise.
+		r.Grant.RetryAfter = max(r.Grant.RetryAfter, b.Refill(now, e.ask.Need, false))
+	}
 	if r.Grant.OK && e.state == withdrawn {
 		l.Add(now, &bucket.Settlement{Key: e.ask.Key, ID: e.ask.ID}, func(Answer) {})
 	}

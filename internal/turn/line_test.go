@@ -292,3 +292,21 @@ func TestADeadlineThatCannotBeMetWithASettlement(t *testing.T) {
 	st.run()
 	assert.True(t, c.refused(), "at once, for 2 s are more than 1.9 s")
 }
+
+// Who does not wait is told when the quota will be there, not when it could be
+// promised, whether the line or the bucket refuses.
+func TestRetryAfterIsNoPromise(t *testing.T) {
+	l := limits(t, "1/s burst 4", "")
+	st := newStand(t)
+	first := st.ask("", bucket.Ask{ID: id(1, 1), Limits: l, Need: requests(4)})
+	st.run()
+	byBucket := st.ask("", bucket.Ask{ID: id(1, 2), Limits: l, Need: requests(3),
+		Done: []bucket.Settlement{{Key: "k", ID: first.id, Spent: requests(4)}}})
+	st.run()
+	byLine := st.ask("", bucket.Ask{ID: id(1, 3), Limits: l, Need: requests(3)})
+	st.run()
+	for _, c := range []*caller{byBucket, byLine} {
+		require.True(t, c.refused())
+		assert.Equal(t, 3*s, c.answers[0].Grant.RetryAfter)
+	}
+}
