@@ -140,7 +140,7 @@ func (p *pool) takeLocked(cost Cost) bool {
 }
 
 func (p *pool) admitted(cost Cost) {
-	p.demand.taken = p.demand.taken.Add(cost)
+	p.demand.take(cost)
 	p.stats.Admitted++
 	p.stats.Spent = p.stats.Spent.Add(cost)
 }
