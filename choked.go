@@ -1,6 +1,7 @@
 package choked
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,7 +75,7 @@ func (c *Choke) Limiter(key string, limits Limits, e Estimator) (*Limiter, error
 // Open returns a limiter. Those of one key share their quota and their line;
 // they may differ in estimator and failure policy, not in limits.
 func (c *Choke) Open(cfg Config) (*Limiter, error) {
-	if err := errors.Join(bucket.CheckKey(cfg.Key), cfg.Limits.Check()); err != nil {
+	if err := cmp.Or(bucket.CheckKey(cfg.Key), cfg.Limits.Check()); err != nil {
 		return nil, fmt.Errorf("choked: limiter %.64q: %w", cfg.Key, err)
 	}
 	c.mu.Lock()
@@ -117,16 +118,23 @@ func (c *Choke) Close() error {
 	}
 	c.work.Wait()
 	var done []Settlement
+	var errs []error
 	for _, p := range c.pools {
-		done = append(done, p.rest()...)
+		last, a := p.rest()
+		done = append(done, last...)
+		if a == nil {
+			continue
+		}
+		if err := c.store.Adjust(c.ctx, *a); err != nil {
+			errs = append(errs, fmt.Errorf("choked: adjust %.64q: %w", a.Key, err))
+		}
 	}
-	if len(done) == 0 {
-		return nil
+	if len(done) > 0 {
+		if err := c.store.Settle(c.ctx, done); err != nil {
+			errs = append(errs, fmt.Errorf("choked: return %d leases: %w", len(done), err))
+		}
 	}
-	if err := c.store.Settle(c.ctx, done); err != nil {
-		return fmt.Errorf("choked: return %d leases: %w", len(done), err)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (c *Choke) leaseID() bucket.LeaseID {

@@ -18,11 +18,15 @@ const (
 
 // demand is a short moving average of what one key's callers take.
 type demand struct {
-	requests, tokens float64 // a nanosecond
-	taken            Cost    // since then
-	then             int64
-	trip             float64 // nanoseconds of an exchange with the store
+	calls, requests, tokens float64 // a nanosecond
+	called                  int64   // calls since then
+	taken                   Cost    // by them
+	then                    int64
+	trip                    float64 // nanoseconds of an exchange with the store
 }
+
+// take counts a call.
+func (d *demand) take(c Cost) { d.called, d.taken = d.called+1, d.taken.Add(c) }
 
 // observe brings the average up to now.
 func (d *demand) observe(now int64) {
@@ -31,9 +35,10 @@ func (d *demand) observe(now int64) {
 		return
 	}
 	weight := 1 - math.Exp(-dt/float64(hold))
+	d.calls += weight * (float64(d.called)/dt - d.calls)
 	d.requests += weight * (float64(d.taken.Requests)/dt - d.requests)
 	d.tokens += weight * (float64(d.taken.Tokens)/dt - d.tokens)
-	d.taken, d.then = Cost{}, now
+	d.called, d.taken, d.then = 0, Cost{}, now
 }
 
 // tripped notes that an exchange that did not wait took so long.
@@ -44,8 +49,12 @@ func (d *demand) tripped(took time.Duration) {
 	d.trip += (float64(took) - d.trip) / 8
 }
 
-// over is what is taken in the time t, rounded down.
+// over is what is taken in the time t, rounded down. Of calls so rare that a
+// lease would see no second one it is nothing, however much each takes.
 func (d *demand) over(t float64) Cost {
+	if d.calls*float64(hold) < 1 {
+		return Cost{}
+	}
 	return Cost{Requests: int64(d.requests * t), Tokens: int64(d.tokens * t)}
 }
 

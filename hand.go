@@ -28,6 +28,13 @@ type open struct {
 // driftParts is 1/2ρ: two clocks differ by less than one part in so many.
 const driftParts = time.Duration(1 / (2 * bucket.Drift))
 
+// closes is when the lease is worth no more: soon enough before its end that
+// the store still hears what of it comes back.
+func (o *open) closes() int64 { return o.expires - int64(spare) }
+
+// usedUp reports whether nothing is left, or nothing of the oldest lease.
+func (h *hand) usedUp() bool { return len(h.leases) == 0 || h.leases[0].left.IsZero() }
+
 // add takes a lease in hand that was asked for at sent and came at now.
 func (h *hand) add(l Lease, sent, now int64) {
 	o := open{id: l.ID, left: l.Granted, since: now, expires: sent + int64(l.ValidFor)}

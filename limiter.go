@@ -1,6 +1,7 @@
 package choked
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,17 +71,15 @@ func (l *Limiter) Wait(ctx context.Context, cost Cost) error {
 	if !p.burst.Covers(c) || cost.Requests < 0 || cost.Tokens < 0 {
 		return l.impossible(cost)
 	}
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
+	if ctx.Err() != nil {
+		return ended(ctx)
 	}
 	if p.take(c) {
 		return nil
 	}
-	w := &waiter{cost: c, failOpen: l.failOpen, admitted: make(chan error, 1)}
-	now := p.choke.clock.Now()
-	w.deadline = now + forever
+	w := &waiter{cost: c, failOpen: l.failOpen, admitted: make(chan error, 1), deadline: forever}
 	if t, ok := ctx.Deadline(); ok {
-		w.deadline = now + int64(min(time.Until(t), forever))
+		w.deadline = p.choke.clock.Now() + int64(min(time.Until(t), forever/2))
 	}
 	return p.wait(ctx, w)
 }
@@ -95,8 +94,8 @@ func (l *Limiter) Allow(ctx context.Context, cost Cost) (Verdict, error) {
 	if !p.burst.Covers(c) || cost.Requests < 0 || cost.Tokens < 0 {
 		return Verdict{}, l.impossible(cost)
 	}
-	if err := ctx.Err(); err != nil {
-		return Verdict{}, context.Cause(ctx)
+	if ctx.Err() != nil {
+		return Verdict{}, ended(ctx)
 	}
 	if ok, after := p.try(c); ok || after > 0 {
 		return Verdict{OK: ok, RetryAfter: after}, nil
@@ -115,7 +114,19 @@ func (l *Limiter) impossible(cost Cost) error {
 	p.mu.Lock()
 	p.stats.Refused++
 	p.mu.Unlock()
-	return fmt.Errorf("choked: %.64q: %w", p.key, errors.Join(cost.Check(), p.limits.Fits(cost)))
+	return fmt.Errorf("choked: %.64q: %w", p.key, cmp.Or(cost.Check(), p.limits.Fits(cost)))
+}
+
+// ended is the error of a ctx that is done, its cause included.
+func ended(ctx context.Context) error {
+	err := ctx.Err()
+	if cause := context.Cause(ctx); !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", err, cause)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%w: %w", ErrDeadline, err)
+	}
+	return err
 }
 
 // Settle corrects an admitted call's estimate by what it has really used. What
@@ -124,7 +135,7 @@ func (l *Limiter) impossible(cost Cost) error {
 // made is settled with an actual cost of zero. The error tells a cost that
 // cannot be.
 func (l *Limiter) Settle(estimated, actual Cost) error {
-	if err := errors.Join(estimated.Check(), actual.Check()); err != nil {
+	if err := cmp.Or(estimated.Check(), actual.Check()); err != nil {
 		return fmt.Errorf("choked: settle %.64q: %w", l.pool.key, err)
 	}
 	if o, ok := l.estimator.(interface{ Observe(estimated, actual int64) }); ok && estimated.Tokens > 0 && actual.Tokens > 0 {
@@ -139,14 +150,17 @@ func (l *Limiter) Settle(estimated, actual Cost) error {
 
 // Backoff empties the key's bucket for d, for all workers: the provider has
 // said, by a status of 429, to come again after that. What other workers have
-// leased already they still spend.
+// leased already they still spend. It takes an exchange with the store.
 func (l *Limiter) Backoff(ctx context.Context, d time.Duration) error {
-	a := l.pool.adjustment(Cost{}, Cost{}, d)
+	p := l.pool
+	a := p.adjustment(Cost{}, Cost{}, d)
 	if err := a.Check(); err != nil {
-		return fmt.Errorf("choked: back off %.64q: %w", l.pool.key, err)
+		return fmt.Errorf("choked: back off %.64q: %w", p.key, err)
 	}
-	l.pool.drop()
-	return l.pool.choke.store.Adjust(ctx, a)
+	if err := p.backoff(ctx, a); err != nil {
+		return fmt.Errorf("choked: back off %.64q: %w", p.key, err)
+	}
+	return nil
 }
 
 // Stats returns the counts of the key in this worker, for all its limiters.

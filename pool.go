@@ -15,7 +15,7 @@ const (
 	settleWithin = 50 * time.Millisecond  // after a lease is used up
 	idleAfter    = 500 * time.Millisecond // a lease goes back, if nobody needs it
 	tick         = 250 * time.Millisecond // how often leases in hand are looked over
-	openFor      = 5 * time.Second        // fail-open callers do not ask again so long after an error
+	spare        = 100 * time.Millisecond // before its end, a lease that is not used up goes back
 	forever      = math.MaxInt64 / 4      // longer than anyone waits
 )
 
@@ -46,20 +46,30 @@ type pool struct {
 	timer  *time.Timer
 
 	pauseUntil int64 // no asking ahead of demand before
-	fullUntil  int64 // a refusal said: no more before
-	openUntil  int64 // the store fails: fail-open callers pass
-	level      Cost  // of the bucket, as of levelAt
+	failing    bool  // the store's last answer was an error: fail-open callers pass
+	refusal    refused
+	heard      bool // level is known
+	level      Cost // of the bucket, as of levelAt
 	levelAt    int64
+	probing    bool // an ask for the level is under way
 	closed     bool
 	stats      Stats
+}
+
+// refused is what the store last refused to a caller who would not wait.
+type refused struct {
+	cost   Cost
+	until  int64 // it may be had
+	recent int64 // until then it is not asked again
 }
 
 // asking is an ask under way.
 type asking struct {
 	bucket.Ask
-	sent   int64
-	forWho *waiter // whose need it is; nil: asked ahead of demand
-	cancel context.CancelFunc
+	sent     int64
+	forWho   *waiter // whose need it is; nil: asked ahead of demand
+	deadline int64   // of the waiter for whom it was made
+	cancel   context.CancelFunc
 }
 
 func newPool(c *Choke, key string, limits Limits) *pool {
@@ -89,28 +99,48 @@ func (p *pool) try(cost Cost) (ok bool, retryAfter time.Duration) {
 	if p.takeLocked(cost) {
 		return true, 0
 	}
-	now := p.choke.clock.Now()
-	if p.closed || now >= p.fullUntil && p.line.len == 0 {
+	if p.closed {
 		return false, 0
 	}
-	p.stats.Refused++
-	return false, max(time.Duration(p.earliest(now, cost)-now), time.Duration(p.fullUntil-now), time.Millisecond)
+	retryAfter = p.later(p.choke.clock.Now(), cost)
+	if retryAfter > 0 {
+		p.stats.Refused++
+	}
+	return false, retryAfter
+}
+
+// later is how long a caller who does not wait has to stay away, as far as is
+// known here. Zero: the store has to be asked.
+func (p *pool) later(now int64, cost Cost) time.Duration {
+	sum := p.line.sum.Add(cost)
+	switch {
+	case p.line.last != nil && !p.line.last.atOnce: // it must not overtake
+		return max(time.Duration(p.refilled(now, sum)-now), time.Millisecond)
+	case p.hand.left.Covers(sum): // but it is not ripe
+		return max(time.Duration(p.hand.ripens(now, sum)-now), 1)
+	case now < p.refusal.recent && now < p.refusal.until && cost.Covers(p.refusal.cost):
+		return time.Duration(max(p.refusal.until, p.refilled(now, sum)) - now)
+	}
+	return 0
 }
 
 func (p *pool) takeLocked(cost Cost) bool {
+	if p.line.len > 0 && !cost.IsZero() || p.closed { // nothing may overtake, for it delays nobody
+		return false
+	}
 	now := p.choke.clock.Now()
-	if p.line.len > 0 || p.closed || !p.hand.spend(now, cost) {
+	if !p.hand.spend(now, cost) {
 		return false
 	}
 	p.admitted(cost)
-	if !p.hand.left.Covers(p.low) || p.hand.left.IsZero() {
+	if !p.hand.left.Covers(p.low) || p.hand.usedUp() {
 		p.step(now)
 	}
 	return true
 }
 
 func (p *pool) admitted(cost Cost) {
-	p.demand.taken = p.demand.taken.Add(cost)
+	p.demand.take(cost)
 	p.stats.Admitted++
 	p.stats.Spent = p.stats.Spent.Add(cost)
 }
@@ -128,16 +158,29 @@ func (p *pool) wait(ctx context.Context, w *waiter) error {
 		p.step(now)
 		p.mu.Unlock()
 		return nil
-	case w.failOpen && now < p.openUntil:
+	case w.failOpen && p.failing:
 		p.stats.Opened++
-		p.step(now)
+		p.probe(now)
 		p.mu.Unlock()
 		return nil
-	}
-	if at := p.earliest(now, w.cost); at > w.deadline {
+	case w.deadline <= now:
 		p.stats.Refused++
 		p.mu.Unlock()
-		return &refusal{time.Duration(at - now)}
+		return fmt.Errorf("%w: %w", ErrDeadline, context.DeadlineExceeded)
+	}
+	after := time.Duration(0)
+	if w.atOnce {
+		after = p.later(now, w.cost)
+	} else if at := p.earliest(now, w.cost); at > w.deadline {
+		after = time.Duration(at - now)
+	}
+	if after > 0 {
+		p.stats.Refused++
+		p.mu.Unlock()
+		return &refusal{after}
+	}
+	if p.line.len > 0 && p.ask != nil && w.deadline < forever && !p.heardSince(p.ask.sent) {
+		p.probe(now)
 	}
 	p.line.push(w)
 	p.step(now)
@@ -155,41 +198,107 @@ func (p *pool) wait(ctx context.Context, w *waiter) error {
 		if err := <-w.admitted; err != nil { // the two met
 			return err
 		}
-		p.stats.Admitted--
-		p.refundLocked(now, w.cost)
-	} else if p.ask != nil && p.ask.forWho == w {
-		p.withdrawLocked(now)
+		if w.opened {
+			p.stats.Opened--
+		} else {
+			p.stats.Admitted--
+			p.stats.Spent = p.stats.Spent.Sub(w.cost)
+			p.refundLocked(now, w.cost)
+		}
+	} else if p.ask != nil && p.ask.forWho != nil {
+		// The next keeps the place in the store's line, unless it needs less:
+		// then its turn may be now.
+		if need, next := p.need(); next != nil && need.Covers(p.ask.Need) {
+			p.ask.forWho = next
+		} else if next == nil || p.ask.forWho == w {
+			p.ask.cancel()
+		}
 	}
 	p.step(now)
-	if err := context.Cause(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", ErrDeadline, context.DeadlineExceeded)
+	return ended(ctx)
 }
 
-// withdrawLocked takes back the ask under way, whose waiter is gone, unless the
-// next one needs as much: then it keeps its place in the store's line.
-func (p *pool) withdrawLocked(now int64) {
-	need, w := p.need()
-	if w != nil && need.Covers(p.ask.Need) {
-		p.ask.forWho = w
+// probe asks the store how things stand, without waiting for quota, if it is
+// not being asked already.
+func (p *pool) probe(now int64) {
+	if p.probing || p.failing && now < p.pauseUntil {
 		return
 	}
-	p.ask.cancel()
+	p.probing = true
+	p.stats.Exchanges++
+	sent := now
+	ask := bucket.Ask{
+		Key: p.key, ID: p.choke.leaseID(), Limits: p.limits, Defined: p.defined,
+		Want: p.limits.Limited(Cost{Requests: 1, Tokens: 1}),
+	}
+	p.choke.work.Go(func() {
+		lease, err := p.choke.store.Lease(p.choke.ctx, ask)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.probing = false
+		now := p.choke.clock.Now()
+		switch {
+		case err != nil && p.failing:
+			p.pauseUntil = now + int64(tick)
+			return
+		case err != nil: // the ask for a waiter will tell
+			return
+		}
+		p.failing = false
+		p.hear(now, lease)
+		if lease.OK {
+			p.hand.add(lease, sent, now)
+		}
+		p.hurry(now)
+		p.step(now)
+	})
+}
+
+// hear notes the level that came with an answer.
+func (p *pool) hear(now int64, l Lease) { p.heard, p.level, p.levelAt = true, l.Level, now }
+
+// heardSince reports whether the level is known as of then, or a little before.
+func (p *pool) heardSince(then int64) bool { return p.heard && p.levelAt >= then-int64(hold) }
+
+// hurry turns away those in line who, by the level just heard, wait in vain.
+// The first is for the store to judge.
+func (p *pool) hurry(now int64) {
+	if p.line.first == nil {
+		return
+	}
+	sum := p.line.first.cost
+	for w := p.line.first.next; w != nil; {
+		next := w.next
+		if at := p.refilled(now, sum.Add(w.cost)); at > w.deadline {
+			p.refuse(w, &refusal{time.Duration(at - now)})
+		} else {
+			sum = sum.Add(w.cost)
+		}
+		w = next
+	}
 }
 
 // earliest is when the caller now coming could be admitted, as far as is known:
 // those before it and what the store said last leave it no sooner.
 func (p *pool) earliest(now int64, cost Cost) int64 {
-	if p.line.len == 0 || p.levelAt == 0 {
-		return now // it will be the first to ask: the store knows
+	if p.line.len == 0 || !p.heard {
+		return now // the store knows
 	}
-	need := p.line.sum.Add(cost).Sub(p.hand.left)
-	at := now
+	return p.refilled(now, p.line.sum.Add(cost))
+}
+
+// refilled is when sum will be there by the level last heard; if none was, by
+// an empty bucket's.
+func (p *pool) refilled(now int64, sum Cost) int64 {
+	need := sum.Sub(p.hand.left)
+	level, then, at := p.level, p.levelAt, now
+	if !p.heard {
+		then = now
+	}
 	for u := range bucket.Tokens + 1 {
 		least := int64(math.MaxInt64)
 		for _, r := range p.limits.Of(u) {
-			there := min(p.level.Of(u)+r.In(time.Duration(now-p.levelAt)), r.Burst)
+			there := min(level.Of(u)+r.In(time.Duration(now-then)), r.Burst)
 			least = min(least, int64(r.Span(need.Of(u)-there)))
 		}
 		if least < math.MaxInt64 {
@@ -199,14 +308,16 @@ func (p *pool) earliest(now int64, cost Cost) int64 {
 	return at
 }
 
-// need is what the store has to grant for the first waiter that is not served
-// by what is in hand, ripe or not, and who that is.
+// need is what the store has to grant for the first waiter whom what is in
+// hand, ripe or not, does not serve, and who that is.
+//
+// That is all of its cost. What is left in hand for part of it might be over
+// before the rest comes, and meanwhile serves nobody: it goes back.
 func (p *pool) need() (Cost, *waiter) {
 	var sum Cost
 	for w := p.line.first; w != nil; w = w.next {
-		sum = sum.Add(w.cost)
-		if !p.hand.left.Covers(sum) {
-			return sum.Sub(p.hand.left).Max(Cost{}).Min(w.cost), w
+		if sum = sum.Add(w.cost); !p.hand.left.Covers(sum) {
+			return w.cost, w
 		}
 	}
 	return Cost{}, nil
@@ -225,8 +336,17 @@ func (p *pool) step(now int64) {
 		p.admitted(w.cost)
 		p.line.release(w, nil)
 	}
+	for w := p.line.first; w != nil && w.atOnce && p.hand.left.Covers(w.cost); w = p.line.first {
+		p.refuse(w, &refusal{time.Duration(p.hand.ripens(now, w.cost) - now)})
+	}
 	if p.closed {
 		return
+	}
+	if p.ask != nil && p.ask.forWho != nil && !p.ask.forWho.queued {
+		// It was served by what came back meanwhile. The next takes its place.
+		if _, p.ask.forWho = p.need(); p.ask.forWho == nil {
+			p.ask.cancel()
+		}
 	}
 	p.demand.observe(now)
 	p.look(now)
@@ -243,8 +363,8 @@ func (p *pool) step(now int64) {
 	if w := p.line.first; w != nil {
 		next = min(next, max(p.hand.ripens(now, w.cost), now+int64(50*time.Microsecond)))
 	}
-	if len(p.hand.leases) > 0 {
-		next = min(next, now+int64(tick))
+	for i := range p.hand.leases {
+		next = min(next, max(p.hand.leases[i].closes(), now+int64(50*time.Microsecond)), now+int64(tick))
 	}
 	if p.due > 0 {
 		next = min(next, p.due)
@@ -257,23 +377,37 @@ func (p *pool) step(now int64) {
 // look closes the leases that are used up, over, or needed no more.
 func (p *pool) look(now int64) {
 	before := len(p.done)
-	need := p.line.sum
 	urgent := p.eager
+	served, starved := p.served()
 	p.done = p.hand.shut(p.key, p.done, func(o *open) bool {
-		switch {
-		case o.left.IsZero(), now >= o.expires:
+		if o.left.IsZero() || now >= o.closes() {
 			return true
-		case now-max(o.since, o.ripe) < int64(idleAfter):
-			return false
-		case !p.hand.left.Sub(o.left).Covers(need):
-			return false // someone waits for it
 		}
-		urgent = true
-		return true
+		if part := served.Min(o.left); !part.IsZero() { // someone in line will be served by it
+			served = served.Sub(part)
+			return false
+		}
+		if starved || now-max(o.since, o.ripe) >= int64(idleAfter) {
+			urgent = true
+			return true
+		}
+		return false
 	})
 	if len(p.done) > before {
 		p.reportBy(now, urgent)
 	}
+}
+
+// served is what those in line will take of what is in hand, and whether it
+// leaves someone without.
+func (p *pool) served() (sum Cost, starved bool) {
+	for w := p.line.first; w != nil; w = w.next {
+		if !p.hand.left.Covers(sum.Add(w.cost)) {
+			return sum, true
+		}
+		sum = sum.Add(w.cost)
+	}
+	return sum, false
 }
 
 func (p *pool) reportBy(now int64, urgent bool) {
@@ -295,11 +429,12 @@ func (p *pool) askMore(now int64) {
 	need, who := p.need()
 	want := p.line.sum.Sub(p.hand.left).Max(Cost{})
 	var maxWait time.Duration
+	var deadline int64
 	switch {
 	case who != nil:
 		want = want.Max(p.demand.lease())
-		if !who.atOnce {
-			maxWait = time.Duration(min(who.deadline-now, forever))
+		if deadline = who.deadline; !who.atOnce {
+			maxWait = time.Duration(deadline - now)
 		}
 	case now < p.pauseUntil, p.hand.left.Covers(p.demand.low()):
 		return
@@ -311,7 +446,7 @@ func (p *pool) askMore(now int64) {
 		return
 	}
 	ctx, cancel := context.WithCancel(p.choke.ctx)
-	p.ask = &asking{sent: now, forWho: who, cancel: cancel, Ask: bucket.Ask{
+	p.ask = &asking{sent: now, forWho: who, deadline: deadline, cancel: cancel, Ask: bucket.Ask{
 		Key: p.key, ID: p.choke.leaseID(), Limits: p.limits, Defined: p.defined,
 		Need: need, Want: want, MaxWait: maxWait, Done: p.done,
 	}}
@@ -344,14 +479,17 @@ func (p *pool) answered(ctx context.Context, ask *asking, lease Lease, err error
 	switch {
 	case err != nil && ctx.Err() != nil: // withdrawn
 	case errors.Is(err, ErrCostExceedsBurst) && ask.forWho != nil:
+		p.failing = false
 		p.refuse(ask.forWho, err) // the limits in force are newer than ours, and smaller
 	case err != nil:
 		p.failed(now, err)
 	case !lease.OK:
+		p.failing = false
+		p.hear(now, lease)
 		p.refused(now, ask, lease)
 	default:
-		p.openUntil, p.fullUntil = 0, 0
-		p.level, p.levelAt = lease.Level, now
+		p.failing, p.refusal = false, refused{}
+		p.hear(now, lease)
 		p.hand.add(lease, ask.sent, now)
 	}
 	if err == nil && ask.Need.IsZero() {
@@ -363,17 +501,17 @@ func (p *pool) answered(ctx context.Context, ask *asking, lease Lease, err error
 // refused handles a refusal: for a waiter it is final; asking ahead of demand
 // rests for a while.
 func (p *pool) refused(now int64, ask *asking, lease Lease) {
-	p.level, p.levelAt = lease.Level, now
 	p.pauseUntil = now + int64(min(max(lease.RetryAfter, hold/10), tick))
-	if ask.forWho == nil {
-		return
+	w := ask.forWho
+	if w == nil || !w.queued || ask.deadline < w.deadline {
+		return // made for another who had less time; it is asked again
 	}
-	p.fullUntil = now + int64(min(lease.RetryAfter, hold))
-	p.refuse(ask.forWho, &refusal{lease.RetryAfter})
-	for w := p.line.first; w != nil; w = p.line.first {
-		if !w.atOnce {
-			break
-		}
+	if w.atOnce {
+		until := now + int64(lease.RetryAfter)
+		p.refusal = refused{cost: w.cost, until: until, recent: min(until, now+int64(hold))}
+	}
+	p.refuse(w, &refusal{lease.RetryAfter})
+	for w := p.line.first; w != nil && w.atOnce && w.cost.Covers(ask.Need); w = p.line.first {
 		p.refuse(w, &refusal{lease.RetryAfter})
 	}
 }
@@ -388,11 +526,12 @@ func (p *pool) refuse(w *waiter, err error) {
 // failed handles an error of the store: nothing was decided. Those who wait are
 // told, or pass, as each has chosen.
 func (p *pool) failed(now int64, err error) {
-	p.openUntil = now + int64(openFor)
+	p.failing = true
 	p.pauseUntil = now + int64(tick)
 	for w := p.line.first; w != nil; w = p.line.first {
 		if w.failOpen {
 			p.stats.Opened++
+			w.opened = true
 			p.line.release(w, nil)
 		} else {
 			p.stats.Failed++
@@ -476,15 +615,27 @@ func (p *pool) settle(estimated, actual Cost) {
 	p.step(now)
 }
 
-// drop gives back all that is in hand.
-func (p *pool) drop() {
+// backoff gives back all that is in hand and then makes adjustment a, which
+// empties the bucket: in this order, or what comes back would be there again.
+func (p *pool) backoff(ctx context.Context, a Adjustment) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.done = p.hand.shut(p.key, p.done, func(*open) bool { return true })
+	if p.closed {
+		p.mu.Unlock()
+		return ErrClosed
+	}
+	done := p.hand.shut(p.key, p.done, func(*open) bool { return true })
+	p.done = nil
 	now := p.choke.clock.Now()
 	p.pauseUntil = now + int64(tick)
-	p.reportBy(now, true)
-	p.step(now)
+	p.stats.Exchanges++
+	p.mu.Unlock()
+	if len(done) > 0 {
+		if err := p.choke.store.Settle(ctx, done); err != nil {
+			p.again(done, Cost{})
+			return err
+		}
+	}
+	return p.choke.store.Adjust(ctx, a)
 }
 
 // close turns the callers in line away and withdraws the ask under way.
@@ -501,9 +652,14 @@ func (p *pool) close() {
 	}
 }
 
-// rest is what a closed pool still has to settle.
-func (p *pool) rest() []Settlement {
+// rest is what a closed pool still has to report.
+func (p *pool) rest() ([]Settlement, *Adjustment) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.hand.shut(p.key, p.done, func(*open) bool { return true })
+	done := p.hand.shut(p.key, p.done, func(*open) bool { return true })
+	if p.owed.IsZero() && p.unused.IsZero() {
+		return done, nil
+	}
+	a := p.adjustment(p.unused, p.owed, 0)
+	return done, &a
 }

@@ -6,6 +6,7 @@ type waiter struct {
 	deadline int64 // by the worker's clock
 	atOnce   bool  // takes the first answer, does not wait for quota
 	failOpen bool
+	opened   bool       // admitted without quota, by failOpen
 	admitted chan error // nil: it may go
 
 	prev, next *waiter

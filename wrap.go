@@ -58,7 +58,9 @@ func WrapUsage[In, Out any](l *Limiter, call func(context.Context, In) (Out, err
 		switch {
 		case err == nil:
 			if tokens, ok := used(out); ok {
-				err = l.Settle(cost, Cost{Requests: cost.Requests, Tokens: tokens})
+				// A usage that cannot be leaves the estimate spent. The caller
+				// has its reply all the same.
+				_ = l.Settle(cost, Cost{Requests: cost.Requests, Tokens: tokens})
 			}
 		case errors.As(err, &slow) && slow.RetryAfter() > 0:
 			err = errors.Join(err, l.Backoff(ctx, min(slow.RetryAfter(), maxBackoff)))

@@ -20,10 +20,14 @@ type Clock struct {
 	apart atomic.Int64 // wall minus monotonic time since start, when last looked at
 	slept atomic.Int64 // suspended since start
 	base  int64        // suspended before start
+
+	suspended func() int64 // how long the machine has been suspended since it booted
 }
 
 // New returns a clock that starts at zero.
-func New() *Clock { return &Clock{start: time.Now(), base: suspended()} }
+func New() *Clock {
+	return &Clock{start: time.Now(), base: suspended(), suspended: suspended}
+}
 
 // Distorted returns a clock whose reading is f of the true one, for tests of
 // what drifting clocks do.
@@ -43,7 +47,7 @@ func (c *Clock) Now() int64 {
 	mono := int64(t.Sub(c.start))
 	wall := t.UnixNano() - c.start.UnixNano()
 	if d := wall - mono - c.apart.Load(); d > step || d < -step {
-		c.slept.Store(suspended() - c.base)
+		c.sleptAtLeast(c.suspended() - c.base)
 		c.apart.Store(wall - mono)
 	}
 	now := mono + c.slept.Load()
@@ -51,6 +55,33 @@ func (c *Clock) Now() int64 {
 		now = c.rate(now)
 	}
 	return now
+}
+
+// sleptAtLeast keeps the latest of what callers at the same time have found:
+// the clock must not run back for any of them.
+func (c *Clock) sleptAtLeast(ns int64) {
+	for old := c.slept.Load(); ns > old && !c.slept.CompareAndSwap(old, ns); {
+		old = c.slept.Load()
+	}
+}
+
+// between is the time by which clock b is ahead of clock a. They are read one
+// after the other, again if something came in between.
+func between(a, b func() (int64, error)) int64 {
+	var ahead int64
+	for range 10 {
+		a1, err1 := a()
+		b1, err2 := b()
+		a2, err3 := a()
+		if err1 != nil || err2 != nil || err3 != nil {
+			return 0
+		}
+		ahead = max(b1-a2, 0)
+		if a2-a1 < step/10 {
+			break
+		}
+	}
+	return ahead
 }
 
 // Since returns the time from the instant start, as [Clock.Now] gave it.

@@ -7,9 +7,13 @@ import "golang.org/x/sys/unix"
 // which package time reads, does not.
 func suspended() int64 {
 	const uptimeRaw = 8
-	var all, awake unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &all) != nil || unix.ClockGettime(uptimeRaw, &awake) != nil {
-		return 0
+	return between(reader(uptimeRaw), reader(unix.CLOCK_MONOTONIC))
+}
+
+func reader(clock int32) func() (int64, error) {
+	return func() (int64, error) {
+		var ts unix.Timespec
+		err := unix.ClockGettime(clock, &ts)
+		return ts.Nano(), err
 	}
-	return all.Nano() - awake.Nano()
 }

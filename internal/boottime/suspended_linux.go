@@ -3,10 +3,12 @@ package boottime
 import "golang.org/x/sys/unix"
 
 // suspended is how long the machine has been suspended since it booted.
-func suspended() int64 {
-	var boot, mono unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil || unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono) != nil {
-		return 0
+func suspended() int64 { return between(reader(unix.CLOCK_MONOTONIC), reader(unix.CLOCK_BOOTTIME)) }
+
+func reader(clock int32) func() (int64, error) {
+	return func() (int64, error) {
+		var ts unix.Timespec
+		err := unix.ClockGettime(clock, &ts)
+		return ts.Nano(), err
 	}
-	return boot.Nano() - mono.Nano()
 }

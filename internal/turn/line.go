@@ -57,11 +57,11 @@ type Line struct {
 
 // queue is the asks in line for one key.
 type queue struct {
-	key      string
-	waiting  []*Entry // by place
-	settling bool     // what is to be decided first may free quota that view does not show yet
-	wake     int64    // when to look at it again
-	heap     int      // its place among wakes; -1: none
+	key     string
+	waiting []*Entry // by place
+	unsure  bool     // what is to be decided first may free or take quota, and view does not show it yet
+	wake    int64    // when to look at it again
+	heap    int      // its place among wakes; -1: none
 }
 
 // New returns an empty line for the buckets that view shows: nil for one that
@@ -86,7 +86,7 @@ func (l *Line) Add(now int64, op bucket.Op, reply func(Answer)) *Entry {
 	e.deadline = now + int64(min(max(a.MaxWait, 0), math.MaxInt64/4))
 	l.enqueue(e)
 	for i := range a.Done {
-		e.key.settling = e.key.settling || a.Done[i].Key == a.Key
+		e.key.unsure = e.key.unsure || a.Done[i].Key == a.Key
 		l.Add(now, &a.Done[i], func(Answer) {})
 	}
 	l.setWake(e.key, now)
@@ -126,7 +126,7 @@ func (l *Line) freed(op bucket.Op) {
 		key = op.Key
 	}
 	if q := l.keys[key]; q != nil {
-		q.settling = false
+		q.unsure = false
 		l.setWake(q, 0)
 	}
 }
@@ -164,9 +164,14 @@ func (l *Line) Take(now int64, most int) []*Entry {
 	} else {
 		l.ready = nil
 	}
+	for _, e := range batch {
+		if a, ok := e.Op.(*bucket.Adjustment); ok && l.keys[a.Key] != nil {
+			l.keys[a.Key].unsure = true
+		}
+	}
 	for len(batch) < most && len(l.wakes) > 0 && l.wakes[0].wake <= now {
 		q := l.wakes[0]
-		batch = l.pick(now, q, batch)
+		batch = l.pick(now, q, batch, most)
 		if len(q.waiting) == 0 {
 			l.setWake(q, math.MaxInt64)
 			delete(l.keys, q.key)
@@ -194,11 +199,17 @@ func (l *Line) Resolve(now int64, e *Entry, r bucket.Result) {
 		return
 	}
 	if r.Err == nil && !r.Grant.OK && e.state == taken && !e.ask.Need.IsZero() && now < e.deadline {
-		// Someone was faster. It goes back to its place.
+		// Someone was faster, or it was tried on the chance. It goes back to
+		// its place, and is judged by what the bucket shows now.
 		e.state = waiting
 		l.enqueue(e)
-		l.setWake(e.key, min(e.key.wake, now+int64(r.Grant.RetryAfter), e.deadline))
+		l.setWake(e.key, now)
 		return
+	}
+	if b := l.view(e.ask.Key); r.Err == nil && !r.Grant.OK && b != nil {
+		// The bucket says when it could promise. Who does not wait has no use
+		// for a promise.
+		r.Grant.RetryAfter = max(r.Grant.RetryAfter, b.Refill(now, e.ask.Need, false))
 	}
 	if r.Grant.OK && e.state == withdrawn {
 		l.Add(now, &bucket.Settlement{Key: e.ask.Key, ID: e.ask.ID}, func(Answer) {})

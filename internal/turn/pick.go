@@ -6,20 +6,32 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// pick appends to batch those in q whose turn it is at now, answers those who
-// would wait in vain, and sets when to look again.
+// pick appends to batch, up to most entries in all, those in q whose turn it is
+// at now, answers those who would wait in vain, and sets when to look again.
 //
 // Nobody overtakes: the first who cannot be served keeps all behind it waiting.
-func (l *Line) pick(now int64, q *queue, batch []*Entry) []*Entry {
-	r := round{now: now, bucket: l.view(q.key), settling: q.settling, wake: math.MaxInt64}
+func (l *Line) pick(now int64, q *queue, batch []*Entry, most int) []*Entry {
+	if len(q.waiting) == 0 { // all have been cancelled
+		l.setWake(q, math.MaxInt64)
+		return batch
+	}
+	r := round{now: now, bucket: l.view(q.key), unsure: q.unsure, wake: math.MaxInt64}
 	if r.bucket == nil || r.bucket.Idle(now) {
 		a := q.waiting[0].ask
 		r.bucket = bucket.New(&a.Limits, a.Defined)
 	}
-	r.fair = shared(r.bucket, q)
-	q.settling = false
+	r.room = r.bucket.Room(now)
+	fair := shared(r.bucket, q)
+	r.chunk = fair.chunk()
+	r.share = fair.share(r.room)
+	q.unsure = false
 	kept := q.waiting[:0]
-	for _, e := range q.waiting {
+	for i, e := range q.waiting {
+		if len(batch) >= most {
+			kept = append(kept, q.waiting[i:]...)
+			r.wake = now
+			break
+		}
 		verdict, want := r.judge(e)
 		switch verdict {
 		case serve:
@@ -50,13 +62,15 @@ const (
 
 // round is one look along a queue.
 type round struct {
-	now      int64
-	bucket   *bucket.Bucket
-	fair     fairness
-	settling bool        // the bucket is about to get back more than it shows
-	before   bucket.Cost // for those before: what they are granted in this round, or wait for
-	blocked  bool        // someone before waits
-	wake     int64
+	now     int64
+	bucket  *bucket.Bucket
+	room    bucket.Cost // at the start
+	share   bucket.Cost // a holder's part of room: the same for all, whoever comes first
+	chunk   bucket.Cost
+	unsure  bool        // the bucket is about to hold something else than it shows
+	before  bucket.Cost // for those before: what they are granted in this round, or wait for
+	blocked bool        // someone before waits
+	wake    int64
 }
 
 // judge says what becomes of e, the next in the queue, and when it is served,
@@ -66,29 +80,29 @@ func (r *round) judge(e *Entry) (verdict, bucket.Cost) {
 	if r.bucket.Holds(a.ID) || r.bucket.Limits().Fits(a.Need) != nil || a.Limits.Fits(a.Need) != nil {
 		return serve, a.Want.Max(a.Need) // granted before, or hopeless: the bucket knows
 	}
-	room := r.bucket.Room(r.now).Sub(r.before)
-	want := bucket.Share(a.Need, a.Want.Max(a.Need), r.fair.share(room)).Max(a.Need)
+	room := r.room.Sub(r.before)
+	want := bucket.Share(a.Need, a.Want.Max(a.Need), r.share).Max(a.Need)
 	if a.Need.IsZero() || r.now >= e.deadline { // it may not wait, or not any longer
-		if r.blocked || want.IsZero() || !room.Covers(a.Need) && !r.settling {
+		if r.blocked || want.IsZero() || !room.Covers(a.Need) && !r.unsure {
 			return refuse, want
 		}
-		r.before = r.before.Add(want.Min(room))
+		r.before = r.before.Add(want.Min(room).Max(bucket.Cost{}))
 		return serve, want
 	}
 	need := r.before.Add(a.Need)
-	if !r.settling && int64(r.bucket.Refill(r.now, need, false)) > e.deadline-r.now {
+	if !r.unsure && int64(r.bucket.Refill(r.now, need, false)) > e.deadline-r.now {
 		return refuse, want
 	}
-	if !r.blocked && !r.settling {
-		r.await(need, r.before.Add(a.Want.Min(r.fair.chunk()).Max(a.Need)), room.Covers(a.Need))
+	if !r.blocked && !r.unsure {
+		r.await(need, r.before.Add(a.Want.Min(r.chunk).Max(a.Need)), room.Covers(a.Need))
 	}
 	if r.blocked {
 		r.before = need
 		return keep, want
 	}
-	// With settlements under way only one is tried, on the chance: more would
-	// be refused by the bucket out of turn.
-	r.blocked, r.settling = r.settling, false
+	// As long as the bucket is unsure only one is tried, on the chance: of more
+	// it might refuse one and serve the next.
+	r.blocked, r.unsure = r.unsure, false
 	r.before = r.before.Add(want.Min(room).Max(a.Need))
 	return serve, want
 }

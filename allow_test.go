@@ -1,0 +1,166 @@
+package choked
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// allow asks for c, and no time passes.
+func (s *scene) allow(c Cost) Verdict {
+	s.Helper()
+	before := s.now()
+	v, err := s.Allow(s.Context(), c)
+	require.NoError(s, err)
+	require.Equal(s, before, s.now(), "Allow waited for quota")
+	if v.OK {
+		require.Zero(s, v.RetryAfter)
+	} else {
+		require.Positive(s, v.RetryAfter)
+	}
+	return v
+}
+
+// Whoever comes again when it was told to, is admitted if nobody else came.
+func TestAllowTellsWhenToComeAgain(t *testing.T) {
+	for _, tt := range []struct {
+		name, requests, tokens string
+		spend, cost            Cost
+		after                  time.Duration
+	}{
+		{"a unit a second", "1/s burst 3", "", requests(3), requests(1), second},
+		{"several at once", "1/s burst 3", "", requests(3), requests(3), 3 * second},
+		{"strict spacing", "50/s burst 1", "", requests(1), requests(1), 20 * time.Millisecond},
+		{"a slow limit", "10/h", "", requests(10), requests(2), 12 * time.Minute},
+		{"tokens bind", "50/s", "600/m", Cost{Requests: 1, Tokens: 600}, Cost{Requests: 1, Tokens: 100}, 10 * second},
+		{"two rates on one unit", "20/s,60/m", "", requests(20), requests(20), second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			play(t, tt.requests, tt.tokens, func(s *scene) {
+				s.spend(tt.spend)
+				v := s.allow(tt.cost)
+				require.False(s, v.OK)
+				assert.InDelta(s, tt.after, v.RetryAfter, float64(tt.after/25+settleWithin))
+				time.Sleep(v.RetryAfter)
+				assert.True(s, s.allow(tt.cost).OK)
+			})
+		})
+	}
+}
+
+func TestAllowNeverOvertakes(t *testing.T) {
+	play(t, "1/s burst 3", "", func(s *scene) {
+		s.spend(requests(3))
+		time.Sleep(2*second + second/10)
+		large := s.wait(s.Context(), requests(3)) // 2 are there, it waits for the third
+		v := s.allow(requests(1))
+		assert.False(s, v.OK)
+		assert.InDelta(s, 2*second, v.RetryAfter, float64(second/5), "one for the waiter, one for the caller")
+		s.admittedAt(large, 3*second)
+	})
+}
+
+// Nobody who does not wait stands behind one who does, also when both come
+// while the store is being asked.
+func TestAllowNeverQueues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		local := NewLocal()
+		defer local.Close()
+		c := New(far{local, 20 * time.Millisecond})
+		defer c.Close()
+		l, err := c.Limiter("k", MustLimits("1/m burst 3", ""), nil)
+		require.NoError(t, err)
+		require.NoError(t, l.Wait(t.Context(), requests(2)))
+
+		ctx, cancel := context.WithCancel(t.Context())
+		go l.Wait(ctx, requests(3)) // for two minutes
+		synctest.Wait()
+		began := time.Now()
+		v, err := l.Allow(t.Context(), requests(1))
+		require.NoError(t, err)
+		assert.False(t, v.OK)
+		assert.LessOrEqual(t, time.Since(began), 40*time.Millisecond)
+		cancel()
+		time.Sleep(second) // the far store takes its time to hear of it
+	})
+}
+
+// Those who come together, and before anything is in hand, are served together.
+func TestAllowBesideAllow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		local := NewLocal()
+		defer local.Close()
+		c := New(far{local, 20 * time.Millisecond})
+		defer c.Close()
+		l, err := c.Limiter("k", MustLimits("1/m burst 5", ""), nil)
+		require.NoError(t, err)
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		ok := 0
+		began := time.Now()
+		for range 8 {
+			wg.Go(func() {
+				v, err := l.Allow(t.Context(), requests(1))
+				mu.Lock()
+				defer mu.Unlock()
+				if assert.NoError(t, err) && v.OK {
+					ok++
+				}
+			})
+		}
+		wg.Wait()
+		assert.Equal(t, 5, ok, "of 8, from a burst of 5")
+		assert.LessOrEqual(t, time.Since(began), 100*time.Millisecond, "a few round trips")
+	})
+}
+
+// A refusal of much does not stand for a refusal of little.
+func TestAllowOfLessThanWasRefused(t *testing.T) {
+	play(t, "1/m burst 5", "", func(s *scene) {
+		s.spend(requests(3))
+		assert.False(s, s.allow(requests(4)).OK)
+		assert.True(s, s.allow(requests(2)).OK)
+		assert.False(s, s.allow(requests(1)).OK)
+	})
+}
+
+func TestAllowBeyondTheLimitMakesNoExchanges(t *testing.T) {
+	play(t, "10/m", "", func(s *scene) {
+		s.spend(requests(10))
+		require.False(s, s.allow(requests(1)).OK)
+		before := s.spy.exchanges()
+		for range 1000 {
+			require.False(s, s.allow(requests(1)).OK)
+		}
+		assert.Equal(s, before, s.spy.exchanges())
+		assert.EqualValues(s, 1001, s.Stats().Refused)
+	})
+}
+
+func TestAllowIsBoundedByItsContext(t *testing.T) {
+	play(t, "10/m", "", func(s *scene) {
+		s.spy.onLease = func(ctx context.Context, _ Ask) (Lease, error) {
+			<-ctx.Done()
+			return Lease{}, ctx.Err()
+		}
+		v, err := s.Allow(within(s.T, second), requests(1))
+		assert.ErrorIs(s, err, context.DeadlineExceeded)
+		assert.False(s, v.OK)
+		assert.Equal(s, second, s.now())
+	})
+}
+
+func TestAllowTellsTheStoresError(t *testing.T) {
+	play(t, "10/m", "", func(s *scene) {
+		broken := errors.New("disk on fire")
+		s.spy.fail(broken)
+		_, err := s.Allow(s.Context(), requests(1))
+		assert.ErrorIs(s, err, broken)
+	})
+}

@@ -1,0 +1,173 @@
+package choked
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func tokens(n int64) Cost { return Cost{Tokens: n} }
+
+// A lease that is used up and not reported yet is reported smaller.
+func TestRefundBeforeTheReport(t *testing.T) {
+	play(t, "", "1000/h", func(s *scene) {
+		s.spend(tokens(600))
+		require.NoError(s, s.Settle(tokens(600), tokens(100)))
+		time.Sleep(settleWithin)
+		synctest.Wait()
+		require.Len(s, s.spy.settled, 1)
+		assert.Equal(s, tokens(100), s.spy.settled[0].Spent)
+		assert.Empty(s, s.spy.adjusted)
+		assert.Len(s, s.spy.asks, 1)
+		s.spend(tokens(900))
+	})
+}
+
+// In an open lease what was estimated too much is spent again on the spot.
+func TestRefundInHandServesTheNextInLine(t *testing.T) {
+	play(t, "", "1000/h", func(s *scene) {
+		s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
+			a.Want = tokens(1000) // as if demand had been high
+			return s.spy.Store.Lease(ctx, a)
+		}
+		s.spend(tokens(900)) // 100 are left in hand
+		s.spy.onLease = nil
+		require.Equal(s, tokens(100), s.Stats().Leased)
+		w := s.wait(within(s.T, time.Hour), tokens(100))
+		require.True(s, w.returned())
+		w = s.wait(within(s.T, 2*time.Hour), tokens(300))
+		require.False(s, w.returned())
+		require.NoError(s, s.Settle(tokens(900), tokens(500)))
+		s.admittedAt(w, 0)
+	})
+}
+
+// What the store has been told already is corrected by an adjustment.
+func TestRefundByAdjustment(t *testing.T) {
+	play(t, "", "1000/h", func(s *scene) {
+		s.spend(tokens(900))
+		time.Sleep(second)
+		require.NoError(s, s.Settle(tokens(900), tokens(200)))
+		require.NoError(s, s.Settle(tokens(0), tokens(0)))
+		time.Sleep(settleWithin)
+		synctest.Wait()
+		require.Len(s, s.spy.adjusted, 1)
+		assert.Equal(s, tokens(700), s.spy.adjusted[0].Return)
+		s.spend(tokens(800))
+	})
+}
+
+func TestChargeBecomesDebt(t *testing.T) {
+	play(t, "", "3600/h", func(s *scene) {
+		s.spend(tokens(3600))
+		time.Sleep(second)
+		require.NoError(s, s.Settle(tokens(3600), tokens(3660)))
+		time.Sleep(settleWithin)
+		synctest.Wait()
+		require.Len(s, s.spy.adjusted, 1)
+		assert.Equal(s, tokens(60), s.spy.adjusted[0].Charge)
+		s.admittedAt(s.wait(s.Context(), tokens(1)), 61*second)
+	})
+}
+
+func TestChargeIsTakenFromTheHandFirst(t *testing.T) {
+	play(t, "", "1000/h", func(s *scene) {
+		s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
+			a.Want = tokens(500)
+			return s.spy.Store.Lease(ctx, a)
+		}
+		s.spend(tokens(100))
+		require.NoError(s, s.Settle(tokens(100), tokens(300)))
+		assert.Equal(s, tokens(200), s.Stats().Leased)
+		time.Sleep(5 * second)
+		assert.Empty(s, s.spy.adjusted)
+		var spent Cost
+		for _, d := range s.spy.settled {
+			spent = spent.Add(d.Spent)
+		}
+		assert.Equal(s, tokens(300), spent)
+	})
+}
+
+// After an error nobody knows whether the store has made an adjustment. To
+// charge twice keeps the bound, to return twice would not.
+func TestAfterAnErrorChargesAreRepeatedAndReturnsAreNot(t *testing.T) {
+	play(t, "100/h", "1000/h", func(s *scene) {
+		s.spend(Cost{Requests: 10, Tokens: 100})
+		time.Sleep(second)
+		s.spy.onAdjust = func(Adjustment) error { return errors.New("no route to host") }
+		require.NoError(s, s.Settle(Cost{Requests: 10, Tokens: 100}, Cost{Requests: 4, Tokens: 150}))
+		time.Sleep(3 * tick)
+		s.spy.onAdjust = nil
+		time.Sleep(10 * second)
+		synctest.Wait()
+		require.Greater(s, len(s.spy.adjusted), 1)
+		assert.Equal(s, requests(6), s.spy.adjusted[0].Return)
+		for _, a := range s.spy.adjusted {
+			assert.Equal(s, tokens(50), a.Charge)
+		}
+		for _, a := range s.spy.adjusted[1:] {
+			assert.Zero(s, a.Return)
+		}
+		assert.Less(s, len(s.spy.adjusted), 6, "when it has arrived there is silence")
+	})
+}
+
+func TestSettleTellsWhatCannotBe(t *testing.T) {
+	play(t, "100/h", "1000/h", func(s *scene) {
+		assert.ErrorContains(s, s.Settle(tokens(-1), tokens(1)), "want 0 to")
+		assert.ErrorContains(s, s.Settle(tokens(1), tokens(-1)), "want 0 to")
+		time.Sleep(second)
+		assert.Zero(s, s.spy.exchanges())
+	})
+}
+
+// pupil is an estimator that learns.
+type pupil struct{ seen [][2]int64 }
+
+func (*pupil) Estimate(any) (int64, error) { return 100, nil }
+func (p *pupil) Observe(estimated, actual int64) {
+	p.seen = append(p.seen, [2]int64{estimated, actual})
+}
+
+func TestEstimatorsLearnFromSettles(t *testing.T) {
+	play(t, "100/h", "1000/h", func(s *scene) {
+		var p pupil
+		l, err := s.choke.Limiter("k", s.Limits(), &p)
+		require.NoError(s, err)
+		cost, err := l.Estimate("hello")
+		require.NoError(s, err)
+		require.Equal(s, Cost{Requests: 1, Tokens: 100}, cost)
+		require.NoError(s, l.Wait(s.Context(), cost))
+		require.NoError(s, l.Settle(cost, Cost{Requests: 1, Tokens: 130}))
+		require.NoError(s, l.Settle(cost, Cost{})) // it was not made: nothing to learn
+		assert.Equal(s, [][2]int64{{100, 130}}, p.seen)
+	})
+}
+
+// The provider says 429. What comes back from the hand comes back before the
+// bucket is emptied, not after.
+func TestBackoff(t *testing.T) {
+	play(t, "100/s", "", func(s *scene) {
+		s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
+			a.Want = requests(100)
+			return s.spy.Store.Lease(ctx, a)
+		}
+		s.spend(requests(1))
+		s.spy.onLease = nil
+		require.Equal(s, requests(99), s.Stats().Leased)
+		require.NoError(s, s.Backoff(s.Context(), 10*second))
+		assert.Zero(s, s.Stats().Leased)
+		other := s.worker()
+		require.NoError(s, other.Wait(s.Context(), requests(1)))
+		assert.GreaterOrEqual(s, s.now(), 10*second)
+		assert.Less(s, s.now(), 11*second)
+
+		assert.ErrorContains(s, s.Backoff(s.Context(), -second), "empty for")
+	})
+}
