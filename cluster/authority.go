@@ -28,6 +28,8 @@ const maxBatch = 4096
 type authority struct {
 	raft    *raft.Raft
 	replica *replica
+	line    *turn.Line
+	table   *bucket.Table // while it is viewed
 
 	mu    sync.Mutex
 	inbox []message
@@ -57,7 +59,9 @@ const (
 )
 
 func newAuthority(r *raft.Raft, replica *replica) *authority {
-	return &authority{raft: r, replica: replica, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	a := &authority{raft: r, replica: replica, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	a.line = turn.New(func(key string) *bucket.Bucket { return a.table.Get(key) })
+	return a
 }
 
 // submit has op decided. reply is called once, on the authority's goroutine,
@@ -99,8 +103,6 @@ func (a *authority) receive() []message {
 // run decides until done is closed or leadership is lost.
 func (a *authority) run(done <-chan struct{}) {
 	defer close(a.ended)
-	var table *bucket.Table // while viewed
-	line := turn.New(func(key string) *bucket.Bucket { return table.Get(key) })
 	timer := time.NewTimer(math.MaxInt64)
 	defer timer.Stop()
 	var batch []*turn.Entry
@@ -115,18 +117,14 @@ func (a *authority) run(done <-chan struct{}) {
 		}
 		for lost == nil {
 			now := a.replica.now()
-			a.accept(line, now)
-			a.replica.View(func(t *bucket.Table) {
-				table = t
-				batch = line.Take(now, maxBatch)
-				table = nil
-			})
+			a.accept(now)
+			a.view(func() { batch = a.line.Take(now, maxBatch) })
 			if len(batch) == 0 {
 				break
 			}
-			lost = a.decide(line, now, batch)
+			lost = a.decide(now, batch)
 		}
-		if next := line.Next(); next < math.MaxInt64 {
+		if next := a.line.Next(); next < math.MaxInt64 {
 			timer.Reset(time.Duration(next - a.replica.now()))
 		} else {
 			timer.Stop()
@@ -136,34 +134,43 @@ func (a *authority) run(done <-chan struct{}) {
 	a.over = true
 	a.mu.Unlock()
 	now := a.replica.now()
-	a.accept(line, now)
-	if errors.Is(lost, errNotLeader) {
-		line.Fail(now, batch, errNotLeader)
-		return
-	}
-	for _, e := range batch {
-		line.Resolve(now, e, bucket.Result{Err: errUnclear})
-	}
-	line.Fail(now, nil, errNotLeader)
+	a.accept(now)
+	a.view(func() {
+		if errors.Is(lost, errUnclear) {
+			for _, e := range batch {
+				a.line.Resolve(now, e, bucket.Result{Err: errUnclear})
+			}
+		}
+		a.line.Fail(now, batch, errNotLeader)
+	})
+}
+
+// view calls f, which may use the line, with the buckets held still.
+func (a *authority) view(f func()) {
+	a.replica.View(func(t *bucket.Table) {
+		a.table = t
+		f()
+		a.table = nil
+	})
 }
 
 // accept moves what has arrived into the line.
-func (a *authority) accept(line *turn.Line, now int64) {
+func (a *authority) accept(now int64) {
 	for _, m := range a.receive() {
 		switch m.kind {
 		case submit:
 			req, reply := m.req, m.reply
-			req.entry = line.Add(now, req.op, func(answer turn.Answer) {
+			req.entry = a.line.Add(now, req.op, func(answer turn.Answer) {
 				req.granted = answer.Grant.OK
 				reply(answer)
 			})
 		case cancel:
-			line.Cancel(m.req.entry)
+			a.line.Cancel(m.req.entry)
 			if ask, ok := m.req.op.(*bucket.Ask); ok && m.req.granted {
-				line.Add(now, &bucket.Settlement{Key: ask.Key, ID: ask.ID}, func(turn.Answer) {})
+				a.line.Add(now, &bucket.Settlement{Key: ask.Key, ID: ask.ID}, func(turn.Answer) {})
 			}
 		case abandon:
-			line.Drop(m.req.entry)
+			a.line.Drop(m.req.entry)
 		}
 	}
 }
@@ -171,7 +178,7 @@ func (a *authority) accept(line *turn.Line, now int64) {
 // decide commits batch as one entry stamped now and gives each its result. An
 // error ends this leadership: errNotLeader if the entry surely was not
 // proposed.
-func (a *authority) decide(line *turn.Line, now int64, batch []*turn.Entry) error {
+func (a *authority) decide(now int64, batch []*turn.Entry) error {
 	entry := fsm.Entry{At: now, Ops: make([]bucket.Op, len(batch))}
 	for i, e := range batch {
 		entry.Ops[i] = e.Op
@@ -187,8 +194,10 @@ func (a *authority) decide(line *turn.Line, now int64, batch []*turn.Entry) erro
 	if !ok || len(results) != len(batch) { // an entry that this node wrote and cannot read
 		return errUnclear
 	}
-	for i, e := range batch {
-		line.Resolve(now, e, results[i])
-	}
+	a.view(func() {
+		for i, e := range batch {
+			a.line.Resolve(now, e, results[i])
+		}
+	})
 	return nil
 }
