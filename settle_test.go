@@ -85,6 +85,7 @@ func TestChargeIsTakenFromTheHandFirst(t *testing.T) {
 		require.NoError(s, s.Settle(tokens(100), tokens(300)))
 		assert.Equal(s, tokens(200), s.Stats().Leased)
 		time.Sleep(5 * second)
+		synctest.Wait()
 		assert.Empty(s, s.spy.adjusted)
 		var spent Cost
 		for _, d := range s.spy.settled {
@@ -103,7 +104,7 @@ func TestAfterAnErrorChargesAreRepeatedAndReturnsAreNot(t *testing.T) {
 		s.spy.onAdjust = func(Adjustment) error { return errors.New("no route to host") }
 		require.NoError(s, s.Settle(Cost{Requests: 10, Tokens: 100}, Cost{Requests: 4, Tokens: 150}))
 		time.Sleep(3 * tick)
-		s.spy.onAdjust = nil
+		s.spy.fail(nil)
 		time.Sleep(10 * second)
 		synctest.Wait()
 		require.Greater(s, len(s.spy.adjusted), 1)
@@ -123,6 +124,7 @@ func TestSettleTellsWhatCannotBe(t *testing.T) {
 		assert.ErrorContains(s, s.Settle(tokens(-1), tokens(1)), "want 0 to")
 		assert.ErrorContains(s, s.Settle(tokens(1), tokens(-1)), "want 0 to")
 		time.Sleep(second)
+		synctest.Wait()
 		assert.Zero(s, s.spy.exchanges())
 	})
 }
