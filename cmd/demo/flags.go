@@ -88,7 +88,7 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 		cost := choked.Cost{Requests: 1, Tokens: biased(countTokens(p), o.bias)}
 		share, _ := shareOf(o)
 		if err := share.Fits(share.Limited(cost)); err != nil {
-			return o, fmt.Errorf("the prompt %.40q can never be sent: %w", p, err)
+			return o, fmt.Errorf("the prompt \"%.40s…\" can never be sent: %w", p, err)
 		}
 	}
 	return o, nil

@@ -34,6 +34,7 @@ type job struct {
 // status is how a worker stands.
 type status struct {
 	Ready     bool   // its store is complete
+	Sent      int64  // calls, admitted
 	Leads     bool   // it is the leader of the store
 	Leader    string // as far as it knows
 	Waiting   int    // callers

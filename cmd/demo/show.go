@@ -197,8 +197,8 @@ func (d *demo) take(e event) error {
 	if d.end > 0 {
 		return nil // who leads while all leave is of no interest
 	}
-	if p.status.Ready && !before.Ready && p.incarnation > 1 {
-		d.say("%s is back", p.name)
+	if p.status.Sent > 0 && before.Sent == 0 && p.incarnation > 1 {
+		d.say("%s is back, and served", p.name)
 	}
 	if p.status.Error != before.Error {
 		d.say("%s: %.160s", p.name, p.status.Error)

@@ -28,6 +28,7 @@ type summary struct {
 	// all windows W, in units, as far as it is proved; Suspect is the same if
 	// each admission is taken at the instant at which its caller learnt of it.
 	Over    float64 `json:"over"`
+	OverOf  string  `json:"over_of,omitempty"` // the limit
 	Suspect float64 `json:"suspect"`
 
 	// Use is the part that was admitted of what the tightest limit allowed,
@@ -65,10 +66,13 @@ func (d *demo) sum() summary {
 	slices.Sort(waits)
 	s.WaitP50, s.WaitP99, s.WaitMax = millis(waits, 0.5), millis(waits, 0.99), millis(waits, 1)
 	s.Jain = round(history.Jain(each), 4)
-	excess := history.Check(d.records, d.limits)
-	s.Over, s.Suspect = round(max(excess.Proved, 0), 3), round(max(excess.Suspect, 0), 3)
 	for u := range bucket.Tokens + 1 {
 		for _, r := range d.limits.Of(u) {
+			excess := history.CheckRate(d.records, u, r)
+			if over := round(excess.Proved, 3); over > s.Over {
+				s.Over, s.OverOf = over, fmt.Sprintf("%v %v", u, r)
+			}
+			s.Suspect = max(s.Suspect, round(excess.Suspect, 3))
 			if use, from := useOf(d.records, u, r, d.start, d.end); use >= s.Use {
 				s.Use, s.Of, s.Spent = use, fmt.Sprintf("%v %v", u, r), time.Duration(from-d.start).Seconds()
 			}
@@ -120,9 +124,17 @@ func (s summary) print(out io.Writer) {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(out, "  %-10s"+format+"\n", append([]any{name}, args...)...)
 	}
-	line("admitted", "%d calls, %d tokens", s.Admitted, s.Tokens)
+	if s.Store == "none" {
+		line("sent", "%d calls, %d tokens: nothing holds them back, so each counts as admitted", s.Admitted, s.Tokens)
+	} else {
+		line("admitted", "%d calls, %d tokens", s.Admitted, s.Tokens)
+	}
 	line("refused", "%d by the provider (429; it grants burst + rate · W and %v of the rate)", s.Refused, tolerance)
-	line("over", "%v units above burst + rate · W, in the worst window (suspected: %v)", s.Over, s.Suspect)
+	if s.Over > 0 {
+		line("over", "%v units above burst + rate · W of %s, in the worst window", s.Over, s.OverOf)
+	} else {
+		line("over", "0 units above burst + rate · W, in any window (suspected: %v)", s.Suspect)
+	}
 	line("use", "%.1f%% of %s, from second %.1f, when the burst was spent", 100*s.Use, s.Of, s.Spent)
 	line("fairness", "%.4f between workers (Jain's index)", s.Jain)
 	line("waits", "half below %.0f ms, 99%% below %.0f ms, longest %.0f ms", s.WaitP50, s.WaitP99, s.WaitMax)

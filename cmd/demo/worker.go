@@ -36,6 +36,7 @@ type worker struct {
 	client  *client
 	prompts []string
 
+	sent   atomic.Int64 // calls, admitted
 	failed atomic.Int64
 	mu     sync.Mutex
 	err    error // the last
@@ -175,6 +176,7 @@ func (w *worker) send(ctx context.Context, p *prompt) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
+	w.sent.Add(1)
 	// It is admitted: let it go through although the worker is to stop.
 	return w.client.post(context.WithoutCancel(ctx), p.text)
 }
@@ -200,7 +202,7 @@ func (w *worker) tell(ctx context.Context, out *json.Encoder) {
 }
 
 func (w *worker) status() status {
-	s := status{Ready: w.home.ready(), Failed: w.failed.Load()}
+	s := status{Ready: w.home.ready(), Sent: w.sent.Load(), Failed: w.failed.Load()}
 	s.Leader, s.Leads, _ = w.home.leader()
 	if w.limiter != nil {
 		stats := w.limiter.Stats()
