@@ -21,7 +21,7 @@ import (
 
 const (
 	tellEvery = 200 * time.Millisecond // status
-	leaveIn   = 10 * time.Second       // after the end of input; then the process just ends
+	leaveIn   = 10 * time.Second       // after the end of input, or the process just ends
 )
 
 // worker is what one process of the fleet does: callers that send prompts, each
@@ -70,6 +70,8 @@ func work(in io.Reader, out, logs io.Writer) int {
 }
 
 func (w *worker) run(orders *bufio.Reader, out *json.Encoder) (err error) {
+	ended := make(chan struct{})
+	defer close(ended)
 	if w.prompts, err = loadPrompts(w.job.Prompts); err != nil {
 		return err
 	}
@@ -96,15 +98,17 @@ func (w *worker) run(orders *bufio.Reader, out *json.Encoder) (err error) {
 
 	ctx, stop := context.WithCancel(context.Background())
 	begin := make(chan struct{})
-	go func() { // ends with the input, and so with the parent
+	go func() { // ends after the input, and so after the parent
 		if _, err := orders.ReadBytes('\n'); err == nil {
 			close(begin)
 			io.Copy(io.Discard, orders)
 		}
 		stop()
-		// With the parent gone there is nobody to wait for a store that cannot
-		// be left.
-		time.AfterFunc(leaveIn, func() { os.Exit(1) })
+		select {
+		case <-ended:
+		case <-time.After(leaveIn): // nobody waits for a store that cannot be left
+			os.Exit(1)
+		}
 	}()
 
 	var callers, others sync.WaitGroup
