@@ -73,7 +73,6 @@ type load struct {
 	dur              time.Duration
 	think            time.Duration
 	tokens           func() int64
-	open             bool
 }
 
 func (ld load) run(t *testing.T) ([]admission, []Stats) {

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // identity is who this node is, for as long as it keeps its log. A node that
@@ -94,7 +95,7 @@ func openBolt(path string) (store *raftboltdb.BoltStore, err error) {
 		}
 	}()
 	store, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: time.Second}})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("log %s is in use by another process", path)
 	}
 	if err != nil {

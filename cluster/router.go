@@ -27,7 +27,6 @@ type router struct {
 	searching bool
 	changed   chan struct{} // closed, and replaced, when there may be a leader
 	why       error         // of the last search
-	hint      string        // address of the leader, as somebody said
 }
 
 // leader returns who decides, waiting for one until the instant given.

@@ -137,7 +137,7 @@ func (w *crowd) hold(i int, h habit, need bucket.Cost) {
 		if done = nil; err != nil {
 			if w.until(w.Now()) { // else it was cancelled as the rule ended
 				w.mu.Lock()
-				w.errs = append(w.errs, fmt.Errorf("Lease: %w", err))
+				w.errs = append(w.errs, fmt.Errorf("lease: %w", err))
 				w.mu.Unlock()
 			}
 			return

@@ -325,8 +325,8 @@ func (p *Port) CloseKind(kind Kind) {
 
 func cut(conns []net.Conn) {
 	for _, c := range conns {
-		if c, ok := c.(*Conn); ok {
-			c.cut()
+		if stream, ok := c.(*Conn); ok {
+			stream.cut()
 		} else {
 			c.Close()
 		}
