@@ -29,6 +29,7 @@ type Bucket struct {
 
 	out    Cost   // leased and neither settled nor expired
 	leases []held // in the order in which they expire
+	lows   lows   // nil in a copy that only looks ahead
 }
 
 type held struct {
@@ -41,7 +42,7 @@ type held struct {
 // New returns a full bucket with the given limits, which it keeps and shares.
 func New(limits *Limits, defined int64) *Bucket {
 	n := len(limits.Requests) + len(limits.Tokens)
-	return &Bucket{limits: limits, defined: defined, tats: make([]int64, n)}
+	return &Bucket{limits: limits, defined: defined, tats: make([]int64, n), lows: make(lows, 0, n)}
 }
 
 // Limits returns the limits in force.
@@ -152,7 +153,7 @@ func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 		if !promise {
 			first = a.Want.Min(Cost{1, 1})
 		}
-		return Grant{RetryAfter: max(b.wait(now, first, promise), 1), Level: b.level(now)}, nil
+		return Grant{RetryAfter: max(b.wait(now, first, promise), 1), Level: b.level(now), At: now}, nil
 	}
 	l := held{id: a.ID, granted: give}
 	last := now
@@ -187,7 +188,7 @@ func Share(need, want, room Cost) Cost {
 
 // grant describes lease l as of now.
 func (b *Bucket) grant(now int64, l *held) Grant {
-	g := Grant{OK: true, Granted: l.granted, TTL: time.Duration(l.expiry - now), Level: b.level(now)}
+	g := Grant{OK: true, Granted: l.granted, TTL: time.Duration(l.expiry - now), Level: b.level(now), At: now}
 	for _, d := range l.drips {
 		if d.Ready -= time.Duration(now); d.Ready > 0 {
 			g.Drips = append(g.Drips, d)
@@ -201,44 +202,53 @@ func (b *Bucket) grant(now int64, l *held) Grant {
 func (b *Bucket) room(now int64, promise bool) Cost {
 	room := unlimited
 	b.rates(func(i int, u Unit, r Rate) {
-		d := now + r.fill() - max(b.tats[i], now)
-		if promise {
-			d += int64(r.Horizon())
-		}
+		d := now + r.fill() - max(b.tats[i], now) + r.ahead(promise)
 		n := min(r.in(max(d, 0)), r.Burst-b.out.Of(u))
 		room = room.with(u, max(min(room.Of(u), n), 0))
 	})
 	return room
 }
 
+// ahead is how far ahead of its refill an ask may reach. Without a promise that
+// is nothing but what rounding takes: where a unit is no whole number of
+// nanoseconds, what is out and what is asked for, each rounded up, may together
+// be 2ns longer than the whole bucket, whose last unit nobody could have then.
+func (r Rate) ahead(promise bool) int64 {
+	switch {
+	case promise:
+		return int64(r.Horizon())
+	case int64(r.Per)%r.N != 0:
+		return 2
+	}
+	return 0
+}
+
 func (b *Bucket) refill(now int64, need Cost, promise bool) time.Duration {
 	var wait int64
 	b.rates(func(i int, u Unit, r Rate) {
 		if n := need.Of(u); n > 0 {
-			d := later(max(b.tats[i], now), r.span(n)) - r.fill() - now
-			if promise {
-				d -= int64(r.Horizon())
-			}
-			wait = max(wait, d)
+			wait = max(wait, later(max(b.tats[i], now), r.span(n))-r.fill()-now-r.ahead(promise))
 		}
 	})
 	return time.Duration(wait)
 }
 
 func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
-	wait := b.refill(now, need, promise)
-	b.rates(func(i int, u Unit, r Rate) {
-		if need.Of(u) == 0 {
-			return
+	c := b.at(now)
+	for t := now; ; {
+		at := t + int64(c.refill(t, need, promise))
+		over := false
+		c.rates(func(_ int, u Unit, r Rate) {
+			over = over || need.Of(u) > 0 && c.out.Of(u)+need.Of(u) > r.Burst
+		})
+		if len(c.leases) == 0 || !over && at < c.leases[0].expiry {
+			return time.Duration(at - now)
 		}
-		// Too much may be out: until enough of it has expired.
-		over := b.out.Of(u) + need.Of(u) - r.Burst
-		for j := 0; over > 0 && j < len(b.leases); j++ {
-			over -= b.leases[j].granted.Of(u)
-			wait = max(wait, time.Duration(b.leases[j].expiry-now))
-		}
-	})
-	return wait
+		// Too much is out, or what is out holds the refill back: until a lease
+		// has expired, which may lower the level.
+		t = c.leases[0].expiry
+		c.advance(t)
+	}
 }
 
 // Settle closes lease id: of what it granted, spent is gone and the rest comes
@@ -257,11 +267,17 @@ func (b *Bucket) Settle(now int64, id LeaseID, spent Cost) bool {
 	return true
 }
 
-// Adjust applies a at now: what it returns and charges, then how long it
-// empties the bucket. What is out on leases stays out.
+// Adjust applies a at now: what it returns, as far as that would not have run
+// over meanwhile, what it charges, then how long it empties the bucket. What is
+// out on leases stays out.
 func (b *Bucket) Adjust(now int64, a *Adjustment) {
 	b.advance(now)
-	b.move(now, a.Return.Sub(a.Charge))
+	b.rates(func(i int, u Unit, r Rate) {
+		worth := min(r.back(a.Return.Of(u)), b.lows.since(i, a.Since))
+		b.tats[i] -= worth
+		b.lows.shift(i, worth)
+	})
+	b.move(now, Cost{}.Sub(a.Charge))
 	if a.Empty > 0 {
 		b.rates(func(i int, u Unit, r Rate) {
 			b.tats[i] = max(b.tats[i], later(now+int64(a.Empty), r.fill()))
@@ -305,6 +321,8 @@ func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
 		b.tats[i] = later(now, r.span(debt))
 	})
 	b.clamp(now)
+	b.lows = b.lows[:0]
+	b.rates(func(i int, _ Unit, _ Rate) { b.lows = b.lows.note(i, now, 0) })
 }
 
 // debt is what rate r on unit u takes over from the bucket.
@@ -331,7 +349,7 @@ func (b *Bucket) debt(now int64, u Unit, r Rate) int64 {
 // before. It shares with b what neither changes.
 func (b *Bucket) at(now int64) Bucket {
 	c := *b
-	c.tats = slices.Clone(b.tats)
+	c.tats, c.lows = slices.Clone(b.tats), nil
 	c.advance(now)
 	return c
 }
@@ -342,6 +360,7 @@ func (b *Bucket) at(now int64) Bucket {
 func (b *Bucket) advance(now int64) {
 	for len(b.leases) > 0 && b.leases[0].expiry <= now {
 		b.clamp(b.leases[0].expiry)
+		b.note(b.leases[0].expiry)
 		b.out = b.out.Sub(b.leases[0].granted)
 		b.leases = b.leases[1:]
 	}
@@ -349,6 +368,17 @@ func (b *Bucket) advance(now int64) {
 		b.leases = nil
 	}
 	b.clamp(now)
+	b.note(now)
+}
+
+// note remembers how little the bucket lacks at t, before that grows.
+func (b *Bucket) note(t int64) {
+	if b.lows == nil {
+		return
+	}
+	b.rates(func(i int, u Unit, r Rate) {
+		b.lows = b.lows.note(i, t, max(b.tats[i]-t-r.span(b.out.Of(u)), 0))
+	})
 }
 
 // clamp keeps what is leased in the bucket: at instant t its level plus the

@@ -90,7 +90,13 @@ type Adjustment struct {
 	Limits  Limits // as in [Ask]
 	Defined int64
 
-	Return Cost          // units that were charged and not used
+	// Return is units that were charged after Since and not used. They come back
+	// as far as the bucket would not have run over meanwhile, had they never
+	// been charged. Since is an instant of the store's time, such as [Lease.At]
+	// of an answer that came before the units were spent; zero: the beginning.
+	Return Cost
+	Since  int64
+
 	Charge Cost          // units that were used and not charged; the level may fall below zero
 	Empty  time.Duration // when positive: no new quota for so long (the provider said: retry after)
 }
@@ -139,6 +145,7 @@ type Grant struct {
 
 	RetryAfter time.Duration // when not OK: until Need could be granted if nobody else came
 	Level      Cost          // of the bucket afterwards, below zero when quota is promised ahead
+	At         int64         // the instant of the decision
 }
 
 // Lease is a store's answer to an [Ask], in the time of the one who asked.
@@ -159,6 +166,8 @@ type Lease struct {
 
 	RetryAfter time.Duration
 	Level      Cost
+
+	At int64 // the store's time at the decision
 }
 
 // Lease turns g into the answer to an ask. waited is how long the deciding side
@@ -167,7 +176,7 @@ func (g Grant) Lease(id LeaseID, waited time.Duration) Lease {
 	return Lease{
 		ID: id, OK: g.OK, Granted: g.Granted,
 		ValidFor: holderTime(waited + g.TTL),
-		Drips:    g.Drips, RetryAfter: g.RetryAfter, Level: g.Level,
+		Drips:    g.Drips, RetryAfter: g.RetryAfter, Level: g.Level, At: g.At,
 	}
 }
 

@@ -33,10 +33,12 @@ func mulDivRem(a, b, c int64) (q int64, rem bool) {
 	return int64(quo), r > 0
 }
 
-// later returns t + d, at most the end of time as the store counts it: far
-// enough that nobody waits for it, near enough that sums do not overflow.
+// end is the end of time as a store counts it: far enough that nobody waits for
+// it, near enough that sums do not overflow.
+const end = math.MaxInt64 / 2
+
+// later returns t + d, at most the end of time.
 func later(t, d int64) int64 {
-	const end = math.MaxInt64 / 2
 	if d > end-t {
 		return end
 	}

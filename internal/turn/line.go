@@ -147,6 +147,13 @@ func (l *Line) Cancel(e *Entry) {
 	}
 }
 
+// Drop takes e out of the line without an answer, unless it is being decided.
+func (l *Line) Drop(e *Entry) {
+	if e.state == waiting {
+		l.Cancel(e)
+	}
+}
+
 // Take returns what is worth deciding at now, in order, at the most so many
 // entries. Each is to be resolved, or failed, before the next Take.
 func (l *Line) Take(now int64, most int) []*Entry {

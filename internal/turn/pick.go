@@ -132,6 +132,7 @@ func (r *round) refusal(a *bucket.Ask) bucket.Result {
 	return bucket.Result{Grant: bucket.Grant{
 		RetryAfter: max(r.bucket.Refill(r.now, need, false), r.bucket.Wait(r.now, need), 1),
 		Level:      r.bucket.Level(r.now),
+		At:         r.now,
 	}}
 }
 

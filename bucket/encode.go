@@ -1,0 +1,436 @@
+package bucket
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// The encoding of operations, results and tables, for logs, snapshots and
+// wires. It is varints all the way, without a version of its own: what frames
+// it carries one. Decoding is bounded by the input, allocates no more than in
+// proportion to it, and fails with an error, whatever the bytes.
+
+// Bounds of what is decoded.
+const (
+	maxDone   = 1 << 16
+	maxDrips  = 2 * maxRates
+	maxError  = 1 << 10
+	maxLeases = 1 << 20
+)
+
+// Kinds of operation.
+const (
+	kindAsk = iota + 1
+	kindSettlement
+	kindAdjustment
+)
+
+// AppendOp appends the encoding of op, an *[Ask], *[Settlement] or
+// *[Adjustment], to b.
+func AppendOp(b []byte, op Op) []byte {
+	switch op := op.(type) {
+	case *Ask:
+		b = append(b, kindAsk)
+		b = appendString(b, op.Key)
+		b = appendID(b, op.ID)
+		b = appendLimits(b, op.Limits)
+		b = binary.AppendVarint(b, op.Defined)
+		b = appendCost(b, op.Need)
+		b = appendCost(b, op.Want)
+		b = binary.AppendVarint(b, int64(op.MaxWait))
+		b = binary.AppendUvarint(b, uint64(len(op.Done)))
+		for i := range op.Done {
+			b = appendSettlement(b, &op.Done[i])
+		}
+	case *Settlement:
+		b = append(b, kindSettlement)
+		b = appendSettlement(b, op)
+	case *Adjustment:
+		b = append(b, kindAdjustment)
+		b = appendString(b, op.Key)
+		b = appendLimits(b, op.Limits)
+		b = binary.AppendVarint(b, op.Defined)
+		b = appendCost(b, op.Return)
+		b = binary.AppendVarint(b, op.Since)
+		b = appendCost(b, op.Charge)
+		b = binary.AppendVarint(b, int64(op.Empty))
+	}
+	return b
+}
+
+// ParseOp reads an operation from the front of b and returns what follows it.
+// It does not check the operation.
+func ParseOp(b []byte) (Op, []byte, error) {
+	d := decoder{b: b}
+	var op Op
+	switch kind := d.byte(); kind {
+	case kindAsk:
+		a := &Ask{Key: d.string(MaxKey), ID: d.id(), Limits: d.limits(), Defined: d.varint(), Need: d.cost(), Want: d.cost(),
+			MaxWait: time.Duration(d.varint())}
+		if n := d.count(maxDone, 5); n > 0 {
+			a.Done = make([]Settlement, n)
+			for i := range a.Done {
+				a.Done[i] = d.settlement()
+			}
+		}
+		op = a
+	case kindSettlement:
+		s := d.settlement()
+		op = &s
+	case kindAdjustment:
+		op = &Adjustment{Key: d.string(MaxKey), Limits: d.limits(), Defined: d.varint(), Return: d.cost(), Since: d.varint(), Charge: d.cost(),
+			Empty: time.Duration(d.varint())}
+	default:
+		d.fail("operation of kind %d", kind)
+	}
+	return op, d.b, d.err
+}
+
+// Outcomes of an operation.
+const (
+	outcomeDone = iota
+	outcomeRefused
+	outcomeGranted
+	outcomeError
+	outcomeExceedsBurst
+	outcomeNoQuorum
+	outcomeClosed
+)
+
+// AppendResult appends the encoding of r to b. Of an error it keeps the text
+// and which of this package's errors it wraps.
+func AppendResult(b []byte, r Result) []byte {
+	g := &r.Grant
+	switch {
+	case r.Err != nil:
+		kind := byte(outcomeError)
+		for _, s := range sentinels {
+			if errors.Is(r.Err, s.err) {
+				kind = s.kind
+			}
+		}
+		text := r.Err.Error()
+		return appendString(append(b, kind), text[:min(len(text), maxError)])
+	case g.OK:
+		b = append(b, outcomeGranted)
+		b = appendCost(b, g.Granted)
+		b = binary.AppendVarint(b, int64(g.TTL))
+		b = binary.AppendUvarint(b, uint64(len(g.Drips)))
+		for _, drip := range g.Drips {
+			b = appendDrip(b, drip)
+		}
+	case g.RetryAfter > 0:
+		b = append(b, outcomeRefused)
+		b = binary.AppendVarint(b, int64(g.RetryAfter))
+	default:
+		return append(b, outcomeDone)
+	}
+	return binary.AppendVarint(appendCost(b, g.Level), g.At)
+}
+
+// ParseResult reads a result from the front of b and returns what follows it.
+func ParseResult(b []byte) (Result, []byte, error) {
+	d := decoder{b: b}
+	var r Result
+	switch kind := d.byte(); kind {
+	case outcomeDone:
+	case outcomeRefused:
+		r.Grant = Grant{RetryAfter: time.Duration(d.varint()), Level: d.cost(), At: d.varint()}
+	case outcomeGranted:
+		r.Grant = Grant{OK: true, Granted: d.cost(), TTL: time.Duration(d.varint()), Drips: d.drips(), Level: d.cost(), At: d.varint()}
+	case outcomeError:
+		r.Err = errors.New(d.string(maxError))
+	default:
+		i := slices.IndexFunc(sentinels[:], func(s sentinel) bool { return s.kind == kind })
+		if i < 0 {
+			d.fail("result of kind %d", kind)
+			break
+		}
+		r.Err = &remoteError{d.string(maxError), sentinels[i].err}
+	}
+	return r, d.b, d.err
+}
+
+type sentinel struct {
+	kind byte
+	err  error
+}
+
+var sentinels = [...]sentinel{
+	{outcomeExceedsBurst, ErrCostExceedsBurst}, {outcomeNoQuorum, ErrNoQuorum}, {outcomeClosed, ErrClosed},
+}
+
+// remoteError is an error that was returned elsewhere.
+type remoteError struct {
+	text string
+	is   error
+}
+
+func (e *remoteError) Error() string { return e.text }
+func (e *remoteError) Unwrap() error { return e.is }
+
+// AppendTable appends the encoding of t to b: its time and the buckets that are
+// not idle.
+func AppendTable(b []byte, t *Table) []byte {
+	b = binary.AppendVarint(b, t.now)
+	for key, bucket := range t.buckets {
+		if !bucket.Idle(t.now) {
+			b = appendBucket(appendString(b, key), bucket)
+		}
+	}
+	return appendString(b, "") // no key: the end
+}
+
+// AppendTableSorted is AppendTable with the buckets in the order of their keys,
+// as of the table's time: tables that are equal have equal encodings.
+func AppendTableSorted(b []byte, t *Table) []byte {
+	b = binary.AppendVarint(b, t.now)
+	for _, key := range slices.Sorted(maps.Keys(t.buckets)) {
+		if bucket := t.buckets[key]; !bucket.Idle(t.now) {
+			c := bucket.at(t.now)
+			c.lows = bucket.lows
+			b = appendBucket(appendString(b, key), &c)
+		}
+	}
+	return appendString(b, "")
+}
+
+func appendBucket(b []byte, bucket *Bucket) []byte {
+	b = appendLimits(b, *bucket.limits)
+	b = binary.AppendVarint(b, bucket.defined)
+	for _, tat := range bucket.tats {
+		b = binary.AppendVarint(b, tat)
+	}
+	b = binary.AppendUvarint(b, uint64(len(bucket.lows)))
+	for _, l := range bucket.lows {
+		b = binary.AppendVarint(binary.AppendVarint(append(b, l.rate), l.at), l.least)
+	}
+	b = binary.AppendUvarint(b, uint64(len(bucket.leases)))
+	for i := range bucket.leases {
+		l := &bucket.leases[i]
+		b = appendID(b, l.id)
+		b = appendCost(b, l.granted)
+		b = binary.AppendVarint(b, l.expiry)
+		b = binary.AppendUvarint(b, uint64(len(l.drips)))
+		for _, drip := range l.drips {
+			b = appendDrip(b, drip)
+		}
+	}
+	return b
+}
+
+// ParseTable reads a table from the front of b and returns what follows it.
+func ParseTable(b []byte) (*Table, []byte, error) {
+	d := decoder{b: b}
+	t := NewTable()
+	if t.now = d.varint(); t.now < 0 {
+		d.fail("table of the time %d", t.now)
+	}
+	for d.err == nil {
+		key := d.string(MaxKey)
+		if key == "" {
+			break
+		}
+		if t.buckets[key] != nil {
+			d.fail("key %q twice", key)
+		}
+		t.buckets[key] = d.bucket(t)
+	}
+	if d.err != nil {
+		return nil, nil, d.err
+	}
+	return t, d.b, nil
+}
+
+func (d *decoder) bucket(t *Table) *Bucket {
+	limits := d.limits()
+	if d.err == nil {
+		if err := limits.Check(); err != nil {
+			d.fail("%v", err)
+		}
+	}
+	b := New(t.share(limits), d.varint())
+	for i := range b.tats {
+		b.tats[i] = d.instant()
+	}
+	for range d.count(len(b.tats)*(keptLows+1), 3) {
+		l := low{rate: d.byte(), at: d.instant(), least: d.instant()}
+		if int(l.rate) >= len(b.tats) {
+			d.fail("low of rate %d", l.rate)
+		}
+		b.lows = append(b.lows, l)
+	}
+	n := d.count(maxLeases, 6)
+	if n > 0 {
+		b.leases = make([]held, n)
+	}
+	for i := range b.leases {
+		l := held{id: d.id(), granted: d.cost(), expiry: d.instant(), drips: d.drips()}
+		if err := l.granted.Check(); err != nil {
+			d.fail("lease %v: %v", l.id, err)
+		}
+		if i > 0 && l.expiry < b.leases[i-1].expiry {
+			d.fail("lease %v is out of order", l.id)
+		}
+		b.leases[i] = l
+		b.out = b.out.Add(l.granted)
+	}
+	return b
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func appendID(b []byte, id LeaseID) []byte {
+	return binary.AppendUvarint(binary.BigEndian.AppendUint64(b, id.Holder), id.Seq)
+}
+
+func appendCost(b []byte, c Cost) []byte {
+	return binary.AppendVarint(binary.AppendVarint(b, c.Requests), c.Tokens)
+}
+
+func appendSettlement(b []byte, s *Settlement) []byte {
+	return appendCost(appendID(appendString(b, s.Key), s.ID), s.Spent)
+}
+
+func appendDrip(b []byte, d Drip) []byte {
+	b = append(b, byte(d.Unit))
+	b = binary.AppendVarint(b, int64(d.Ready))
+	b = binary.AppendVarint(b, d.N)
+	return binary.AppendVarint(b, int64(d.Per))
+}
+
+func appendLimits(b []byte, l Limits) []byte {
+	for u := range Tokens + 1 {
+		rs := l.Of(u)
+		b = append(b, byte(len(rs)))
+		for _, r := range rs {
+			b = binary.AppendVarint(b, r.N)
+			b = binary.AppendVarint(b, int64(r.Per))
+			b = binary.AppendVarint(b, r.Burst)
+		}
+	}
+	return b
+}
+
+// decoder reads from the front of b until something is wrong; then it goes on
+// returning zeros.
+type decoder struct {
+	b   []byte
+	err error
+}
+
+func (d *decoder) fail(format string, args ...any) {
+	if d.err == nil {
+		d.err = fmt.Errorf("decode: "+format, args...)
+	}
+	d.b = nil
+}
+
+func (d *decoder) byte() byte {
+	if len(d.b) == 0 {
+		d.fail("the input ends early")
+		return 0
+	}
+	c := d.b[0]
+	d.b = d.b[1:]
+	return c
+}
+
+func (d *decoder) varint() int64 {
+	v, n := binary.Varint(d.b)
+	if n <= 0 {
+		d.fail("no number where one is expected")
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) uvarint() uint64 {
+	v, n := binary.Uvarint(d.b)
+	if n <= 0 {
+		d.fail("no count where one is expected")
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+// count reads how many things follow, each of at least size bytes.
+func (d *decoder) count(most, size int) int {
+	n := d.uvarint()
+	if n > uint64(most) || n > uint64(len(d.b)/size) {
+		d.fail("%d items: more than the input holds", n)
+		return 0
+	}
+	return int(n)
+}
+
+func (d *decoder) string(most int) string {
+	n := d.count(most, 1)
+	s := string(d.b[:n])
+	d.b = d.b[n:]
+	return s
+}
+
+// instant reads a time that sums do not overflow.
+func (d *decoder) instant() int64 {
+	t := d.varint()
+	if t < 0 || t > end {
+		d.fail("instant %d", t)
+		return 0
+	}
+	return t
+}
+
+func (d *decoder) id() LeaseID {
+	if len(d.b) < 8 {
+		d.fail("the input ends early")
+		return LeaseID{}
+	}
+	holder := binary.BigEndian.Uint64(d.b)
+	d.b = d.b[8:]
+	return LeaseID{Holder: holder, Seq: d.uvarint()}
+}
+
+func (d *decoder) cost() Cost { return Cost{Requests: d.varint(), Tokens: d.varint()} }
+
+func (d *decoder) settlement() Settlement {
+	return Settlement{Key: d.string(MaxKey), ID: d.id(), Spent: d.cost()}
+}
+
+func (d *decoder) drips() []Drip {
+	n := d.count(maxDrips, 4)
+	if n == 0 {
+		return nil
+	}
+	drips := make([]Drip, n)
+	for i := range drips {
+		drip := Drip{Unit: Unit(d.byte()), Ready: time.Duration(d.varint()), N: d.varint(), Per: time.Duration(d.varint())}
+		if drip.Unit > Tokens || drip.N < 1 || drip.Per < 1 || drip.Ready < 0 {
+			d.fail("drip %v", drip)
+		}
+		drips[i] = drip
+	}
+	return drips
+}
+
+func (d *decoder) limits() Limits {
+	var l Limits
+	for _, rs := range []*Rates{&l.Requests, &l.Tokens} {
+		n := int(d.byte())
+		if n > maxRates {
+			d.fail("%d rates", n)
+		}
+		for i := 0; i < n && d.err == nil; i++ {
+			*rs = append(*rs, Rate{N: d.varint(), Per: time.Duration(d.varint()), Burst: d.varint()})
+		}
+	}
+	return l
+}

@@ -1,0 +1,88 @@
+package bucket
+
+import (
+	"math"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// Returns are worth what the bucket has lacked at the least since the charge.
+func TestReturnsThatComeLate(t *testing.T) {
+	limits := Limits{Requests: Rates{{10, s, 10}}}
+	b := New(&limits, 1)
+	now := int64(s)
+	spend := func(name string, n int64) {
+		t.Helper()
+		g, err := b.Lease(now, &Ask{ID: idOf(name), Need: Cost{n, 0}})
+		if err != nil || !g.OK || !b.Settle(now, idOf(name), Cost{n, 0}) {
+			t.Fatalf("spend %d: %+v, %v", n, g, err)
+		}
+	}
+	returns := func(since, n, want int64, why string) {
+		t.Helper()
+		before := b.Level(now).Requests
+		b.Adjust(now, &Adjustment{Return: Cost{n, 0}, Since: since})
+		if got := b.Level(now).Requests - before; got != want {
+			t.Errorf("%d returned at %v: worth %d, want %d: %s", n, now, got, want, why)
+		}
+	}
+	spend("a", 8) // the bucket lacks 8
+	first := now
+	now += int64(600 * ms) // and now 2
+	spend("b", 4)          // and now 6
+	second := now
+	returns(0, 9, 0, "it was full in the beginning")
+	returns(first, 8, 2, "all but 2 of the 8 have come back by themselves")
+	returns(first, 8, 0, "those 2 were returned already")
+	returns(second, 3, 3, "nothing has come back since")
+	now += int64(5 * s)
+	spend("c", 5)
+	returns(second, 1, 0, "it was full meanwhile")
+}
+
+// Against the whole history: what is kept never claims more than was lacking,
+// and all of it while little is forgotten.
+func TestLows(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var kept lows
+		var all [2]lows
+		now := int64(0)
+		for range rapid.IntRange(1, 60).Draw(t, "notes") {
+			now += rapid.Int64Range(0, 3).Draw(t, "later")
+			rate := rapid.IntRange(0, 1).Draw(t, "rate")
+			lacking := rapid.Int64Range(0, 20).Draw(t, "lacking")
+			kept = kept.note(rate, now, lacking)
+			all[rate] = append(all[rate], low{now, lacking, uint8(rate)})
+			if n := len(kept); n > 2*keptLows {
+				t.Fatalf("%d are kept of two rates", n)
+			}
+			if rapid.IntRange(0, 9).Draw(t, "shift") == 0 {
+				d := rapid.Int64Range(0, 3).Draw(t, "by")
+				kept.shift(rate, d)
+				for i := range all[rate] {
+					all[rate][i].least = max(all[rate][i].least-d, 0)
+				}
+			}
+			since := rapid.Int64Range(0, now).Draw(t, "since")
+			least := int64(math.MaxInt64)
+			for i, x := range all[rate] {
+				if x.at > since || i == len(all[rate])-1 {
+					least = min(least, x.least)
+				}
+			}
+			got := kept.since(rate, since)
+			if got > least {
+				t.Fatalf("since %d rate %d lacked %d at the least, kept is %d of %v", since, rate, least, got, all[rate])
+			}
+			distinct := map[int64]bool{}
+			for i := range all[rate] {
+				distinct[slices.MinFunc(all[rate][i:], func(a, b low) int { return int(a.least - b.least) }).least] = true
+			}
+			if len(distinct) <= keptLows && len(all[rate]) <= keptLows && got != least {
+				t.Fatalf("since %d rate %d lacked %d at the least, kept is %d though nothing had to be forgotten", since, rate, least, got)
+			}
+		}
+	})
+}

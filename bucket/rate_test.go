@@ -1,0 +1,289 @@
+package bucket
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+func TestParseRate(t *testing.T) {
+	for _, c := range []struct {
+		in   string
+		want Rate
+		out  string // the canonical form
+	}{
+		{"50/s", Rate{50, time.Second, 50}, "50/s"},                         // burst defaults to N
+		{"100000/m", Rate{100000, time.Minute, 100000}, "100000/m"},         // tokens per minute
+		{"10/h", Rate{10, time.Hour, 10}, "10/h"},                           //
+		{"10000/d", Rate{10000, 24 * time.Hour, 10000}, "10000/d"},          // a provider's day
+		{"5/10s", Rate{5, 10 * time.Second, 5}, "5/10s"},                    // a window of several
+		{"5/250ms", Rate{5, 250 * time.Millisecond, 5}, "5/250ms"},          // and of parts
+		{"50/s burst 10", Rate{50, time.Second, 10}, "50/s burst 10"},       // smoother than N at once
+		{"1/s burst 100", Rate{1, time.Second, 100}, "1/s burst 100"},       // or rougher
+		{"50/s burst 50", Rate{50, time.Second, 50}, "50/s"},                // the default need not be said
+		{"100_000/m", Rate{100000, time.Minute, 100000}, "100000/m"},        // grouped digits
+		{"1/s burst 1_000", Rate{1, time.Second, 1000}, "1/s burst 1000"},   // everywhere
+		{" 50 / s ", Rate{50, time.Second, 50}, "50/s"},                     // space around a part means nothing
+		{"50/s\n", Rate{50, time.Second, 50}, "50/s"},                       // as it comes out of a file
+		{"50/sec", Rate{50, time.Second, 50}, "50/s"},                       // the long names, too
+		{"50/second", Rate{50, time.Second, 50}, "50/s"},                    //
+		{"3/min", Rate{3, time.Minute, 3}, "3/m"},                           //
+		{"3/minute", Rate{3, time.Minute, 3}, "3/m"},                        //
+		{"3/hour", Rate{3, time.Hour, 3}, "3/h"},                            //
+		{"3/day", Rate{3, 24 * time.Hour, 3}, "3/d"},                        //
+		{"60/60s", Rate{60, time.Minute, 60}, "60/m"},                       // one spelling for one rate
+		{"1/366d", Rate{1, 366 * 24 * time.Hour, 1}, "1/366d"},              // the longest window
+		{"1000000/ms", Rate{1e6, time.Millisecond, 1e6}, "1000000/ms"},      // the fastest rate: one a nanosecond
+		{"1/d burst 3660", Rate{1, 24 * time.Hour, 3660}, "1/d burst 3660"}, // ten years to fill: the most
+	} {
+		got, err := ParseRate(c.in)
+		if err != nil || got != c.want {
+			t.Errorf("ParseRate(%q) = %+v, %v; want %+v", c.in, got, err, c.want)
+		}
+		if got.String() != c.out {
+			t.Errorf("ParseRate(%q).String() = %q, want %q", c.in, got, c.out)
+		}
+	}
+}
+
+// Every bad rate is refused by an error that quotes it and says what is
+// accepted instead.
+func TestParseRateErrors(t *testing.T) {
+	for _, c := range []struct{ in, names, wants string }{
+		{"", `""`, `want "50/s"`},
+		{"50", `"50"`, `want "50/s"`},                              // no window
+		{"/s", `"/s"`, `want "50/s"`},                              // no count
+		{"50/", `"50/"`, `want "50/s"`},                            // a slash alone
+		{"fifty/s", `"fifty/s"`, `want "50/s"`},                    // not digits
+		{"-5/s", `"-5/s"`, `want "50/s"`},                          // no signs
+		{"+5/s", `"+5/s"`, `want "50/s"`},                          //
+		{"1.5/s", `"1.5/s"`, `want "50/s"`},                        // whole units only
+		{"1e3/s", `"1e3/s"`, `want "50/s"`},                        //
+		{"_/s", `"_/s"`, `want "50/s"`},                            // underscores group, they do not count
+		{"50/fortnight", `"50/fortnight"`, `want "50/s"`},          // unknown window
+		{"50/0s", `"50/0s"`, `want "50/s"`},                        // an empty window
+		{"50/-1s", `"50/-1s"`, `want "50/s"`},                      //
+		{"50/1", `"50/1"`, `want "50/s"`},                          // one what?
+		{"50/s/s", `"50/s/s"`, `want "50/s"`},                      //
+		{"50 per s", `"50 per s"`, `want "50/s"`},                  //
+		{"50/S", `"50/S"`, `want "50/s"`},                          // M would be a month to some
+		{"50/s burst", `"50/s burst"`, `burst 10`},                 // a burst of what?
+		{"50/s burst x", `"50/s burst x"`, `burst 10`},             //
+		{"50/s burst -1", `"50/s burst -1"`, `burst 10`},           //
+		{"50/s burst 0", "burst of 0", "want 1 to"},                // could admit nothing
+		{"0/s", "rate of 0", "want 1 to"},                          // a limit of zero is a mistake
+		{"1000000000001/366d", "1000000000001", "want 1 to"},       // absurd
+		{"99999999999999999999/s", "99999999999999999999", "want"}, // does not fit in 64 bits
+		{"1/367d", `"1/367d"`, "want"},                             // longer than a year
+		{"1/99999999999999999999s", "99999999999999999999s", "want"},
+		{"1/10000000000000000d", "10000000000000000d", "want"},              // would overflow
+		{"1000001/ms", "1000001", "at most one a nanosecond"},               // faster than the clock
+		{"1/d burst 3661", "burst of 3661", "takes more than"},              // never fills
+		{"1/s burst 1000000000001", "burst of 1000000000001", "want 1 to"},  // absurd
+		{strings.Repeat("9", 5000) + "/s", strings.Repeat("9", 60), "50/s"}, // quoted in part
+		{"\x00\xff/s", `"\x00\xff/s"`, `want "50/s"`},                       // quoted, so that a log line survives
+	} {
+		_, err := ParseRate(c.in)
+		if err == nil {
+			t.Errorf("ParseRate(%.40q) is accepted, want an error", c.in)
+			continue
+		}
+		if !strings.Contains(err.Error(), c.names) || !strings.Contains(err.Error(), c.wants) {
+			t.Errorf("ParseRate(%.40q): %q, want it to name %q and say %q", c.in, err, c.names, c.wants)
+		}
+		if len(err.Error()) > 300 {
+			t.Errorf("ParseRate(%.40q): an error of %d bytes, want at most 300", c.in, len(err.Error()))
+		}
+	}
+}
+
+func TestParseLimits(t *testing.T) {
+	m, d := time.Minute, 24*time.Hour
+	for _, c := range []struct {
+		requests, tokens string
+		want             Limits
+		text             string
+	}{
+		{"50/s", "", Limits{Requests: Rates{{50, time.Second, 50}}}, "requests 50/s"},
+		{"", "100000/m", Limits{Tokens: Rates{{100000, m, 100000}}}, "tokens 100000/m"},
+		{"500/m,10000/d", "", Limits{Requests: Rates{{500, m, 500}, {10000, d, 10000}}}, "requests 500/m,10000/d"},
+		{"500/m, 10_000/d burst 9", "1/s", Limits{Rates{{500, m, 500}, {10000, d, 9}}, Rates{{1, time.Second, 1}}},
+			"requests 500/m,10000/d burst 9; tokens 1/s"},
+	} {
+		got, err := ParseLimits(c.requests, c.tokens)
+		if err != nil || !got.Equal(c.want) || got.String() != c.text {
+			t.Errorf("ParseLimits(%q, %q) = %q, %v; want %q", c.requests, c.tokens, got, err, c.text)
+		}
+	}
+	for _, c := range []struct{ requests, tokens, names string }{
+		{"", "", "no limits"},                         // a key without a limit needs no limiter
+		{" ", "\t", "no limits"},                      //
+		{"x", "", "limit on requests"},                // says which of the two
+		{"", "x", "limit on tokens"},                  //
+		{"1/s,", "", "limit on requests"},             // a comma announces another
+		{"1/s,2/s", "", "two of them are per 1s"},     // which one?
+		{"1/m,2/60s", "", "two of them are per 1m0s"}, // the same in other words
+		{"1/s,1/2s,1/3s,1/4s,1/5s,1/6s,1/7s,1/8s,1/9s", "", "at most 8"},
+	} {
+		if _, err := ParseLimits(c.requests, c.tokens); err == nil || !strings.Contains(err.Error(), c.names) {
+			t.Errorf("ParseLimits(%q, %q): %v, want an error that says %q", c.requests, c.tokens, err, c.names)
+		}
+	}
+}
+
+func TestLimitsUnmarshalTextErrors(t *testing.T) {
+	for _, in := range []string{
+		"", ";", "50/s", "requests", "requests 50/s;", "tokens 1/s; tokens 2/s", "bytes 1/s", "requests 50/s tokens 1/s",
+	} {
+		l := Limits{Requests: Rates{{1, time.Second, 1}}}
+		err := l.UnmarshalText([]byte(in))
+		if err == nil || !strings.Contains(err.Error(), "want") {
+			t.Errorf("UnmarshalText(%q): %v, want an error that says what is accepted", in, err)
+		}
+		if len(l.Requests) != 1 {
+			t.Errorf("UnmarshalText(%q) failed and changed the limits to %q", in, l)
+		}
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	limits := Limits{Requests: Rates{{5, time.Second, 5}}}
+	ok := Ask{Key: "k", Limits: limits, Want: Cost{1, 0}}
+	if err := ok.Check(); err != nil {
+		t.Fatalf("a plain ask: %v", err)
+	}
+	with := func(f func(*Ask)) *Ask { a := ok; f(&a); return &a }
+	for _, c := range []struct {
+		op    Op
+		names string
+	}{
+		{with(func(a *Ask) { a.Key = "" }), "key is empty"},
+		{with(func(a *Ask) { a.Key = strings.Repeat("\x00", 513) }), "513 bytes"},
+		{with(func(a *Ask) { a.Limits = Limits{} }), "no limits"},
+		{with(func(a *Ask) { a.Limits = Limits{Tokens: Rates{{}}} }), "limit on tokens: rate of 0"},
+		{with(func(a *Ask) { a.Need.Tokens = -7 }), "-7 tokens"},
+		{with(func(a *Ask) { a.Want.Requests = -7 }), "-7 requests"},
+		{with(func(a *Ask) { a.Want.Requests = MaxUnits + 1 }), "1000000000001 requests"},
+		{with(func(a *Ask) { a.Done = []Settlement{{Key: "k", Spent: Cost{-1, 0}}} }), "-1 requests"},
+		{&Settlement{Key: ""}, "key is empty"},
+		{&Settlement{Key: "k", Spent: Cost{0, -3}}, "-3 tokens"},
+		{&Adjustment{Key: "k", Limits: limits, Return: Cost{-1, 0}}, "-1 requests"},
+		{&Adjustment{Key: "k", Limits: limits, Charge: Cost{0, -1}}, "-1 tokens"},
+		{&Adjustment{Key: "k", Limits: limits, Empty: -time.Second}, "-1s"},
+		{&Adjustment{Key: "k", Limits: limits, Empty: 25 * time.Hour}, "25h"},
+		{&Adjustment{Key: "k"}, "no limits"},
+	} {
+		err := c.op.Check()
+		if err == nil || !strings.Contains(err.Error(), c.names) {
+			t.Errorf("Check of %T: %v, want an error that says %q", c.op, err, c.names)
+		}
+		if r := NewTable().Apply(0, c.op); r.Err == nil {
+			t.Errorf("a table applies %T although %v", c.op, err)
+		}
+	}
+	if err := CheckKey(strings.Repeat("\xff", 512)); err != nil {
+		t.Errorf("a key of 512 arbitrary bytes: %v", err)
+	}
+	if err := limits.Fits(Cost{6, 0}); !errors.Is(err, ErrCostExceedsBurst) ||
+		!strings.Contains(err.Error(), "6 requests") || !strings.Contains(err.Error(), "at most 5") {
+		t.Errorf("a cost of 6 against a burst of 5: %v, want ErrCostExceedsBurst naming both", err)
+	}
+}
+
+// anyRate draws rates of all sizes that pass Check.
+func anyRate() *rapid.Generator[Rate] {
+	return rapid.Custom(func(t *rapid.T) Rate {
+		unit := rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, time.Minute, time.Hour, 24 * time.Hour}).Draw(t, "window")
+		r := Rate{Per: unit * time.Duration(rapid.Int64Range(1, min(int64(maxPer/unit), 5000)).Draw(t, "times"))}
+		size := func(most int64, name string) int64 {
+			// Small numbers, primes and the extremes each find other mistakes.
+			n := rapid.OneOf(rapid.Int64Range(1, 20), rapid.SampledFrom([]int64{1, 3, 7, 50, 997, 999_983, most}),
+				rapid.Int64Range(1, most)).Draw(t, name)
+			return min(n, most)
+		}
+		r.N = size(min(MaxUnits, int64(r.Per)), "n")
+		r.Burst = size(min(MaxUnits, mulDiv(int64(maxFill), r.N, int64(r.Per))), "burst")
+		return r
+	})
+}
+
+func anyLimits() *rapid.Generator[Limits] {
+	rates := rapid.SliceOfNDistinct(anyRate(), 0, 3, func(r Rate) time.Duration { return r.Per })
+	return rapid.Custom(func(t *rapid.T) Limits {
+		l := Limits{Requests: rates.Draw(t, "requests"), Tokens: rates.Draw(t, "tokens")}
+		if l.Check() != nil {
+			l.Requests = Rates{anyRate().Draw(t, "rate")}
+		}
+		return l
+	})
+}
+
+func TestTextRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := anyLimits().Draw(t, "limits")
+		if err := l.Check(); err != nil {
+			t.Fatalf("drawn limits: %v", err)
+		}
+		roundTrip(t, l, new(Limits), func(m *Limits) bool { return l.Equal(*m) })
+		roundTrip(t, l.Requests, new(Rates), func(m *Rates) bool { return m.String() == l.Requests.String() })
+		for _, r := range append(l.Requests, l.Tokens...) {
+			roundTrip(t, r, new(Rate), func(m *Rate) bool { return *m == r })
+		}
+	})
+}
+
+// roundTrip takes v through JSON, which takes the text form.
+func roundTrip[V fmt.Stringer, P any](t *rapid.T, v V, p *P, same func(*P) bool) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatalf("marshal %q: %v", v, err)
+	}
+	if err := json.Unmarshal(b, p); err != nil {
+		t.Fatalf("unmarshal %s: %v", b, err)
+	}
+	if !same(p) {
+		t.Fatalf("%q comes back from %s as %v", v, b, *p)
+	}
+}
+
+// A value that does not pass Check is not written, so that it is not read
+// elsewhere, where the mistake is harder to find.
+func TestMarshalRefusesBadRates(t *testing.T) {
+	for _, v := range []any{Rate{}, Rates{{}}, Limits{}, Rate{1, time.Second, 0}} {
+		if b, err := json.Marshal(v); err == nil {
+			t.Errorf("%#v is written as %s, want an error", v, b)
+		}
+	}
+}
+
+func FuzzLimits(f *testing.F) {
+	for _, s := range []string{
+		"50/s", "requests 50/s; tokens 100000/m", "500/m,10000/d", "50/s burst 10", "5/10s", "1_000/m", "10/h", "/", "1/s burst 0",
+		"requests 1/366d burst 10", "tokens 1000000/ms; requests 1/ms", "9223372036854775808/s", "1/9223372036854775807d",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if rs, err := ParseRates(s); err == nil {
+			if again, err := ParseRates(rs.String()); err != nil || again.String() != rs.String() || len(again) != len(rs) {
+				t.Errorf("ParseRates(%q) = %q, which parses as %q, %v", s, rs, again, err)
+			}
+		}
+		var l, m Limits
+		if l.UnmarshalText([]byte(s)) != nil {
+			return
+		}
+		text, err := l.MarshalText()
+		if err != nil {
+			t.Fatalf("UnmarshalText(%q) gives limits that cannot be written: %v", s, err)
+		}
+		if err := m.UnmarshalText(text); err != nil || !m.Equal(l) {
+			t.Errorf("UnmarshalText(%q) = %q, which reads as %q, %v", s, l, m, err)
+		}
+	})
+}

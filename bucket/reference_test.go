@@ -1,0 +1,333 @@
+package bucket
+
+import (
+	"math"
+	"math/big"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// The reference is the bucket without its two devices: it keeps a level, not an
+// arrival time, and exact fractions, not integers. Rule by rule it is what the
+// design says, and nothing of it is shared with the real one.
+//
+// The two are compared so. The real bucket decides, the reference says whether
+// it would have allowed that, and then follows. Let lag be the time by which
+// the arrival time of a rate in the real bucket lies after the exact one.
+//
+// Claim: 0 ≤ lag ≤ bound, where bound starts at 1ns, and grows by 1ns with each
+// operation that moves units, and with a redefinition becomes that of the worst
+// rate, in units, plus one unit, plus 1ns.
+//
+// Proof. Time charged is rounded up and time given back is rounded down, by
+// less than 1ns each: a move adds 0 to 1ns. A clamp takes the later of the
+// arrival time and t + out·T, of which the second is rounded up by less than
+// 1ns: max(a+lag, b+1) ≤ max(a, b) + max(lag, 1), and rounding up never makes
+// it less. A redefinition rounds what is missing up to whole units, which adds
+// less than one, and that up to a nanosecond. Neither the passing of time nor
+// an expiry rounds anything else; the reference expires a lease at the instant
+// at which the real one does. What caps the arrival time at the end of time
+// caps both.
+//
+// From 0 ≤ lag it follows that the real bucket never has more to give than the
+// exact one. From lag ≤ bound it follows how much it may keep back at the most.
+type reference struct {
+	limits  Limits
+	defined int64
+	at      *big.Rat // the instant that level is for, in nanoseconds
+	rates   []refRate
+	leases  []refLease
+}
+
+type refRate struct {
+	Rate
+	unit  Unit
+	level *big.Rat // units, below zero when promised or owed
+	bound *big.Rat // on lag, in nanoseconds
+}
+
+type refLease struct {
+	id      LeaseID
+	granted Cost
+	expiry  int64
+}
+
+func rat(n int64) *big.Rat         { return new(big.Rat).SetInt64(n) }
+func add(a, b *big.Rat) *big.Rat   { return new(big.Rat).Add(a, b) }
+func sub(a, b *big.Rat) *big.Rat   { return new(big.Rat).Sub(a, b) }
+func mul(a, b *big.Rat) *big.Rat   { return new(big.Rat).Mul(a, b) }
+func quo(a, b *big.Rat) *big.Rat   { return new(big.Rat).Quo(a, b) }
+func least(a, b *big.Rat) *big.Rat { return pick(a.Cmp(b) < 0, a, b) }
+func most(a, b *big.Rat) *big.Rat  { return pick(a.Cmp(b) > 0, a, b) }
+
+func pick(first bool, a, b *big.Rat) *big.Rat {
+	if first {
+		return a
+	}
+	return b
+}
+
+func floor(r *big.Rat) *big.Int { return new(big.Int).Div(r.Num(), r.Denom()) } // Euclidean: down, as the denominator is positive
+
+// unitTime is T = Per/N, in nanoseconds.
+func (r refRate) unitTime() *big.Rat { return big.NewRat(int64(r.Per), r.N) }
+
+func newReference(l Limits, defined int64) *reference {
+	f := &reference{limits: l, defined: defined, at: rat(0)}
+	for u := range Tokens + 1 {
+		for _, r := range l.Of(u) {
+			f.rates = append(f.rates, refRate{Rate: r, unit: u, level: rat(r.Burst), bound: rat(1)})
+		}
+	}
+	return f
+}
+
+func (f *reference) out(u Unit) (n int64) {
+	for _, l := range f.leases {
+		n += l.granted.Of(u)
+	}
+	return n
+}
+
+// advance refills up to now, and at the instants between lets leases expire:
+// their units leave, and the level stays.
+func (f *reference) advance(now int64) {
+	slices.SortStableFunc(f.leases, func(a, b refLease) int { return int(min(max(a.expiry-b.expiry, -1), 1)) })
+	for len(f.leases) > 0 && f.leases[0].expiry <= now {
+		f.refill(f.leases[0].expiry)
+		f.leases = f.leases[1:]
+	}
+	f.refill(now)
+}
+
+func (f *reference) refill(now int64) {
+	dt := sub(rat(now), f.at)
+	f.at = rat(now)
+	for i := range f.rates {
+		r := &f.rates[i]
+		r.level = add(r.level, quo(dt, r.unitTime()))
+	}
+	f.limit()
+}
+
+// limit holds rule 1, level + out ≤ burst, and the end of time.
+func (f *reference) limit() {
+	for i := range f.rates {
+		r := &f.rates[i]
+		r.level = least(r.level, rat(r.Burst-f.out(r.unit)))
+		r.level = most(r.level, sub(rat(r.Burst), quo(sub(rat(math.MaxInt64/2), f.at), r.unitTime())))
+	}
+}
+
+// reach is how far ahead quota may be promised, in nanoseconds.
+func (f *reference) reach(r refRate, promise bool) *big.Rat {
+	if !promise {
+		return rat(2) // as much as rounding may have cost a full bucket
+	}
+	h := most(rat(int64(250*time.Millisecond)), add(r.unitTime(), rat(1)))
+	return least(h, rat(int64(time.Second)))
+}
+
+// fits reports whether n could be granted of every rate. late is taken off the
+// refill of each rate: none, or as much as its bound allows.
+func (f *reference) fits(n Cost, promise bool, late func(refRate) *big.Rat) bool {
+	for _, r := range f.rates {
+		m := n.Of(r.unit)
+		if m == 0 {
+			continue
+		}
+		after := sub(r.level, add(rat(m), quo(late(r), r.unitTime())))
+		if f.out(r.unit)+m > r.Burst || add(mul(after, r.unitTime()), f.reach(r, promise)).Sign() < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// move adds units to the levels, or takes them.
+func (f *reference) move(c Cost) {
+	for i := range f.rates {
+		r := &f.rates[i]
+		r.level = add(r.level, rat(c.Of(r.unit)))
+		r.bound = add(r.bound, rat(1))
+	}
+	f.limit()
+}
+
+func (f *reference) settle(id LeaseID, spent Cost) {
+	if i := slices.IndexFunc(f.leases, func(l refLease) bool { return l.id == id }); i >= 0 {
+		granted := f.leases[i].granted
+		f.leases = slices.Delete(f.leases, i, i+1)
+		f.move(granted.Sub(spent))
+	}
+}
+
+func (f *reference) adjust(a *Adjustment) {
+	f.move(a.Return.Sub(a.Charge))
+	if a.Empty == 0 {
+		return
+	}
+	for i := range f.rates {
+		r := &f.rates[i]
+		// Empty until then; "empty" is what takes a whole number of nanoseconds
+		// to fill, which may be a little less than nothing's fill.
+		fill := new(big.Rat).SetInt(floor(mul(rat(r.Burst), r.unitTime())))
+		r.level = least(r.level, sub(rat(r.Burst), quo(add(rat(int64(a.Empty)), fill), r.unitTime())))
+	}
+	f.limit()
+}
+
+func (f *reference) redefine(l Limits, defined int64) {
+	if defined < f.defined || l.Equal(f.limits) || defined == f.defined && l.String() < f.limits.String() {
+		if l.Equal(f.limits) {
+			f.defined = max(defined, f.defined)
+		}
+		return
+	}
+	next := newReference(l, defined)
+	next.at, next.leases = f.at, f.leases
+	for i := range next.rates {
+		r := &next.rates[i]
+		missing, lag, same := rat(0), rat(0), false
+		for _, old := range f.rates {
+			if old.unit != r.unit {
+				continue
+			}
+			m := sub(rat(old.Burst), old.level)
+			if lag = most(lag, quo(old.bound, old.unitTime())); old.Per == r.Per {
+				missing, same = m, true
+			} else if !same {
+				missing = most(missing, m)
+			}
+		}
+		if !same {
+			missing = least(missing, rat(r.Burst))
+		}
+		r.level = sub(rat(r.Burst), missing)
+		r.bound = add(mul(add(lag, rat(1)), r.unitTime()), rat(1))
+	}
+	*f = *next
+	f.limit()
+}
+
+func TestAgreesWithReference(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		o := newOps(anyLimits().Draw(t, "limits"))
+		b, f := New(&o.limits, 1), newReference(o.limits, 1)
+		length := rapid.IntRange(1, 40).Draw(t, "length")
+		for range length {
+			op := o.next(t, true)
+			before := clone(b)
+			before.advance(o.now)
+			g, err := o.apply(b, op)
+			f.advance(o.now)
+			switch op := op.(type) {
+			case *Ask:
+				asked := slices.ContainsFunc(before.leases, func(l held) bool { return l.id == op.ID })
+				if err == nil && !asked {
+					decide(t, f, op, g)
+				}
+			case settle:
+				f.settle(op.ID, op.Spent)
+			case *Adjustment:
+				f.adjust(op)
+			case redefine:
+				f.redefine(op.limits, op.defined)
+			}
+			compare(t, o.now, b, f)
+		}
+	})
+}
+
+// decide checks g against the reference, which then follows it.
+func decide(t *rapid.T, f *reference, a *Ask, g Grant) {
+	exact := func(refRate) *big.Rat { return new(big.Rat) }
+	slow := func(r refRate) *big.Rat { return add(r.bound, rat(2)) } // 2: what is asked and the burst are rounded, too
+	promise := !a.Need.IsZero()
+	if !g.OK {
+		need := a.Need
+		if !promise {
+			need = a.Want.Min(Cost{1, 1})
+		}
+		if !need.IsZero() && f.fits(need, promise, slow) {
+			t.Fatalf("need %v, want %v: refused, and the reference has it to spare", a.Need, a.Want)
+		}
+		return
+	}
+	switch {
+	case !g.Granted.Covers(a.Need) || !a.Want.Max(a.Need).Covers(g.Granted):
+		t.Fatalf("need %v, want %v: granted %v", a.Need, a.Want, g.Granted)
+	case !f.fits(g.Granted, promise, exact):
+		t.Fatalf("need %v, want %v: granted %v, and the reference has not so much", a.Need, a.Want, g.Granted)
+	}
+	f.leases = append(f.leases, refLease{a.ID, g.Granted, floor(f.at).Int64() + int64(g.TTL)})
+	for i := range f.rates {
+		r := &f.rates[i]
+		r.level = sub(r.level, rat(g.Granted.Of(r.unit)))
+		r.bound = add(r.bound, rat(1))
+		if g.Granted.Of(r.unit) > 0 {
+			ripens(t, r, g)
+		}
+	}
+	f.limit()
+}
+
+// ripens checks that what is below the level is held back until the refill
+// brings it, and that the lease outlives that.
+func ripens(t *rapid.T, r *refRate, g Grant) {
+	ready := most(mul(new(big.Rat).Neg(r.level), r.unitTime()), new(big.Rat))
+	if add(ready, rat(int64(TTL))).Cmp(rat(int64(g.TTL))) > 0 {
+		t.Fatalf("ready in %v, and expires in %v", ready, g.TTL)
+	}
+	x := rapid.Int64Range(0, int64(time.Second)).Draw(t, "then")
+	if i := rapid.IntRange(0, len(g.Drips)).Draw(t, "drip"); i < len(g.Drips) {
+		d := g.Drips[i] // the very instant at which a unit ripens
+		n := rapid.Int64Range(0, d.Unripe(d.Ready)).Draw(t, "units")
+		x = max(int64(d.Ready-d.Until(n)), 0)
+		if d.Unripe(d.Until(n)) > n {
+			t.Fatalf("drip %+v: %v before Ready all but %d should be ripe, and %d are not", d, d.Until(n), n, d.Unripe(d.Until(n)))
+		}
+	}
+	var unripe int64
+	for _, d := range g.Drips {
+		if d.Unit == r.unit {
+			unripe = max(unripe, d.Unripe(d.Ready-time.Duration(x)))
+		}
+	}
+	want := quo(sub(ready, rat(x)), r.unitTime())
+	if rat(unripe).Cmp(want) < 0 {
+		t.Fatalf("%v: %dns after the grant %d are held back, and %v are not there yet", r.Rate, x, unripe, want.FloatString(12))
+	}
+}
+
+func compare(t *rapid.T, now int64, b *Bucket, f *reference) {
+	if !b.Limits().Equal(f.limits) {
+		t.Fatalf("limits %q, want %q", b.Limits(), f.limits)
+	}
+	level, out := b.Level(now), b.Leased(now)
+	for u := range Tokens + 1 {
+		if out.Of(u) != f.out(u) {
+			t.Fatalf("%d %v leased, want %d", out.Of(u), u, f.out(u))
+		}
+		if len(f.limits.Of(u)) == 0 {
+			continue
+		}
+		var high, low *big.Rat
+		for _, r := range f.rates {
+			if r.unit != u {
+				continue
+			}
+			slow := sub(r.level, quo(r.bound, r.unitTime()))
+			if high == nil {
+				high, low = r.level, slow
+			}
+			high, low = least(high, r.level), least(low, slow)
+		}
+		if got := big.NewInt(level.Of(u)); got.Cmp(floor(high)) > 0 || got.Cmp(floor(low)) < 0 {
+			t.Fatalf("level of %d %v, want %v to %v", got, u, low.FloatString(12), high.FloatString(12))
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package bucket
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"reflect"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// entry is an operation at its instant, as a log would hold it.
+type entry struct {
+	at int64
+	op Op
+}
+
+// anyLog draws operations on a few keys, each under a few limits.
+func anyLog(t *rapid.T) []entry {
+	limits := rapid.SliceOfN(anyLimits(), 1, 3).Draw(t, "limits")
+	o := newOps(limits[0])
+	var log []entry
+	for range rapid.IntRange(1, 40).Draw(t, "length") {
+		key := rapid.SampledFrom([]string{"a", "b", "c\x00\xff"}).Draw(t, "key")
+		l := rapid.SampledFrom(limits).Draw(t, "limits")
+		defined := rapid.Int64Range(1, 3).Draw(t, "defined")
+		switch op := o.next(t, false).(type) {
+		case *Ask:
+			op.Key, op.Limits, op.Defined = key, l, defined
+			if rapid.IntRange(0, 3).Draw(t, "done") == 0 {
+				op.Done = []Settlement{{Key: key, ID: LeaseID{1, rapid.Uint64Range(1, o.last).Draw(t, "id")}, Spent: o.cost(t, 1)}}
+			}
+			log = append(log, entry{o.now, op})
+		case settle:
+			log = append(log, entry{o.now, &Settlement{key, op.ID, op.Spent}})
+		case *Adjustment:
+			op.Key, op.Limits, op.Defined = key, l, defined
+			log = append(log, entry{o.now, op})
+		}
+	}
+	return log
+}
+
+// Two tables that are given the same log give the same answers and hold the
+// same buckets, also when one of them forgets idle buckets all the time.
+func TestTablesAreAFunctionOfTheLog(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		one, two := NewTable(), NewTable()
+		for i, e := range anyLog(t) {
+			a, b := one.Apply(e.at, e.op), two.Apply(e.at, e.op)
+			two.Sweep(math.MaxInt)
+			if !reflect.DeepEqual(a.Grant, b.Grant) || fmt.Sprint(a.Err) != fmt.Sprint(b.Err) {
+				t.Fatalf("entry %d, %T: %+v, %v in one table and %+v, %v in the other", i, e.op, a.Grant, a.Err, b.Grant, b.Err)
+			}
+			if a, b := one.List(), two.List(); !reflect.DeepEqual(a, b) {
+				t.Fatalf("after entry %d, %T: %+v in one table and %+v in the other", i, e.op, a, b)
+			}
+		}
+	})
+}
+
+func TestTable(t *testing.T) {
+	limits := Limits{Requests: Rates{{10, s, 10}}}
+	ask := func(key string, seq uint64, need int64) *Ask {
+		return &Ask{Key: key, ID: LeaseID{1, seq}, Limits: limits, Defined: 1, Need: Cost{need, 0}}
+	}
+	tab := NewTable()
+	if r := tab.Apply(0, ask("k", 1, 8)); r.Err != nil || !r.Grant.OK {
+		t.Fatalf("the first ask: %+v", r)
+	}
+	if r := tab.Apply(0, ask("other", 1, 10)); !r.Grant.OK {
+		t.Errorf("a full bucket beside one of 2: %+v", r)
+	}
+	// What is settled in the same breath is there for the ask.
+	next := ask("k", 2, 7)
+	next.Done = []Settlement{{"k", LeaseID{1, 1}, Cost{3, 0}}}
+	if r := tab.Apply(0, next); !r.Grant.OK || r.Grant.Level.Requests != 0 {
+		t.Errorf("7 of 2 + 5 settled: %+v", r)
+	}
+	// And it is settled although the ask itself cannot be met.
+	last := ask("k", 3, 11)
+	last.Done = []Settlement{{"k", LeaseID{1, 2}, Cost{}}}
+	if r := tab.Apply(0, last); !errors.Is(r.Err, ErrCostExceedsBurst) {
+		t.Errorf("11 of a burst of 10: %+v", r)
+	}
+	if level := tab.Get("k").Level(0).Requests; level != 7 {
+		t.Errorf("after the settlement the level is %d, want 7", level)
+	}
+	// Time that runs backwards refills nothing and takes nothing back.
+	tab.Apply(int64(100*ms), ask("k", 4, 1))
+	if r := tab.Apply(0, ask("k", 5, 1)); tab.Now() != int64(100*ms) || r.Grant.Level.Requests != 6 {
+		t.Errorf("an ask from the past: now %v, %+v", tab.Now(), r)
+	}
+	if list := tab.List(); len(list) != 2 || list[0].Key != "k" || list[1].Key != "other" || list[0].Leases != 2 ||
+		list[0].Leased.Requests != 2 || list[0].Level.Requests != 6 || list[0].Full != 400*ms {
+		t.Errorf("List: %+v", list)
+	}
+	tab.Sweep(math.MaxInt)
+	if tab.Len() != 2 {
+		t.Errorf("a sweep leaves %d buckets of 2 in use", tab.Len())
+	}
+	tab.Apply(int64(time.Hour), ask("third", 1, 1))
+	tab.Sweep(math.MaxInt)
+	if tab.Len() != 1 || tab.Get("k") != nil {
+		t.Errorf("a sweep leaves %d buckets of 1 in use", tab.Len())
+	}
+}
+
+// Settlements of a key that is not there, and limits for more keys than are
+// shared, are nothing special.
+func TestTableForgets(t *testing.T) {
+	tab := NewTable()
+	if r := tab.Apply(0, &Settlement{Key: "k", Spent: Cost{5, 5}}); r.Err != nil || tab.Len() != 0 {
+		t.Errorf("a settlement for no bucket: %+v, and %d buckets", r, tab.Len())
+	}
+	for i := range int64(maxShared + 10) {
+		l := Limits{Requests: Rates{{i + 1, s, 1}}}
+		a := &Ask{Key: fmt.Sprint(i), ID: LeaseID{1, 1}, Limits: l, Need: Cost{1, 0}}
+		if r := tab.Apply(0, a); !r.Grant.OK || !tab.Get(a.Key).Limits().Equal(l) {
+			t.Fatalf("key %d: %+v, limits %v", i, r, tab.Get(a.Key).Limits())
+		}
+	}
+	if len(tab.shared) > maxShared {
+		t.Errorf("%d sets of limits are remembered, want at most %d", len(tab.shared), maxShared)
+	}
+}
+
+// Whatever is applied, a table answers, and grants no more than was asked for
+// and no more than the burst.
+func FuzzTable(f *testing.F) {
+	for seed := range uint64(8) {
+		f.Add(seed, int64(5), int64(1000), int64(3), int64(50), int64(1e9))
+	}
+	f.Add(uint64(1), int64(MaxUnits), int64(math.MaxInt64), int64(-1), int64(math.MinInt64), int64(math.MaxInt64))
+	f.Add(uint64(2), int64(1), int64(maxPer), int64(MaxUnits), int64(MaxUnits), int64(maxFill))
+	f.Fuzz(func(t *testing.T, seed uint64, n, per, burst, units, step int64) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		values := []int64{0, 1, n, burst, units, step, MaxUnits, r.Int64N(1000)}
+		pick := func() int64 { return values[r.IntN(len(values))] }
+		l := Limits{Requests: Rates{{n, time.Duration(per), burst}}, Tokens: Rates{{5, s, 7}}}
+		tab, now := NewTable(), int64(0)
+		for range 50 {
+			now += min(max(step, 0), int64(maxPer)) / int64(1+r.IntN(5)) // some decades in all
+			id := LeaseID{1, r.Uint64N(8)}
+			switch r.IntN(3) {
+			case 0:
+				a := &Ask{Key: "k", ID: id, Limits: l, Defined: pick(), Need: Cost{pick(), pick()}, Want: Cost{pick(), pick()}}
+				b := tab.Get("k") // what is out may come back under a known id
+				known := b != nil && len(b.leases) > 0
+				g := tab.Apply(now, a).Grant
+				if g.OK && !known && (!l.Burst().Covers(g.Granted) || !a.Want.Max(a.Need).Covers(g.Granted) || !g.Granted.Covers(a.Need)) {
+					t.Fatalf("%v, need %v, want %v: granted %v", l, a.Need, a.Want, g.Granted)
+				}
+			case 1:
+				tab.Apply(now, &Settlement{"k", id, Cost{pick(), pick()}})
+			case 2:
+				tab.Apply(now, &Adjustment{Key: "k", Limits: l, Return: Cost{pick(), pick()}, Charge: Cost{pick(), pick()}, Empty: time.Duration(pick())})
+			}
+			if b := tab.Get("k"); b != nil && b.Leased(now).Requests > burst {
+				t.Fatalf("%v: %v out, above the burst", l, b.Leased(now))
+			}
+			tab.List()
+			tab.Sweep(1)
+		}
+	})
+}

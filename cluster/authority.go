@@ -1,0 +1,203 @@
+package cluster
+
+import (
+	"errors"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/fsm"
+	"github.com/choked/choked/internal/turn"
+)
+
+// What becomes of a request when the leader steps down.
+var (
+	errNotLeader = errors.New("choked: not the leader")
+	errUnclear   = errors.New("choked: leadership lost, the request may have been decided or not")
+)
+
+// maxBatch bounds the operations in one log entry.
+const maxBatch = 4096
+
+// authority decides, as long as this node leads: it keeps asks in line, and
+// proposes those whose turn it is. All that arrives while one entry is being
+// committed goes into the next.
+type authority struct {
+	raft    *raft.Raft
+	replica *replica
+	line    *turn.Line
+	table   *bucket.Table // while it is viewed
+
+	mu    sync.Mutex
+	inbox []message
+	wake  chan struct{} // holds one when there is something in the inbox
+	over  bool          // it has stopped reading the inbox
+	ended chan struct{} // closed when it has answered all that it will
+}
+
+// request is an operation that was submitted. Its fields belong to the
+// authority's goroutine.
+type request struct {
+	op      bucket.Op
+	entry   *turn.Entry
+	granted bool
+}
+
+type message struct {
+	kind  uint8
+	req   *request
+	reply func(turn.Answer)
+}
+
+const (
+	submit  = iota
+	cancel  // nobody wants the answer, and nobody asks again: a grant goes back
+	abandon // who asked is gone, and may ask again: do not wait for it
+)
+
+func newAuthority(r *raft.Raft, replica *replica) *authority {
+	a := &authority{raft: r, replica: replica, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	a.line = turn.New(func(key string) *bucket.Bucket { return a.table.Get(key) })
+	return a
+}
+
+// submit has op decided. reply is called once, on the authority's goroutine,
+// unless the request is cancelled: it must not block. An answer's error is
+// errNotLeader if op was not proposed, and errUnclear if it may have been.
+func (a *authority) submit(op bucket.Op, reply func(turn.Answer)) *request {
+	req := &request{op: op}
+	if !a.send(message{submit, req, reply}) {
+		reply(turn.Answer{Result: bucket.Result{Err: errNotLeader}})
+	}
+	return req
+}
+
+func (a *authority) cancel(req *request)  { a.send(message{kind: cancel, req: req}) }
+func (a *authority) abandon(req *request) { a.send(message{kind: abandon, req: req}) }
+
+func (a *authority) send(m message) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.over {
+		return false
+	}
+	a.inbox = append(a.inbox, m)
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+func (a *authority) receive() []message {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	in := a.inbox
+	a.inbox = nil
+	return in
+}
+
+// run decides until done is closed or leadership is lost.
+func (a *authority) run(done <-chan struct{}) {
+	defer close(a.ended)
+	timer := time.NewTimer(math.MaxInt64)
+	defer timer.Stop()
+	var batch []*turn.Entry
+	var lost error
+	for lost == nil {
+		select {
+		case <-done:
+			lost = errNotLeader
+			continue
+		case <-a.wake:
+		case <-timer.C:
+		}
+		for lost == nil {
+			now := a.replica.now()
+			a.accept(now)
+			a.view(func() { batch = a.line.Take(now, maxBatch) })
+			if len(batch) == 0 {
+				break
+			}
+			lost = a.decide(now, batch)
+		}
+		if next := a.line.Next(); next < math.MaxInt64 {
+			timer.Reset(time.Duration(next - a.replica.now()))
+		} else {
+			timer.Stop()
+		}
+	}
+	a.mu.Lock()
+	a.over = true
+	a.mu.Unlock()
+	now := a.replica.now()
+	a.accept(now)
+	a.view(func() {
+		if errors.Is(lost, errUnclear) {
+			for _, e := range batch {
+				a.line.Resolve(now, e, bucket.Result{Err: errUnclear})
+			}
+		}
+		a.line.Fail(now, batch, errNotLeader)
+	})
+}
+
+// view calls f, which may use the line, with the buckets held still.
+func (a *authority) view(f func()) {
+	a.replica.View(func(t *bucket.Table) {
+		a.table = t
+		f()
+		a.table = nil
+	})
+}
+
+// accept moves what has arrived into the line.
+func (a *authority) accept(now int64) {
+	for _, m := range a.receive() {
+		switch m.kind {
+		case submit:
+			req, reply := m.req, m.reply
+			req.entry = a.line.Add(now, req.op, func(answer turn.Answer) {
+				req.granted = answer.Grant.OK
+				reply(answer)
+			})
+		case cancel:
+			a.line.Cancel(m.req.entry)
+			if ask, ok := m.req.op.(*bucket.Ask); ok && m.req.granted {
+				a.line.Add(now, &bucket.Settlement{Key: ask.Key, ID: ask.ID}, func(turn.Answer) {})
+			}
+		case abandon:
+			a.line.Drop(m.req.entry)
+		}
+	}
+}
+
+// decide commits batch as one entry stamped now and gives each its result. An
+// error ends this leadership: errNotLeader if the entry surely was not
+// proposed.
+func (a *authority) decide(now int64, batch []*turn.Entry) error {
+	entry := fsm.Entry{At: now, Ops: make([]bucket.Op, len(batch))}
+	for i, e := range batch {
+		entry.Ops[i] = e.Op
+	}
+	future := a.raft.Apply(entry.Encode(), 0)
+	switch err := future.Error(); {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return errNotLeader
+	case err != nil:
+		return errUnclear
+	}
+	results, ok := future.Response().([]bucket.Result)
+	if !ok || len(results) != len(batch) { // an entry that this node wrote and cannot read
+		return errUnclear
+	}
+	a.view(func() {
+		for i, e := range batch {
+			a.line.Resolve(now, e, results[i])
+		}
+	})
+	return nil
+}

@@ -1,0 +1,310 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/cluster/internal/memnet"
+)
+
+// fleet is workers on a network in memory, in a bubble.
+type fleet struct {
+	t     *testing.T
+	net   *memnet.Net
+	seeds []string
+	nodes map[string]*Node // by IP address
+	log   *slog.Logger
+}
+
+// inBubble runs f with an empty fleet in a bubble of its own, and closes what f
+// leaves open.
+func inBubble(t *testing.T, f func(t *testing.T, c *fleet)) {
+	synctest.Test(t, func(t *testing.T) {
+		level := slog.LevelError
+		if os.Getenv("CHOKED_TEST_LOG") != "" {
+			level = slog.LevelDebug
+		}
+		c := &fleet{
+			t: t, net: memnet.New(1), nodes: make(map[string]*Node),
+			log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+		}
+		defer func() {
+			for _, n := range c.nodes {
+				assert.NoError(t, n.Close())
+			}
+			time.Sleep(time.Minute) // memberlist does not wait for its goroutines
+		}()
+		f(t, c)
+	})
+}
+
+func ip(i int) string { return fmt.Sprintf("10.0.0.%d", i) }
+
+// config is that of worker i, which joins by the fleet's seeds.
+func (c *fleet) config(i int) Config {
+	return Config{
+		Name: fmt.Sprintf("worker-%d", i), Bind: ip(i) + ":7946", Join: c.seeds, Secret: "open sesame",
+		Logger: c.log, network: c.net.Host(ip(i)),
+	}
+}
+
+func (c *fleet) start(cfg Config) *Node {
+	c.t.Helper()
+	n, err := Start(cfg)
+	require.NoError(c.t, err)
+	c.nodes[n.port.Addr()] = n
+	return n
+}
+
+// startThree starts three workers, each of them a seed, and waits until all of
+// them vote.
+func (c *fleet) startThree() []*Node {
+	c.t.Helper()
+	c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
+	var nodes []*Node
+	for i := range 3 {
+		nodes = append(nodes, c.start(c.config(i+1)))
+	}
+	c.await("three voters", func() bool { return c.voters() == 3 })
+	return nodes
+}
+
+// await returns when what holds, within a virtual minute.
+func (c *fleet) await(what string, holds func() bool) {
+	c.t.Helper()
+	for range 6000 {
+		if holds() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	require.Fail(c.t, "it does not come to: "+what)
+}
+
+// leader is the node that decides; nil: none does.
+func (c *fleet) leader() *Node {
+	for _, n := range c.nodes {
+		if n.authority.Load() != nil {
+			return n
+		}
+	}
+	return nil
+}
+
+// voters counts, as the leader sees them.
+func (c *fleet) voters() int {
+	n := c.leader()
+	if n == nil {
+		return 0
+	}
+	votes := 0
+	for _, s := range n.raft.GetConfiguration().Configuration().Servers {
+		if s.Suffrage == 0 {
+			votes++
+		}
+	}
+	return votes
+}
+
+// crash kills the worker without a good-bye.
+func (c *fleet) crash(n *Node) {
+	host := n.port.Addr()
+	delete(c.nodes, host)
+	c.net.Crash(host[:len(host)-len(":7946")])
+	n.Close()
+}
+
+// admissions collects what workers are admitted, for checking.
+type admissions struct {
+	mu  sync.Mutex
+	all []admission
+}
+
+type admission struct {
+	at     time.Time
+	worker string
+	err    error
+}
+
+// spend has callers of a worker over node spend single requests until ctx ends.
+// The function returned waits for their end.
+func (a *admissions) spend(ctx context.Context, t *testing.T, node *Node, limits choked.Limits, callers int) (stop func()) {
+	c := choked.New(node)
+	l, err := c.Limiter("openai", limits, nil)
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				err := l.Wait(ctx, choked.Cost{Requests: 1})
+				a.mu.Lock()
+				a.all = append(a.all, admission{time.Now(), node.cfg.Name, err})
+				a.mu.Unlock()
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+	}
+	return func() {
+		wg.Wait()
+		c.Close()
+	}
+}
+
+// check asserts the bound over every window and returns how many were admitted,
+// by worker, and the longest time without an admission.
+func (a *admissions) check(t *testing.T, r choked.Rate) (by map[string]int, gap time.Duration) {
+	t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	slices.SortFunc(a.all, func(x, y admission) int { return x.at.Compare(y.at) })
+	by = make(map[string]int)
+	var level float64
+	var last time.Time
+	for _, x := range a.all {
+		if x.err != nil {
+			continue
+		}
+		if !last.IsZero() {
+			gap = max(gap, x.at.Sub(last))
+			level = max(0, level-float64(x.at.Sub(last))*float64(r.N)/float64(r.Per))
+		}
+		level, last = level+1, x.at
+		by[x.worker]++
+		require.LessOrEqual(t, level, float64(r.Burst)+1e-6, "over the bound at %v", x.at)
+	}
+	return by, gap
+}
+
+func TestThreeWorkersShareOneLimit(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		var adm admissions
+		limits := choked.MustLimits("50/s", "")
+		var stops []func()
+		for _, n := range nodes {
+			stops = append(stops, adm.spend(ctx, t, n, limits, 8))
+		}
+		for _, stop := range stops {
+			stop()
+		}
+		by, _ := adm.check(t, limits.Requests[0])
+		all := by["worker-1"] + by["worker-2"] + by["worker-3"]
+		assert.GreaterOrEqual(t, float64(all), 0.99*(50+20*50), "of the limit is used")
+		for _, n := range by {
+			assert.InDelta(t, all/3, n, float64(all)/50, "each has its share: %v", by)
+		}
+	})
+}
+
+func TestLeaderCrashes(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		var adm admissions
+		limits := choked.MustLimits("50/s", "")
+		var stops []func()
+		old := c.leader()
+		for _, n := range nodes {
+			if n != old {
+				stops = append(stops, adm.spend(ctx, t, n, limits, 8))
+			}
+		}
+		time.Sleep(5 * time.Second)
+		c.crash(old)
+		for _, stop := range stops {
+			stop()
+		}
+		_, gap := adm.check(t, limits.Requests[0])
+		assert.Less(t, gap, 3*time.Second, "nobody was admitted for so long")
+		assert.NotSame(t, old, c.leader(), "another leads")
+	})
+}
+
+func TestMinorityStopsAndHeals(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		old := c.leader()
+		var rest []string
+		for _, n := range nodes {
+			if n != old {
+				rest = append(rest, n.port.Addr()[:len(n.port.Addr())-5])
+			}
+		}
+		limits := choked.MustLimits("50/s", "")
+		ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+		defer cancel()
+		var adm admissions
+		var stops []func()
+		for _, n := range nodes {
+			stops = append(stops, adm.spend(ctx, t, n, limits, 4))
+		}
+		time.Sleep(5 * time.Second)
+		alone := []string{old.port.Addr()[:len(old.port.Addr())-5]}
+		c.net.Split(alone, rest)
+		time.Sleep(10 * time.Second)
+		c.net.Join(alone, rest)
+		for _, stop := range stops {
+			stop()
+		}
+		by, _ := adm.check(t, limits.Requests[0])
+		noQuorum := 0
+		var last time.Time
+		for _, a := range adm.all {
+			if errors.Is(a.err, choked.ErrNoQuorum) {
+				assert.Equal(t, old.cfg.Name, a.worker, "only the worker that is cut off fails")
+				noQuorum++
+			}
+			if a.worker == old.cfg.Name && a.err == nil {
+				last = a.at
+			}
+		}
+		assert.Positive(t, noQuorum, "the worker that is cut off is told")
+		assert.Less(t, time.Since(last), 5*time.Second, "it is admitted again after the healing: %v", by)
+	})
+}
+
+func TestGrowsAndShrinksGracefully(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946"}
+		first := c.start(c.config(1))
+		ask := func(n *Node, seq uint64) {
+			lease, err := n.Lease(t.Context(), bucket.Ask{
+				Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("1000/s", ""),
+				Need: choked.Cost{Requests: 1}, Want: choked.Cost{Requests: 1}, MaxWait: time.Second,
+			})
+			require.NoError(t, err)
+			require.True(t, lease.OK)
+		}
+		ask(first, 1)
+		c.await("one voter", func() bool { return c.voters() == 1 })
+		for i := 2; i <= 6; i++ {
+			n := c.start(c.config(i))
+			ask(n, uint64(i))
+		}
+		c.await("three of six vote", func() bool { return c.voters() == 3 })
+		for i := 1; i <= 5; i++ {
+			addr := ip(i) + ":7946"
+			n := c.nodes[addr]
+			delete(c.nodes, addr)
+			require.NoError(t, n.Close())
+			ask(c.nodes[ip(6)+":7946"], uint64(10+i))
+		}
+		c.await("the last one votes alone", func() bool { return c.voters() == 1 })
+	})
+}

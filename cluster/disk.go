@@ -1,0 +1,243 @@
+package cluster
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+)
+
+// identity is who this node is, for as long as it keeps its log. A node that
+// lost its log must not be taken for the one that had it: it would vote twice.
+type identity struct {
+	Node    string `json:"node"`
+	Cluster string `json:"cluster,omitempty"` // empty: of none yet
+}
+
+// disk is where a node keeps its log, its snapshots and its identity.
+type disk struct {
+	dir       string // "": in memory
+	logs      raft.LogStore
+	stable    raft.StableStore
+	snapshots raft.SnapshotStore
+	bolt      *raftboltdb.BoltStore // nil in memory
+	guard     *guard
+	fresh     bool // no log was there
+}
+
+const (
+	identityFile = "identity.json"
+	logFile      = "raft.db"
+	keepSnaps    = 2
+)
+
+// openDisk opens dir, which is created if it is not there, and reads who the
+// node is. broken is called once, on any goroutine, when the disk fails later.
+func openDisk(dir string, log hclog.Logger, broken func(error)) (*disk, identity, error) {
+	if dir == "" {
+		store := raft.NewInmemStore()
+		return &disk{logs: store, stable: store, snapshots: raft.NewInmemSnapshotStore(), fresh: true}, identity{Node: newID()}, nil
+	}
+	fail := func(err error) (*disk, identity, error) {
+		return nil, identity{}, fmt.Errorf("dir %q: %w", dir, err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fail(err)
+	}
+	id, known, err := readIdentity(dir)
+	if err != nil {
+		return fail(err)
+	}
+	_, err = os.Stat(filepath.Join(dir, logFile))
+	if fresh := errors.Is(err, os.ErrNotExist); fresh && known && id.Cluster != "" {
+		return fail(fmt.Errorf("the log %s is gone that belongs to %s: restore it, or empty the directory to join as a new member", logFile, identityFile))
+	} else if !fresh && !known {
+		return fail(fmt.Errorf("there is a log %s without %s: restore it, or empty the directory to join as a new member", logFile, identityFile))
+	}
+	d := &disk{dir: dir, fresh: !known, guard: &guard{broken: broken}}
+	if !known {
+		id = identity{Node: newID()}
+		if err := writeIdentity(dir, id); err != nil {
+			return fail(err)
+		}
+	}
+	if d.bolt, err = openBolt(filepath.Join(dir, logFile)); err != nil {
+		return fail(err)
+	}
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnaps, log)
+	if err != nil {
+		return fail(errors.Join(err, d.bolt.Close()))
+	}
+	d.logs = guardedLogs{d.guard, d.bolt}
+	d.stable = guardedStable{d.guard, d.bolt}
+	d.snapshots = snapshots
+	return d, id, nil
+}
+
+// openBolt opens the log. What is not a log makes bbolt return errors, or
+// panic; both end here as an error.
+func openBolt(path string) (store *raftboltdb.BoltStore, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			store, err = nil, fmt.Errorf("log %s is damaged: %v", path, p)
+		}
+	}()
+	store, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: time.Second}})
+	if errors.Is(err, bbolt.ErrTimeout) {
+		return nil, fmt.Errorf("log %s is in use by another process", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("log %s: %w", path, err)
+	}
+	return store, nil
+}
+
+func (d *disk) close() error {
+	if d.bolt == nil {
+		return nil
+	}
+	return d.bolt.Close()
+}
+
+func newID() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+func readIdentity(dir string) (id identity, known bool, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, identityFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return identity{}, false, nil
+	}
+	if err != nil {
+		return identity{}, false, err
+	}
+	if err := json.Unmarshal(b, &id); err != nil || id.Node == "" || len(id.Node) > 64 || len(id.Cluster) > 64 {
+		return identity{}, false, fmt.Errorf("%s is damaged: want a node and a cluster id, have %.100q", identityFile, b)
+	}
+	return id, true, nil
+}
+
+// writeIdentity replaces the file as a whole, and returns when it is on disk.
+func writeIdentity(dir string, id identity) error {
+	b, err := json.Marshal(id)
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(dir, identityFile)
+	f, err := os.Create(name + ".new")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(b, '\n'))
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(name+".new", name); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// guard keeps a failing disk from ending the process. Raft panics when it
+// cannot save its term or read its log, for it must not go on. With a guard it
+// does not go on either: the node is told, and the goroutine that met the error
+// ends there, before anything that rests on the write can leave.
+type guard struct {
+	armed  atomic.Bool // before, while raft starts, errors are returned
+	failed atomic.Bool
+	broken func(error)
+}
+
+func (g *guard) check(what string, err error) error {
+	if err == nil || errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, raftboltdb.ErrKeyNotFound) || !g.armed.Load() {
+		return err
+	}
+	if g.failed.CompareAndSwap(false, true) {
+		g.broken(fmt.Errorf("%s: %w", what, err))
+	}
+	runtime.Goexit()
+	return err
+}
+
+// try runs f, which may panic on a damaged file, under the guard.
+func (g *guard) try(what string, f func() error) error {
+	return g.check(what, func() (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("%v", p)
+			}
+		}()
+		return f()
+	}())
+}
+
+type guardedLogs struct {
+	*guard
+	store *raftboltdb.BoltStore
+}
+
+func (l guardedLogs) FirstIndex() (i uint64, err error) {
+	err = l.try("read log", func() error { i, err = l.store.FirstIndex(); return err })
+	return i, err
+}
+
+func (l guardedLogs) LastIndex() (i uint64, err error) {
+	err = l.try("read log", func() error { i, err = l.store.LastIndex(); return err })
+	return i, err
+}
+
+func (l guardedLogs) GetLog(i uint64, log *raft.Log) error {
+	return l.try("read log", func() error { return l.store.GetLog(i, log) })
+}
+
+func (l guardedLogs) StoreLog(log *raft.Log) error {
+	return l.try("write log", func() error { return l.store.StoreLog(log) })
+}
+
+func (l guardedLogs) StoreLogs(logs []*raft.Log) error {
+	return l.try("write log", func() error { return l.store.StoreLogs(logs) })
+}
+
+func (l guardedLogs) DeleteRange(from, to uint64) error {
+	return l.try("write log", func() error { return l.store.DeleteRange(from, to) })
+}
+
+type guardedStable struct {
+	*guard
+	store *raftboltdb.BoltStore
+}
+
+func (s guardedStable) Set(key, val []byte) error {
+	return s.try("write state", func() error { return s.store.Set(key, val) })
+}
+
+func (s guardedStable) Get(key []byte) (val []byte, err error) {
+	err = s.try("read state", func() error { val, err = s.store.Get(key); return err })
+	return val, err
+}
+
+func (s guardedStable) SetUint64(key []byte, val uint64) error {
+	return s.try("write state", func() error { return s.store.SetUint64(key, val) })
+}
+
+func (s guardedStable) GetUint64(key []byte) (val uint64, err error) {
+	err = s.try("read state", func() error { val, err = s.store.GetUint64(key); return err })
+	return val, err
+}

@@ -1,0 +1,227 @@
+package cluster
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/choked/choked/cluster/internal/wire"
+)
+
+// Member is one worker of the cluster, as gossip tells of it.
+type Member struct {
+	ID     string // unique; a node without Dir has another one each time it starts
+	Name   string // Config.Name
+	Addr   string // host:port
+	Leader bool
+	Voter  bool
+	Sick   bool // its disk has failed: it is a client of the others
+	Self   bool
+
+	leaving bool
+}
+
+// meta is what a node says of itself by gossip.
+type meta struct {
+	Cluster string `json:"c,omitempty"`
+	Name    string `json:"n"`
+	Leader  bool   `json:"l,omitempty"`
+	Voter   bool   `json:"v,omitempty"`
+	Sick    bool   `json:"s,omitempty"`
+	Leaving bool   `json:"x,omitempty"`
+}
+
+// gossip finds the members and notices those that vanish. It only suggests:
+// who votes is decided in the log.
+type gossip struct {
+	list *memberlist.Memberlist
+	poke func() // something has changed
+
+	mu       sync.Mutex
+	id       string
+	self     meta
+	alive    map[string]known // what memberlist told: its own list is not safe to read
+	conflict error            // of another cluster that was met
+}
+
+type known struct {
+	addr string
+	meta meta
+}
+
+func startGossip(id string, self meta, port *wire.Port, cfg Config, poke func()) (*gossip, error) {
+	g := &gossip{id: id, self: self, poke: poke, alive: make(map[string]known)}
+	c := memberlist.DefaultLANConfig()
+	c.Name = id
+	c.Transport = port.Gossip()
+	c.Keyring = port.Keyring()
+	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true
+	host, portNumber, err := net.SplitHostPort(port.Addr())
+	if err != nil {
+		return nil, err
+	}
+	c.AdvertiseAddr = host
+	if c.AdvertisePort, err = strconv.Atoi(portNumber); err != nil {
+		return nil, err
+	}
+	c.BindPort = c.AdvertisePort
+	c.Delegate, c.Events, c.Merge, c.Alive = g, g, g, g
+	c.Logger = stdlogTo(cfg.Logger)
+	// A dead voter is to be replaced soon, and a pause of a second is no death.
+	c.ProbeInterval, c.ProbeTimeout = 500*time.Millisecond, 300*time.Millisecond
+	c.SuspicionMult = 4
+	c.GossipInterval = 100 * time.Millisecond
+	c.TCPTimeout = 2 * time.Second
+	if g.list, err = memberlist.Create(c); err != nil {
+		return nil, fmt.Errorf("gossip: %w", err)
+	}
+	return g, nil
+}
+
+// say changes what this node says of itself.
+func (g *gossip) say(change func(*meta)) {
+	g.mu.Lock()
+	before := g.self
+	change(&g.self)
+	changed := g.self != before
+	g.mu.Unlock()
+	if changed {
+		g.list.UpdateNode(time.Millisecond) //nolint:errcheck // queued; whether it is sent by then does not matter
+	}
+}
+
+func (g *gossip) said() meta {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.self
+}
+
+// members returns the members alive, this node among them, ordered by id.
+func (g *gossip) members() []Member {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	all := make([]Member, 0, len(g.alive))
+	for id, k := range g.alive {
+		all = append(all, g.describe(id, k))
+	}
+	slices.SortFunc(all, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
+	return all
+}
+
+func (g *gossip) member(id string) (Member, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k, ok := g.alive[id]
+	return g.describe(id, k), ok
+}
+
+func (g *gossip) describe(id string, k known) Member {
+	m := k.meta
+	if id == g.id {
+		m = g.self
+	}
+	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, Sick: m.Sick, Self: id == g.id, leaving: m.Leaving}
+}
+
+// cluster returns the id of the cluster that a member says it is of.
+func (g *gossip) cluster() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for id, k := range g.alive {
+		if id != g.id && k.meta.Cluster != "" {
+			return k.meta.Cluster
+		}
+	}
+	return ""
+}
+
+// readMeta returns what b says, or nothing: memberlist bounds its size.
+func readMeta(b []byte) meta {
+	var m meta
+	if json.Unmarshal(b, &m) != nil || !nameForm.MatchString(m.Name) || len(m.Cluster) > 64 {
+		return meta{Name: "?"}
+	}
+	return m
+}
+
+// stop says good-bye and ends gossiping.
+func (g *gossip) stop(leave bool) error {
+	if leave && g.list.NumMembers() > 1 {
+		g.list.Leave(500 * time.Millisecond) //nolint:errcheck // those who did not hear will notice
+	}
+	return g.list.Shutdown()
+}
+
+// stranger reports why the node that says m must not be a member here.
+func (g *gossip) stranger(name, addr string, m meta) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if name == g.id || m.Cluster == "" || g.self.Cluster == "" || m.Cluster == g.self.Cluster {
+		return nil
+	}
+	g.conflict = fmt.Errorf("member %q at %s is of cluster %s, and this node of cluster %s: two clusters do not merge; empty the directory of the one to give up", m.Name, addr, m.Cluster, g.self.Cluster)
+	return g.conflict
+}
+
+// met returns the error of having met another cluster, if that has happened.
+func (g *gossip) met() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.conflict
+}
+
+// NotifyAlive implements [memberlist.AliveDelegate].
+func (g *gossip) NotifyAlive(n *memberlist.Node) error {
+	return g.stranger(n.Name, n.Address(), readMeta(n.Meta))
+}
+
+// NotifyMerge implements [memberlist.MergeDelegate].
+func (g *gossip) NotifyMerge(peers []*memberlist.Node) error {
+	var errs []error
+	for _, n := range peers {
+		if n.State == memberlist.StateAlive {
+			errs = append(errs, g.stranger(n.Name, n.Address(), readMeta(n.Meta)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// NotifyJoin implements [memberlist.EventDelegate], as do the next two.
+func (g *gossip) NotifyJoin(n *memberlist.Node) {
+	g.mu.Lock()
+	g.alive[n.Name] = known{n.Address(), readMeta(n.Meta)}
+	g.mu.Unlock()
+	g.poke()
+}
+
+func (g *gossip) NotifyUpdate(n *memberlist.Node) { g.NotifyJoin(n) }
+
+func (g *gossip) NotifyLeave(n *memberlist.Node) {
+	g.mu.Lock()
+	delete(g.alive, n.Name)
+	g.mu.Unlock()
+	g.poke()
+}
+
+// NodeMeta implements [memberlist.Delegate], as do the following, which have
+// nothing to add.
+func (g *gossip) NodeMeta(int) []byte {
+	b, err := json.Marshal(g.said())
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+func (g *gossip) NotifyMsg([]byte)                {}
+func (g *gossip) GetBroadcasts(_, _ int) [][]byte { return nil }
+func (g *gossip) LocalState(bool) []byte          { return nil }
+func (g *gossip) MergeRemoteState([]byte, bool)   {}

@@ -1,0 +1,290 @@
+// Package memnet is a network in memory, for tests in testing/synctest bubbles:
+// hosts with streams and packets, and the faults that real ones have. All of
+// its waiting is durable in a bubble.
+package memnet
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Net is a network. Safe for concurrent use.
+type Net struct {
+	mu        sync.Mutex
+	rng       *rand.Rand
+	names     map[string][]string
+	listeners map[netip.AddrPort]*listener
+	sockets   map[netip.AddrPort]*socket
+	conns     map[*conn]struct{}
+	cuts      map[[2]netip.Addr]bool // from, to
+	lives     map[netip.Addr]int     // how often each host has crashed
+	lastPort  uint16
+	delay     time.Duration
+	loss, dup float64
+}
+
+// New returns a network without faults, whose chances follow seed.
+func New(seed uint64) *Net {
+	return &Net{
+		rng: rand.New(rand.NewPCG(seed, 0)), names: make(map[string][]string),
+		listeners: make(map[netip.AddrPort]*listener), sockets: make(map[netip.AddrPort]*socket),
+		conns: make(map[*conn]struct{}), cuts: make(map[[2]netip.Addr]bool),
+		lives: make(map[netip.Addr]int), lastPort: 30000,
+	}
+}
+
+// Faults sets how long everything takes one way, and the parts of packets that
+// vanish, or come twice.
+func (n *Net) Faults(delay time.Duration, loss, dup float64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.delay, n.loss, n.dup = delay, loss, dup
+}
+
+// Name makes a DNS name stand for addresses.
+func (n *Net) Name(name string, ips ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.names[name] = ips
+}
+
+// Cut stops all that goes from one host to another: packets vanish, streams
+// hang, dialing times out.
+func (n *Net) Cut(from, to string) { n.setCut(from, to, true) }
+
+// Heal ends a cut. What hung in streams arrives.
+func (n *Net) Heal(from, to string) { n.setCut(from, to, false) }
+
+func (n *Net) setCut(from, to string, on bool) {
+	n.mu.Lock()
+	n.cuts[[2]netip.Addr{netip.MustParseAddr(from), netip.MustParseAddr(to)}] = on
+	conns := slices.Collect(maps.Keys(n.conns))
+	n.mu.Unlock()
+	for _, c := range conns {
+		c.in.lookAgain()
+	}
+}
+
+// Split cuts a from b and b from a, for all pairs; Join heals them.
+func (n *Net) Split(a, b []string) { n.pairs(a, b, n.Cut) }
+
+// Join heals what Split has cut.
+func (n *Net) Join(a, b []string) { n.pairs(a, b, n.Heal) }
+
+func (n *Net) pairs(a, b []string, f func(from, to string)) {
+	for _, x := range a {
+		for _, y := range b {
+			f(x, y)
+			f(y, x)
+		}
+	}
+}
+
+// Crash ends all that a host has open, as the death of its process would: peers
+// see their streams reset. What still runs on it in the test reaches nobody,
+// until the host is used anew by [Net.Host].
+func (n *Net) Crash(ip string) {
+	host := netip.MustParseAddr(ip)
+	n.mu.Lock()
+	n.lives[host]++
+	var end []func()
+	for at, l := range n.listeners {
+		if at.Addr() == host {
+			end = append(end, func() { l.Close() })
+		}
+	}
+	for at, s := range n.sockets {
+		if at.Addr() == host {
+			end = append(end, func() { s.Close() })
+		}
+	}
+	for c := range n.conns {
+		if c.local.Addr() == host || c.remote.Addr() == host {
+			end = append(end, c.reset)
+		}
+	}
+	n.mu.Unlock()
+	for _, f := range end {
+		f()
+	}
+}
+
+func (n *Net) cut(from, to netip.AddrPort) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cuts[[2]netip.Addr{from.Addr(), to.Addr()}]
+}
+
+// Host returns the network as the host with this IP address sees it.
+func (n *Net) Host(ip string) *Host {
+	host := netip.MustParseAddr(ip)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return &Host{n, host, n.lives[host]}
+}
+
+// Host is one host's network, until it crashes.
+type Host struct {
+	net  *Net
+	ip   netip.Addr
+	life int
+}
+
+func (h *Host) dead() error {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	if h.net.lives[h.ip] != h.life {
+		return os.NewSyscallError("connect", syscall.ENETDOWN)
+	}
+	return nil
+}
+
+// at is the address that addr names on this host. Without a host part, or with
+// port 0, it is filled in. The lock is held.
+func (h *Host) at(addr string) (netip.AddrPort, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	if host == "" {
+		addr = h.ip.String() + addr
+	}
+	at, err := netip.ParseAddrPort(addr)
+	if err == nil && at.Addr() != h.ip {
+		err = fmt.Errorf("bind %s on host %s: %w", addr, h.ip, syscall.EADDRNOTAVAIL)
+	}
+	if at.Port() == 0 {
+		h.net.lastPort++
+		at = netip.AddrPortFrom(at.Addr(), h.net.lastPort)
+	}
+	return at, err
+}
+
+// Listen listens for streams.
+func (h *Host) Listen(addr string) (net.Listener, error) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	at, err := h.at(addr)
+	if err != nil {
+		return nil, err
+	}
+	if h.net.listeners[at] != nil {
+		return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
+	}
+	l := &listener{net: h.net, at: at, conns: make(chan *conn, 128), done: make(chan struct{})}
+	h.net.listeners[at] = l
+	return l, nil
+}
+
+// ListenPacket opens a socket for packets.
+func (h *Host) ListenPacket(addr string) (net.PacketConn, error) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	at, err := h.at(addr)
+	if err != nil {
+		return nil, err
+	}
+	if h.net.sockets[at] != nil {
+		return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
+	}
+	s := &socket{net: h.net, at: at, packets: make(chan packet, 256), done: make(chan struct{})}
+	h.net.sockets[at] = s
+	return s, nil
+}
+
+// Dial opens a stream to addr.
+func (h *Host) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	to, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.dead(); err != nil {
+		return nil, err
+	}
+	n := h.net
+	n.mu.Lock()
+	n.lastPort++
+	from := netip.AddrPortFrom(h.ip, n.lastPort)
+	trip := 2 * n.delay
+	n.mu.Unlock()
+	if trip > 0 {
+		select {
+		case <-time.After(trip):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if n.cut(from, to) || n.cut(to, from) {
+		<-ctx.Done()
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: tcp(to), Err: ctx.Err()}
+	}
+	n.mu.Lock()
+	l := n.listeners[to]
+	n.mu.Unlock()
+	refused := &net.OpError{Op: "dial", Net: "tcp", Addr: tcp(to), Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	if l == nil {
+		return nil, refused
+	}
+	here, there := n.pair(from, to)
+	select {
+	case l.conns <- there:
+		return here, nil
+	case <-l.done:
+	default:
+	}
+	here.reset()
+	return nil, refused
+}
+
+// LookupHost resolves the names that [Net.Name] made, and addresses.
+func (h *Host) LookupHost(_ context.Context, host string) ([]string, error) {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return []string{host}, nil
+	}
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	if ips := h.net.names[host]; len(ips) > 0 {
+		return ips, nil
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+}
+
+func tcp(at netip.AddrPort) net.Addr { return net.TCPAddrFromAddrPort(at) }
+
+type listener struct {
+	net   *Net
+	at    netip.AddrPort
+	conns chan *conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *listener) Close() error {
+	l.once.Do(func() {
+		l.net.mu.Lock()
+		delete(l.net.listeners, l.at)
+		l.net.mu.Unlock()
+		close(l.done)
+	})
+	return nil
+}
+
+func (l *listener) Addr() net.Addr { return tcp(l.at) }

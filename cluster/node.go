@@ -1,0 +1,462 @@
+// Package cluster is a choked.Store that the workers keep among themselves.
+// They find each other by gossip, a few of them replicate the buckets by Raft,
+// and the rest are clients of the leader. There is nothing else to run.
+//
+// Everything goes over one port, TCP and UDP, under one secret.
+package cluster
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/cluster/internal/wire"
+	"github.com/choked/choked/internal/boottime"
+)
+
+// Node is one worker's part of the cluster, and a choked.Store. Safe for
+// concurrent use.
+type Node struct {
+	cfg   Config
+	log   *slog.Logger
+	clock *boottime.Clock
+	id    string
+
+	disk      *disk
+	port      *wire.Port
+	gossip    *gossip
+	raft      *raft.Raft
+	transport *raft.NetworkTransport
+	replica   *replica
+
+	authority atomic.Pointer[authority] // not nil while this node leads
+	router    router
+	news      chan struct{} // holds one when gossip, or Raft, has news
+
+	ctx    context.Context // ends when the node closes
+	cancel context.CancelFunc
+	close  func() error
+
+	mu      sync.Mutex
+	of      string          // the id of the cluster; empty: none yet
+	sick    error           // the disk has failed
+	gone    map[string]bool // members that said good-bye to this node
+	closing bool            // no work is begun any more
+	work    sync.WaitGroup
+}
+
+// Start starts a node and returns when it listens, not when there is a leader:
+// the store's methods wait for one. Seeds that cannot be reached are tried
+// again until they can. What cfg asks for and cannot be had is an error: a port
+// that is taken, a directory that cannot be written or is another's.
+func Start(cfg Config) (*Node, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("choked: cluster: %w", err)
+	}
+	n := &Node{cfg: cfg, clock: cfg.clock, news: make(chan struct{}, 1), gone: make(map[string]bool)}
+	n.router.changed = make(chan struct{})
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.close = sync.OnceValue(n.shutdown)
+	if err := n.open(); err != nil {
+		return nil, fmt.Errorf("choked: cluster: %w", errors.Join(err, n.Close()))
+	}
+	n.spawn(n.accept)           // ends when the port closes
+	n.spawn(n.followLeadership) // these end with ctx
+	n.spawn(n.followMembers)
+	n.spawn(n.findOthers)
+	return n, nil
+}
+
+// open brings up what a node stands on: disk, port, Raft, gossip.
+func (n *Node) open() (err error) {
+	hlog := hclogTo(n.cfg.Logger)
+	var id identity
+	if n.disk, id, err = openDisk(n.cfg.Dir, hlog, n.stepOut); err != nil {
+		return err
+	}
+	known, err := raft.HasExistingState(n.disk.logs, n.disk.stable, n.disk.snapshots)
+	if err != nil {
+		return fmt.Errorf("dir %q: %w", n.cfg.Dir, err)
+	}
+	n.id, n.disk.fresh = id.Node, !known
+	if known { // without a log it is of no cluster, whatever it once joined
+		n.of = id.Cluster
+	}
+	n.log = n.cfg.Logger.With("node", n.cfg.Name, "id", n.id)
+
+	previous := make([]wire.Secret, len(n.cfg.PreviousSecrets))
+	for i, s := range n.cfg.PreviousSecrets {
+		previous[i] = wire.Secret(s)
+	}
+	n.port, err = wire.Open(wire.Config{
+		Network: n.cfg.network, Bind: n.cfg.Bind, Advertise: n.cfg.Advertise,
+		Secret: wire.Secret(n.cfg.Secret), Previous: previous,
+		Hello: n.hello, Admit: n.admit, Logger: n.cfg.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	self := meta{Cluster: n.of, Name: n.cfg.Name}
+	if n.gossip, err = startGossip(n.id, self, n.port, n.cfg, n.poke); err != nil {
+		return err
+	}
+	n.replica = newReplica(n.clock)
+	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: n.port.Raft(), ServerAddressProvider: n, MaxPool: 3, Timeout: 2 * time.Second, Logger: hlog,
+	})
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(n.id)
+	// At these the leader's death is noticed within a second, and no election
+	// is held because of a garbage collection or a slow disk.
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 250*time.Millisecond
+	c.ShutdownOnRemove = false // a voter that is not needed goes on as a client
+	c.NoLegacyTelemetry = true
+	c.Logger = hlog
+	if n.raft, err = raft.NewRaft(c, n.replica, n.disk.logs, n.disk.stable, n.disk.snapshots, n.transport); err != nil {
+		return fmt.Errorf("start raft from dir %q: %w", n.cfg.Dir, err)
+	}
+	if n.disk.guard != nil {
+		n.disk.guard.armed.Store(true)
+	}
+	if len(n.cfg.Join) == 0 && n.disk.fresh {
+		return n.found()
+	}
+	return nil
+}
+
+// spawn runs f on a goroutine that Close waits for, unless the node is closing.
+func (n *Node) spawn(f func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closing {
+		return false
+	}
+	n.work.Go(f)
+	return true
+}
+
+// Close leaves the cluster: leadership and vote go to others, if there are any,
+// and who asks this node's Store methods gets ErrClosed. Close a choked.Choke
+// over this node before, so that it can return its leases. Close may be called
+// twice, and returns when all of the node has ended.
+func (n *Node) Close() error { return n.close() }
+
+// leaveWithin is how long Close tries to hand over what this node does for others.
+const leaveWithin = 3 * time.Second
+
+func (n *Node) shutdown() error {
+	var errs []error
+	if n.raft != nil && n.wellKnown() {
+		ctx, cancel := context.WithTimeout(n.ctx, leaveWithin)
+		if err := n.leave(ctx); err != nil {
+			n.log.Warn("left without a word", "error", err)
+		}
+		cancel()
+	}
+	n.mu.Lock()
+	n.closing = true
+	n.mu.Unlock()
+	n.cancel()
+	if n.raft != nil && n.disk.bolt != nil && n.disk.guard.failed.Load() {
+		n.raft.Shutdown() // one of its goroutines may hang in the disk
+	} else if n.raft != nil {
+		errs = append(errs, n.raft.Shutdown().Error())
+	}
+	if n.transport != nil {
+		errs = append(errs, n.transport.Close())
+	}
+	if n.gossip != nil {
+		errs = append(errs, n.gossip.stop(true))
+	}
+	if n.port != nil {
+		errs = append(errs, n.port.Close())
+	}
+	n.work.Wait()
+	if n.disk != nil {
+		errs = append(errs, n.disk.close())
+	}
+	return errors.Join(errs...)
+}
+
+// wellKnown reports whether there is somebody to say good-bye to.
+func (n *Node) wellKnown() bool {
+	return n.gossip != nil && n.cluster() != "" && len(n.gossip.members()) > 1 && n.Health() == nil
+}
+
+// Addr returns the host:port at which others reach this node.
+func (n *Node) Addr() string { return n.port.Addr() }
+
+// ID returns the node's id, which it keeps as long as its Dir.
+func (n *Node) ID() string { return n.id }
+
+// Members returns the members that are alive, ordered by id.
+func (n *Node) Members() []Member { return n.gossip.members() }
+
+// Leader returns the member that leads, as far as this node knows.
+func (n *Node) Leader() (Member, bool) {
+	for _, m := range n.gossip.members() {
+		if m.Self && n.authority.Load() != nil || !m.Self && m.Leader {
+			return m, true
+		}
+	}
+	return Member{}, false
+}
+
+// Health returns nil, or what keeps this node from taking its full part: a disk
+// that failed, another cluster that was met, no cluster yet.
+func (n *Node) Health() error {
+	n.mu.Lock()
+	sick := n.sick
+	n.mu.Unlock()
+	err := errors.Join(sick, n.gossip.met())
+	if err == nil && n.cluster() == "" {
+		err = errors.New("choked: no cluster found yet")
+	}
+	if err == nil && n.ctx.Err() != nil {
+		err = bucket.ErrClosed
+	}
+	return err
+}
+
+// Buckets describes the buckets that are not full, or are partly leased, as
+// this member knows them: only a voter keeps them.
+func (n *Node) Buckets() (list []bucket.Info) {
+	n.replica.View(func(t *bucket.Table) { list = t.List() })
+	return list
+}
+
+func (n *Node) cluster() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.of
+}
+
+// adopt makes this node one of the cluster id, for good.
+func (n *Node) adopt(id string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.of == id {
+		return nil
+	}
+	if n.of != "" {
+		return fmt.Errorf("of cluster %s, not of %s", n.of, id)
+	}
+	if n.cfg.Dir != "" {
+		if err := writeIdentity(n.cfg.Dir, identity{Node: n.id, Cluster: id}); err != nil {
+			return fmt.Errorf("dir %q: %w", n.cfg.Dir, err)
+		}
+	}
+	n.of = id
+	return nil
+}
+
+// admit decides who may speak to this node, knowing the secret. Raft streams
+// come from a leader or a candidate: one that knows no cluster is invited by
+// them.
+func (n *Node) admit(kind wire.Kind, peer wire.Hello) error {
+	of := n.cluster()
+	if of != "" && peer.Cluster != "" && of != peer.Cluster {
+		return fmt.Errorf("this node is of cluster %s, not of %s", of, peer.Cluster)
+	}
+	if kind == wire.Raft && of == "" {
+		if peer.Cluster == "" {
+			return errors.New("neither node is of a cluster")
+		}
+		return n.adopt(peer.Cluster)
+	}
+	return nil
+}
+
+// ServerAddr implements [raft.ServerAddressProvider]: a member is where gossip
+// says it is, whatever its address was when it got its vote.
+func (n *Node) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+	if m, ok := n.gossip.member(string(id)); ok {
+		return raft.ServerAddress(m.Addr), nil
+	}
+	return "", fmt.Errorf("member %s is not there", id)
+}
+
+// poke says that there is news about members.
+func (n *Node) poke() {
+	select {
+	case n.news <- struct{}{}:
+	default:
+	}
+}
+
+// stepOut ends this node's part in Raft, because its disk has failed: nothing
+// that it has not saved may leave. It goes on as a client of the others.
+func (n *Node) stepOut(err error) {
+	n.transport.CloseStreams()
+	n.transport.Close()
+	n.mu.Lock()
+	n.sick = fmt.Errorf("choked: disk failed, this node has stepped out: %w", err)
+	n.mu.Unlock()
+	n.log.Error("disk failed, stepping out", "dir", n.cfg.Dir, "error", err)
+	n.spawn(func() {
+		n.raft.Shutdown()
+		n.gossip.say(func(m *meta) { m.Sick, m.Voter, m.Leader = true, false, false })
+	})
+}
+
+// followLeadership decides while this node leads.
+func (n *Node) followLeadership() {
+	stop := func() {}
+	defer func() { stop() }()
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case leads := <-n.raft.LeaderCh():
+			stop()
+			stop = func() {}
+			if leads {
+				stop = n.begin(n.lead)
+			}
+		}
+	}
+}
+
+// begin runs f until the function returned is called, which waits for its end.
+func (n *Node) begin(f func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(n.ctx)
+	var running sync.WaitGroup
+	running.Go(func() { f(ctx) })
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
+// lead decides until ctx ends. An authority ends by itself when a proposal
+// fails; if this node still leads then, as after a transfer of leadership that
+// came to nothing, another one takes over.
+func (n *Node) lead(ctx context.Context) {
+	for ctx.Err() == nil && n.raft.State() == raft.Leader {
+		// All that earlier leaders have committed is applied here first.
+		if err := n.raft.Barrier(0).Error(); err != nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(lookEvery / 10):
+			}
+			continue
+		}
+		n.log.Info("leads")
+		n.replica.lead(true)
+		a := newAuthority(n.raft, n.replica)
+		n.authority.Store(a)
+		n.router.rerouted()
+		n.gossip.say(func(m *meta) { m.Leader, m.Voter = true, true })
+		stopManaging := n.begin(n.manageVoters)
+		a.run(ctx.Done())
+		n.authority.Store(nil)
+		n.replica.lead(false)
+		n.gossip.say(func(m *meta) { m.Leader = false })
+		n.log.Info("leads no more")
+		stopManaging()
+	}
+}
+
+// followMembers tells the others by gossip whether this node votes.
+func (n *Node) followMembers() {
+	observations := make(chan raft.Observation, 16)
+	observer := raft.NewObserver(observations, false, func(o *raft.Observation) bool {
+		_, leader := o.Data.(raft.LeaderObservation)
+		return leader
+	})
+	n.raft.RegisterObserver(observer)
+	defer n.raft.DeregisterObserver(observer)
+	tick := time.NewTicker(reviewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-observations:
+			n.router.rerouted()
+		case <-tick.C:
+		}
+		votes := false
+		if future := n.raft.GetConfiguration(); future.Error() == nil {
+			for _, s := range future.Configuration().Servers {
+				votes = votes || s.ID == raft.ServerID(n.id) && s.Suffrage == raft.Voter
+			}
+		}
+		n.gossip.say(func(m *meta) { m.Cluster, m.Voter = n.cluster(), votes && !m.Sick })
+	}
+}
+
+// accept serves the streams of clients.
+func (n *Node) accept() {
+	for {
+		conn, err := n.port.RPC().Accept()
+		if err != nil {
+			return
+		}
+		if !n.spawn(func() { n.serve(conn) }) {
+			conn.Close()
+		}
+	}
+}
+
+// serve says first whether this node leads, and where the leader is if it knows.
+func (n *Node) serve(conn net.Conn) {
+	defer conn.Close()
+	stop := context.AfterFunc(n.ctx, func() { conn.Close() })
+	defer stop()
+	a := n.authority.Load()
+	s := &session{conn: conn, authority: a, wake: make(chan struct{}, 1)}
+	s.send(frameRole, n.role(a))
+	if a == nil {
+		conn.SetReadDeadline(time.Now().Add(changeWithin)) // for one question
+	} else {
+		ended := make(chan struct{})
+		defer close(ended)
+		go func() {
+			select {
+			case <-ended:
+			case <-a.ended:
+				// Its answers are sent. The client goes; if not, it is left.
+				s.send(frameRole, n.role(nil))
+				conn.SetReadDeadline(time.Now().Add(lostAfter))
+			}
+		}()
+	}
+	s.serve(n.answer)
+}
+
+// role is the body of a role frame of a node whose authority is a.
+func (n *Node) role(a *authority) []byte {
+	if a != nil {
+		return []byte{1}
+	}
+	_, id := n.raft.LeaderWithID()
+	if m, ok := n.gossip.member(string(id)); ok && !m.Self {
+		return append([]byte{0}, m.Addr...)
+	}
+	return []byte{0}
+}
+
+// answer answers what members ask each other besides operations.
+func (n *Node) answer(kind byte, body []byte) (reply byte, text []byte) {
+	switch kind {
+	case frameStatus:
+		return frameState, binary.AppendUvarint(nil, n.raft.AppliedIndex())
+	case frameLeave:
+		if err := n.released(string(body)); err != nil {
+			return frameLeft, []byte(err.Error())
+		}
+		return frameLeft, nil
+	}
+	return 0, nil
+}

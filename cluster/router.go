@@ -1,0 +1,175 @@
+package cluster
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/cluster/internal/wire"
+)
+
+const (
+	dialWithin  = 500 * time.Millisecond
+	searchEvery = 50 * time.Millisecond // while there is no leader and somebody needs one
+	searchMost  = 16                    // members asked in one search
+)
+
+// router knows the way to the leader. It looks for one only when somebody needs
+// it.
+type router struct {
+	mu        sync.Mutex
+	link      *link
+	searching bool
+	changed   chan struct{} // closed, and replaced, when there may be a leader
+	why       error         // of the last search
+	hint      string        // address of the leader, as somebody said
+}
+
+// leader returns who decides, waiting for one until the instant given.
+func (n *Node) leader(ctx context.Context, until int64) (leader, error) {
+	r := &n.router
+	for {
+		if n.ctx.Err() != nil {
+			return nil, bucket.ErrClosed
+		}
+		if a := n.authority.Load(); a != nil {
+			return a, nil
+		}
+		r.mu.Lock()
+		if r.link != nil && r.link.alive() {
+			defer r.mu.Unlock()
+			return r.link, nil
+		}
+		if !r.searching {
+			r.searching = true
+			n.spawn(n.search)
+		}
+		changed, why := r.changed, r.why
+		r.mu.Unlock()
+		left := time.Duration(until - n.clock.Now())
+		if left <= 0 {
+			if why != nil {
+				return nil, fmt.Errorf("%w: %w", bucket.ErrNoQuorum, why)
+			}
+			return nil, bucket.ErrNoQuorum
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, context.Cause(ctx)
+		case <-n.ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// rerouted wakes those who wait for a leader.
+func (r *router) rerouted() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// search asks members for the leader, once round, and keeps the link to it.
+func (n *Node) search() {
+	r := &n.router
+	link, reader, err := n.findLeader()
+	if err != nil {
+		select {
+		case <-time.After(searchEvery):
+		case <-n.ctx.Done():
+		}
+	}
+	r.mu.Lock()
+	r.link, r.why, r.searching = link, err, false
+	r.mu.Unlock()
+	if link != nil {
+		n.spawn(func() { link.run(reader) })
+		stop := context.AfterFunc(n.ctx, func() { link.end(bucket.ErrClosed) })
+		n.spawn(func() { <-link.over; stop() })
+	}
+	r.rerouted()
+}
+
+func (n *Node) findLeader() (*link, *bufio.Reader, error) {
+	asked := map[string]bool{n.port.Addr(): true}
+	next := n.whereToAsk()
+	var why error
+	for len(next) > 0 && len(asked) <= searchMost && n.ctx.Err() == nil {
+		addr := next[0]
+		next = next[1:]
+		if asked[addr] {
+			continue
+		}
+		asked[addr] = true
+		conn, reader, leads, hint, err := n.dialRPC(addr)
+		if err != nil {
+			why = errors.Join(why, err)
+			continue
+		}
+		if leads {
+			return newLink(conn, addr), reader, nil
+		}
+		conn.Close()
+		if hint != "" {
+			next = slices.Insert(next, 0, hint)
+		}
+	}
+	if why == nil {
+		why = errors.New("no member knows a leader")
+	}
+	return nil, nil, why
+}
+
+// whereToAsk lists addresses, the most likely leader first.
+func (n *Node) whereToAsk() []string {
+	var leaders, voters, others []string
+	if _, id := n.raft.LeaderWithID(); id != "" {
+		if m, ok := n.gossip.member(string(id)); ok {
+			leaders = append(leaders, m.Addr)
+		}
+	}
+	for _, m := range n.gossip.members() {
+		switch {
+		case m.Leader:
+			leaders = append(leaders, m.Addr)
+		case m.Voter:
+			voters = append(voters, m.Addr)
+		default:
+			others = append(others, m.Addr)
+		}
+	}
+	return slices.Concat(leaders, voters, others)
+}
+
+// dialRPC opens a stream to the member at addr, which says first whether it
+// leads, and if not, who does.
+func (n *Node) dialRPC(addr string) (conn *wire.Conn, r *bufio.Reader, leads bool, hint string, err error) {
+	ctx, cancel := context.WithTimeout(n.ctx, dialWithin)
+	defer cancel()
+	if conn, err = n.port.Dial(ctx, wire.RPC, addr); err != nil {
+		return nil, nil, false, "", err
+	}
+	r = bufio.NewReaderSize(conn, 32<<10)
+	conn.SetReadDeadline(time.Now().Add(dialWithin))
+	var buf []byte
+	kind, body, err := readFrame(r, &buf)
+	if err == nil && (kind != frameRole || len(body) < 1) {
+		err = fmt.Errorf("frame of kind %q where a role is expected", kind)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, nil, false, "", fmt.Errorf("ask %s: %w", addr, err)
+	}
+	conn.SetReadDeadline(time.Time{})
+	return conn, r, body[0] == 1, string(body[1:]), nil
+}

@@ -1,0 +1,129 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/turn"
+)
+
+// errAgain ends an attempt that is asked again: its place in line stays.
+var errAgain = errors.New("asked again")
+
+// attempt is how long one attempt of an ask may wait in line. The validity of a
+// lease counts from the attempt that got it, less what two clocks may differ by
+// in the time it waited: so attempts are short, and take over each other's
+// place.
+const attempt = 10 * time.Second
+
+// leader decides operations: the authority in this process, or a link to it.
+type leader interface {
+	// do returns the decision on op. The error says that there is none:
+	// errNotLeader, errUnclear, or that of ctx.
+	do(ctx context.Context, op bucket.Op) (turn.Answer, error)
+}
+
+// do implements [leader] for the process that leads.
+func (a *authority) do(ctx context.Context, op bucket.Op) (turn.Answer, error) {
+	answers := make(chan turn.Answer, 1)
+	req := a.submit(op, func(answer turn.Answer) { answers <- answer })
+	select {
+	case answer := <-answers:
+		return undecided(answer)
+	case <-ctx.Done():
+	}
+	if !errors.Is(context.Cause(ctx), errAgain) {
+		a.cancel(req)
+	}
+	return turn.Answer{}, context.Cause(ctx)
+}
+
+// Lease implements choked.Store. While no leader can be reached it tries for
+// [Config.QuorumTimeout], then fails with ErrNoQuorum.
+func (n *Node) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error) {
+	if err := ask.Check(); err != nil {
+		return bucket.Lease{}, err
+	}
+	start := n.clock.Now()
+	until := start + int64(min(max(ask.MaxWait, 0), 1<<60))
+	var sent int64
+	answer, err := n.decide(ctx, func() bucket.Op {
+		sent = n.clock.Now()
+		a := ask
+		a.MaxWait = time.Duration(max(until-sent, 0))
+		return &a
+	}, true)
+	if err != nil {
+		return bucket.Lease{}, fmt.Errorf("lease on %.64q: %w", ask.Key, err)
+	}
+	lease := answer.Grant.Lease(ask.ID, answer.Waited)
+	lease.ValidFor += time.Duration(sent - start)
+	return lease, answer.Err
+}
+
+// Settle implements choked.Store.
+func (n *Node) Settle(ctx context.Context, done []bucket.Settlement) error {
+	for i := range done {
+		if err := done[i].Check(); err != nil {
+			return err
+		}
+	}
+	errs := make([]error, len(done))
+	var each sync.WaitGroup
+	for i := range done {
+		each.Go(func() {
+			answer, err := n.decide(ctx, func() bucket.Op { return &done[i] }, true)
+			if err = errors.Join(err, answer.Err); err != nil {
+				errs[i] = fmt.Errorf("settle %v on %.64q: %w", done[i].ID, done[i].Key, err)
+			}
+		})
+	}
+	each.Wait()
+	return errors.Join(errs...)
+}
+
+// Adjust implements choked.Store.
+func (n *Node) Adjust(ctx context.Context, a bucket.Adjustment) error {
+	if err := a.Check(); err != nil {
+		return err
+	}
+	answer, err := n.decide(ctx, func() bucket.Op { return &a }, false)
+	if err = errors.Join(err, answer.Err); err != nil {
+		return fmt.Errorf("adjust %.64q: %w", a.Key, err)
+	}
+	return nil
+}
+
+// decide has an operation decided by whoever leads. op is called before each
+// attempt, just before it is sent. With again, an attempt whose outcome is
+// unclear is made again.
+func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (turn.Answer, error) {
+	leaderless := n.clock.Now() // since when
+	for {
+		lead, err := n.leader(ctx, leaderless+int64(n.cfg.QuorumTimeout))
+		if err != nil {
+			return turn.Answer{}, err
+		}
+		began := n.clock.Now()
+		try, cancel := context.WithTimeoutCause(ctx, attempt, errAgain)
+		answer, err := lead.do(try, op())
+		cancel()
+		switch {
+		case err == nil:
+			return answer, nil
+		case ctx.Err() != nil:
+			return turn.Answer{}, context.Cause(ctx)
+		case errors.Is(err, errUnclear) && !again:
+			return turn.Answer{}, err
+		}
+		// A leader that kept an attempt for so long was there until shortly
+		// before its end.
+		if now := n.clock.Now(); now-began > int64(lostAfter) {
+			leaderless = now - int64(lostAfter)
+		}
+	}
+}

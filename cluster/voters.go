@@ -1,0 +1,291 @@
+package cluster
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/choked/choked/cluster/internal/wire"
+)
+
+// The leader keeps the first few members as voters, an odd number of them: two
+// voters survive no more than one does, and are twice as likely to fail. A
+// voter that vanished stays one until somebody can replace it, for it may come
+// back with its log. raft-autopilot does the like, but makes every stable
+// member a voter and wants to be told of all servers at once; here most members
+// are clients without a log, which the leader first has to invite.
+
+const (
+	changeWithin = 5 * time.Second // for one change of the configuration
+	catchUp      = 30 * time.Second
+	reviewEvery  = 2 * time.Second // besides when gossip has news
+)
+
+// manageVoters brings the voters in line with the members, one change at a time,
+// until ctx ends.
+func (n *Node) manageVoters(ctx context.Context) {
+	for {
+		changed, err := n.changeVoters(ctx)
+		if err != nil && ctx.Err() == nil {
+			n.log.Warn("cannot change the voters, trying again", "error", err)
+		}
+		if changed && err == nil {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.news:
+		case <-time.After(reviewEvery):
+		}
+	}
+}
+
+// changeVoters makes the next change that is due, if any.
+func (n *Node) changeVoters(ctx context.Context) (changed bool, err error) {
+	future := n.raft.GetConfiguration()
+	if err := future.Error(); err != nil {
+		return false, err
+	}
+	able := n.able()
+	if _, ok := able[n.id]; !ok { // leaving itself
+		return false, nil
+	}
+	var voters, lost []string
+	in := make(map[string]bool)
+	for _, s := range future.Configuration().Servers {
+		id := string(s.ID)
+		in[id] = true
+		_, ok := able[id]
+		switch {
+		case s.Suffrage == raft.Voter && ok:
+			voters = append(voters, id)
+		case s.Suffrage == raft.Voter:
+			lost = append(lost, id)
+		case ok: // it was invited by an earlier leader, or in vain
+			return true, n.promote(ctx, able[id])
+		default:
+			return true, n.remove(s.ID)
+		}
+	}
+	var spare []Member
+	for _, m := range able {
+		if !in[m.ID] {
+			spare = append(spare, m)
+		}
+	}
+	slices.SortFunc(spare, func(a, b Member) int { return compareMembers(a, b) })
+
+	want := n.cfg.Voters
+	for want > len(able) {
+		want -= 2
+	}
+	want = max(want, 1)
+	switch {
+	case len(lost) > 0 && len(spare) > 0:
+		n.log.Info("a voter is gone, another takes its place", "gone", lost[0])
+		return true, n.remove(raft.ServerID(lost[0]))
+	case len(voters)+len(lost) < want && len(spare) > 0:
+		return true, n.promote(ctx, spare[0])
+	case len(lost) == 0 && len(voters) > want:
+		for _, id := range voters {
+			if id != n.id {
+				return true, n.remove(raft.ServerID(id))
+			}
+		}
+	}
+	return false, nil
+}
+
+// able returns the members that can vote, by id.
+func (n *Node) able() map[string]Member {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	able := make(map[string]Member)
+	for _, m := range n.gossip.members() {
+		if !m.Sick && !m.leaving && !n.gone[m.ID] {
+			able[m.ID] = m
+		}
+	}
+	return able
+}
+
+// compareMembers orders those who could vote: nodes by name, so that the same
+// are chosen wherever one looks.
+func compareMembers(a, b Member) int {
+	if a.Name != b.Name {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	}
+	if a.ID < b.ID {
+		return -1
+	}
+	return 1
+}
+
+// promote makes m a voter: it gets the log first, then the vote. A vote without
+// the log would count in a majority that it cannot help to reach.
+func (n *Node) promote(ctx context.Context, m Member) error {
+	id, addr := raft.ServerID(m.ID), raft.ServerAddress(m.Addr)
+	if err := n.raft.AddNonvoter(id, addr, 0, changeWithin).Error(); err != nil {
+		return fmt.Errorf("invite %s: %w", m.Name, err)
+	}
+	until := n.raft.CommitIndex()
+	ctx, cancel := context.WithTimeout(ctx, catchUp)
+	defer cancel()
+	if err := n.awaitLog(ctx, m, until); err != nil {
+		return errors.Join(fmt.Errorf("%s at %s does not catch up: %w", m.Name, m.Addr, err), n.remove(id))
+	}
+	if err := n.raft.AddVoter(id, addr, 0, changeWithin).Error(); err != nil {
+		return fmt.Errorf("give %s a vote: %w", m.Name, err)
+	}
+	n.log.Info("a member votes", "member", m.Name, "addr", m.Addr)
+	return nil
+}
+
+func (n *Node) remove(id raft.ServerID) error {
+	if err := n.raft.RemoveServer(id, 0, changeWithin).Error(); err != nil {
+		return fmt.Errorf("take the vote from %s: %w", id, err)
+	}
+	return nil
+}
+
+// awaitLog returns when m has applied the log up to index.
+func (n *Node) awaitLog(ctx context.Context, m Member, index uint64) error {
+	var last error
+	for {
+		applied, err := n.appliedAt(m.Addr)
+		if err == nil && applied >= index {
+			return nil
+		}
+		last = err
+		if err == nil {
+			last = fmt.Errorf("it has entry %d of %d", applied, index)
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), last)
+		case <-time.After(lookEvery / 4):
+		}
+	}
+}
+
+// appliedAt asks the member at addr which entry it has applied last.
+func (n *Node) appliedAt(addr string) (uint64, error) {
+	body, err := n.call(addr, frameStatus, nil, frameState)
+	if err != nil {
+		return 0, err
+	}
+	index, size := binary.Uvarint(body)
+	if size <= 0 {
+		return 0, fmt.Errorf("ask %s: no index in its answer", addr)
+	}
+	return index, nil
+}
+
+// call sends one frame to the member at addr and returns the body of the
+// answer, which is to be of the given kind.
+func (n *Node) call(addr string, kind byte, body []byte, answer byte) ([]byte, error) {
+	conn, r, _, _, err := n.dialRPC(addr)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(changeWithin))
+	w := bufio.NewWriter(conn)
+	if err := errors.Join(writeFrame(w, kind, body), w.Flush()); err != nil {
+		return nil, fmt.Errorf("ask %s: %w", addr, err)
+	}
+	var buf []byte
+	got, body, err := readFrame(r, &buf)
+	if err == nil && got != answer {
+		err = fmt.Errorf("frame of kind %q where %q is expected", got, answer)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", addr, err)
+	}
+	return body, nil
+}
+
+// leave gives up this node's vote before it stops: leadership goes to another
+// voter, which takes it out of the configuration.
+func (n *Node) leave(ctx context.Context) error {
+	n.gossip.say(func(m *meta) { m.Leaving = true })
+	future := n.raft.GetConfiguration()
+	if err := future.Error(); err != nil {
+		return err
+	}
+	votes, others := false, false
+	able := n.able()
+	for _, s := range future.Configuration().Servers {
+		_, ok := able[string(s.ID)]
+		votes = votes || s.ID == raft.ServerID(n.id)
+		others = others || ok && s.Suffrage == raft.Voter
+	}
+	if !votes || len(able) == 0 {
+		return nil
+	}
+	if n.raft.State() == raft.Leader {
+		if !others { // the only voter hands the log to somebody first
+			heir := slices.MinFunc(slices.Collect(maps.Values(able)), compareMembers)
+			if err := n.promote(ctx, heir); err != nil {
+				return err
+			}
+		}
+		if err := n.raft.LeadershipTransfer().Error(); err != nil {
+			return fmt.Errorf("hand over leadership: %w", err)
+		}
+	}
+	var errs []error
+	for _, addr := range n.whereToAsk() {
+		if addr == n.port.Addr() || ctx.Err() != nil {
+			continue
+		}
+		text, err := n.call(addr, frameLeave, []byte(n.id), frameLeft)
+		if err == nil && len(text) == 0 {
+			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("%s: %s", addr, text)
+		}
+		errs = append(errs, err)
+	}
+	return fmt.Errorf("leave the voters: %w", errors.Join(errs...))
+}
+
+// released is the leader's part of leave.
+func (n *Node) released(id string) error {
+	if n.raft.State() != raft.Leader {
+		return errNotLeader
+	}
+	n.mu.Lock()
+	n.gone[id] = true // until gossip has told everybody, too
+	n.mu.Unlock()
+	// One that vanished cannot stand in for one that leaves.
+	future := n.raft.GetConfiguration()
+	if err := future.Error(); err != nil {
+		return err
+	}
+	for _, s := range future.Configuration().Servers {
+		if _, alive := n.gossip.member(string(s.ID)); !alive && s.ID != raft.ServerID(id) {
+			if err := n.remove(s.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return n.remove(raft.ServerID(id))
+}
+
+// hello is what this node says first on each stream.
+func (n *Node) hello() wire.Hello {
+	return wire.Hello{Node: n.id, Cluster: n.cluster()}
+}

@@ -1,0 +1,104 @@
+package estimator_test
+
+import (
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/choked/choked/estimator"
+	"github.com/choked/choked/estimator/internal/corpus"
+	"github.com/choked/choked/estimator/tiktoken"
+)
+
+// truth counts the tokens of a text by o200k, which the tests of package
+// tiktoken hold against OpenAI's encoding.
+func truth(t testing.TB) estimator.Counter {
+	t.Helper()
+	c, err := tiktoken.OpenAI("gpt-4o").Counter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func percentile(errors []float64, p int) float64 {
+	slices.Sort(errors)
+	return errors[min(len(errors)*p/100, len(errors)-1)]
+}
+
+func TestDefaultIsWithin20PercentForMostText(t *testing.T) {
+	// None of the prose and of the generated texts was used in the fit.
+	exact := truth(t)
+	texts := slices.Concat(corpus.Prose(), corpus.Generated(4 << 10)[:3], corpus.Go(4<<10, 60))
+	var errors []float64
+	for _, text := range texts {
+		want := float64(exact.Count(text.Body))
+		got := float64(estimate(t, estimator.Default(), text.Body))
+		errors = append(errors, math.Abs(got/want-1))
+		t.Logf("%6.1f%%  %s", 100*(got/want-1), text.Name)
+	}
+	if p50, p95 := percentile(errors, 50), percentile(errors, 95); p95 > 0.20 || p50 > 0.08 {
+		t.Errorf("Default is off by %.1f%% at the median and %.1f%% at p95 over %d texts, want 8%% and 20%%", 100*p50, 100*p95, len(texts))
+	}
+}
+
+func TestDefaultIsNeverFarTooLowOnHostileText(t *testing.T) {
+	// Too high wastes quota, but too low breaks a limit.
+	exact := truth(t)
+	for _, text := range slices.Concat(corpus.Hostile(8<<10), corpus.Generated(8<<10)) {
+		want := float64(exact.Count(text.Body))
+		if got := float64(estimate(t, estimator.Default(), text.Body)); got < 0.45*want {
+			t.Errorf("Default = %.0f tokens for %s, which has %.0f: want 45%% at least", got, text.Name, want)
+		}
+	}
+}
+
+// large are texts of 100 KB and more that are not all alike inside.
+func large() []corpus.Text {
+	const size = 120 << 10
+	texts := corpus.Generated(size)
+	for _, name := range []string{"en", "de", "fr", "ru", "ar", "hi", "zh", "ja", "ko", "th", "emoji", "markdown"} {
+		texts = append(texts, corpus.Text{Name: name, Body: corpus.Shuffled(name, size)})
+	}
+	texts = append(texts, corpus.Go(size, 20)...)
+	// The hard case: a text whose halves differ as much as texts do.
+	return append(texts, corpus.Text{Name: "English, then Chinese", Body: corpus.Shuffled("en", size) + corpus.Shuffled("zh", size/4)})
+}
+
+func TestSampledEstimateOfLargeTextIsWithin5Percent(t *testing.T) {
+	exact := truth(t)
+	e := estimator.Using(exact) // its windows are placed at random: every run is another draw
+	var errors []float64
+	for _, text := range large() {
+		want := float64(exact.Count(text.Body))
+		worst := 0.0
+		for range 10 {
+			off := math.Abs(float64(estimate(t, e, text.Body))/want - 1)
+			errors = append(errors, off)
+			worst = max(worst, off)
+		}
+		t.Logf("%5.1f%% at worst  %s", 100*worst, text.Name)
+	}
+	p50, p95 := percentile(errors, 50), percentile(errors, 95)
+	t.Logf("sampled error %.1f%% at the median, %.1f%% at p95", 100*p50, 100*p95)
+	if p95 > 0.05 {
+		t.Errorf("a sample is off by %.1f%% at p95, want 5%%", 100*p95)
+	}
+}
+
+func TestSampleHasNoBias(t *testing.T) {
+	// Cut ends make tokens, and the sample must not count them: over many draws
+	// the mean comes to the truth.
+	exact := truth(t)
+	e := estimator.Using(exact)
+	for _, text := range []string{corpus.English(64 << 10), corpus.Shuffled("zh", 64<<10)} {
+		want := float64(exact.Count(text))
+		var sum float64
+		for range 200 {
+			sum += float64(estimate(t, e, text)) / 200
+		}
+		if off := sum/want - 1; math.Abs(off) > 0.01 {
+			t.Errorf("the mean of 200 samples is off by %.2f%%, want 1%%", 100*off)
+		}
+	}
+}

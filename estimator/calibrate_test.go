@@ -1,0 +1,153 @@
+package estimator_test
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/choked/choked/estimator"
+)
+
+// fixed estimates an input at itself.
+type fixed struct{}
+
+func (fixed) Estimate(input any) (int64, error) {
+	n, ok := input.(int64)
+	if !ok {
+		return 0, errors.New("want a number")
+	}
+	return n, nil
+}
+
+func estimate(t testing.TB, e estimator.Estimator, input any) int64 {
+	t.Helper()
+	n, err := e.Estimate(input)
+	if err != nil {
+		t.Fatalf("Estimate(%v): %v", input, err)
+	}
+	return n
+}
+
+func near(a, b, share float64) bool { return math.Abs(a-b) <= share*b }
+
+func TestFactorIsOneUntilSomethingIsObserved(t *testing.T) {
+	c := estimator.Calibrate(fixed{})
+	if got := estimate(t, c, int64(123)); got != 123 || c.Factor() != 1 {
+		t.Errorf("Estimate = %d with factor %g, want 123 with 1", got, c.Factor())
+	}
+}
+
+func TestFactorConvergesToActualOverUnscaled(t *testing.T) {
+	for _, ratio := range []float64{0.3, 0.8, 1, 1.25, 3.5} {
+		c := estimator.Calibrate(fixed{})
+		r := rand.New(rand.NewPCG(1, 1))
+		for range 300 {
+			raw := 1 + r.Int64N(5000)
+			c.Observe(estimate(t, c, raw), max(int64(float64(raw)*ratio), 1))
+		}
+		if !near(c.Factor(), ratio, 0.02) {
+			t.Errorf("after 300 reports at %g times the estimate: Factor = %g", ratio, c.Factor())
+		}
+		if got := estimate(t, c, int64(10000)); !near(float64(got), 10000*ratio, 0.02) {
+			t.Errorf("Estimate of 10000 at ratio %g = %d", ratio, got)
+		}
+	}
+}
+
+func TestReportsInFlightTogetherDoNotOvershoot(t *testing.T) {
+	c := estimator.Calibrate(fixed{})
+	for range 5 {
+		var estimated []int64
+		for i := range int64(200) {
+			estimated = append(estimated, estimate(t, c, 100+i))
+		}
+		for i, e := range estimated {
+			c.Observe(e, 2*(100+int64(i)))
+			if f := c.Factor(); f > 2.001 {
+				t.Fatalf("Factor = %g on the way to 2", f)
+			}
+		}
+	}
+	if f := c.Factor(); !near(f, 2, 0.01) {
+		t.Errorf("Factor = %g after 1000 reports, 200 at a time, want 2", f)
+	}
+}
+
+func TestFactorFollowsAChange(t *testing.T) {
+	c := estimator.Calibrate(fixed{})
+	for _, ratio := range []int64{3, 1, 2} {
+		for range 400 {
+			c.Observe(estimate(t, c, int64(1000)), 1000*ratio)
+		}
+		if f := c.Factor(); !near(f, float64(ratio), 0.02) {
+			t.Errorf("Factor = %g after 400 reports at %d", f, ratio)
+		}
+	}
+}
+
+func TestFactorIsClamped(t *testing.T) {
+	up, down := estimator.Calibrate(fixed{}), estimator.Calibrate(fixed{})
+	for range 1000 {
+		up.Observe(estimate(t, up, int64(1000)), math.MaxInt64)
+		down.Observe(estimate(t, down, int64(1000)), 1)
+	}
+	if up.Factor() > 4 || !near(up.Factor(), 4, 0.01) || down.Factor() < 0.25 || !near(down.Factor(), 0.25, 0.01) {
+		t.Errorf("Factors = %g and %g, want 4 and 0.25 at most", up.Factor(), down.Factor())
+	}
+}
+
+func TestOneOddReportMovesLittle(t *testing.T) {
+	c := estimator.Calibrate(fixed{})
+	for range 200 {
+		c.Observe(estimate(t, c, int64(1000)), 1000)
+	}
+	c.Observe(estimate(t, c, int64(1000)), 1_000_000)
+	if f := c.Factor(); f > 1.1 {
+		t.Errorf("Factor = %g after one report of 1000 times the estimate, want 1.1 at most", f)
+	}
+}
+
+func TestReportsThatSayNothingAreLeftOut(t *testing.T) {
+	c := estimator.Calibrate(fixed{})
+	for _, r := range [][2]int64{{0, 5}, {5, 0}, {-1, 5}, {5, -1}, {math.MinInt64, math.MinInt64}} {
+		c.Observe(r[0], r[1])
+	}
+	if f := c.Factor(); f != 1 {
+		t.Errorf("Factor = %g, want 1", f)
+	}
+}
+
+func TestCalibratedKeepsErrorsZeroAndExtremes(t *testing.T) {
+	c := estimator.Calibrate(fixed{})
+	if _, err := c.Estimate("x"); err == nil {
+		t.Error("an error of the wrapped estimator got lost")
+	}
+	c.Observe(100, 400)
+	for input, want := range map[int64]int64{0: 0, math.MaxInt64: math.MaxInt64} {
+		if got := estimate(t, c, input); got != want {
+			t.Errorf("Estimate of %d = %d, want %d", input, got, want)
+		}
+	}
+}
+
+func TestCalibratedIsSafeForConcurrentUse(t *testing.T) {
+	c := estimator.Calibrate(fixed{})
+	var wg sync.WaitGroup
+	for g := range int64(8) {
+		wg.Go(func() {
+			for i := range int64(200) {
+				n, err := c.Estimate(100*g + i + 1)
+				if err != nil {
+					t.Error(err)
+				}
+				c.Observe(n, 3*(100*g+i+1))
+			}
+		})
+	}
+	wg.Wait()
+	if f := c.Factor(); !near(f, 3, 0.05) {
+		t.Errorf("Factor = %g, want 3", f)
+	}
+}

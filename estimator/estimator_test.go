@@ -1,0 +1,128 @@
+package estimator_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/choked/choked/estimator"
+)
+
+// words counts words, so that what a test expects can be read off its text.
+var words = counterFunc(func(s string) int { return len(strings.Fields(s)) })
+
+func TestNewKnowsTheNamesThatNeedNoVocabulary(t *testing.T) {
+	for _, name := range []string{"default", "voyageai"} {
+		e, err := estimator.New(name)
+		if err != nil {
+			t.Fatalf("New(%q): %v", name, err)
+		}
+		if n := estimate(t, e, "The quick brown fox jumps over the lazy dog."); n < 8 || n > 12 {
+			t.Errorf("New(%q) estimates a sentence of ten tokens at %d", name, n)
+		}
+	}
+}
+
+func TestNewNamesThePackageThatCountsExactly(t *testing.T) {
+	for _, name := range []string{"openai", "tiktoken"} {
+		if _, err := estimator.New(name); err == nil || !strings.Contains(err.Error(), "estimator/tiktoken") || !strings.Contains(err.Error(), name) {
+			t.Errorf("New(%q) = %v, want an error that names the package to import", name, err)
+		}
+	}
+}
+
+func TestNewListsTheNamesItKnows(t *testing.T) {
+	_, err := estimator.New("opnai")
+	for _, want := range []string{`"opnai"`, `"default"`, `"openai"`, `"tiktoken"`, `"voyageai"`} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("New(%q) = %v, want an error that names %s", "opnai", err, want)
+		}
+	}
+}
+
+func TestChatOverhead(t *testing.T) {
+	e := estimator.Using(words)
+	for _, test := range []struct {
+		name  string
+		input any
+		want  int64
+	}{
+		{"plain text has none", "one two", 2},
+		{"texts have none", []string{"one two", "three"}, 3},
+		{"a message: 3, its role, its text; 3 for the reply", estimator.Message{Role: "user", Content: "one two"}, 3 + 1 + 2 + 3},
+		{"a name: itself and 1", estimator.Message{Role: "user", Content: "one", Name: "ann"}, 3 + 1 + 1 + 2 + 3},
+		{"the reply is primed once", []estimator.Message{{Role: "user", Content: "one"}, {Role: "user", Content: "two"}}, 2*5 + 3},
+		{"images by detail", estimator.Message{Role: "user", Parts: []estimator.Part{{ImageURL: png}, {ImageURL: png, Detail: "low"}}}, 3 + 1 + 765 + 85 + 3},
+		{"embeddings given as tokens", [][]int{{1, 2}, {3}}, 3},
+		{"a function: 7, its line, 12 for all",
+			m{"messages": []any{}, "tools": []any{m{"type": "function", "function": m{"name": "f", "description": "does it"}}}}, 7 + 2 + 12},
+		{"parameters: 3, 3 each and their lines; an enumeration: -3, 3 each and its values",
+			m{"messages": []any{}, "tools": []any{m{"type": "function", "function": m{"name": "f", "description": "it", "parameters": m{"properties": m{
+				"a": m{"type": "string", "description": "x", "enum": []string{"p", "q"}}, "b": m{"type": "number"}}}}}}},
+			7 + 1 + 3 + 2*3 + 2 - 3 + 2*(3+1) + 12},
+	} {
+		if got := estimate(t, e, test.input); got != test.want {
+			t.Errorf("%s: Estimate = %d, want %d", test.name, got, test.want)
+		}
+	}
+}
+
+func TestOverheadCanBeReplaced(t *testing.T) {
+	e := estimator.Using(words, estimator.WithOverhead(estimator.Overhead{Message: 10}))
+	if got := estimate(t, e, estimator.Message{Role: "user", Content: "one"}); got != 12 {
+		t.Errorf("Estimate = %d, want 10 and two words", got)
+	}
+}
+
+func TestOutputIsReservedWhenAsked(t *testing.T) {
+	chat := []byte(`{"prompt":"one","max_tokens":5}`)
+	for _, test := range []struct {
+		name  string
+		e     estimator.Estimator
+		input any
+		want  int64
+	}{
+		{"not unless asked", estimator.Using(words), chat, 1},
+		{"the limit that the request names", estimator.Using(words, estimator.Output(100)), chat, 1 + 5},
+		{"the fallback when it names none", estimator.Using(words, estimator.Output(100)), []byte(`{"prompt":"one"}`), 1 + 100},
+		{"the fallback for plain text", estimator.Using(words, estimator.Output(100)), "one", 1 + 100},
+		{"a fallback below zero is none", estimator.Using(words, estimator.Output(-1)), "one", 1},
+		{"a limit that is no count", estimator.Using(words, estimator.Output(0)), []byte(`{"prompt":"one","max_tokens":-7,"max_output_tokens":"x"}`), 1},
+	} {
+		if got := estimate(t, test.e, test.input); got != test.want {
+			t.Errorf("%s: Estimate = %d, want %d", test.name, got, test.want)
+		}
+	}
+}
+
+func TestBase64CostsNothing(t *testing.T) {
+	long := "data:image/png;base64," + strings.Repeat("iVBORw0KGgo", 10000)
+	for name, input := range map[string]any{
+		"a string":           long,
+		"an image":           m{"role": "user", "content": []m{{"type": "image_url", "image_url": m{"url": long}}}},
+		"an Anthropic image": m{"role": "user", "content": []m{{"type": "image", "source": m{"type": "base64", "data": long[22:]}}}},
+		"audio":              m{"role": "user", "content": []m{{"type": "input_audio", "input_audio": m{"data": long[22:]}}}},
+		"a file":             m{"role": "user", "content": []m{{"type": "input_file", "file_data": long}}},
+		"a tool's result":    m{"role": "tool", "content": long},
+		"tool input":         m{"role": "assistant", "content": []m{{"type": "tool_use", "name": "f", "input": m{"page": long}}}},
+	} {
+		if got := estimate(t, estimator.Default(), input); got > 800 {
+			t.Errorf("%s of %d bytes in base64: Estimate = %d, want no more than an image", name, len(long), got)
+		}
+	}
+}
+
+func TestTheModelsNameIsNotCounted(t *testing.T) {
+	a := estimate(t, estimator.Default(), m{"model": "m", "input": []any{"one"}})
+	b := estimate(t, estimator.Default(), m{"model": strings.Repeat("a long name ", 50), "input": []any{"one"}})
+	if a != b {
+		t.Errorf("Estimate = %d with a short model's name and %d with a long one", a, b)
+	}
+}
+
+func TestEstimateOfAStringAllocatesNothing(t *testing.T) {
+	e := estimator.Default()
+	var input any = strings.Repeat("not much ", 200)
+	if n := testing.AllocsPerRun(100, func() { estimate(t, e, input) }); n > 0 {
+		t.Errorf("%g allocations for each estimate, want 0", n)
+	}
+}

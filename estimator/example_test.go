@@ -1,0 +1,60 @@
+package estimator_test
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/choked/choked/estimator"
+)
+
+func ExampleDefault() {
+	e := estimator.Default()
+	n, err := e.Estimate([]estimator.Message{
+		{Role: "system", Content: "You are a patient librarian."},
+		{Role: "user", Content: "Which book should I read on a rainy day?"},
+	})
+	fmt.Println(n, err)
+	// Output: 25 <nil>
+}
+
+func ExampleExtract() {
+	p, err := estimator.Extract([]byte(`{"model": "gpt-4o", "max_tokens": 100, "messages": [{"role": "user", "content": [
+		{"type": "text", "text": "What is this?"},
+		{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]}]}`))
+	fmt.Printf("%q %d image, %d tokens of output, %v\n", p.Texts, p.Images, p.Output, err)
+	// Output: ["user" "What is this?"] 1 image, 100 tokens of output, <nil>
+}
+
+// Letters is a tokenizer of our own.
+type Letters struct{}
+
+func (Letters) Count(text string) int { return len(text) }
+
+func ExampleUsing() {
+	e := estimator.Using(Letters{}, estimator.Output(16))
+	n, err := e.Estimate([]string{"one", "two"})
+	fmt.Println(n, err)
+	// Output: 22 <nil>
+}
+
+func ExampleCalibrate() {
+	e := estimator.Calibrate(estimator.Using(Letters{}))
+	text := strings.Repeat("x", 100)
+	for range 200 {
+		estimated, err := e.Estimate(text)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		e.Observe(estimated, 80) // what the provider reported
+	}
+	n, err := e.Estimate(text)
+	fmt.Printf("%d %v, factor %.2f\n", n, err, e.Factor())
+	// Output: 80 <nil>, factor 0.80
+}
+
+func ExampleNew() {
+	_, err := estimator.New("opnai")
+	fmt.Println(err)
+	// Output: estimator: unknown name "opnai": want "default", "openai", "tiktoken" or "voyageai"
+}

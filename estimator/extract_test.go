@@ -1,0 +1,226 @@
+package estimator_test
+
+import (
+	"encoding/json"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/choked/choked/estimator"
+)
+
+type m = map[string]any
+
+// An SDK's types, as client libraries write them: the content marshals itself
+// to a string or to parts.
+type sdkMessage struct {
+	Role    string     `json:"role"`
+	Content sdkContent `json:"content"`
+}
+type sdkContent struct{ parts []string }
+
+func (c sdkContent) MarshalJSON() ([]byte, error) {
+	if len(c.parts) == 1 {
+		return json.Marshal(c.parts[0])
+	}
+	var parts []m
+	for _, p := range c.parts {
+		parts = append(parts, m{"type": "text", "text": p})
+	}
+	return json.Marshal(parts)
+}
+
+const png = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
+
+func TestExtractTakesText(t *testing.T) {
+	type named string
+	text := named("pointed at")
+	for _, test := range []struct {
+		name  string
+		input any
+		want  []string
+	}{
+		{"a string", "hello", []string{"hello"}},
+		{"an empty string", "", nil},
+		{"a string type", named("hello"), []string{"hello"}},
+		{"a pointer", &text, []string{"pointed at"}},
+		{"strings", []string{"a", "b"}, []string{"a", "b"}},
+		{"strings of any type", []any{"a", "b"}, []string{"a", "b"}},
+		{"bytes that are text", []byte("not {json}"), []string{"not {json}"}},
+		{"bytes that are some JSON", []byte(`{"colour":"red"}`), []string{`{"colour":"red"}`}},
+		{"bytes that are broken JSON", []byte(`{"messages":[`), []string{`{"messages":[`}},
+		{"numbers in JSON bytes are text", []byte(`7`), []string{`7`}},
+		{"a data URL", png, nil},
+		{"data URLs in a list", []string{"a", png}, []string{"a"}},
+		{"text that only begins like one", "data:text;base64, is a prefix", []string{"data:text;base64, is a prefix"}},
+	} {
+		p, err := estimator.Extract(test.input)
+		if err != nil || !slices.Equal(p.Texts, test.want) || p.Messages != 0 {
+			t.Errorf("%s: Extract = %q in %d messages, %v; want %q in none", test.name, p.Texts, p.Messages, err, test.want)
+		}
+	}
+}
+
+func TestExtractTakesMessages(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		input any
+		want  estimator.Prompt
+	}{
+		{"a Message", estimator.Message{Role: "user", Content: "hi", Name: "ann"},
+			estimator.Prompt{Texts: []string{"user", "hi", "ann"}, Messages: 1, Names: 1}},
+		{"Messages with parts and calls", []estimator.Message{
+			{Role: "user", Parts: []estimator.Part{{Text: "see"}, {ImageURL: png}, {ImageURL: "https://x/y.png", Detail: "low"}}},
+			{Role: "assistant", ToolCalls: []estimator.ToolCall{{Name: "f", Arguments: "{}"}}}},
+			estimator.Prompt{Texts: []string{"user", "see", "assistant", "f", "{}"}, Messages: 2, Calls: 1, LowImages: 1, Images: 1}},
+		{"pointers to Messages", []*estimator.Message{{Role: "user", Name: "ann", Parts: []estimator.Part{{Text: "see"}, {ImageURL: png, Detail: "low"}},
+			ToolCalls: []estimator.ToolCall{{Name: "f", Arguments: "{}"}}}},
+			estimator.Prompt{Texts: []string{"user", "ann", "see", "f", "{}"}, Messages: 1, Names: 1, Calls: 1, LowImages: 1}},
+		{"maps", []m{{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi", "name": "ann"}},
+			estimator.Prompt{Texts: []string{"system", "be kind", "user", "ann", "hi"}, Messages: 2, Names: 1}},
+		{"maps of strings", []map[string]string{{"role": "user", "content": "hi"}},
+			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1}},
+		{"a library's structs", []sdkMessage{{"user", sdkContent{[]string{"a"}}}, {"user", sdkContent{[]string{"b", "c"}}}},
+			estimator.Prompt{Texts: []string{"user", "a", "user", "b", "c"}, Messages: 2}},
+		{"Go types inside a map", m{"messages": []estimator.Message{{Role: "user", Content: "hi"}}, "max_tokens": 7},
+			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1, Output: 7}},
+		{"parts of every kind", []byte(`[{"role":"user","content":["plain",{"type":"text","text":"see"},
+			{"type":"image_url","image_url":{"url":"` + png + `","detail":"low"}},{"type":"image_url","image_url":{"url":"https://x/y"}},
+			{"type":"input_audio","input_audio":{"data":"UklGRg==","format":"wav"}},
+			{"type":"file","file":{"file_data":"JVBERi0=","filename":"a.pdf"}}]}]`),
+			estimator.Prompt{Texts: []string{"user", "plain", "see"}, Messages: 1, LowImages: 1, Images: 1}},
+		{"tool calls and their results", []byte(`[{"role":"assistant","content":null,"tool_calls":[{"id":"call_1","type":"function",
+			"function":{"name":"weather","arguments":"{\"city\":\"Oslo\"}"}}]},{"role":"tool","tool_call_id":"call_1","content":"rain"}]`),
+			estimator.Prompt{Texts: []string{"assistant", "weather", `{"city":"Oslo"}`, "tool", "rain"}, Messages: 2, Calls: 1}},
+	} {
+		p, err := estimator.Extract(test.input)
+		checkPrompt(t, test.name, p, err, test.want)
+	}
+}
+
+func TestExtractTakesRequests(t *testing.T) {
+	for _, test := range []struct {
+		name, body string
+		want       estimator.Prompt
+	}{
+		{"OpenAI chat", `{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}],"max_completion_tokens":50,"max_tokens":20,"user":"u-1",
+			"response_format":{"type":"json_schema","json_schema":{"name":"answer","schema":{"type":"object"}}}}`,
+			estimator.Prompt{Texts: []string{"user", "hi", "answer", `{"type":"object"}`}, Messages: 1, Output: 50}},
+		{"OpenAI functions", `{"messages":[{"role":"user","content":"hi"}],"tools":[{"type":"function","function":{"name":"weather","description":"Tells the weather.",
+			"parameters":{"type":"object","properties":{"unit":{"type":"string","description":"Unit.","enum":["C","F"]},"city":{"type":"string"}}}}}]}`,
+			estimator.Prompt{Texts: []string{"user", "hi", "weather:Tells the weather", "city:string:", "unit:string:Unit", "C", "F"},
+				Messages: 1, Functions: 1, Objects: 1, Properties: 2, Enums: 1, EnumItems: 2}},
+		{"OpenAI responses", `{"model":"gpt-5","instructions":"be kind","max_output_tokens":9,"input":[{"role":"user","content":[{"type":"input_text","text":"hi"},
+			{"type":"input_image","image_url":"` + png + `"}]},{"type":"function_call","call_id":"c","name":"f","arguments":"{}"},
+			{"type":"function_call_output","call_id":"c","output":"42"},{"type":"reasoning","id":"r","summary":[{"type":"summary_text","text":"so"}],"encrypted_content":"gAAAA"}],
+			"tools":[{"type":"web_search"},{"type":"function","name":"f","description":"d","parameters":{}}],"text":{"format":{"type":"json_schema","name":"n","schema":{}}}}`,
+			estimator.Prompt{Texts: []string{"user", "hi", "f", "{}", "42", "so", "be kind", "f:d", "n", "{}"},
+				Messages: 5, Names: 1, Images: 1, Functions: 1, Output: 9}},
+		{"OpenAI responses with a bare string", `{"model":"gpt-5","input":"hi"}`, estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1}},
+		{"OpenAI embeddings", `{"model":"text-embedding-3-small","input":"hi"}`, estimator.Prompt{Texts: []string{"hi"}}},
+		{"OpenAI embeddings of several", `{"model":"text-embedding-3-small","input":["a","b"]}`, estimator.Prompt{Texts: []string{"a", "b"}}},
+		{"OpenAI embeddings of tokens", `{"model":"text-embedding-3-small","input":[[1,2,3],[4]]}`, estimator.Prompt{Tokens: 4}},
+		{"OpenAI completions", `{"model":"davinci-002","prompt":"once","suffix":"end","max_tokens":3}`, estimator.Prompt{Texts: []string{"once", "end"}, Output: 3}},
+		{"Anthropic messages", `{"model":"claude","system":[{"type":"text","text":"be kind","cache_control":{"type":"ephemeral"}}],"max_tokens":1024,
+			"messages":[{"role":"user","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"iVBORw0KGgo"}},
+			{"type":"document","source":{"type":"base64","media_type":"application/pdf","data":"JVBERi0"}},
+			{"type":"document","title":"T","source":{"type":"text","media_type":"text/plain","data":"plain"}}]},
+			{"role":"assistant","content":[{"type":"thinking","thinking":"hm","signature":"EqQB"},{"type":"redacted_thinking","data":"Eu8D"},
+			{"type":"tool_use","id":"t","name":"weather","input":{"city":"Oslo"}}]},
+			{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":[{"type":"text","text":"rain"}]}]}],
+			"tools":[{"name":"weather","description":"d","input_schema":{"type":"object","properties":{"city":{"type":"string"}}}}]}`,
+			estimator.Prompt{Texts: []string{"user", "T", "plain", "assistant", "hm", "weather", `{"city":"Oslo"}`, "user", "rain", "be kind", "weather:d", "city:string:"},
+				Messages: 4, Images: 1, Calls: 1, Functions: 1, Objects: 1, Properties: 1, Output: 1024}},
+		{"Voyage embeddings", `{"model":"voyage-3","input":["a","b"],"input_type":"document"}`, estimator.Prompt{Texts: []string{"a", "b"}}},
+		{"Voyage multimodal", `{"model":"voyage-multimodal-3","inputs":[{"content":[{"type":"text","text":"a"},{"type":"image_base64","image_base64":"` + png + `"}]}]}`,
+			estimator.Prompt{Texts: []string{"a"}, Images: 1}},
+		{"Gemini contents", `{"contents":[{"role":"user","parts":[{"text":"hi"},{"inlineData":{"mimeType":"image/png","data":"iVBO"}}]}],"generationConfig":{"maxOutputTokens":8}}`,
+			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1, Images: 1, Output: 8}},
+	} {
+		p, err := estimator.Extract([]byte(test.body))
+		checkPrompt(t, test.name+", raw", p, err, test.want)
+		p, err = estimator.Extract(json.RawMessage("\n " + test.body))
+		checkPrompt(t, test.name+", raw message", p, err, test.want)
+		var decoded m
+		if err := json.Unmarshal([]byte(test.body), &decoded); err != nil {
+			t.Fatal(err)
+		}
+		p, err = estimator.Extract(decoded)
+		checkPrompt(t, test.name+", decoded", p, err, test.want)
+	}
+}
+
+func checkPrompt(t *testing.T, name string, got estimator.Prompt, err error, want estimator.Prompt) {
+	t.Helper()
+	if err != nil {
+		t.Errorf("%s: Extract: %v", name, err)
+		return
+	}
+	texts := slices.Equal(got.Texts, want.Texts)
+	a, b := got, want
+	a.Texts, b.Texts = nil, nil
+	if !texts || asJSON(a) != asJSON(b) {
+		t.Errorf("%s: Extract\n got %s\nwant %s", name, asJSON(got), asJSON(want))
+	}
+}
+
+func asJSON(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+func TestExtractCountsTokensGivenAsNumbers(t *testing.T) {
+	for _, input := range []any{[]int{1, 2, 3}, []int32{1, 2, 3}, [][]int{{1, 2}, {3}}, []any{1, 2, 3}} {
+		if p, err := estimator.Extract(input); err != nil || p.Tokens != 3 || len(p.Texts) != 0 {
+			t.Errorf("Extract(%v) = %d tokens, %q, %v; want 3", input, p.Tokens, p.Texts, err)
+		}
+	}
+}
+
+func TestExtractNamesWhatItCannotRead(t *testing.T) {
+	loop := m{}
+	loop["messages"] = []any{loop}
+	for _, test := range []struct {
+		input any
+		want  string
+	}{
+		{nil, "nil"},
+		{7, "int"},
+		{true, "bool"},
+		{math.NaN(), "float64"},
+		{(*estimator.Message)(nil), "Message"},
+		{make(chan int), "chan int"},
+		{func() {}, "func()"},
+		{m{"colour": "red"}, `"colour"`},
+		{struct{ Colour string }{"red"}, `"Colour"`},
+		{[]any{"a", 7}, "item 1"},
+		{[]m{{"role": "user", "content": "x"}, {"colour": "red"}}, `item 1 has keys ["colour"]`},
+		{loop, "JSON"},
+	} {
+		_, err := estimator.Extract(test.input)
+		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "no text") {
+			t.Errorf("Extract(%T) = %v, want an error that says no text and names %s", test.input, err, test.want)
+		}
+		if _, err := estimator.Default().Estimate(test.input); err == nil {
+			t.Errorf("Estimate(%T) gives no error", test.input)
+		}
+	}
+}
+
+func FuzzExtractTakesAnyBytes(f *testing.F) {
+	for _, s := range []string{`{"messages":[{"role":"user","content":[{"type":"text"}]}]}`, `{"input":[[1],{"type":"reasoning"}]}`,
+		`[{"parts":[{"functionCall":{"args":{}}}]}]`, `{"tools":[{"functionDeclarations":[{}]}],"contents":3}`, `"x"`, "data:;base64,"} {
+		f.Add([]byte(s))
+	}
+	e := estimator.Default(estimator.Output(5))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		n, err := e.Estimate(body)
+		if err != nil || n < 5 {
+			t.Errorf("Estimate(%q) = %d, %v; want at least the reserve of 5: bytes are always text", body, n, err)
+		}
+	})
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/rand/v2"
+	"strings"
+	"testing"
+)
+
+func TestFitFindsTheWeightsThatMadeTheTokens(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	truth := map[int]float64{3: 0.1, 70: 0.5, 900: 1, 901: 0.25}
+	var texts []text
+	for i := range 300 {
+		x := text{kind: "made", held: i%4 == 0, weight: 1}
+		for f, w := range truth {
+			x.features[f] = 50 + r.Int32N(1000)
+			x.tokens += float64(x.features[f]) * w
+		}
+		texts = append(texts, x)
+	}
+	w := fit(texts)
+	for i := range texts {
+		if e := relative(&texts[i], w); e > 0.01 || e < -0.01 {
+			t.Fatalf("text %d is off by %.2f%%", i, 100*e)
+		}
+	}
+	if w[5] != usual {
+		t.Errorf("a pair that no text shows has the weight %g, want %g", w[5], usual)
+	}
+	var out bytes.Buffer
+	report(&out, texts, w)
+	if !strings.Contains(out.String(), "| made | 75 | 0.") {
+		t.Errorf("the report does not show the 75 texts held out:\n%s", out.String())
+	}
+	if src := string(source(w)); !strings.Contains(src, "DO NOT EDIT") || !strings.Contains(src, "1229, ") {
+		t.Error("the source does not hold the usual weight of 0.3, which is 1229/4096")
+	}
+}
+
+func TestTextsAreTakenFromTheirMarkup(t *testing.T) {
+	page := ".TH X 1\n.SH NAME\nls \\- list \\fBfiles\\fP\n.\\\" comment\n'in 3\n"
+	if got, want := unroff(page), "ls - list files\n"; got != want {
+		t.Errorf("unroff = %q, want %q", got, want)
+	}
+	if got, want := withoutTags("<p>a &amp; <b>b</b></p>\n\n <!-- c\n --> d"), "a & b\nd"; got != want {
+		t.Errorf("withoutTags = %q, want %q", got, want)
+	}
+	// A catalogue of a header and two strings, one of them a plural.
+	var mo bytes.Buffer
+	stored := []string{"Header: x", "eins", "zwei\x00drei"}
+	offset := uint32(28)
+	for _, v := range []uint32{0x950412de, 0, 3, 28, 28, 0, 0} {
+		binary.Write(&mo, binary.LittleEndian, v)
+	}
+	offset += uint32(8 * len(stored))
+	for _, s := range stored {
+		binary.Write(&mo, binary.LittleEndian, [2]uint32{uint32(len(s)), offset})
+		offset += uint32(len(s))
+	}
+	mo.WriteString(strings.Join(stored, ""))
+	if got, want := translations(mo.Bytes()), "eins\nzwei\ndrei\n"; got != want {
+		t.Errorf("translations = %q, want %q", got, want)
+	}
+	for cut := range mo.Len() {
+		translations(mo.Bytes()[:cut]) // a broken catalogue must not stop a fit
+	}
+}

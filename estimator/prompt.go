@@ -1,0 +1,244 @@
+package estimator
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// Prompt is what a model reads of an input, and what a provider counts beside
+// its text. All numbers are counts of things, except Tokens and Output.
+type Prompt struct {
+	Texts  []string // each is tokenised on its own
+	Tokens int64    // tokens given as numbers, as embeddings inputs may be
+	Output int64    // the largest limit on the reply that is named; 0: none
+
+	Messages, Names, Calls int64 // of a chat; Calls are tool calls
+	Functions              int64 // described to the model, with
+	Objects, Properties    int64 // their parameters, and
+	Enums, EnumItems       int64 // the enumerations among those
+	LowImages, Images      int64 // images at low detail, and all others
+}
+
+// errNoText is wrapped by every error of Extract.
+var errNoText = errors.New("no text to count")
+
+const understood = "want a string, []byte, []string, chat messages, or a request with " +
+	"messages, input, inputs, prompt, contents, role or content"
+
+// Extract takes from an input what a model would read of it:
+//
+//   - a string, a []string: text;
+//   - []int, [][]int and the like: tokens of an embeddings input;
+//   - a [Message], a []Message;
+//   - a message or request as a map, a list of maps, or a type of any client
+//     library, by the JSON it marshals to;
+//   - a []byte or json.RawMessage: a request's raw body or a list of messages,
+//     and anything else as plain text.
+//
+// Requests are those of OpenAI chat, completions, responses and embeddings,
+// Anthropic messages, Voyage embeddings (multimodal too) and Gemini contents. Of
+// a message it takes role, name, string or multi-part content, tool calls and
+// their results; of a request also system, instructions, tools and response schemas.
+//
+// It never takes image, audio or file data, a string that is a base64 data URL
+// as a whole, an id, a signature, or the model's name. An error names the type
+// or the keys that were given and what would have been understood.
+func Extract(input any) (Prompt, error) {
+	var p Prompt
+	switch in := input.(type) {
+	case nil:
+		return p, fmt.Errorf("estimator: input is nil: %w: %s", errNoText, understood)
+	case string:
+		p.text(in)
+	case []string:
+		for _, s := range in {
+			p.text(s)
+		}
+	case Message:
+		p.typedMessage(in)
+	case []Message:
+		for _, m := range in {
+			p.typedMessage(m)
+		}
+	case json.RawMessage:
+		p.raw(in)
+	case []byte:
+		p.raw(in)
+	case map[string]any:
+		if isPlain(in, 0) {
+			return p, p.decoded(in)
+		}
+		return p, p.other(input)
+	default:
+		return p, p.other(input)
+	}
+	return p, nil
+}
+
+// isPlain says whether v is as encoding/json decodes it all through, so that
+// nothing in it goes unseen. What is nested too deep to tell is not: a map may
+// hold itself, and encoding/json reports that.
+func isPlain(v any, depth int) bool {
+	if depth > 100 {
+		return false
+	}
+	switch v := v.(type) {
+	case nil, string, bool, float64:
+		return true
+	case []any:
+		for _, item := range v {
+			if !isPlain(item, depth+1) {
+				return false
+			}
+		}
+		return true
+	case map[string]any:
+		for _, item := range v {
+			if !isPlain(item, depth+1) {
+				return false
+			}
+		}
+		return true
+	}
+	return false
+}
+
+// raw takes a JSON body that it knows, and any other bytes as text: a document
+// may well be JSON.
+func (p *Prompt) raw(body []byte) {
+	trimmed := bytes.TrimLeft(body, " \t\r\n")
+	if len(trimmed) > 0 && (trimmed[0] == '{' || trimmed[0] == '[' || trimmed[0] == '"') {
+		var v any
+		if json.Unmarshal(trimmed, &v) == nil {
+			var q Prompt
+			if s, ok := v.(string); ok {
+				q.text(s)
+				*p = q
+				return
+			}
+			if q.decoded(v) == nil {
+				*p = q
+				return
+			}
+		}
+	}
+	p.text(string(body))
+}
+
+// decoded takes a value as encoding/json decodes it.
+func (p *Prompt) decoded(v any) error {
+	switch v := v.(type) {
+	case map[string]any:
+		if p.request(v) || p.message(v) {
+			return nil
+		}
+		return fmt.Errorf("estimator: an object with keys %s: %w: %s", keysOf(v), errNoText, understood)
+	case []any:
+		return p.list(v)
+	case string:
+		p.text(v)
+	default:
+		return fmt.Errorf("estimator: %T: %w: %s", v, errNoText, understood)
+	}
+	return nil
+}
+
+func (p *Prompt) list(items []any) error {
+	if n, ok := countTokens(items); ok {
+		p.Tokens += n
+		return nil
+	}
+	for i, item := range items {
+		switch item := item.(type) {
+		case string:
+			p.text(item)
+			continue
+		case map[string]any:
+			if p.message(item) || p.block(item) {
+				continue
+			}
+			return fmt.Errorf("estimator: item %d has keys %s: %w: want role or content", i, keysOf(item), errNoText)
+		}
+		return fmt.Errorf("estimator: item %d is a %T: %w: want a string or a message", i, item, errNoText)
+	}
+	return nil
+}
+
+// other takes any other type through its JSON.
+func (p *Prompt) other(input any) error {
+	t := reflect.TypeOf(input)
+	v := reflect.ValueOf(input)
+	for t.Kind() == reflect.Pointer && !v.IsNil() {
+		t, v = t.Elem(), v.Elem()
+	}
+	switch t.Kind() {
+	case reflect.String:
+		if _, ok := input.(json.Marshaler); !ok {
+			p.text(v.String())
+			return nil
+		}
+	case reflect.Struct, reflect.Map, reflect.Slice, reflect.Array, reflect.Pointer:
+	default:
+		return fmt.Errorf("estimator: a %T: %w: %s", input, errNoText, understood)
+	}
+	body, err := json.Marshal(input)
+	if err != nil {
+		return fmt.Errorf("estimator: a %T does not marshal to JSON: %w (%w)", input, errNoText, err)
+	}
+	var decoded any
+	if err := json.Unmarshal(body, &decoded); err != nil {
+		return fmt.Errorf("estimator: the JSON of a %T: %w (%w)", input, errNoText, err)
+	}
+	if err := p.decoded(decoded); err != nil {
+		return fmt.Errorf("%w (taken from a %T through its JSON)", err, input)
+	}
+	return nil
+}
+
+func (p *Prompt) text(s string) {
+	if s != "" && !isDataURL(s) {
+		p.Texts = append(p.Texts, s)
+	}
+}
+
+func (p *Prompt) image(detail string) {
+	if detail == "low" {
+		p.LowImages++
+	} else {
+		p.Images++
+	}
+}
+
+// isDataURL says whether s as a whole is binary data in base64 (RFC 2397).
+func isDataURL(s string) bool {
+	if len(s) < 5 || !strings.EqualFold(s[:5], "data:") {
+		return false
+	}
+	head := s[:min(len(s), 256)] // a media type and its parameters are short
+	comma := strings.IndexByte(head, ',')
+	return comma > 0 && strings.HasSuffix(strings.ToLower(head[:comma]), ";base64") &&
+		!strings.ContainsAny(s, " \n")
+}
+
+// countTokens counts a list, or a list of lists, of numbers.
+func countTokens(items []any) (n int64, ok bool) {
+	for _, item := range items {
+		switch item := item.(type) {
+		case float64:
+			n++
+		case []any:
+			inner, ok := countTokens(item)
+			if !ok {
+				return 0, false
+			}
+			n += inner
+		default:
+			return 0, false
+		}
+	}
+	return n, n > 0
+}

@@ -1,0 +1,186 @@
+package estimator
+
+import (
+	"encoding/json"
+	"math"
+	"slices"
+	"strings"
+)
+
+// request takes the body of an API call, and says whether v was one.
+func (p *Prompt) request(v map[string]any) bool {
+	known := false
+	for _, key := range []string{"messages", "contents"} {
+		if list, ok := v[key]; ok {
+			known = true
+			p.messages(list)
+		}
+	}
+	if in, ok := v["input"]; ok && v["role"] == nil && v["type"] == nil {
+		known = true
+		p.input(in, isConversation(v))
+	}
+	if in, ok := v["inputs"]; ok {
+		known = true
+		p.content(in)
+	}
+	if in, ok := v["prompt"]; ok {
+		known = true
+		p.input(in, false)
+		p.content(v["suffix"])
+	}
+	if !known {
+		return false
+	}
+	for _, key := range []string{"system", "instructions", "systemInstruction", "system_instruction"} {
+		if s, ok := v[key]; ok && s != nil {
+			p.Messages++
+			p.content(s)
+		}
+	}
+	p.tools(v["tools"])
+	p.tools(v["functions"])
+	p.schema(v["response_format"])
+	if text, ok := v["text"].(map[string]any); ok {
+		p.schema(text["format"])
+	}
+	p.limits(v)
+	return true
+}
+
+// limits notes the largest limit on the reply that a request names.
+func (p *Prompt) limits(v map[string]any) {
+	for _, key := range []string{"max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"} {
+		p.Output = max(p.Output, number(v[key]))
+	}
+	if c, ok := v["generationConfig"].(map[string]any); ok {
+		p.Output = max(p.Output, number(c["maxOutputTokens"]))
+	}
+}
+
+// input takes the input of an embeddings or a responses call. Only the latter
+// is a chat, with what a chat adds.
+func (p *Prompt) input(in any, conversation bool) {
+	switch in := in.(type) {
+	case string:
+		if conversation {
+			p.Messages++
+			p.text("user")
+		}
+		p.text(in)
+	case []any:
+		if n, ok := countTokens(in); ok {
+			p.Tokens += n
+			return
+		}
+		for _, item := range in {
+			if ids, ok := item.([]any); ok {
+				n, _ := countTokens(ids)
+				p.Tokens += n
+				continue
+			}
+			if m, ok := item.(map[string]any); ok && p.message(m) {
+				continue
+			}
+			p.content(item)
+		}
+	case map[string]any:
+		p.messages(in)
+	}
+}
+
+// isConversation tells a responses call from an embeddings call, which share
+// the key "input": by the keys that only one of them has, else by the model.
+func isConversation(v map[string]any) bool {
+	for _, key := range []string{"instructions", "max_output_tokens", "tools", "previous_response_id", "reasoning", "text", "store"} {
+		if _, ok := v[key]; ok {
+			return true
+		}
+	}
+	for _, key := range []string{"input_type", "encoding_format", "dimensions", "output_dimension", "output_dtype", "truncation"} {
+		if _, ok := v[key]; ok {
+			return false
+		}
+	}
+	model, _ := v["model"].(string)
+	return model != "" && !strings.Contains(model, "embed") && !strings.HasPrefix(model, "voyage")
+}
+
+// schema takes the JSON schema that a reply must follow: the model reads it.
+func (p *Prompt) schema(v any) {
+	format, ok := v.(map[string]any)
+	if !ok {
+		return
+	}
+	if inner, ok := format["json_schema"].(map[string]any); ok {
+		format = inner
+	}
+	if s, ok := format["schema"]; ok && s != nil {
+		p.content(format["name"])
+		p.content(format["description"])
+		p.text(compact(s))
+	}
+}
+
+// compact is v as JSON text, without binary data in it.
+func compact(v any) string {
+	if s, ok := v.(string); ok {
+		return s
+	}
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if enc.Encode(withoutData(v)) != nil {
+		return ""
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+func withoutData(v any) any {
+	switch v := v.(type) {
+	case string:
+		if isDataURL(v) {
+			return ""
+		}
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = withoutData(v[i])
+		}
+		return out
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k := range v {
+			if !isDataKey(k) {
+				out[k] = withoutData(v[k])
+			}
+		}
+		return out
+	}
+	return v
+}
+
+// number reads a JSON number as a count, and anything else as none.
+func number(v any) int64 {
+	if n, ok := v.(float64); ok && n > 0 && n <= math.MaxInt32 {
+		return int64(n)
+	}
+	return 0
+}
+
+// keysOf lists the keys of an unknown object for an error message, in order, and not all of many.
+func keysOf(v map[string]any) string {
+	keys := make([]string, 0, len(v))
+	for k := range v {
+		if len(k) > 32 {
+			k = k[:32] + "…"
+		}
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	if len(keys) > 8 {
+		keys = append(keys[:8], "…")
+	}
+	b, _ := json.Marshal(keys)
+	return string(b)
+}

@@ -1,0 +1,82 @@
+package estimator_test
+
+import (
+	"strings"
+	"sync/atomic"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/choked/choked/estimator"
+)
+
+// bytesCounter counts a token for each byte, notes how much it was asked to
+// count, and reports text cut inside a character.
+type bytesCounter struct {
+	t     *testing.T
+	bytes atomic.Int64
+}
+
+func (c *bytesCounter) Count(text string) int {
+	if !utf8.ValidString(text) {
+		c.t.Errorf("counted %.20q, cut inside a character", text)
+	}
+	c.bytes.Add(int64(len(text)))
+	return len(text)
+}
+
+func TestTextUpTo32KBIsCountedWhole(t *testing.T) {
+	c := &bytesCounter{t: t}
+	text := strings.Repeat("x", 32<<10)
+	if got := estimate(t, estimator.Using(c), text); got != 32<<10 || c.bytes.Load() != 32<<10 {
+		t.Errorf("Estimate = %d after counting %d bytes, want all %d", got, c.bytes.Load(), 32<<10)
+	}
+}
+
+func TestLargeTextIsSampled(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		input any
+		size  int64
+	}{
+		{"one text", strings.Repeat("é", 5<<20), 10 << 20},
+		{"many small texts", strings.Split(strings.Repeat("日本\n", 1<<20), "\n")[:1<<20], 6 << 20},
+		{"a few texts", []string{strings.Repeat("日", 9999), "", strings.Repeat("x", 99999), "é"}, 3*9999 + 99999 + 2},
+	} {
+		c := &bytesCounter{t: t}
+		got := estimate(t, estimator.Using(c), test.input)
+		// A window moves to the next character, by 3 bytes at most of 512.
+		if !near(float64(got), float64(test.size), 0.01) {
+			t.Errorf("%s: Estimate = %d, want %d", test.name, got, test.size)
+		}
+		if n := c.bytes.Load(); n > 64*(512+2*64+8) {
+			t.Errorf("%s: counted %d bytes, want 64 windows of 512 and what leads up to them", test.name, n)
+		}
+	}
+}
+
+func TestExactCountsAllOfALargeText(t *testing.T) {
+	c := &bytesCounter{t: t}
+	if got := estimate(t, estimator.Using(c, estimator.Exact()), strings.Repeat("é", 1<<20)); got != 2<<20 {
+		t.Errorf("Estimate = %d, want %d", got, 2<<20)
+	}
+}
+
+func TestSamplesAreDrawnAnew(t *testing.T) {
+	// Windows at places that can be guessed could be written around.
+	text := strings.Repeat("x", 500) + strings.Repeat("y", 600)
+	text = strings.Repeat(text, 100)
+	counter := counterFunc(func(s string) int { return strings.Count(s, "x") })
+	seen := map[int64]bool{}
+	e := estimator.Using(counter)
+	for range 5 {
+		seen[estimate(t, e, text)] = true
+		seen[estimate(t, estimator.Using(counter), text)] = true
+	}
+	if len(seen) < 3 {
+		t.Errorf("10 samples gave only %d different estimates", len(seen))
+	}
+}
+
+type counterFunc func(string) int
+
+func (f counterFunc) Count(s string) int { return f(s) }

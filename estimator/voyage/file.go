@@ -1,0 +1,229 @@
+package voyage
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/choked/choked/estimator/internal/bpe"
+)
+
+// Limits on a file, checked before its content is worked on. The largest that
+// Voyage publishes is 11 MB, with 152,000 tokens.
+const (
+	maxFile  = 64 << 20
+	maxID    = 1 << 21
+	maxAdded = 4096
+)
+
+// file is the part of a tokenizer.json that decides what is counted.
+type file struct {
+	Added         []added         `json:"added_tokens"`
+	Normalizer    *component      `json:"normalizer"`
+	PreTokenizer  *component      `json:"pre_tokenizer"`
+	PostProcessor *component      `json:"post_processor"`
+	Truncation    json.RawMessage `json:"truncation"`
+	Padding       json.RawMessage `json:"padding"`
+	Model         struct {
+		Type         string           `json:"type"`
+		Vocab        map[string]int64 `json:"vocab"`
+		Merges       []merge          `json:"merges"`
+		Dropout      *float64         `json:"dropout"`
+		Prefix       *string          `json:"continuing_subword_prefix"`
+		Suffix       *string          `json:"end_of_word_suffix"`
+		IgnoreMerges bool             `json:"ignore_merges"`
+	} `json:"model"`
+}
+
+type added struct {
+	Content    string `json:"content"`
+	SingleWord bool   `json:"single_word"`
+	LStrip     bool   `json:"lstrip"`
+	RStrip     bool   `json:"rstrip"`
+	Normalized bool   `json:"normalized"`
+}
+
+// merge is written "left right" or ["left", "right"].
+type merge struct{ left, right string }
+
+func (m *merge) UnmarshalJSON(b []byte) error {
+	var s string
+	if json.Unmarshal(b, &s) == nil {
+		var ok bool
+		if m.left, m.right, ok = strings.Cut(s, " "); ok {
+			return nil
+		}
+	}
+	var pair []string
+	if json.Unmarshal(b, &pair) == nil && len(pair) == 2 {
+		m.left, m.right = pair[0], pair[1]
+		return nil
+	}
+	return fmt.Errorf("merge %.80s: want \"left right\" or [\"left\", \"right\"]", b)
+}
+
+func readFile(path string) (*tokenizer, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	body, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > maxFile {
+		return nil, fmt.Errorf("larger than %d MB", maxFile>>20)
+	}
+	return parse(body)
+}
+
+// parse makes a tokenizer of a file's content.
+func parse(body []byte) (*tokenizer, error) {
+	var f file
+	if err := json.Unmarshal(body, &f); err != nil {
+		return nil, fmt.Errorf("not a tokenizer.json: %w", err)
+	}
+	if err := f.unsupported(); err != nil {
+		return nil, err
+	}
+	t := new(tokenizer)
+	var err error
+	if t.nfc, err = f.Normalizer.normalizes(); err != nil {
+		return nil, err
+	}
+	split, err := f.PreTokenizer.split()
+	if err != nil {
+		return nil, err
+	}
+	if t.frame, err = f.PostProcessor.frame(); err != nil {
+		return nil, err
+	}
+	if t.raw, t.normal, err = matchers(f.Added); err != nil {
+		return nil, err
+	}
+	t.encoding, err = f.encoding(split)
+	return t, err
+}
+
+// unsupported names what would change counts and is not done here.
+func (f *file) unsupported() error {
+	switch m := f.Model; {
+	case m.Type != "BPE" && (m.Type != "" || len(m.Merges) == 0):
+		return fmt.Errorf("model type %q is not supported: want \"BPE\"", m.Type)
+	case m.Dropout != nil && *m.Dropout != 0:
+		return fmt.Errorf("model dropout %g is not supported: want none", *m.Dropout)
+	case m.Prefix != nil && *m.Prefix != "":
+		return fmt.Errorf("continuing_subword_prefix %q is not supported: want none", *m.Prefix)
+	case m.Suffix != nil && *m.Suffix != "":
+		return fmt.Errorf("end_of_word_suffix %q is not supported: want none", *m.Suffix)
+	case isSet(f.Truncation):
+		return errors.New("truncation is not supported: want none")
+	case isSet(f.Padding):
+		return errors.New("padding is not supported: want none")
+	}
+	return nil
+}
+
+func isSet(v json.RawMessage) bool { return len(v) > 0 && string(v) != "null" }
+
+func matchers(tokens []added) (raw, normal *matcher, err error) {
+	if len(tokens) > maxAdded {
+		return nil, nil, fmt.Errorf("%d added tokens: want %d at most", len(tokens), maxAdded)
+	}
+	var before, after []string
+	for _, a := range tokens {
+		switch {
+		case a.Content == "":
+			return nil, nil, errors.New("an added token without content")
+		case a.SingleWord:
+			return nil, nil, fmt.Errorf("added token %q: single_word is not supported", a.Content)
+		case a.LStrip || a.RStrip:
+			return nil, nil, fmt.Errorf("added token %q: lstrip and rstrip are not supported", a.Content)
+		case a.Normalized:
+			after = append(after, a.Content)
+		default:
+			before = append(before, a.Content)
+		}
+	}
+	return newMatcher(before), newMatcher(after), nil
+}
+
+// encoding builds the BPE: tokens are written in the letters that stand for bytes.
+func (f *file) encoding(split bpe.Split) (*bpe.Encoding, error) {
+	highest := int64(-1)
+	for token, id := range f.Model.Vocab {
+		if id < 0 || id > maxID {
+			return nil, fmt.Errorf("token %q has the id %d: want 0 to %d", token, id, maxID)
+		}
+		highest = max(highest, id)
+	}
+	byID := make([]string, highest+1)
+	size := 0
+	for token, id := range f.Model.Vocab {
+		bytes, ok := toBytes(token)
+		if !ok {
+			continue // in no text: it is found as an added token, or never
+		}
+		if byID[id] != "" {
+			return nil, fmt.Errorf("the id %d belongs to two tokens, one of them %q", id, token)
+		}
+		byID[id] = bytes
+		size += len(bytes)
+	}
+	arena, offsets := make([]byte, 0, size), make([]uint32, 1, len(byID)+1)
+	for _, t := range byID {
+		arena = append(arena, t...)
+		offsets = append(offsets, uint32(len(arena)))
+	}
+	v, err := bpe.NewVocab(string(arena), offsets)
+	if err != nil {
+		return nil, err
+	}
+	left, right := make([]string, len(f.Model.Merges)), make([]string, len(f.Model.Merges))
+	for i, m := range f.Model.Merges {
+		l, ok := toBytes(m.left)
+		r, ok2 := toBytes(m.right)
+		if !ok || !ok2 {
+			return nil, fmt.Errorf("merge %d of %q and %q: want byte-level tokens", i, m.left, m.right)
+		}
+		left[i], right[i] = l, r
+	}
+	pairs, err := bpe.NewPairs(v, left, right)
+	if err != nil {
+		return nil, err
+	}
+	return bpe.NewPaired(v, split, pairs, f.Model.IgnoreMerges), nil
+}
+
+// byteOf gives the byte that each letter of a byte-level vocabulary stands for:
+// GPT-2's encoder shows printable bytes as themselves, and the others, in order,
+// as the characters from U+0100.
+var byteOf = func() map[rune]byte {
+	m := map[rune]byte{}
+	other := rune(0x100)
+	for b := range 256 {
+		if '!' <= b && b <= '~' || 0xa1 <= b && b <= 0xac || b >= 0xae {
+			m[rune(b)] = byte(b)
+			continue
+		}
+		m[other] = byte(b)
+		other++
+	}
+	return m
+}()
+
+func toBytes(token string) (string, bool) {
+	b := make([]byte, 0, len(token))
+	for _, r := range token {
+		c, ok := byteOf[r]
+		if !ok {
+			return "", false
+		}
+		b = append(b, c)
+	}
+	return string(b), true
+}

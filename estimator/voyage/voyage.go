@@ -1,0 +1,109 @@
+// Package voyage counts tokens exactly as Voyage's models do, with the
+// tokenizer.json that Voyage publishes for each of them and that you have on disk.
+//
+// Nothing is fetched. It reads byte-level BPE tokenizers with the split patterns
+// of GPT-2, cl100k, o200k and Qwen; a file that needs anything else is an error
+// that names it, never a count that is nearly right.
+package voyage
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/choked/choked/estimator"
+)
+
+// overhead: Voyage adds nothing to text. An image costs a token for each 560
+// pixels, and is taken as 1024 × 1024. https://docs.voyageai.com/docs/multimodal-embeddings
+var overhead = estimator.Overhead{LowImage: 1872, Image: 1872}
+
+// Estimator counts the tokens of an input by one tokenizer. It is safe for
+// concurrent use. Make one with [Load].
+type Estimator struct {
+	path      string
+	tokenizer *tokenizer
+	counted   *estimator.Counted
+}
+
+// Load reads a tokenizer.json, or the one in a directory. The file is read once,
+// in about half a second for the largest, and not again: make one estimator and
+// share it. The error names the file and what in it is not supported.
+func Load(path string, opts ...estimator.Option) (*Estimator, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("voyage: tokenizer: %w", err)
+	}
+	if info.IsDir() {
+		path = filepath.Join(path, "tokenizer.json")
+	}
+	t, err := readFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("voyage: tokenizer %s: %w", path, err)
+	}
+	opts = append([]estimator.Option{estimator.WithOverhead(overhead)}, opts...)
+	return &Estimator{path: path, tokenizer: t, counted: estimator.Using(t, opts...)}, nil
+}
+
+// New returns an estimator for a model, such as "voyage-3", from a cache
+// directory that holds tokenizers by model: as MODEL/tokenizer.json,
+// voyageai/MODEL/tokenizer.json, or as the Hugging Face hub's clients keep them.
+//
+// If the cache holds none for the model it returns [estimator.Default], which
+// calibration brings close; a result of type [*Estimator] counts exactly. A
+// file that is there but cannot be used is an error.
+func New(cache, model string, opts ...estimator.Option) (estimator.Estimator, error) {
+	path, err := find(cache, model)
+	if err != nil {
+		return nil, err
+	}
+	if path == "" {
+		opts = append([]estimator.Option{estimator.WithOverhead(overhead)}, opts...)
+		return estimator.Default(opts...), nil
+	}
+	e, err := Load(path, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// find looks for a model's tokenizer; "" means there is none.
+func find(cache, model string) (string, error) {
+	name := strings.TrimPrefix(model, "voyageai/")
+	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, `/\*?[`) {
+		return "", fmt.Errorf("voyage: model %q: want a model's name such as %q", model, "voyage-3")
+	}
+	if _, err := os.Stat(cache); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("voyage: cache: %w", err)
+	}
+	hub := "models--voyageai--" + name
+	for _, dir := range []string{name, filepath.Join("voyageai", name), hub, filepath.Join("hub", hub)} {
+		candidates := []string{filepath.Join(cache, dir, "tokenizer.json")}
+		snapshots, _ := os.ReadDir(filepath.Join(cache, dir, "snapshots")) // none if there is no such directory
+		slices.Reverse(snapshots)
+		for _, s := range snapshots {
+			candidates = append(candidates, filepath.Join(cache, dir, "snapshots", s.Name(), "tokenizer.json"))
+		}
+		for _, path := range candidates {
+			if _, err := os.Stat(path); err == nil {
+				return path, nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// Estimate returns the tokens that input will cost. The error names an input
+// that no text can be taken from; see [estimator.Extract].
+func (e *Estimator) Estimate(input any) (int64, error) { return e.counted.Estimate(input) }
+
+// Counter returns the tokenizer itself, which counts the tokens of one text, all of it.
+func (e *Estimator) Counter() estimator.Counter { return e.tokenizer }
+
+// String names the estimator in a log.
+func (e *Estimator) String() string { return fmt.Sprintf("voyage(%s)", e.path) }

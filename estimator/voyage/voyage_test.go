@@ -1,0 +1,282 @@
+package voyage_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/choked/choked/estimator"
+	"github.com/choked/choked/estimator/internal/corpus"
+	"github.com/choked/choked/estimator/voyage"
+)
+
+type m = map[string]any
+
+const qwen = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+
+// small is a tokenizer.json of all bytes and a few merges, in the form that
+// Voyage publishes. change may edit it.
+func small(change func(f m)) []byte {
+	vocab := m{}
+	id := 0
+	token := func(s string) {
+		vocab[s] = id
+		id++
+	}
+	other := rune(0x100) // bytes that do not print stand as characters from here on
+	for b := range 256 {
+		if '!' <= b && b <= '~' || 0xa1 <= b && b <= 0xac || b >= 0xae {
+			token(string(rune(b)))
+		} else {
+			token(string(other))
+			other++
+		}
+	}
+	merges := []any{"l o", "lo w", "Ġ low", []string{"e", "r"}, "low er", "Ã ©", "s t"}
+	for _, t := range []string{"lo", "low", "Ġlow", "er", "lower", "Ã©", "st", "whole"} {
+		token(t)
+	}
+	f := m{
+		"version": "1.0", "truncation": nil, "padding": nil,
+		"added_tokens": []any{
+			m{"id": id, "content": "<|end|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},
+			m{"id": id + 1, "content": "<|end|>>", "normalized": false}, m{"id": id + 2, "content": "<é>", "normalized": true}},
+		"normalizer": m{"type": "NFC"},
+		"pre_tokenizer": m{"type": "Sequence", "pretokenizers": []any{
+			m{"type": "Split", "pattern": m{"Regex": qwen}, "behavior": "Isolated", "invert": false},
+			m{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}}},
+		"post_processor": m{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+		"decoder":        m{"type": "ByteLevel"},
+		"model": m{"type": "BPE", "dropout": nil, "unk_token": nil, "continuing_subword_prefix": "", "end_of_word_suffix": "",
+			"fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": merges},
+	}
+	if change != nil {
+		change(f)
+	}
+	body, err := json.Marshal(f)
+	if err != nil {
+		panic(err) // made of maps and strings above
+	}
+	return body
+}
+
+func write(t testing.TB, path string, body []byte) string {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, body, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func load(t testing.TB, body []byte) *voyage.Estimator {
+	t.Helper()
+	e, err := voyage.Load(write(t, filepath.Join(t.TempDir(), "tokenizer.json"), body))
+	if err != nil {
+		t.Fatalf("Load: %v", err)
+	}
+	return e
+}
+
+func TestCountFollowsTheFile(t *testing.T) {
+	e := load(t, small(nil))
+	for _, test := range []struct {
+		text string
+		want int
+		why  string
+	}{
+		{"", 0, "nothing"},
+		{"low", 1, "lo+w"},
+		{"lower", 1, "low+er"},
+		{"lowest", 3, "low, e, st"},
+		{" low", 1, "the space stands as Ġ"},
+		{"low low", 2, "low, Ġlow"},
+		{"12", 2, "Qwen's split has each digit alone"},
+		{"whole", 5, "in the vocabulary, but no merges lead there"},
+		{"é", 1, "two bytes, merged"},
+		{"e\u0301", 1, "the same, once in normal form C"},
+		{"ē", 2, "two bytes"},
+		{"low<|end|>low", 3, "an added token"},
+		{"<|end|>>", 1, "the longest added token"},
+		{"<|end|", 6, "less than an added token"},
+		{"<é>", 1, "an added token"},
+		{"<e\u0301>", 1, "an added token once normalised"},
+		{"\xff", 3, "U+FFFD"},
+	} {
+		if got := e.Counter().Count(test.text); got != test.want {
+			t.Errorf("Count(%q) = %d, want %d: %s", test.text, got, test.want, test.why)
+		}
+	}
+}
+
+func TestPartsOfTheFileThatAreUnderstood(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(f m)
+		text   string
+		want   int
+	}{
+		{"no normalizer", func(f m) { f["normalizer"] = nil }, "e\u0301", 3},
+		{"a sequence of normalizers", func(f m) { f["normalizer"] = m{"type": "Sequence", "normalizers": []any{m{"type": "NFC"}}} }, "e\u0301", 1},
+		{"merges ignored for whole tokens", func(f m) { f["model"].(m)["ignore_merges"] = true }, "whole", 1},
+		{"GPT-2's split, by name", func(f m) { f["pre_tokenizer"] = m{"type": "ByteLevel", "add_prefix_space": false} }, " low lower", 3},
+		{"tokens put around a text", func(f m) {
+			f["post_processor"] = m{"type": "Sequence", "processors": []any{m{"type": "ByteLevel"}, m{"type": "TemplateProcessing", "single": []any{
+				m{"SpecialToken": m{"id": "<s>", "type_id": 0}}, m{"Sequence": m{"id": "A", "type_id": 0}}, m{"SpecialToken": m{"id": "</s>", "type_id": 0}}}}}}
+		}, "low", 3},
+	} {
+		if got := load(t, small(test.change)).Counter().Count(test.text); got != test.want {
+			t.Errorf("%s: Count(%q) = %d, want %d", test.name, test.text, got, test.want)
+		}
+	}
+}
+
+func TestWhatIsNotSupportedIsNamed(t *testing.T) {
+	model := func(key string, v any) func(m) { return func(f m) { f["model"].(m)[key] = v } }
+	top := func(key string, v any) func(m) { return func(f m) { f[key] = v } }
+	splitBy := func(split m) func(m) {
+		return top("pre_tokenizer", m{"type": "Sequence", "pretokenizers": []any{split, m{"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}}})
+	}
+	for _, test := range []struct {
+		want   string
+		change func(f m)
+	}{
+		{`model type "Unigram"`, model("type", "Unigram")},
+		{"dropout 0.1", model("dropout", 0.1)},
+		{`continuing_subword_prefix "##"`, model("continuing_subword_prefix", "##")},
+		{`end_of_word_suffix "</w>"`, model("end_of_word_suffix", "</w>")},
+		{`"lo" and "x"`, model("merges", []any{"lo x"})},
+		{"merge 7", model("merges", []any{7})},
+		{"want byte-level tokens", model("merges", []any{"日 本"})},
+		{"the byte", model("vocab", func() m {
+			v := m{}
+			for i := range 300 {
+				v[strings.Repeat("a", i+1)] = i
+			}
+			return v
+		}())},
+		{"id -1", model("vocab", m{"a": -1})},
+		{"id 99999999", model("vocab", m{"a": 99999999})},
+		{"two tokens", model("vocab", m{"a": 1, "b": 1})},
+		{"truncation", top("truncation", m{"max_length": 5})},
+		{"padding", top("padding", m{"strategy": "BatchLongest"})},
+		{`normalizer "Lowercase"`, top("normalizer", m{"type": "Lowercase"})},
+		{`pre_tokenizer "Metaspace"`, top("pre_tokenizer", m{"type": "Metaspace"})},
+		{"without a pre_tokenizer", top("pre_tokenizer", nil)},
+		{"add_prefix_space", top("pre_tokenizer", m{"type": "ByteLevel", "add_prefix_space": true})},
+		{"known split pattern", top("pre_tokenizer", m{"type": "ByteLevel", "add_prefix_space": false, "use_regex": false})},
+		{`split pattern "\\s+"`, splitBy(m{"type": "Split", "pattern": m{"Regex": `\s+`}, "behavior": "Isolated"})},
+		{`behavior "Removed"`, splitBy(m{"type": "Split", "pattern": m{"Regex": qwen}, "behavior": "Removed"})},
+		{"plain string", splitBy(m{"type": "Split", "pattern": m{"String": " "}, "behavior": "Isolated"})},
+		{"splits twice", top("pre_tokenizer", m{"type": "Sequence", "pretokenizers": []any{
+			m{"type": "Split", "pattern": m{"Regex": qwen}, "behavior": "Isolated"}, m{"type": "ByteLevel", "add_prefix_space": false}}})},
+		{`post_processor "BertProcessing"`, top("post_processor", m{"type": "BertProcessing"})},
+		{`"<x>": lstrip`, top("added_tokens", []any{m{"content": "<x>", "lstrip": true}})},
+		{`"<x>": single_word`, top("added_tokens", []any{m{"content": "<x>", "single_word": true}})},
+		{"without content", top("added_tokens", []any{m{"content": ""}})},
+		{"added tokens: want 4096", top("added_tokens", make([]m, 5000))},
+		{"not a tokenizer.json", top("added_tokens", "x")},
+	} {
+		path := write(t, filepath.Join(t.TempDir(), "tokenizer.json"), small(test.change))
+		_, err := voyage.Load(path)
+		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("Load = %v, want an error with %s and the file", err, test.want)
+		}
+	}
+}
+
+func TestFilesThatCannotBeReadAreErrors(t *testing.T) {
+	dir := t.TempDir()
+	huge := filepath.Join(dir, "huge.json")
+	if err := os.WriteFile(huge, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(huge, 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		filepath.Join(dir, "none.json"): "none.json",
+		dir:                             "tokenizer.json",
+		huge:                            "larger than 64 MB",
+	} {
+		if _, err := voyage.Load(path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Load(%s) = %v, want an error with %q", path, err, want)
+		}
+	}
+}
+
+func TestNewFindsTheModelInACache(t *testing.T) {
+	for _, layout := range []string{
+		"voyage-3", "voyageai/voyage-3", "models--voyageai--voyage-3/snapshots/0123abc", "hub/models--voyageai--voyage-3/snapshots/0123abc",
+	} {
+		cache := t.TempDir()
+		write(t, filepath.Join(cache, layout, "tokenizer.json"), small(nil))
+		for _, model := range []string{"voyage-3", "voyageai/voyage-3"} {
+			e, err := voyage.New(cache, model)
+			if err != nil {
+				t.Fatalf("New(%s, %q): %v", layout, model, err)
+			}
+			if _, exact := e.(*voyage.Estimator); !exact {
+				t.Errorf("New finds no tokenizer for %q in %s", model, layout)
+			}
+			if n, err := e.Estimate([]byte(`{"model":"voyage-3","input":["low","lower low"],"input_type":"query"}`)); n != 3 || err != nil {
+				t.Errorf("Estimate = %d, %v; want 3", n, err)
+			}
+		}
+	}
+}
+
+func TestWithoutAFileNewEstimates(t *testing.T) {
+	for _, cache := range []string{t.TempDir(), filepath.Join(t.TempDir(), "none")} {
+		e, err := voyage.New(cache, "voyage-3")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, _ := estimator.Default().Estimate("some text to embed")
+		if n, err := e.Estimate("some text to embed"); n != want || err != nil {
+			t.Errorf("Estimate = %d, %v; want Default's %d", n, err, want)
+		}
+	}
+}
+
+func TestNewRefusesAFileItCannotUseAndNamesThatAreNone(t *testing.T) {
+	cache := t.TempDir()
+	write(t, filepath.Join(cache, "voyage-3", "tokenizer.json"), []byte("{}"))
+	if e, err := voyage.New(cache, "voyage-3"); err == nil || e != nil {
+		t.Errorf("New = %v, %v with a file that is no tokenizer; want an error", e, err)
+	}
+	for _, name := range []string{"", "..", "../voyage-3", "a/b", "voyageai/", "*"} {
+		if _, err := voyage.New(cache, name); err == nil {
+			t.Errorf("New takes the model %q", name)
+		}
+	}
+}
+
+func FuzzLoadTakesAnyFile(f *testing.F) {
+	f.Add(small(nil))
+	f.Add([]byte(`{"model":{"merges":["a"]}}`))
+	path := filepath.Join(f.TempDir(), "tokenizer.json")
+	f.Fuzz(func(t *testing.T, body []byte) {
+		write(t, path, body)
+		e, err := voyage.Load(path)
+		if err == nil && e.Counter().Count("low<|end|>") < 1 {
+			t.Errorf("a tokenizer that counts text as nothing: %q", body)
+		}
+	})
+}
+
+func BenchmarkCount(b *testing.B) {
+	// The merges are few, so this shows the cost of the file's form, not of a
+	// real vocabulary.
+	c := load(b, small(nil)).Counter()
+	text := corpus.English(50 << 10)
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	for b.Loop() {
+		c.Count(text)
+	}
+}

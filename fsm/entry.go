@@ -1,0 +1,70 @@
+package fsm
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/choked/choked/bucket"
+)
+
+// version is the first byte of entries and snapshots. What this release writes
+// the next one reads; a higher one is refused with an error.
+const version = 1
+
+// maxOps bounds the operations in one entry.
+const maxOps = 1 << 16
+
+// Entry is what one log entry carries: operations, and the store's time at
+// which they happen. The leader stamps it before proposing: a clock read when
+// it is applied would give every replica its own balance.
+type Entry struct {
+	At  int64 // nanoseconds of the store's time
+	Ops []bucket.Op
+}
+
+// Encode returns e as bytes for the log.
+func (e *Entry) Encode() []byte {
+	b := make([]byte, 0, 16+96*len(e.Ops))
+	b = append(b, version)
+	b = binary.AppendVarint(b, e.At)
+	b = binary.AppendUvarint(b, uint64(len(e.Ops)))
+	for _, op := range e.Ops {
+		b = bucket.AppendOp(b, op)
+	}
+	return b
+}
+
+// Decode reads what [Entry.Encode] returned, of this or an earlier release.
+func Decode(b []byte) (Entry, error) {
+	fail := func(what string) (Entry, error) {
+		return Entry{}, fmt.Errorf("log entry of %d bytes: %s", len(b), what)
+	}
+	if len(b) == 0 {
+		return fail("empty")
+	}
+	if b[0] != version {
+		return fail(fmt.Sprintf("version %d: this release reads %d", b[0], version))
+	}
+	rest := b[1:]
+	at, n := binary.Varint(rest)
+	if n <= 0 || at < 0 {
+		return fail("no time")
+	}
+	rest = rest[n:]
+	count, n := binary.Uvarint(rest)
+	if n <= 0 || count > maxOps || count > uint64(len(rest)) {
+		return fail("no count of operations")
+	}
+	rest = rest[n:]
+	e := Entry{At: at, Ops: make([]bucket.Op, count)}
+	for i := range e.Ops {
+		var err error
+		if e.Ops[i], rest, err = bucket.ParseOp(rest); err != nil {
+			return fail(err.Error())
+		}
+	}
+	if len(rest) > 0 {
+		return fail(fmt.Sprintf("%d bytes too many", len(rest)))
+	}
+	return e, nil
+}

@@ -1,0 +1,113 @@
+// Package fsm is the replicated state machine: log entries in, buckets out.
+// Its state is a function of the log. It reads no clock and draws no random
+// number, so replicas that applied the same entries are equal.
+package fsm
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/choked/choked/bucket"
+)
+
+// Machine implements [raft.FSM] over a [bucket.Table]. Reading it is safe at
+// any time.
+type Machine struct {
+	mu    sync.RWMutex
+	table *bucket.Table
+}
+
+// New returns a machine in which every bucket is full and time begins.
+func New() *Machine { return &Machine{table: bucket.NewTable()} }
+
+// sweep is how many buckets are looked at for each operation, to forget those
+// that are idle. Two for one keeps the idle ones few.
+const sweep = 2
+
+// Apply carries out one entry and returns a []bucket.Result, one for each
+// operation, or an error if the entry cannot be read, which changes nothing.
+func (m *Machine) Apply(l *raft.Log) any {
+	e, err := Decode(l.Data)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	results := make([]bucket.Result, len(e.Ops))
+	for i, op := range e.Ops {
+		results[i] = m.table.Apply(e.At, op)
+	}
+	m.table.Sweep(sweep * len(e.Ops))
+	return results
+}
+
+// View calls f with the table, for reading only and until f returns.
+func (m *Machine) View(f func(*bucket.Table)) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	f(m.table)
+}
+
+// Hash digests the state. Machines that applied the same entries hash alike.
+func (m *Machine) Hash() uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	h := fnv.New64a()
+	h.Write(bucket.AppendTableSorted(nil, m.table))
+	return h.Sum64()
+}
+
+// Snapshot implements [raft.FSM].
+func (m *Machine) Snapshot() (raft.FSMSnapshot, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return snapshot(bucket.AppendTable([]byte{version}, m.table)), nil
+}
+
+// snapshot is the state at one instant, encoded.
+type snapshot []byte
+
+func (s snapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := sink.Write(s); err != nil {
+		return errors.Join(fmt.Errorf("write snapshot: %w", err), sink.Cancel())
+	}
+	return sink.Close()
+}
+
+func (s snapshot) Release() {}
+
+// maxSnapshot bounds what Restore reads into memory.
+const maxSnapshot = 4 << 30
+
+// Restore implements [raft.FSM]. A snapshot that cannot be read changes nothing.
+func (m *Machine) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, maxSnapshot+1))
+	if err != nil {
+		return fmt.Errorf("read snapshot: %w", err)
+	}
+	switch {
+	case len(b) > maxSnapshot:
+		return fmt.Errorf("snapshot: more than %d bytes", int64(maxSnapshot))
+	case len(b) == 0:
+		return errors.New("snapshot: empty")
+	case b[0] != version:
+		return fmt.Errorf("snapshot of version %d: this release reads %d", b[0], version)
+	}
+	table, rest, err := bucket.ParseTable(b[1:])
+	if err != nil {
+		return fmt.Errorf("snapshot of %d bytes: %w", len(b), err)
+	}
+	if len(rest) > 0 {
+		return fmt.Errorf("snapshot of %d bytes: %d too many", len(b), len(rest))
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.table = table
+	return nil
+}

@@ -1,0 +1,194 @@
+package storetest_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/choked/choked/bucket"
+)
+
+// defect is a way to break the store.
+type defect int
+
+const (
+	none       defect = iota
+	overtaking        // serves whoever can be served, as stores do that poll
+	hoping            // lets asks wait that cannot be met in time
+	impatient         // lets nobody wait
+	ghosts            // forgets to take cancelled asks out of line
+	careless          // grants to those who have left already
+	stubborn          // has settlements stand in line, too
+	doneLate          // settles what an ask has done when it is its turn
+	crediting         // returns leases that expire
+	forgiving         // takes no debt
+	doubling          // settles again what was settled
+	forgetful         // gives another lease to the same id
+	unripe            // forgets to say that promises drip
+	generous          // says that leases are valid for longer than they are
+	spoiling          // spends on refusals
+	partial           // grants less than was needed
+	blind             // limits requests, not tokens
+	stale             // keeps to the limits that it saw first
+	amnesic           // forgets the debt when limits change
+	muddled           // takes keys for text that ends with a zero byte
+	splitBrain        // keeps two buckets for a key
+	leaking           // loses a unit with each settlement
+	lenient           // takes bad input for a refusal
+	undead            // answers after Close
+	abandoning        // leaves waiting asks alone on Close
+	greedy            // grants more than is wanted
+	keyless           // keeps one bucket for all keys
+	lopsided          // knows only the first rate of a unit
+	defects
+)
+
+// faults is what the defects remember.
+type faults struct {
+	seq    uint64
+	loans  []bucket.Settlement
+	ends   []int64
+	limits map[string]bucket.Limits
+	spent  map[bucket.LeaseID]bucket.Settlement
+}
+
+// applyLocked hands op to the table, unless the store's defect is that it hands
+// on something else.
+func (m *memory) applyLocked(op bucket.Op) bucket.Result {
+	now := m.now()
+	switch op := op.(type) {
+	case *bucket.Ask:
+		a := *op
+		m.spoilAsk(&a)
+		r := m.table.Apply(now, &a)
+		switch {
+		case m.defect == lenient && r.Err != nil && !errors.Is(r.Err, bucket.ErrCostExceedsBurst):
+			r = bucket.Result{Grant: bucket.Grant{RetryAfter: time.Second}}
+		case m.defect == spoiling && r.Err == nil && !r.Grant.OK && !a.Need.IsZero():
+			m.table.Apply(now, &bucket.Adjustment{Key: a.Key, Limits: a.Limits, Defined: a.Defined, Charge: bucket.Cost{Requests: 1}})
+		case m.defect == crediting && r.Grant.OK:
+			m.faults.loans = append(m.faults.loans, bucket.Settlement{Key: a.Key, ID: a.ID})
+			m.faults.ends = append(m.faults.ends, now+int64(r.Grant.TTL))
+		}
+		return r
+	case *bucket.Settlement:
+		s := *op
+		m.spoilSettlement(&s)
+		return m.table.Apply(now, &s)
+	case *bucket.Adjustment:
+		a := *op
+		a.Key = m.spoilKey(a.Key)
+		return m.table.Apply(now, &a)
+	}
+	panic("no such operation")
+}
+
+func (m *memory) spoilAsk(a *bucket.Ask) {
+	a.Key = m.spoilKey(a.Key)
+	switch m.defect {
+	case forgetful:
+		m.faults.seq++
+		a.ID.Seq += m.faults.seq << 32
+	case partial:
+		a.Want = a.Want.Max(a.Need)
+		if room := (bucket.Cost{Requests: 1}); !a.Need.IsZero() {
+			a.Need = a.Need.Min(room)
+		}
+	case blind:
+		a.Limits.Tokens = nil
+	case greedy:
+		a.Want.Requests += 2
+	case lopsided:
+		a.Limits.Requests = a.Limits.Requests[:min(1, len(a.Limits.Requests))]
+	case stale:
+		if m.faults.limits == nil {
+			m.faults.limits = make(map[string]bucket.Limits)
+		}
+		if _, ok := m.faults.limits[a.Key]; !ok {
+			m.faults.limits[a.Key] = a.Limits
+		}
+		a.Limits = m.faults.limits[a.Key]
+	case amnesic:
+		a.Key += a.Limits.String()
+	case splitBrain:
+		if a.ID.Holder%2 == 0 {
+			a.Key = "other half of " + a.Key
+		}
+	}
+}
+
+func (m *memory) spoilSettlement(s *bucket.Settlement) {
+	s.Key = m.spoilKey(s.Key)
+	switch m.defect {
+	case splitBrain:
+		if s.ID.Holder%2 == 0 {
+			s.Key = "other half of " + s.Key
+		}
+	case leaking:
+		s.Spent.Requests++
+	case forgiving:
+		s.Spent = s.Spent.Min(bucket.Cost{Requests: 5, Tokens: 5})
+	case doubling:
+		if m.faults.spent == nil {
+			m.faults.spent = make(map[bucket.LeaseID]bucket.Settlement)
+		}
+		if _, again := m.faults.spent[s.ID]; again {
+			if b := m.table.Get(s.Key); b != nil {
+				m.table.Apply(m.now(), &bucket.Adjustment{Key: s.Key, Limits: b.Limits(), Return: bucket.Cost{Requests: 1}, Since: m.now()})
+			}
+		}
+		m.faults.spent[s.ID] = *s
+	}
+}
+
+func (m *memory) spoilKey(key string) string {
+	switch m.defect {
+	case muddled:
+		key, _, _ = strings.Cut(key, "\x00")
+	case keyless:
+		key = "one for all"
+	}
+	return key
+}
+
+// spoil changes an answer on its way out.
+func (m *memory) spoil(l bucket.Lease) bucket.Lease {
+	switch m.defect {
+	case unripe:
+		l.Drips = nil
+	case generous:
+		l.ValidFor *= 2
+	}
+	return l
+}
+
+// repayLocked returns what expires, which is what crediting does wrong.
+func (m *memory) repayLocked() {
+	for i := 0; i < len(m.faults.loans); i++ {
+		if s := &m.faults.loans[i]; m.faults.ends[i]-1 <= m.now() {
+			if b := m.table.Get(s.Key); b != nil {
+				m.table.Apply(m.now(), &bucket.Adjustment{Key: s.Key, Limits: b.Limits(), Return: bucket.Cost{Requests: 10}, Since: m.now()})
+			}
+			m.faults.loans = append(m.faults.loans[:i], m.faults.loans[i+1:]...)
+			m.faults.ends = append(m.faults.ends[:i], m.faults.ends[i+1:]...)
+			i--
+		}
+	}
+}
+
+// standBehind waits until nobody is in line.
+func (m *memory) standBehind(ctx context.Context) {
+	for ctx.Err() == nil {
+		m.mu.Lock()
+		n := 0
+		for _, line := range m.lines {
+			n += len(line)
+		}
+		m.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}

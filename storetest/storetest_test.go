@@ -1,0 +1,89 @@
+package storetest_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/choked/choked/storetest"
+)
+
+func harness(d defect) storetest.Harness {
+	return storetest.Harness{
+		Open: func(*testing.T) storetest.Store { return newMemory(d) },
+		In:   synctest.Test,
+	}
+}
+
+func TestMemory(t *testing.T) { storetest.Test(t, harness(none)) }
+
+// The same on a real clock, as a store over a network would be tested.
+func TestMemoryOnRealClock(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 15s of real time")
+	}
+	h := harness(none)
+	h.In, h.Slack = nil, 200*time.Millisecond
+	storetest.Test(t, h)
+}
+
+// Each defect breaks the rules that speak of it. A rule that no defect breaks
+// would say nothing.
+func TestDefects(t *testing.T) {
+	breaks := map[defect][]string{
+		overtaking: {"in order"},
+		hoping:     {"hopeless"},
+		impatient:  {"turn", "patience", "in order"},
+		ghosts:     {"cancel"},
+		careless:   {"cancelled before"},
+		stubborn:   {"settled past the line"},
+		doneLate:   {"done past the line"},
+		crediting:  {"expiry"},
+		forgiving:  {"debt"},
+		doubling:   {"settle twice"},
+		forgetful:  {"same id", "settle"},
+		unripe:     {"turn", "bound"},
+		generous:   {"expiry"},
+		spoiling:   {"whole"},
+		partial:    {"whole"},
+		blind:      {"together"},
+		stale:      {"redefine"},
+		amnesic:    {"redefine"},
+		muddled:    {"any key"},
+		splitBrain: {"full", "bound"},
+		leaking:    {"settle", "use"},
+		lenient:    {"bad input"},
+		undead:     {"close"},
+		abandoning: {"close ends waits"},
+		greedy:     {"between need and want"},
+		keyless:    {"independent keys", "no head of line"},
+		lopsided:   {"several rates"},
+	}
+	spared := storetest.RuleNames()
+	for d := none + 1; d < defects; d++ {
+		want := breaks[d]
+		got := storetest.Verdicts(t, harness(d))
+		var names []string
+		for name, verdict := range got {
+			names = append(names, name)
+			if strings.HasPrefix(verdict, "panic") {
+				t.Errorf("defect %d: rule %q panics: %s", d, name, verdict)
+			}
+		}
+		slices.Sort(names)
+		spared = slices.DeleteFunc(spared, func(name string) bool { return slices.Contains(names, name) })
+		if len(want) == 0 {
+			t.Errorf("defect %d is not expected to break anything", d)
+		}
+		for _, name := range want {
+			if got[name] == "" {
+				t.Errorf("defect %d does not break the rule %q, only %q", d, name, names)
+			}
+		}
+	}
+	if len(spared) > 0 {
+		t.Errorf("no defect breaks the rules %q", spared)
+	}
+}
