@@ -180,7 +180,7 @@ func TestCloseReportsWhatIsOwed(t *testing.T) {
 	play(t, "", "1000/h", func(s *scene) {
 		s.spend(tokens(100))
 		time.Sleep(second)
-		require.NoError(s, s.Settle(tokens(100), tokens(400)))
+		require.NoError(s, s.Settle(time.Now(), tokens(100), tokens(400)))
 		require.NoError(s, s.choke.Close())
 		require.Len(s, s.spy.adjusted, 1)
 		assert.Equal(s, tokens(300), s.spy.adjusted[0].Charge)

@@ -124,19 +124,6 @@ func (h *hand) ripens(now int64, cost Cost) int64 {
 	return last
 }
 
-// refund puts back into open leases what of cost was spent from them and turned
-// out not to be used, and returns the rest.
-func (h *hand) refund(now int64, cost Cost) (rest Cost) {
-	for i := len(h.leases) - 1; i >= 0; i-- {
-		if o := &h.leases[i]; now < o.expires {
-			part := cost.Min(o.spent)
-			o.left, o.spent = o.left.Add(part), o.spent.Sub(part)
-			h.left, cost = h.left.Add(part), cost.Sub(part)
-		}
-	}
-	return cost
-}
-
 // charge takes up to cost for something that was used already, ripe or not, and
 // returns what is not covered.
 func (h *hand) charge(cost Cost) (rest Cost) {

@@ -129,12 +129,17 @@ func ended(ctx context.Context) error {
 	return err
 }
 
-// Settle corrects an admitted call's estimate by what it has really used. What
-// was estimated too much goes back, what was estimated too little is charged
-// afterwards. It does not wait for the store. A call that was admitted and not
-// made is settled with an actual cost of zero. The error tells a cost that
-// cannot be.
-func (l *Limiter) Settle(estimated, actual Cost) error {
+// Settle corrects the estimate of an admitted call by what it has really used.
+// admitted is when [Limiter.Wait] or [Limiter.Allow] admitted it, as
+// [time.Now] gave it, or any time before that.
+//
+// What was estimated too little is charged afterwards. What was estimated too
+// much goes back, as far as the bucket has lacked so much ever since: what
+// would have run over is lost, or the same quota could be spent twice.
+//
+// Settle does not wait for the store. A call that was admitted and not made is
+// settled with an actual cost of zero. The error tells a cost that cannot be.
+func (l *Limiter) Settle(admitted time.Time, estimated, actual Cost) error {
 	if err := cmp.Or(estimated.Check(), actual.Check()); err != nil {
 		return fmt.Errorf("choked: settle %.64q: %w", l.pool.key, err)
 	}
@@ -143,7 +148,7 @@ func (l *Limiter) Settle(estimated, actual Cost) error {
 	}
 	p := l.pool
 	if estimated, actual = p.limits.Limited(estimated), p.limits.Limited(actual); estimated != actual {
-		p.settle(estimated, actual)
+		p.settle(p.choke.clock.At(admitted), estimated, actual)
 	}
 	return nil
 }
@@ -153,7 +158,8 @@ func (l *Limiter) Settle(estimated, actual Cost) error {
 // leased already they still spend. It takes an exchange with the store.
 func (l *Limiter) Backoff(ctx context.Context, d time.Duration) error {
 	p := l.pool
-	a := p.adjustment(Cost{}, Cost{}, d)
+	a := p.adjustment()
+	a.Empty = d
 	if err := a.Check(); err != nil {
 		return fmt.Errorf("choked: back off %.64q: %w", p.key, err)
 	}

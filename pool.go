@@ -41,6 +41,7 @@ type pool struct {
 	done   []Settlement // to be reported with the next ask, or by due
 	owed   Cost         // to be charged, used beyond what was estimated
 	unused Cost         // to be returned, less used than estimated
+	since  int64        // the store's time before any of it was charged
 	due    int64        // when done, owed and unused have to be reported; 0: nothing to report
 	demand demand
 	timer  *time.Timer
@@ -51,6 +52,7 @@ type pool struct {
 	heard      bool // level is known
 	level      Cost // of the bucket, as of levelAt
 	levelAt    int64
+	instants   instants
 	probing    bool // an ask for the level is under way
 	closed     bool
 	stats      Stats
@@ -203,7 +205,7 @@ func (p *pool) wait(ctx context.Context, w *waiter) error {
 		} else {
 			p.stats.Admitted--
 			p.stats.Spent = p.stats.Spent.Sub(w.cost)
-			p.refundLocked(now, w.cost)
+			p.returns(now, w.cost, now)
 		}
 	} else if p.ask != nil && p.ask.forWho != nil {
 		// The next keeps the place in the store's line, unless it needs less:
@@ -254,8 +256,11 @@ func (p *pool) probe(now int64) {
 	})
 }
 
-// hear notes the level that came with an answer.
-func (p *pool) hear(now int64, l Lease) { p.heard, p.level, p.levelAt = true, l.Level, now }
+// hear notes the level and the time that came with an answer.
+func (p *pool) hear(now int64, l Lease) {
+	p.heard, p.level, p.levelAt = true, l.Level, now
+	p.instants = p.instants.hear(now, l.At)
+}
 
 // heardSince reports whether the level is known as of then, or a little before.
 func (p *pool) heardSince(then int64) bool { return p.heard && p.levelAt >= then-int64(hold) }
@@ -542,9 +547,8 @@ func (p *pool) failed(now int64, err error) {
 
 // report tells the store what has been settled since the last exchange.
 func (p *pool) report() {
-	done, owed, unused := p.done, p.owed, p.unused
-	p.done, p.owed, p.unused, p.due = nil, Cost{}, Cost{}, 0
-	if len(done) > 0 {
+	if done := p.done; len(done) > 0 {
+		p.done = nil
 		p.stats.Exchanges++
 		p.choke.work.Go(func() {
 			if err := p.choke.store.Settle(p.choke.ctx, done); err != nil {
@@ -552,16 +556,25 @@ func (p *pool) report() {
 			}
 		})
 	}
-	if !owed.IsZero() || !unused.IsZero() {
+	if a, ok := p.correction(); ok {
 		p.stats.Exchanges++
 		p.choke.work.Go(func() {
 			// If it fails it may have been applied. To charge twice keeps the
 			// bound, to return twice would not.
-			if err := p.choke.store.Adjust(p.choke.ctx, p.adjustment(unused, owed, 0)); err != nil {
-				p.again(nil, owed)
+			if err := p.choke.store.Adjust(p.choke.ctx, a); err != nil {
+				p.again(nil, a.Charge)
 			}
 		})
 	}
+	p.due = 0
+}
+
+// correction is the adjustment that is due by what calls have really used.
+func (p *pool) correction() (a Adjustment, ok bool) {
+	a = p.adjustment()
+	a.Return, a.Since, a.Charge = p.unused, p.since, p.owed
+	p.unused, p.owed = Cost{}, Cost{}
+	return a, !a.Return.IsZero() || !a.Charge.IsZero()
 }
 
 // again keeps for later what could not be reported.
@@ -581,33 +594,35 @@ func (p *pool) again(done []Settlement, owed Cost) {
 	}
 }
 
-func (p *pool) adjustment(unused, owed Cost, empty time.Duration) Adjustment {
-	return Adjustment{Key: p.key, Limits: p.limits, Defined: p.defined, Return: unused, Charge: owed, Empty: empty}
+func (p *pool) adjustment() Adjustment {
+	return Adjustment{Key: p.key, Limits: p.limits, Defined: p.defined}
 }
 
-// refundLocked takes back what was spent and not used: in hand while there is a
-// lease to put it in, else with what is still to be reported.
-func (p *pool) refundLocked(now int64, cost Cost) {
-	cost = p.hand.refund(now, cost)
-	for i := range p.done {
-		part := cost.Min(p.done[i].Spent)
-		p.done[i].Spent, cost = p.done[i].Spent.Sub(part), cost.Sub(part)
+// returns takes back what was charged at the instant at, or later, and not
+// used. It goes by the store, which alone knows what it is still worth: a lease
+// in hand is not the one that it was spent from.
+func (p *pool) returns(now int64, cost Cost, at int64) {
+	if cost.IsZero() {
+		return
 	}
-	if !cost.IsZero() {
-		p.unused = p.unused.Add(cost)
-		p.reportBy(now, false)
+	since := p.instants.at(at)
+	if p.unused.IsZero() || since < p.since {
+		p.since = since
 	}
+	p.unused = p.unused.Add(cost)
+	p.reportBy(now, false)
 }
 
-// settle moves the difference between an estimate and what was really used.
-func (p *pool) settle(estimated, actual Cost) {
+// settle moves the difference between what a call was estimated to cost, when
+// it was admitted at the instant at or later, and what it has really used.
+func (p *pool) settle(at int64, estimated, actual Cost) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return
 	}
 	now := p.choke.clock.Now()
-	p.refundLocked(now, estimated.Sub(actual).Max(Cost{}))
+	p.returns(now, estimated.Sub(actual).Max(Cost{}), at)
 	if owed := p.hand.charge(actual.Sub(estimated).Max(Cost{})); !owed.IsZero() {
 		p.owed = p.owed.Add(owed)
 		p.reportBy(now, false)
@@ -657,9 +672,8 @@ func (p *pool) rest() ([]Settlement, *Adjustment) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	done := p.hand.shut(p.key, p.done, func(*open) bool { return true })
-	if p.owed.IsZero() && p.unused.IsZero() {
-		return done, nil
+	if a, ok := p.correction(); ok {
+		return done, &a
 	}
-	a := p.adjustment(p.unused, p.owed, 0)
-	return done, &a
+	return done, nil
 }

@@ -13,52 +13,37 @@ import (
 
 func tokens(n int64) Cost { return Cost{Tokens: n} }
 
-// A lease that is used up and not reported yet is reported smaller.
-func TestRefundBeforeTheReport(t *testing.T) {
+// What was estimated too much goes back to the bucket, which lacked it.
+func TestUnusedQuotaComesBack(t *testing.T) {
 	play(t, "", "1000/h", func(s *scene) {
-		s.spend(tokens(600))
-		require.NoError(s, s.Settle(tokens(600), tokens(100)))
-		time.Sleep(settleWithin)
-		synctest.Wait()
-		require.Len(s, s.spy.settled, 1)
-		assert.Equal(s, tokens(100), s.spy.settled[0].Spent)
-		assert.Empty(s, s.spy.adjusted)
-		assert.Len(s, s.spy.asks, 1)
-		s.spend(tokens(900))
-	})
-}
-
-// In an open lease what was estimated too much is spent again on the spot.
-func TestRefundInHandServesTheNextInLine(t *testing.T) {
-	play(t, "", "1000/h", func(s *scene) {
-		s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
-			a.Want = tokens(1000) // as if demand had been high
-			return s.spy.Store.Lease(ctx, a)
-		}
-		s.spend(tokens(900)) // 100 are left in hand
-		s.spy.onLease = nil
-		require.Equal(s, tokens(100), s.Stats().Leased)
-		w := s.wait(within(s.T, time.Hour), tokens(100))
-		require.True(s, w.returned())
-		w = s.wait(within(s.T, 2*time.Hour), tokens(300))
-		require.False(s, w.returned())
-		require.NoError(s, s.Settle(tokens(900), tokens(500)))
-		s.admittedAt(w, 0)
-	})
-}
-
-// What the store has been told already is corrected by an adjustment.
-func TestRefundByAdjustment(t *testing.T) {
-	play(t, "", "1000/h", func(s *scene) {
-		s.spend(tokens(900))
+		s.spend(tokens(500))
 		time.Sleep(second)
-		require.NoError(s, s.Settle(tokens(900), tokens(200)))
-		require.NoError(s, s.Settle(tokens(0), tokens(0)))
+		admitted := time.Now()
+		s.spend(tokens(500))
+		time.Sleep(second)
+		require.NoError(s, s.Settle(admitted, tokens(500), tokens(200)))
+		require.NoError(s, s.Settle(admitted, tokens(0), tokens(0)))
 		time.Sleep(settleWithin)
 		synctest.Wait()
 		require.Len(s, s.spy.adjusted, 1)
-		assert.Equal(s, tokens(700), s.spy.adjusted[0].Return)
-		s.spend(tokens(800))
+		assert.Equal(s, tokens(300), s.spy.adjusted[0].Return)
+		s.spend(tokens(300))
+	})
+}
+
+// Quota that was refilled already is not given back as well.
+func TestUnusedQuotaThatRanOverIsLost(t *testing.T) {
+	play(t, "", "10/s burst 100", func(s *scene) {
+		admitted := time.Now()
+		s.spend(tokens(80))
+		time.Sleep(20 * second) // full again
+		s.spend(tokens(100))
+		require.NoError(s, s.Settle(admitted, tokens(80), tokens(0)))
+		time.Sleep(settleWithin)
+		synctest.Wait()
+		v, err := s.Allow(s.Context(), tokens(50))
+		require.NoError(s, err)
+		assert.False(s, v.OK)
 	})
 }
 
@@ -66,7 +51,7 @@ func TestChargeBecomesDebt(t *testing.T) {
 	play(t, "", "3600/h", func(s *scene) {
 		s.spend(tokens(3600))
 		time.Sleep(second)
-		require.NoError(s, s.Settle(tokens(3600), tokens(3660)))
+		require.NoError(s, s.Settle(time.Now(), tokens(3600), tokens(3660)))
 		time.Sleep(settleWithin)
 		synctest.Wait()
 		require.Len(s, s.spy.adjusted, 1)
@@ -82,7 +67,7 @@ func TestChargeIsTakenFromTheHandFirst(t *testing.T) {
 			return s.spy.Store.Lease(ctx, a)
 		}
 		s.spend(tokens(100))
-		require.NoError(s, s.Settle(tokens(100), tokens(300)))
+		require.NoError(s, s.Settle(time.Now(), tokens(100), tokens(300)))
 		assert.Equal(s, tokens(200), s.Stats().Leased)
 		time.Sleep(5 * second)
 		synctest.Wait()
@@ -102,7 +87,7 @@ func TestAfterAnErrorChargesAreRepeatedAndReturnsAreNot(t *testing.T) {
 		s.spend(Cost{Requests: 10, Tokens: 100})
 		time.Sleep(second)
 		s.spy.onAdjust = func(Adjustment) error { return errors.New("no route to host") }
-		require.NoError(s, s.Settle(Cost{Requests: 10, Tokens: 100}, Cost{Requests: 4, Tokens: 150}))
+		require.NoError(s, s.Settle(time.Now(), Cost{Requests: 10, Tokens: 100}, Cost{Requests: 4, Tokens: 150}))
 		time.Sleep(3 * tick)
 		s.spy.fail(nil)
 		time.Sleep(10 * second)
@@ -121,8 +106,8 @@ func TestAfterAnErrorChargesAreRepeatedAndReturnsAreNot(t *testing.T) {
 
 func TestSettleTellsWhatCannotBe(t *testing.T) {
 	play(t, "100/h", "1000/h", func(s *scene) {
-		assert.ErrorContains(s, s.Settle(tokens(-1), tokens(1)), "want 0 to")
-		assert.ErrorContains(s, s.Settle(tokens(1), tokens(-1)), "want 0 to")
+		assert.ErrorContains(s, s.Settle(time.Now(), tokens(-1), tokens(1)), "want 0 to")
+		assert.ErrorContains(s, s.Settle(time.Now(), tokens(1), tokens(-1)), "want 0 to")
 		time.Sleep(second)
 		synctest.Wait()
 		assert.Zero(s, s.spy.exchanges())
@@ -146,8 +131,8 @@ func TestEstimatorsLearnFromSettles(t *testing.T) {
 		require.NoError(s, err)
 		require.Equal(s, Cost{Requests: 1, Tokens: 100}, cost)
 		require.NoError(s, l.Wait(s.Context(), cost))
-		require.NoError(s, l.Settle(cost, Cost{Requests: 1, Tokens: 130}))
-		require.NoError(s, l.Settle(cost, Cost{})) // it was not made: nothing to learn
+		require.NoError(s, l.Settle(time.Now(), cost, Cost{Requests: 1, Tokens: 130}))
+		require.NoError(s, l.Settle(time.Now(), cost, Cost{})) // it was not made: nothing to learn
 		assert.Equal(s, [][2]int64{{100, 130}}, p.seen)
 	})
 }

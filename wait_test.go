@@ -170,6 +170,8 @@ func TestCancelledAtTheInstantOfAdmission(t *testing.T) {
 				gaveUp++
 				require.ErrorIs(s, w.err, context.Canceled)
 			}
+			time.Sleep(settleWithin) // then the store knows, too
+			synctest.Wait()
 			v, err := s.Allow(s.Context(), requests(1))
 			require.NoError(s, err)
 			assert.Equal(s, w.err != nil, v.OK, "is there one left")

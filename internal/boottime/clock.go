@@ -57,6 +57,16 @@ func (c *Clock) Now() int64 {
 	return now
 }
 
+// At returns a reading of c that was not later than t: the one at t, unless the
+// machine was suspended before t.
+func (c *Clock) At(t time.Time) int64 {
+	at := max(int64(t.Sub(c.start)), 0)
+	if c.rate != nil {
+		at = c.rate(at)
+	}
+	return at
+}
+
 // sleptAtLeast keeps the latest of what callers at the same time have found:
 // the clock must not run back for any of them.
 func (c *Clock) sleptAtLeast(ns int64) {

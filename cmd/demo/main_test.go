@@ -1,0 +1,112 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+)
+
+// The test's program is the workers' too, as the demo's is.
+func TestMain(m *testing.M) {
+	if os.Getenv(workerEnv) != "" {
+		os.Exit(work(os.Stdin, os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// demonstrate runs the whole program and returns its summary and its table.
+func demonstrate(t *testing.T, args ...string) (s summary, table string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	status := run(t.Context(), append(args, "-json"), &stdout, &stderr)
+	t.Logf("%s", stderr.String())
+	require.Zero(t, status, "exit status")
+	require.NoError(t, json.Unmarshal(stdout.Bytes(), &s), "standard output is one JSON object: %q", stdout.String())
+	return s, stderr.String()
+}
+
+func TestClusterHoldsTheLimitsThroughTheDeathOfItsLeader(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 15 s")
+	}
+	s, table := demonstrate(t, "-for", "12s")
+	assert.Zero(t, s.Over, "units over the bound, proved")
+	assert.Contains(t, s.Killed, ", the leader")
+	assert.Contains(t, table, "is back, and served", "it is replaced")
+	assert.Positive(t, s.LeaderChanges)
+	assert.Greater(t, s.Admitted, int64(50), "more than the burst")
+	assert.Zero(t, s.Crashes)
+}
+
+func TestLocalHoldsTheLimitsByFixedShares(t *testing.T) {
+	s, _ := demonstrate(t, "-for", "2s", "-store", "local", "-workers", "2", "-kill=false")
+	assert.Zero(t, s.Over)
+	assert.Zero(t, s.LeaderChanges)
+	assert.Positive(t, s.Exchanges)
+}
+
+func TestWithoutAStoreTheProviderRefuses(t *testing.T) {
+	s, _ := demonstrate(t, "-for", "2s", "-store", "none", "-kill=false")
+	assert.Positive(t, s.Refused, "answers of 429")
+	assert.Positive(t, s.Over, "units over the bound")
+}
+
+func TestEstimatesThatAreWrongAreCorrected(t *testing.T) {
+	s, _ := demonstrate(t, "-for", "3s", "-store", "local", "-workers", "1", "-kill=false", "-bias", "1.5", "-tokens", "60000/m burst 500")
+	assert.Zero(t, s.Over, "what is estimated too high is never over")
+	assert.Positive(t, s.Tokens)
+}
+
+func TestInterruptedItSumsUp(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	var stdout bytes.Buffer
+	table := &watched{on: "\n   1.", then: interrupt}
+	assert.Zero(t, run(ctx, []string{"-for", "0", "-store", "local", "-json"}, &stdout, table))
+	var s summary
+	require.NoError(t, json.Unmarshal(stdout.Bytes(), &s))
+	assert.Positive(t, s.Admitted)
+}
+
+// watched calls then when on has been written.
+type watched struct {
+	bytes.Buffer
+	on   string
+	then func()
+}
+
+func (w *watched) Write(b []byte) (int, error) {
+	n, err := w.Buffer.Write(b)
+	if strings.Contains(w.Buffer.String(), w.on) {
+		w.then()
+	}
+	return n, err
+}
+
+func TestAWorkerEndsWithItsInput(t *testing.T) {
+	var logs bytes.Buffer
+	assert.Equal(t, 1, work(strings.NewReader(""), io.Discard, &logs))
+	assert.Contains(t, logs.String(), "read what to do: EOF")
+
+	p, err := startProvider(choked.MustLimits("50/s", ""), span{})
+	require.NoError(t, err)
+	defer p.close()
+	j, err := json.Marshal(job{Name: "worker-1", Provider: p.url(), Limits: choked.MustLimits("5/s", ""), Callers: 2, Bias: 1,
+		Records: filepath.Join(t.TempDir(), "records"), Store: "local"})
+	require.NoError(t, err)
+	var out bytes.Buffer
+	assert.Zero(t, work(strings.NewReader(string(j)+"\nbegin\n"), &out, t.Output()), "exit status")
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	var last status
+	require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &last))
+	assert.True(t, last.Final, "the last status says so")
+}

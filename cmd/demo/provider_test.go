@@ -1,0 +1,78 @@
+package main
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+)
+
+// TestProviderCounts plays calls to the provider's limits of 10 requests a
+// second, burst 5, and 100 tokens a second.
+func TestProviderCounts(t *testing.T) {
+	const ms = 0.001
+	p := &provider{tanks: newTanks(choked.MustLimits("10/s burst 5", "100/s"))}
+	for i, step := range []struct {
+		at     float64
+		tokens int64
+		ok     bool
+		wait   time.Duration
+		why    string
+	}{
+		{0, 1, true, 0, "a tank is empty at first"},
+		{0, 1, true, 0, ""},
+		{0, 1, true, 0, ""},
+		{0, 1, true, 0, ""},
+		{0, 1, true, 0, "the whole burst at once"},
+		{0, 1, false, 80 * time.Millisecond, "one more is early by 100 ms, less the tolerance"},
+		{79 * ms, 1, false, time.Millisecond, "a refusal has cost nothing"},
+		{81 * ms, 90, true, 0, "20 ms early: it was held up on its way"},
+		{190 * ms, 30, false, 0, "room for requests, not for tokens: 95 − 11 of 100 are left in"},
+		{1, 30, true, 0, "there is now"},
+		{9, 103, false, 0, "more than can ever be"},
+	} {
+		wait, ok := p.admit(func() float64 { return step.at }, step.tokens)
+		assert.Equal(t, step.ok, ok, "step %d at %v: %s", i, step.at, step.why)
+		if step.wait > 0 {
+			assert.InDelta(t, step.wait, wait, float64(time.Microsecond), "step %d at %v: wait", i, step.at)
+		}
+	}
+}
+
+func TestProviderAnswersByHTTP(t *testing.T) {
+	p, err := startProvider(choked.MustLimits("1/h", ""), span{})
+	require.NoError(t, err)
+	defer p.close()
+	c := newClient(p.url(), 1)
+	defer c.close()
+
+	_, err = c.post(t.Context(), "")
+	assert.ErrorContains(t, err, "400 Bad Request", "no prompt")
+	out, err := c.post(t.Context(), "To be, or not to be.")
+	require.NoError(t, err)
+	used, ok := out.TokensUsed()
+	assert.True(t, ok)
+	assert.Equal(t, int64(8), used, "six words and two marks")
+
+	_, err = c.post(t.Context(), "That is the question.")
+	var refused *refusedError
+	require.ErrorAs(t, err, &refused)
+	assert.Greater(t, refused.RetryAfter(), 59*time.Minute)
+	assert.Equal(t, int64(1), p.refused.Load())
+}
+
+func TestRetryAfterIsReadFromEitherHeader(t *testing.T) {
+	h := http.Header{}
+	assert.Equal(t, time.Second, retryAfter(h), "without a word")
+	h.Set("Retry-After", "3")
+	assert.Equal(t, 3*time.Second, retryAfter(h))
+	setRetryAfter(h, 1200*time.Microsecond)
+	assert.Equal(t, "1", h.Get("Retry-After"), "whole seconds, rounded up")
+	assert.Equal(t, 2*time.Millisecond, retryAfter(h), "milliseconds, rounded up")
+	h.Set("Retry-After-Ms", "soon")
+	assert.Equal(t, time.Second, retryAfter(h))
+}

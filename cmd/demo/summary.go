@@ -1,0 +1,151 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/history"
+)
+
+// summary is what has come of a demonstration; -json prints it. Waits are from
+// when a prompt was ready to when it was admitted.
+type summary struct {
+	Store   string  `json:"store"`
+	Workers int     `json:"workers"`
+	Seconds float64 `json:"seconds"`
+
+	Admitted int64 `json:"admitted"` // calls
+	Tokens   int64 `json:"tokens"`   // in them
+	Refused  int64 `json:"refused429"`
+
+	// Over is the worst excess of the admissions over burst + rate · W, over
+	// all windows W, in units, as far as it is proved; Suspect is the same if
+	// each admission is taken at the instant at which its caller learnt of it.
+	Over    float64 `json:"over"`
+	OverOf  string  `json:"over_of,omitempty"` // the limit
+	Suspect float64 `json:"suspect"`
+
+	// Use is the part that was admitted of what the tightest limit allowed,
+	// from when its burst was spent, at second Spent, until the end.
+	Use   float64 `json:"use"`
+	Of    string  `json:"use_of"`
+	Spent float64 `json:"use_from"`
+
+	Jain    float64 `json:"jain"` // fairness between workers, by calls
+	WaitP50 float64 `json:"wait_p50_ms"`
+	WaitP99 float64 `json:"wait_p99_ms"`
+	WaitMax float64 `json:"wait_max_ms"`
+
+	LeaderChanges int    `json:"leader_changes"`
+	Exchanges     int64  `json:"exchanges"` // with the store, by all workers
+	Killed        string `json:"killed,omitempty"`
+	Crashes       int    `json:"crashes"` // of workers that were not killed
+
+	limits choked.Limits
+}
+
+func (d *demo) sum() summary {
+	took := time.Duration(d.end - d.start)
+	s := summary{Store: d.store, Workers: d.workers, Seconds: round(took.Seconds(), 1), Refused: d.provider.refused.Load(),
+		LeaderChanges: d.changes, Exchanges: d.exchanges, Killed: d.killed, Crashes: d.crashes, limits: d.limits}
+	slices.SortFunc(d.records, func(a, b history.Record) int { return cmp.Compare(a.After, b.After) })
+	each := make([]int64, d.workers)
+	waits := make([]time.Duration, 0, len(d.records))
+	for _, r := range d.records {
+		s.Admitted += r.Requests
+		s.Tokens += r.Tokens
+		each[r.Worker]++
+		waits = append(waits, r.Waited)
+	}
+	slices.Sort(waits)
+	s.WaitP50, s.WaitP99, s.WaitMax = millis(waits, 0.5), millis(waits, 0.99), millis(waits, 1)
+	s.Jain = round(history.Jain(each), 4)
+	for u := range bucket.Tokens + 1 {
+		for _, r := range d.limits.Of(u) {
+			excess := history.CheckRate(d.records, u, r)
+			if over := round(excess.Proved, 3); over > s.Over {
+				s.Over, s.OverOf = over, fmt.Sprintf("%v %v", u, r)
+			}
+			s.Suspect = max(s.Suspect, round(excess.Suspect, 3))
+			if use, from := useOf(d.records, u, r, d.start, d.end); use >= s.Use {
+				s.Use, s.Of, s.Spent = use, fmt.Sprintf("%v %v", u, r), time.Duration(from-d.start).Seconds()
+			}
+		}
+	}
+	s.Use, s.Spent = round(s.Use, 4), round(s.Spent, 1)
+	return s
+}
+
+// spent is the part of a burst with which it counts as spent.
+const spent = 0.9
+
+// useOf returns which part was admitted of what a rate allowed from an instant
+// on: what was left of the burst, and what was restored until the end. The
+// instant is when the burst was first spent, or the start if it never was.
+// Records are in order of After.
+func useOf(rs []history.Record, u bucket.Unit, r bucket.Rate, start, end int64) (use float64, from int64) {
+	from, left, admitted := start, float64(r.Burst), 0.0
+	level := history.Level{Rate: r}
+	found := false
+	for _, rec := range rs {
+		if rec.After > end {
+			break
+		}
+		admitted += float64(rec.Cost(u))
+		if used := level.Add(rec.After, rec.Cost(u)); !found && used >= spent*float64(r.Burst) {
+			found, from, left, admitted = true, rec.After, float64(r.Burst)-used, 0
+		}
+	}
+	allowed := left + float64(end-from)*float64(r.N)/float64(r.Per)
+	if allowed <= 0 {
+		return 0, from
+	}
+	return admitted / allowed, from
+}
+
+func millis(sorted []time.Duration, p float64) float64 {
+	return round(float64(history.Quantile(sorted, p))/float64(time.Millisecond), 1)
+}
+
+func round(x float64, digits int) float64 {
+	scale := math.Pow10(digits)
+	return math.Round(x*scale) / scale
+}
+
+// print writes the summary for people.
+func (s summary) print(out io.Writer) {
+	fmt.Fprintf(out, "\n%.1f s, %d workers, -store %s, %v\n\n", s.Seconds, s.Workers, s.Store, s.limits)
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(out, "  %-10s"+format+"\n", append([]any{name}, args...)...)
+	}
+	if s.Store == "none" {
+		line("sent", "%d calls, %d tokens: nothing holds them back, so each counts as admitted", s.Admitted, s.Tokens)
+	} else {
+		line("admitted", "%d calls, %d tokens", s.Admitted, s.Tokens)
+	}
+	line("refused", "%d by the provider (429; it grants burst + rate · W and %v of the rate)", s.Refused, tolerance)
+	if s.Over > 0 {
+		line("over", "%v units above burst + rate · W of %s, in the worst window", s.Over, s.OverOf)
+	} else {
+		line("over", "0 units above burst + rate · W, in any window (suspected: %v)", s.Suspect)
+	}
+	line("use", "%.1f%% of %s, from second %.1f, when the burst was spent", 100*s.Use, s.Of, s.Spent)
+	line("fairness", "%.4f between workers (Jain's index)", s.Jain)
+	line("waits", "half below %.0f ms, 99%% below %.0f ms, longest %.0f ms", s.WaitP50, s.WaitP99, s.WaitMax)
+	line("store", "%d exchanges, %.1f a second and worker", s.Exchanges, float64(s.Exchanges)/max(s.Seconds, 0.1)/float64(s.Workers))
+	if s.Killed != "" {
+		line("killed", "%s; %d changes of leader", s.Killed, s.LeaderChanges)
+	} else {
+		line("leader", "%d changes", s.LeaderChanges)
+	}
+	if s.Crashes > 0 {
+		line("crashes", "%d: workers that ended by themselves", s.Crashes)
+	}
+	fmt.Fprintln(out)
+}

@@ -1,0 +1,194 @@
+package history
+
+import (
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked/bucket"
+)
+
+// bruteForce tries all windows: from each instant that is known to each later one.
+func bruteForce(rs []Record, u bucket.Unit, r bucket.Rate) Excess {
+	worst := Nothing
+	for _, first := range rs {
+		for _, last := range rs {
+			var inside, noted float64
+			for _, x := range rs {
+				if x.Before >= first.Before && x.After <= last.After {
+					inside += float64(x.Cost(u))
+				}
+				if x.After >= first.After && x.After <= last.After {
+					noted += float64(x.Cost(u))
+				}
+			}
+			bound := func(w int64) float64 { return float64(r.Burst) + float64(w)*float64(r.N)/float64(r.Per) }
+			if w := last.After - first.Before; w >= 0 {
+				worst.Proved = max(worst.Proved, inside-bound(w))
+			}
+			if w := last.After - first.After; w >= 0 {
+				worst.Suspect = max(worst.Suspect, noted-bound(w))
+			}
+		}
+	}
+	return worst
+}
+
+// random is a history of up to 40 admissions, some of them at one instant, some
+// long in doubt.
+func random(rng *rand.Rand) []Record {
+	rs := make([]Record, 1+rng.IntN(40))
+	at := rng.Int64N(1e12)
+	for i := range rs {
+		at += rng.Int64N(3) * rng.Int64N(40e6)
+		doubt := rng.Int64N(2) * rng.Int64N(50e6)
+		rs[i] = Record{Before: at - rng.Int64N(doubt+1), After: at + rng.Int64N(doubt+1), Requests: 1, Tokens: rng.Int64N(60)}
+	}
+	rng.Shuffle(len(rs), func(i, j int) { rs[i], rs[j] = rs[j], rs[i] })
+	return rs
+}
+
+func TestCheckAgreesWithTryingAllWindows(t *testing.T) {
+	for seed := range uint64(1500) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		rs := random(rng)
+		r := bucket.Rate{N: 1 + rng.Int64N(100), Per: time.Second, Burst: 1 + rng.Int64N(20)}
+		for u := range bucket.Tokens + 1 {
+			want, got := bruteForce(rs, u, r), CheckRate(rs, u, r)
+			if math.Abs(got.Proved-want.Proved) > 1e-6 || math.Abs(got.Suspect-want.Suspect) > 1e-6 {
+				t.Fatalf("seed %d: CheckRate(%v, %v) = %v, all windows say %v", seed, u, r, got, want)
+			}
+			assert.LessOrEqual(t, got.Proved, got.Suspect+1e-6, "seed %d: proved is suspect", seed)
+		}
+	}
+}
+
+const ms = int64(time.Millisecond)
+
+// at is an admission of one request that is known to the instant.
+func at(t int64) Record { return Record{Before: t, After: t, Requests: 1} }
+
+func TestPlantedViolations(t *testing.T) {
+	limits, err := bucket.ParseLimits("10/s burst 2", "")
+	require.NoError(t, err)
+	for _, tt := range []struct {
+		name string
+		rs   []Record
+		want Excess
+	}{
+		{"no admissions exceed nothing", nil, Nothing},
+		{"the burst at once is allowed", []Record{at(0), at(0)}, Excess{0, 0}},
+		{"one more is not", []Record{at(0), at(0), at(0)}, Excess{1, 1}},
+		{"the rate may follow the burst", []Record{at(0), at(0), at(100 * ms), at(200 * ms)}, Excess{0, 0}},
+		{"half a unit early", []Record{at(0), at(0), at(50 * ms)}, Excess{0.5, 0.5}},
+		{"time that was not used is not saved beyond the burst",
+			[]Record{at(0), at(1e6 * ms), at(1e6 * ms), at(1e6 * ms)}, Excess{1, 1}},
+		{"it may have been late enough: suspected, not proved",
+			[]Record{at(0), at(0), {Before: 0, After: 50 * ms, Requests: 1}, at(150 * ms)}, Excess{0.5, 0.5}},
+		{"noted late, and so beside the next one",
+			[]Record{at(0), at(0), {Before: 100 * ms, After: 199 * ms, Requests: 1}, at(200 * ms)}, Excess{0, 0}},
+		{"noted late after a pause",
+			[]Record{at(0), {Before: 0, After: 299 * ms, Requests: 1}, at(300 * ms), at(300 * ms)}, Excess{0, 0.99}},
+		{"in doubt, but too many however late",
+			[]Record{{After: 10 * ms, Requests: 1}, {After: 10 * ms, Requests: 1}, {After: 10 * ms, Requests: 1}}, Excess{0.9, 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := Check(tt.rs, limits)
+			if len(tt.rs) == 0 {
+				assert.Equal(t, tt.want, got)
+				return
+			}
+			assert.InDelta(t, tt.want.Proved, got.Proved, 1e-9, "proved")
+			assert.InDelta(t, tt.want.Suspect, got.Suspect, 1e-9, "suspect")
+		})
+	}
+}
+
+func TestCheckTakesTheWorstOfAllLimits(t *testing.T) {
+	limits, err := bucket.ParseLimits("100/s,3/m", "1000/m")
+	require.NoError(t, err)
+	rs := []Record{at(0), at(0), at(0), at(0)}
+	assert.Equal(t, Excess{1, 1}, Check(rs, limits), "one over 3/m, none over 100/s or on tokens")
+	rs[0].Tokens = 1005
+	assert.Equal(t, Excess{5, 5}, Check(rs, limits), "five tokens over 1000/m")
+}
+
+func TestRecordsComeBackAsTheyWereWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "records")
+	w, err := Open(path)
+	require.NoError(t, err)
+	r, err := Follow(path)
+	require.NoError(t, err)
+	defer r.Close()
+
+	var want []Record
+	for i := range 3000 {
+		rec := Record{Before: int64(i), After: math.MaxInt64 - int64(i), Waited: -1, Requests: 1, Tokens: int64(i) << 30,
+			Worker: uint32(i), Incarnation: math.MaxUint32, Key: 7}
+		want = append(want, rec)
+		require.NoError(t, w.Append(rec))
+		if i == 1000 {
+			got, err := r.Next(nil)
+			require.NoError(t, err)
+			assert.Equal(t, want, got, "a file that is still written to")
+		}
+	}
+	require.NoError(t, w.Close())
+	rest, err := r.Next(nil)
+	require.NoError(t, err)
+	assert.Equal(t, want[1001:], rest, "what came after the first look")
+
+	require.NoError(t, os.Truncate(path, 3000*Size-1))
+	all, err := Read(path)
+	require.NoError(t, err)
+	assert.Equal(t, want[:2999], all, "a last record that is cut short is left out")
+
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	b[5*Size+3]++
+	require.NoError(t, os.WriteFile(path, b, 0o600))
+	_, err = Read(path)
+	assert.ErrorContains(t, err, "record 5: the checksum does not match")
+
+	_, err = Read(path + ".missing")
+	assert.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestNowIsOfOneClock(t *testing.T) {
+	a := Now()
+	b := Now()
+	assert.LessOrEqual(t, a, b)
+}
+
+func TestJain(t *testing.T) {
+	assert.Equal(t, 1.0, Jain([]int64{5, 5, 5}), "equal shares")
+	assert.InDelta(t, 1.0/3, Jain([]int64{7, 0, 0}), 1e-12, "one has all")
+	assert.Equal(t, 1.0, Jain([]int64{0, 0}), "nothing to share")
+}
+
+func TestQuantile(t *testing.T) {
+	waits := []time.Duration{1, 2, 3, 4}
+	assert.Equal(t, time.Duration(2), Quantile(waits, 0.5))
+	assert.Equal(t, time.Duration(4), Quantile(waits, 0.99))
+	assert.Equal(t, time.Duration(1), Quantile(waits, 0))
+	assert.Zero(t, Quantile(nil, 0.5))
+}
+
+func BenchmarkCheck(b *testing.B) {
+	rs := make([]Record, 100_000)
+	for i := range rs {
+		t := int64(i) * 20 * ms
+		rs[i] = Record{Before: t - ms, After: t, Requests: 1, Tokens: 30}
+	}
+	limits, err := bucket.ParseLimits("50/s", "100000/m")
+	require.NoError(b, err)
+	for b.Loop() {
+		Check(rs, limits)
+	}
+}

@@ -1,0 +1,143 @@
+// Package history keeps what was admitted, and when, so that the promise of a
+// limiter can be checked afterwards, by code that has nothing of the limiter's.
+// Each worker appends one record per admission to a file of its own.
+package history
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"time"
+)
+
+// Record is one admission. Instants are those of [Now]: one clock for all
+// processes of the machine. The admission was decided at an instant that nobody
+// saw, no earlier than Before and no later than After.
+type Record struct {
+	Before, After    int64
+	Waited           time.Duration // from when the caller was ready to go
+	Requests, Tokens int64         // the cost
+	Worker           uint32
+	Incarnation      uint32 // counts the processes that were this worker
+	Key              uint32 // of several in one file; what it names is up to the writer
+}
+
+// Size is what a record takes in a file: its fields, then their CRC-32C, all
+// little endian.
+const Size = 56
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func (r Record) append(b []byte) []byte {
+	start := len(b)
+	for _, v := range [...]int64{r.Before, r.After, int64(r.Waited), r.Requests, r.Tokens} {
+		b = binary.LittleEndian.AppendUint64(b, uint64(v))
+	}
+	for _, v := range [...]uint32{r.Worker, r.Incarnation, r.Key} {
+		b = binary.LittleEndian.AppendUint32(b, v)
+	}
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
+}
+
+// parse reads the record at the start of b, which holds at least Size bytes.
+func parse(b []byte) (Record, error) {
+	if crc32.Checksum(b[:Size-4], castagnoli) != binary.LittleEndian.Uint32(b[Size-4:]) {
+		return Record{}, errors.New("the checksum does not match")
+	}
+	u64 := func(i int) int64 { return int64(binary.LittleEndian.Uint64(b[8*i:])) }
+	u32 := func(i int) uint32 { return binary.LittleEndian.Uint32(b[40+4*i:]) }
+	return Record{
+		Before: u64(0), After: u64(1), Waited: time.Duration(u64(2)), Requests: u64(3), Tokens: u64(4),
+		Worker: u32(0), Incarnation: u32(1), Key: u32(2),
+	}, nil
+}
+
+// Writer appends records to a file. Safe for concurrent use.
+type Writer struct{ f *os.File }
+
+// Open returns a Writer that appends to the file at path, and makes it if there
+// is none.
+func Open(path string) (*Writer, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("history: %w", err)
+	}
+	return &Writer{f}, nil
+}
+
+// Append writes r by one system call, so that it outlives the process from then
+// on, and is in the file whole or not at all.
+func (w *Writer) Append(r Record) error {
+	var b [Size]byte
+	if _, err := w.f.Write(r.append(b[:0])); err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	return nil
+}
+
+// Close closes the file.
+func (w *Writer) Close() error { return w.f.Close() }
+
+// Reader reads a file that may still grow.
+type Reader struct {
+	path string
+	f    *os.File
+	read int // records
+	buf  []byte
+}
+
+// Follow returns a Reader of the file at path.
+func Follow(path string) (*Reader, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("history: %w", err)
+	}
+	return &Reader{path: path, f: f}, nil
+}
+
+// Next appends to rs the records that were written since the last call, in the
+// order in which they were. What is not yet written whole is left for later.
+func (r *Reader) Next(rs []Record) ([]Record, error) {
+	for {
+		const chunk = 1024 * Size
+		have := len(r.buf)
+		if cap(r.buf) < chunk {
+			r.buf = append(make([]byte, 0, chunk), r.buf...)
+		}
+		n, err := r.f.Read(r.buf[have:chunk])
+		r.buf = r.buf[:have+n]
+		whole := 0
+		for ; len(r.buf)-whole >= Size; whole += Size {
+			rec, e := parse(r.buf[whole:])
+			if e != nil {
+				return rs, fmt.Errorf("history: %s: record %d: %w", r.path, r.read, e)
+			}
+			r.read++
+			rs = append(rs, rec)
+		}
+		r.buf = r.buf[:copy(r.buf, r.buf[whole:])]
+		switch {
+		case err == io.EOF:
+			return rs, nil
+		case err != nil:
+			return rs, fmt.Errorf("history: %w", err)
+		}
+	}
+}
+
+// Close closes the file.
+func (r *Reader) Close() error { return r.f.Close() }
+
+// Read returns all records of the file at path. A last one that is cut short,
+// by a crash of the machine, is left out.
+func Read(path string) ([]Record, error) {
+	r, err := Follow(path)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return r.Next(nil)
+}

@@ -1,0 +1,31 @@
+package history
+
+import (
+	"math"
+	"time"
+)
+
+// Jain is the index of fairness of shares: 1 if they are equal, 1/n if one of n
+// has all. It is 1 for nothing shared.
+// R. Jain, D. Chiu, W. Hawe: A Quantitative Measure of Fairness, DEC-TR-301, 1984.
+func Jain(shares []int64) float64 {
+	var sum, squares float64
+	for _, x := range shares {
+		sum += float64(x)
+		squares += float64(x) * float64(x)
+	}
+	if squares == 0 {
+		return 1
+	}
+	return sum * sum / (float64(len(shares)) * squares)
+}
+
+// Quantile returns the smallest of sorted that at least the part p of it does
+// not exceed; zero if there is none.
+func Quantile(sorted []time.Duration, p float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	i := int(math.Ceil(p*float64(len(sorted)))) - 1
+	return sorted[min(max(i, 0), len(sorted)-1)]
+}
