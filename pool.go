@@ -88,7 +88,7 @@ func newPool(c *Choke, key string, limits Limits) *pool {
 // take spends cost from what is in hand, if that covers it and nobody waits.
 func (p *pool) take(cost Cost) bool {
 	p.mu.Lock()
-	ok := p.takeLocked(cost)
+	ok := p.takeLocked(p.choke.clock.Now(), cost)
 	p.mu.Unlock()
 	return ok
 }
@@ -98,13 +98,14 @@ func (p *pool) take(cost Cost) bool {
 func (p *pool) try(cost Cost) (ok bool, retryAfter time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.takeLocked(cost) {
+	now := p.choke.clock.Now()
+	if p.takeLocked(now, cost) {
 		return true, 0
 	}
 	if p.closed {
 		return false, 0
 	}
-	retryAfter = p.later(p.choke.clock.Now(), cost)
+	retryAfter = p.later(now, cost)
 	if retryAfter > 0 {
 		p.stats.Refused++
 	}
@@ -126,11 +127,10 @@ func (p *pool) later(now int64, cost Cost) time.Duration {
 	return 0
 }
 
-func (p *pool) takeLocked(cost Cost) bool {
+func (p *pool) takeLocked(now int64, cost Cost) bool {
 	if p.line.len > 0 && !cost.IsZero() || p.closed { // nothing may overtake, for it delays nobody
 		return false
 	}
-	now := p.choke.clock.Now()
 	if !p.hand.spend(now, cost) {
 		return false
 	}

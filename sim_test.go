@@ -73,6 +73,7 @@ type load struct {
 	dur              time.Duration
 	think            time.Duration
 	tokens           func() int64
+	longest          time.Duration // that anyone may wait; 0: no matter
 }
 
 func (ld load) run(t *testing.T) ([]admission, []Stats) {
@@ -148,6 +149,7 @@ func TestSimulation(t *testing.T) {
 		{"small limit, whole units", load{workers: 3, callers: 8, limits: MustLimits("10/m", ""), trip: 5 * time.Millisecond, dur: 5 * time.Minute, think: 50 * time.Millisecond}, 0.98, 0.99, 25},
 		{"strict spacing", load{workers: 3, callers: 8, limits: MustLimits("50/s burst 1", ""), trip: time.Millisecond, dur: 30 * time.Second, think: 50 * time.Millisecond}, 0.85, 0.99, 50},
 		{"two rates on one unit", load{workers: 3, callers: 8, limits: MustLimits("50/s,1500/m burst 100", ""), trip: 5 * time.Millisecond, dur: 2 * time.Minute, think: 50 * time.Millisecond}, 0, 0.99, 25},
+		{"a burst shared out, then small steps", load{workers: 8, callers: 1, limits: MustLimits("60/m", "1000000/m"), tokens: prompts, trip: 5 * time.Millisecond, dur: 2 * time.Minute, think: 50 * time.Millisecond, longest: 10 * time.Second}, 0.98, 0.99, 25},
 		{"demand below the limit", load{workers: 10, callers: 8, limits: MustLimits("1000/s", ""), trip: 5 * time.Millisecond, dur: 30 * time.Second, think: 160 * time.Millisecond}, 0, 0.99, 25},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -170,6 +172,10 @@ func TestSimulation(t *testing.T) {
 				}
 			}
 			each := float64(exchanges) / tt.load.dur.Seconds() / float64(tt.load.workers)
+			if tt.load.longest > 0 {
+				slowest := slices.MaxFunc(adm, func(a, b admission) int { return int(a.waited - b.waited) })
+				assert.Less(t, slowest.waited, tt.load.longest, "the longest wait")
+			}
 			t.Logf("use %.4f, Jain %.4f, %.1f exchanges a second and worker", use, jain(adm, tt.load.workers), each)
 			assert.GreaterOrEqual(t, use, tt.use, "use of the limit")
 			assert.GreaterOrEqual(t, jain(adm, tt.load.workers), tt.jain, "Jain's index of fairness")

@@ -1,0 +1,101 @@
+package choked
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// hot is a limiter with quota for everyone in this worker.
+func hot(t testing.TB, requests, tokens string) *Limiter {
+	store := NewLocal()
+	c := New(store)
+	t.Cleanup(func() {
+		c.Close()
+		store.Close()
+	})
+	l, err := c.Limiter("k", MustLimits(requests, tokens), nil)
+	require.NoError(t, err)
+	return l
+}
+
+var shapes = []struct {
+	name, requests, tokens string
+	cost                   Cost
+}{
+	{"one rate", "1000000000/s", "", Cost{Requests: 1}},
+	{"three rates", "1000000000/s,50000000000/m", "50000000000/m", Cost{Requests: 1, Tokens: 10}},
+}
+
+// Beyond these a take would cost the garbage collector more than it costs us.
+func TestTheFastPathAllocatesNothing(t *testing.T) {
+	ctx := context.Background()
+	for _, sh := range shapes {
+		l := hot(t, sh.requests, sh.tokens)
+		fill(t, l)
+		before := l.Stats().Exchanges
+		assert.Zero(t, testing.AllocsPerRun(1000, func() { _ = l.Wait(ctx, sh.cost) }), "Wait, %s", sh.name)
+		assert.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = l.Allow(ctx, sh.cost) }), "Allow, %s", sh.name)
+		assert.Equal(t, before, l.Stats().Exchanges, "all of it was in hand")
+	}
+	empty := hot(t, "1/366d", "")
+	require.NoError(t, empty.Wait(ctx, Cost{Requests: 1}))
+	_, err := empty.Allow(ctx, Cost{Requests: 1})
+	require.NoError(t, err)
+	empty.pool.refusal.recent = forever
+	assert.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = empty.Allow(ctx, Cost{Requests: 1}) }), "refused")
+}
+
+// fill puts a large lease that does not end in the limiter's hand.
+func fill(t testing.TB, l *Limiter) {
+	p := l.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hand.add(Lease{ID: p.choke.leaseID(), OK: true, Granted: p.limits.Limited(Cost{Requests: 1 << 50, Tokens: 1 << 59}), ValidFor: forever}, 0, p.choke.clock.Now())
+	p.hand.leases[0].ripe = 0
+	p.hand.leases[0].since = forever
+	require.False(t, p.closed)
+}
+
+func BenchmarkTake(b *testing.B) {
+	ctx := context.Background()
+	for _, sh := range shapes {
+		b.Run(sh.name+"/in hand", func(b *testing.B) {
+			l := hot(b, sh.requests, sh.tokens)
+			fill(b, l)
+			b.ReportAllocs()
+			for b.Loop() {
+				_ = l.Wait(ctx, sh.cost)
+			}
+		})
+		b.Run(sh.name+"/parallel", func(b *testing.B) {
+			l := hot(b, sh.requests, sh.tokens)
+			fill(b, l)
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					_ = l.Wait(ctx, sh.cost)
+				}
+			})
+		})
+		b.Run(sh.name+"/with a store", func(b *testing.B) {
+			l := hot(b, sh.requests, sh.tokens)
+			b.ReportAllocs()
+			for b.Loop() {
+				_ = l.Wait(ctx, sh.cost)
+			}
+			s := l.Stats()
+			b.ReportMetric(float64(s.Exchanges)/float64(s.Admitted), "exchanges/op")
+		})
+	}
+	b.Run("refused", func(b *testing.B) {
+		l := hot(b, "1/366d", "")
+		_ = l.Wait(ctx, Cost{Requests: 1})
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = l.Allow(ctx, Cost{Requests: 1})
+		}
+	})
+}

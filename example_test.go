@@ -1,0 +1,169 @@
+package choked_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/choked/choked"
+)
+
+func ExampleNew() {
+	store := choked.NewLocal() // one process; a cluster.Node joins many
+	defer store.Close()
+	choke := choked.New(store)
+	defer choke.Close() // before the store: it returns what is leased
+
+	chat, err := choke.Limiter("chat", choked.MustLimits("50/s", "100000/m"), nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(chat.Key(), "is limited to", chat.Limits())
+	// Output: chat is limited to requests 50/s; tokens 100000/m
+}
+
+func ExampleChoke_Limiter() {
+	store := choked.NewLocal()
+	defer store.Close()
+	choke := choked.New(store)
+	defer choke.Close()
+
+	_, err := choke.Limiter("embed", choked.MustLimits("500/m,10000/d", ""), nil)
+	fmt.Println(err)
+	_, err = choke.Limiter("embed", choked.MustLimits("600/m", ""), nil)
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// choked: limiter "embed": limits "requests 600/m", but this worker has it with "requests 500/m,10000/d"
+}
+
+func ExampleLimiter_Wait() {
+	store := choked.NewLocal()
+	defer store.Close()
+	choke := choked.New(store)
+	defer choke.Close()
+	chat, _ := choke.Limiter("chat", choked.MustLimits("2/h", ""), nil)
+
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for range 3 {
+		err := chat.Wait(ctx, choked.Cost{Requests: 1})
+		fmt.Println(err == nil, errors.Is(err, choked.ErrDeadline)) // the third would take half an hour
+	}
+	err := chat.Wait(ctx, choked.Cost{Requests: 3})
+	fmt.Println(err)
+	// Output:
+	// true false
+	// true false
+	// false true
+	// choked: "chat": choked: cost exceeds burst: 3 requests asked, at most 2 fit in "2/h"
+}
+
+func ExampleLimiter_Allow() {
+	store := choked.NewLocal()
+	defer store.Close()
+	choke := choked.New(store)
+	defer choke.Close()
+	chat, _ := choke.Limiter("chat", choked.MustLimits("1/h", ""), nil)
+
+	for range 2 {
+		v, err := chat.Allow(context.Background(), choked.Cost{Requests: 1})
+		fmt.Println(v.OK, v.RetryAfter.Round(time.Minute), err)
+	}
+	// Output:
+	// true 0s <nil>
+	// false 1h0m0s <nil>
+}
+
+func ExampleLimiter_Settle() {
+	store := choked.NewLocal()
+	defer store.Close()
+	choke := choked.New(store)
+	defer choke.Close()
+	chat, _ := choke.Limiter("chat", choked.MustLimits("", "1000/h"), nil)
+
+	estimated := choked.Cost{Tokens: 900}
+	fmt.Println(chat.Wait(context.Background(), estimated))
+	admitted := time.Now()
+	// The call is made, and the provider has counted a little more.
+	fmt.Println(chat.Settle(admitted, estimated, choked.Cost{Tokens: 950}))
+	// Output:
+	// <nil>
+	// <nil>
+}
+
+// Reply is what a provider answers.
+type Reply struct {
+	Text   string
+	Tokens int64
+}
+
+// TokensUsed makes a Reply a [choked.Usage].
+func (r *Reply) TokensUsed() (int64, bool) { return r.Tokens, r.Tokens > 0 }
+
+// bytesOver4 is an estimator by OpenAI's rule of thumb for English text.
+type bytesOver4 struct{}
+
+func (bytesOver4) Estimate(in any) (int64, error) { return int64(len(fmt.Sprint(in)))/4 + 1, nil }
+
+func chatAPI(_ context.Context, prompt string) (*Reply, error) {
+	return &Reply{Text: "You said: " + prompt, Tokens: 12}, nil
+}
+
+func ExampleWrap() {
+	store := choked.NewLocal()
+	defer store.Close()
+	choke := choked.New(store)
+	defer choke.Close()
+	chat, err := choke.Limiter("openai_chat", choked.MustLimits("50/s", "100000/m"), bytesOver4{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ask := choked.Wrap(chat, chatAPI)
+	reply, err := ask(context.Background(), "hello") // estimated, queued in turn, admitted, settled
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(reply.Text)
+	// Output: You said: hello
+}
+
+func ExampleWrapUsage() {
+	store := choked.NewLocal()
+	defer store.Close()
+	choke := choked.New(store)
+	defer choke.Close()
+	embed, _ := choke.Limiter("embed", choked.MustLimits("", "1000000/m"), bytesOver4{})
+
+	type response struct{ Usage map[string]int64 }
+	call := func(context.Context, []string) (response, error) {
+		return response{Usage: map[string]int64{"total_tokens": 7}}, nil
+	}
+	vectors := choked.WrapUsage(embed, call, func(r response) (int64, bool) {
+		n, ok := r.Usage["total_tokens"]
+		return n, ok
+	})
+	r, err := vectors(context.Background(), []string{"one text", "another"})
+	fmt.Println(r.Usage["total_tokens"], err)
+	// Output: 7 <nil>
+}
+
+func ExampleMustLimits() {
+	fmt.Println(choked.MustLimits("50/s", "100000/m"))
+	fmt.Println(choked.MustLimits("500/m,10000/d", "")) // both hold
+	fmt.Println(choked.MustLimits("50/s burst 10", "")) // at most 10 at once
+	// Output:
+	// requests 50/s; tokens 100000/m
+	// requests 500/m,10000/d
+	// requests 50/s burst 10
+}
+
+func ExampleParseLimits() {
+	_, err := choked.ParseLimits("50 a second", "")
+	fmt.Println(err)
+	// Output: limit on requests: rate "50 a second": want "50/s", "100000/m", "5/10s", "10/h", or "50/s burst 10"
+}
