@@ -84,11 +84,11 @@ func ExampleLimiter_Settle() {
 	defer choke.Close()
 	chat, _ := choke.Limiter("chat", choked.MustLimits("", "1000/h"), nil)
 
+	began := time.Now()
 	estimated := choked.Cost{Tokens: 900}
 	fmt.Println(chat.Wait(context.Background(), estimated))
-	admitted := time.Now()
 	// The call is made, and the provider has counted a little more.
-	fmt.Println(chat.Settle(admitted, estimated, choked.Cost{Tokens: 950}))
+	fmt.Println(chat.Settle(began, estimated, choked.Cost{Tokens: 950}))
 	// Output:
 	// <nil>
 	// <nil>

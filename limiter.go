@@ -130,8 +130,8 @@ func ended(ctx context.Context) error {
 }
 
 // Settle corrects the estimate of an admitted call by what it has really used.
-// admitted is when [Limiter.Wait] or [Limiter.Allow] admitted it, as
-// [time.Now] gave it, or any time before that.
+// began is a time before it was admitted, such as that of the call to
+// [Limiter.Wait].
 //
 // What was estimated too little is charged afterwards. What was estimated too
 // much goes back, as far as the bucket has lacked so much ever since: what
@@ -139,7 +139,7 @@ func ended(ctx context.Context) error {
 //
 // Settle does not wait for the store. A call that was admitted and not made is
 // settled with an actual cost of zero. The error tells a cost that cannot be.
-func (l *Limiter) Settle(admitted time.Time, estimated, actual Cost) error {
+func (l *Limiter) Settle(began time.Time, estimated, actual Cost) error {
 	if err := cmp.Or(estimated.Check(), actual.Check()); err != nil {
 		return fmt.Errorf("choked: settle %.64q: %w", l.pool.key, err)
 	}
@@ -148,7 +148,7 @@ func (l *Limiter) Settle(admitted time.Time, estimated, actual Cost) error {
 	}
 	p := l.pool
 	if estimated, actual = p.limits.Limited(estimated), p.limits.Limited(actual); estimated != actual {
-		p.settle(p.choke.clock.At(admitted), estimated, actual)
+		p.settle(p.choke.clock.At(began), estimated, actual)
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func WrapUsage[In, Out any](l *Limiter, call func(context.Context, In) (Out, err
 		if err != nil {
 			return none, err
 		}
-		admitted := time.Now()
+		began := time.Now()
 		if err := l.Wait(ctx, cost); err != nil {
 			return none, err
 		}
@@ -61,7 +61,7 @@ func WrapUsage[In, Out any](l *Limiter, call func(context.Context, In) (Out, err
 			if tokens, ok := used(out); ok {
 				// A usage that cannot be leaves the estimate spent. The caller
 				// has its reply all the same.
-				_ = l.Settle(admitted, cost, Cost{Requests: cost.Requests, Tokens: tokens})
+				_ = l.Settle(began, cost, Cost{Requests: cost.Requests, Tokens: tokens})
 			}
 		case errors.As(err, &slow) && slow.RetryAfter() > 0:
 			err = errors.Join(err, l.Backoff(ctx, min(slow.RetryAfter(), maxBackoff)))
