@@ -84,14 +84,16 @@ func ExampleLimiter_Settle() {
 	defer choke.Close()
 	chat, _ := choke.Limiter("chat", choked.MustLimits("", "1000/h"), nil)
 
-	began := time.Now()
-	estimated := choked.Cost{Tokens: 900}
+	admitted := time.Now()
+	estimated := choked.Cost{Tokens: 600}
 	fmt.Println(chat.Wait(context.Background(), estimated))
-	// The call is made, and the provider has counted a little more.
-	fmt.Println(chat.Settle(began, estimated, choked.Cost{Tokens: 950}))
+	// The call is made, and the provider has counted 900: 300 are charged now.
+	fmt.Println(chat.Settle(admitted, estimated, choked.Cost{Tokens: 900}))
+	fmt.Println(chat.Settle(admitted, estimated, choked.Cost{Tokens: -1}))
 	// Output:
 	// <nil>
 	// <nil>
+	// choked: settle "chat": cost of 0 requests, -1 tokens: want 0 to 1000000000000 of each
 }
 
 // Reply is what a provider answers.

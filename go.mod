@@ -7,6 +7,7 @@ require (
 	github.com/hashicorp/go-sockaddr v1.0.7
 	github.com/hashicorp/memberlist v0.7.0
 	github.com/hashicorp/raft v1.8.0
+	// v2.3.1 imports a package that go-metrics v0.7.0 has dropped: `go get -u` breaks the build.
 	github.com/hashicorp/raft-boltdb/v2 v2.3.0
 	github.com/stretchr/testify v1.12.1
 	go.etcd.io/bbolt v1.5.0
@@ -37,6 +38,6 @@ require (
 	github.com/dlclark/regexp2 v1.10.0
 	github.com/pkoukk/tiktoken-go v0.1.8
 	github.com/pkoukk/tiktoken-go-loader v0.0.2
-	golang.org/x/text v0.40.0
+	golang.org/x/text v0.40.0 // later ones want a newer Go than this module
 	pgregory.net/rapid v1.3.0
 )
