@@ -108,12 +108,16 @@ func (n *Node) changeVoters(ctx context.Context) (changed bool, err error) {
 func (n *Node) able() map[string]Member {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	able := make(map[string]Member)
+	able, gone := make(map[string]Member), make(map[string]bool)
 	for _, m := range n.gossip.members() {
-		if !m.Sick && !m.leaving && !n.gone[m.ID] {
+		switch {
+		case n.gone[m.ID]:
+			gone[m.ID] = true
+		case !m.Sick && !m.leaving:
 			able[m.ID] = m
 		}
 	}
+	n.gone = gone // those that gossip has forgotten, too, need no remembering
 	return able
 }
 
