@@ -34,6 +34,7 @@ type job struct {
 // status is how a worker stands.
 type status struct {
 	Ready     bool   // its store is complete
+	Missing   string // or what is missing
 	Sent      int64  // calls, admitted
 	Leads     bool   // it is the leader of the store
 	Leader    string // as far as it knows
@@ -42,6 +43,8 @@ type status struct {
 	Failed    int64  // calls that came to nothing, but for those refused by the provider
 	Error     string // the last of them
 	Final     bool   // it admits no more
+
+	Unmet time.Duration // when Final: the longest wait of a caller that was not served
 }
 
 // reply is the provider's answer to a prompt.

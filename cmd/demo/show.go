@@ -33,6 +33,7 @@ type demo struct {
 	leader     *process // the last that said it leads
 	changes    int      // of leader, after the first
 	exchanges  int64    // of processes that are no more
+	unmet      time.Duration
 	crashes    int
 	killed     string // what was killed on purpose
 }
@@ -88,7 +89,7 @@ func (d *demo) run(ctx context.Context) error {
 			d.end = history.Now()
 			return nil
 		case <-late:
-			return fmt.Errorf("%d of %d workers are ready after %v: see -v", d.ready(), d.workers, startWithin)
+			return d.notReady()
 		case e := <-d.fleet.events:
 			if err := d.take(e); err != nil {
 				return err
@@ -153,6 +154,17 @@ func (d *demo) ready() (n int) {
 	return n
 }
 
+// notReady says why it does not begin.
+func (d *demo) notReady() error {
+	err := fmt.Errorf("%d of %d workers are ready after %v", d.ready(), d.workers, startWithin)
+	for _, p := range d.fleet.slots {
+		if !p.status.Ready {
+			err = fmt.Errorf("%w; %s: %s", err, p.name, p.status.Missing)
+		}
+	}
+	return err
+}
+
 func (d *demo) waiting() (n int) {
 	for _, p := range d.fleet.slots {
 		if !p.ended {
@@ -176,6 +188,7 @@ func (d *demo) take(e event) error {
 	if e.ended {
 		p.ended = true
 		d.exchanges += p.status.Exchanges
+		d.unmet = max(d.unmet, p.status.Unmet)
 		switch {
 		case p.killed || d.end > 0:
 		case d.start == 0:

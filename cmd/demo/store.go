@@ -58,14 +58,15 @@ type home struct {
 	// leader says who leads, and whether that is this worker. ok is false while
 	// nobody does.
 	leader func() (name string, self, ok bool)
-	// ready says that the store can lose its leader and go on.
-	ready func() bool
+	// ready returns nil when the store can lose its leader and go on, or what
+	// is missing for that.
+	ready func() error
 }
 
 func openStore(j job, log *slog.Logger) (home, error) {
 	alone := home{
 		leader: func() (string, bool, bool) { return "", false, false },
-		ready:  func() bool { return true },
+		ready:  func() error { return nil },
 	}
 	switch j.Store {
 	case "none":
@@ -88,15 +89,18 @@ func openCluster(j job, log *slog.Logger) (home, error) {
 		m, ok := node.Leader()
 		return m.Name, m.Self, ok
 	}
-	ready := func() bool {
-		voters := 0
-		for _, m := range node.Members() {
+	ready := func() error {
+		members, voters := node.Members(), 0
+		for _, m := range members {
 			if m.Voter {
 				voters++
 			}
 		}
 		_, led := node.Leader()
-		return node.Health() == nil && led && voters >= j.Voters
+		if err := node.Health(); err != nil || led && voters >= j.Voters {
+			return err
+		}
+		return fmt.Errorf("of %d members that it knows, %d of %d vote, a leader among them: %t", len(members), voters, j.Voters, led)
 	}
 	return home{node, leader, ready}, nil
 }

@@ -14,7 +14,8 @@ import (
 )
 
 // summary is what has come of a demonstration; -json prints it. Waits are from
-// when a prompt was ready to when it was admitted.
+// when a prompt was ready to when it was admitted; the longest may be one that
+// was still going on at the end.
 type summary struct {
 	Store   string  `json:"store"`
 	Workers int     `json:"workers"`
@@ -64,7 +65,7 @@ func (d *demo) sum() summary {
 		waits = append(waits, r.Waited)
 	}
 	slices.Sort(waits)
-	s.WaitP50, s.WaitP99, s.WaitMax = millis(waits, 0.5), millis(waits, 0.99), millis(waits, 1)
+	s.WaitP50, s.WaitP99, s.WaitMax = millis(waits, 0.5), millis(waits, 0.99), max(millis(waits, 1), round(float64(d.unmet)/float64(time.Millisecond), 1))
 	s.Jain = round(history.Jain(each), 4)
 	for u := range bucket.Tokens + 1 {
 		for _, r := range d.limits.Of(u) {

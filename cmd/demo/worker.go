@@ -39,7 +39,8 @@ type worker struct {
 	sent   atomic.Int64 // calls, admitted
 	failed atomic.Int64
 	mu     sync.Mutex
-	err    error // the last
+	err    error         // the last
+	unmet  time.Duration // the longest wait that the end cut short
 }
 
 // work is the whole life of a worker process. It returns the exit status.
@@ -140,7 +141,11 @@ func (w *worker) call(ctx context.Context) {
 		for ctx.Err() == nil {
 			p.asked, p.turn = w.queue.join()
 			_, err := send(ctx, p)
-			if err == nil || ctx.Err() != nil {
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				w.cutShort(time.Duration(history.Now() - p.ready))
 				break
 			}
 			var refused *refusedError
@@ -185,6 +190,14 @@ func (w *worker) send(ctx context.Context, p *prompt) (reply, error) {
 	return w.client.post(context.WithoutCancel(ctx), p.text)
 }
 
+// cutShort notes a wait that has not come to its end: a caller that is never
+// served leaves no record.
+func (w *worker) cutShort(wait time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unmet = max(w.unmet, wait)
+}
+
 func (w *worker) fail(err error) {
 	w.failed.Add(1)
 	w.mu.Lock()
@@ -206,7 +219,12 @@ func (w *worker) tell(ctx context.Context, out *json.Encoder) {
 }
 
 func (w *worker) status() status {
-	s := status{Ready: w.home.ready(), Sent: w.sent.Load(), Failed: w.failed.Load()}
+	s := status{Sent: w.sent.Load(), Failed: w.failed.Load()}
+	if err := w.home.ready(); err != nil {
+		s.Missing = err.Error()
+	} else {
+		s.Ready = true
+	}
 	s.Leader, s.Leads, _ = w.home.leader()
 	if w.limiter != nil {
 		stats := w.limiter.Stats()
@@ -214,6 +232,7 @@ func (w *worker) status() status {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	s.Unmet = w.unmet
 	if w.err != nil {
 		s.Error = w.err.Error()
 	}
