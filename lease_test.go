@@ -162,7 +162,20 @@ func TestPromisedQuotaRipens(t *testing.T) {
 }
 
 // Half of what a large cost needs is of no use, and would be lost before the
-// other half comes. It goes back, and the large one has the whole in its turn.
+// other half comes. It goes back, and is there when its turn comes.
+func TestWhatIsLeftForPartOfACostIsNotLost(t *testing.T) {
+	play(t, "10/m", "", func(s *scene) {
+		s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
+			a.Want = requests(8)
+			return s.spy.Store.Lease(ctx, a)
+		}
+		s.spend(requests(5)) // 3 are left in hand, 2 in the bucket
+		s.spy.onLease = nil
+		s.admittedAt(s.wait(s.Context(), requests(7)), 12*second)
+	})
+}
+
+// The small ones of another worker do not pass by a large one for ever.
 func TestALargeCostIsNotStarved(t *testing.T) {
 	play(t, "10/m", "", func(s *scene) {
 		s.spend(requests(10))

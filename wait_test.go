@@ -78,15 +78,19 @@ func TestADeadlineEndsTheWait(t *testing.T) {
 	})
 }
 
-// One with less time gives up, and the one behind it, who has more, stays.
+// One with less time gives up. The one behind it, who has all the time, takes
+// over its place at the store and not its deadline.
 func TestADeadlineIsOnesOwn(t *testing.T) {
 	play(t, "1/s burst 3", "", func(s *scene) {
 		s.spend(requests(3))
-		hasty := s.wait(within(s.T, 3200*time.Millisecond), requests(3))
+		ctx, cancel := context.WithCancel(within(s.T, 3200*time.Millisecond))
+		hasty := s.wait(ctx, requests(3))
 		patient := s.wait(s.Context(), requests(3))
-		require.NoError(s, s.spy.Store.Adjust(s.Context(), Adjustment{Key: "k", Limits: s.Limits(), Charge: requests(3)}))
+		time.Sleep(second)
+		cancel()
 		<-hasty.done
-		hasNoTime(s, hasty.err)
+		require.ErrorIs(s, hasty.err, context.Canceled)
+		require.NoError(s, s.spy.Store.Adjust(s.Context(), Adjustment{Key: "k", Limits: s.Limits(), Charge: requests(3)}))
 		s.admittedAt(patient, 6*second)
 	})
 }
