@@ -33,8 +33,9 @@ type job struct {
 
 // status is how a worker stands.
 type status struct {
-	Ready     bool   // its store is complete
-	Missing   string // or what is missing
+	Ready     bool   // it has a part in the store
+	Missing   string // or what is missing for that
+	Complete  bool   // the store can lose its leader and go on
 	Sent      int64  // calls, admitted
 	Leads     bool   // it is the leader of the store
 	Leader    string // as far as it knows

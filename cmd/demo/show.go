@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/choked/choked/internal/history"
@@ -75,13 +76,13 @@ func (d *demo) run(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	var kill, over <-chan time.Time
-	late := time.After(startWithin)
+	began, late := time.Now(), time.After(startWithin)
 	d.table.waiting(0)
 	for {
 		select {
 		case <-ctx.Done():
 			if d.start == 0 {
-				return errors.New("interrupted before the workers were ready")
+				return fmt.Errorf("interrupted: %w", d.notReady(time.Since(began)))
 			}
 			d.end = history.Now()
 			return nil
@@ -89,15 +90,16 @@ func (d *demo) run(ctx context.Context) error {
 			d.end = history.Now()
 			return nil
 		case <-late:
-			return d.notReady()
+			return d.notReady(startWithin)
 		case e := <-d.fleet.events:
 			if err := d.take(e); err != nil {
 				return err
 			}
-			if d.start > 0 || d.ready() < d.workers {
+			if d.start > 0 || d.ready() < d.workers || !d.complete() {
 				continue
 			}
 			late = nil
+			d.table.waiting(d.workers)
 			d.begin()
 			tick.Reset(time.Second)
 			half := killAnyway
@@ -154,9 +156,17 @@ func (d *demo) ready() (n int) {
 	return n
 }
 
+// complete reports whether the store can do without any one worker.
+func (d *demo) complete() bool {
+	return slices.ContainsFunc(d.fleet.slots, func(p *process) bool { return p.status.Complete })
+}
+
 // notReady says why it does not begin.
-func (d *demo) notReady() error {
-	err := fmt.Errorf("%d of %d workers are ready after %v", d.ready(), d.workers, startWithin)
+func (d *demo) notReady(after time.Duration) error {
+	err := fmt.Errorf("%d of %d workers are ready after %v", d.ready(), d.workers, after.Round(time.Millisecond))
+	if !d.complete() {
+		err = fmt.Errorf("%w; the store is not complete", err)
+	}
 	for _, p := range d.fleet.slots {
 		if !p.status.Ready {
 			err = fmt.Errorf("%w; %s: %s", err, p.name, p.status.Missing)

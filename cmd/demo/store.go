@@ -58,15 +58,19 @@ type home struct {
 	// leader says who leads, and whether that is this worker. ok is false while
 	// nobody does.
 	leader func() (name string, self, ok bool)
-	// ready returns nil when the store can lose its leader and go on, or what
-	// is missing for that.
+	// ready returns nil when the worker has a part in the store, or what is
+	// missing for that.
 	ready func() error
+	// complete reports whether the store can lose its leader and go on, as far
+	// as this worker knows: such news may take a while to reach all.
+	complete func() bool
 }
 
 func openStore(j job, log *slog.Logger) (home, error) {
 	alone := home{
-		leader: func() (string, bool, bool) { return "", false, false },
-		ready:  func() error { return nil },
+		leader:   func() (string, bool, bool) { return "", false, false },
+		ready:    func() error { return nil },
+		complete: func() bool { return true },
 	}
 	switch j.Store {
 	case "none":
@@ -89,18 +93,15 @@ func openCluster(j job, log *slog.Logger) (home, error) {
 		m, ok := node.Leader()
 		return m.Name, m.Self, ok
 	}
-	ready := func() error {
-		members, voters := node.Members(), 0
-		for _, m := range members {
+	complete := func() bool {
+		voters := 0
+		for _, m := range node.Members() {
 			if m.Voter {
 				voters++
 			}
 		}
 		_, led := node.Leader()
-		if err := node.Health(); err != nil || led && voters >= j.Voters {
-			return err
-		}
-		return fmt.Errorf("of %d members that it knows, %d of %d vote, a leader among them: %t", len(members), voters, j.Voters, led)
+		return led && voters >= j.Voters
 	}
-	return home{node, leader, ready}, nil
+	return home{node, leader, node.Health, complete}, nil
 }

@@ -219,7 +219,7 @@ func (w *worker) tell(ctx context.Context, out *json.Encoder) {
 }
 
 func (w *worker) status() status {
-	s := status{Sent: w.sent.Load(), Failed: w.failed.Load()}
+	s := status{Complete: w.home.complete(), Sent: w.sent.Load(), Failed: w.failed.Load()}
 	if err := w.home.ready(); err != nil {
 		s.Missing = err.Error()
 	} else {
