@@ -1,0 +1,207 @@
+package fsm
+
+import (
+	"bytes"
+	"io"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked/bucket"
+)
+
+// history is entries as leaders write them: asks, settlements and adjustments
+// on a few keys, the time going on by what is between nothing and an expiry.
+func history(seed uint64, n int) [][]byte {
+	r := rand.New(rand.NewPCG(seed, 1))
+	limits := []bucket.Limits{}
+	for _, text := range [][2]string{{"50/s", ""}, {"3/s burst 7", "1000/m"}, {"10/s,100/m", "5000/m,9000/h"}} {
+		l, err := bucket.ParseLimits(text[0], text[1])
+		if err != nil {
+			panic(err)
+		}
+		limits = append(limits, l)
+	}
+	keys := []string{"a", "b\x00\n", "{c}"}
+	var entries [][]byte
+	var ids []bucket.LeaseID
+	at := int64(0)
+	for i := range n {
+		at += r.Int64N(int64(400 * time.Millisecond))
+		e := Entry{At: at}
+		for range 1 + r.IntN(4) {
+			k := r.IntN(len(keys))
+			switch r.IntN(5) {
+			case 0, 1, 2:
+				id := bucket.LeaseID{Holder: uint64(r.IntN(3)), Seq: uint64(i)}
+				ids = append(ids, id)
+				need := bucket.Cost{Requests: r.Int64N(3), Tokens: r.Int64N(200)}
+				e.Ops = append(e.Ops, &bucket.Ask{Key: keys[k], ID: id, Limits: limits[r.IntN(i/20+1)%3], Defined: int64(i / 20), Need: need, Want: need.Add(need)})
+			case 3:
+				if len(ids) > 0 {
+					e.Ops = append(e.Ops, &bucket.Settlement{Key: keys[k], ID: ids[r.IntN(len(ids))], Spent: bucket.Cost{Requests: r.Int64N(3)}})
+				}
+			case 4:
+				e.Ops = append(e.Ops, &bucket.Adjustment{Key: keys[k], Limits: limits[k], Return: bucket.Cost{Tokens: r.Int64N(50)}, Since: at / 2, Charge: bucket.Cost{Requests: r.Int64N(2)}})
+			}
+		}
+		entries = append(entries, e.Encode())
+	}
+	return entries
+}
+
+func apply(m *Machine, entry []byte) any { return m.Apply(&raft.Log{Data: entry}) }
+
+// sink keeps a snapshot in memory.
+type sink struct{ bytes.Buffer }
+
+func (*sink) ID() string    { return "test" }
+func (*sink) Cancel() error { return nil }
+func (*sink) Close() error  { return nil }
+
+func snapshotOf(t *testing.T, m *Machine) []byte {
+	t.Helper()
+	s, err := m.Snapshot()
+	require.NoError(t, err)
+	var out sink
+	require.NoError(t, s.Persist(&out))
+	return out.Bytes()
+}
+
+func restored(t *testing.T, snapshot []byte) *Machine {
+	t.Helper()
+	m := New()
+	require.NoError(t, m.Restore(io.NopCloser(bytes.NewReader(snapshot))))
+	return m
+}
+
+// A replica that came by a snapshot goes on like one that saw every entry, at
+// whichever entry the snapshot was taken.
+func TestSnapshotAtEveryIndex(t *testing.T) {
+	for seed := range uint64(20) {
+		entries := history(seed, 60)
+		whole := New()
+		var snapshots [][]byte
+		var hashes []uint64
+		var answers []any
+		for _, e := range entries {
+			snapshots = append(snapshots, snapshotOf(t, whole))
+			hashes = append(hashes, whole.Hash())
+			answers = append(answers, apply(whole, e))
+		}
+		for i, s := range snapshots {
+			m := restored(t, s)
+			require.Equal(t, hashes[i], m.Hash(), "seed %d: restored before entry %d", seed, i)
+			for j := i; j < len(entries); j++ {
+				require.Equal(t, answers[j], apply(m, entries[j]), "seed %d: restored before entry %d, answers to entry %d", seed, i, j)
+			}
+			require.Equal(t, whole.Hash(), m.Hash(), "seed %d: restored before entry %d, in the end", seed, i)
+		}
+	}
+}
+
+// Whether a replica forgets idle buckets sooner or later makes no difference.
+func TestSweepingChangesNothing(t *testing.T) {
+	entries := history(7, 200)
+	one, two := New(), New()
+	for i, e := range entries {
+		require.Equal(t, apply(one, e), apply(two, e))
+		two.table.Sweep(1 << 20)
+		require.Equal(t, one.Hash(), two.Hash(), "after entry %d", i)
+	}
+}
+
+// What cannot be read is an error and changes nothing.
+func TestWhatCannotBeRead(t *testing.T) {
+	entries := history(3, 40)
+	m := New()
+	for _, e := range entries {
+		apply(m, e)
+	}
+	before := m.Hash()
+	snapshot := snapshotOf(t, m)
+
+	for i, e := range entries {
+		for cut := range e {
+			_, isErr := apply(m, e[:cut]).(error)
+			require.True(t, isErr, "entry %d cut off at byte %d", i, cut)
+		}
+	}
+	for cut := range snapshot {
+		require.Error(t, m.Restore(io.NopCloser(bytes.NewReader(snapshot[:cut]))), "snapshot cut off at byte %d", cut)
+	}
+	newer := append([]byte{version + 1}, snapshot[1:]...)
+	assert.ErrorContains(t, m.Restore(io.NopCloser(bytes.NewReader(newer))), "version 2: this release reads 1")
+	err, _ := apply(m, append([]byte{version + 1}, entries[0][1:]...)).(error)
+	assert.ErrorContains(t, err, "version 2: this release reads 1")
+	assert.Equal(t, before, m.Hash())
+}
+
+// A full bucket costs nothing, in memory or in a snapshot.
+func TestFullBucketsAreForgotten(t *testing.T) {
+	limits, err := bucket.ParseLimits("10/s", "")
+	require.NoError(t, err)
+	m := New()
+	empty := len(snapshotOf(t, m))
+	for i := range 1000 {
+		id := bucket.LeaseID{Seq: uint64(i)}
+		key := string(rune('a' + i))
+		one := bucket.Cost{Requests: 1}
+		apply(m, (&Entry{At: int64(i), Ops: []bucket.Op{
+			&bucket.Ask{Key: key, ID: id, Limits: limits, Need: one, Want: one},
+			&bucket.Settlement{Key: key, ID: id, Spent: one},
+		}}).Encode())
+	}
+	assert.Greater(t, len(snapshotOf(t, m)), 1000*10)
+	later := &bucket.Adjustment{Key: "other", Limits: limits}
+	for range 2000 {
+		apply(m, (&Entry{At: int64(time.Second), Ops: []bucket.Op{later}}).Encode())
+	}
+	assert.Less(t, len(snapshotOf(t, m)), empty+10)
+	m.View(func(t2 *bucket.Table) { assert.Less(t, t2.Len(), 50, "buckets kept") })
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, e := range history(1, 10) {
+		f.Add(e)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := Decode(b)
+		if err != nil {
+			return
+		}
+		again, err := Decode(e.Encode())
+		require.NoError(t, err)
+		require.Equal(t, e, again)
+		apply(New(), b)
+	})
+}
+
+func FuzzRestore(f *testing.F) {
+	m := New()
+	for _, e := range history(2, 30) {
+		apply(m, e)
+	}
+	f.Add([]byte(must(m.Snapshot()).(snapshot)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m := New()
+		if m.Restore(io.NopCloser(bytes.NewReader(b))) != nil {
+			return
+		}
+		for _, e := range history(4, 5) {
+			apply(m, e)
+		}
+		require.Equal(t, m.Hash(), restored(t, snapshotOf(t, m)).Hash())
+	})
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
