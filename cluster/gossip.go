@@ -45,11 +45,14 @@ type gossip struct {
 	list *memberlist.Memberlist
 	poke func() // something has changed
 
-	mu       sync.Mutex
-	id       string
-	self     meta
-	alive    map[string]known // what memberlist told: its own list is not safe to read
-	conflict error            // of another cluster that was met
+	// saying holds one while something is announced: memberlist would mix up
+	// two at a time. It is no mutex, for it is held while time passes.
+	saying chan struct{}
+
+	mu    sync.Mutex
+	id    string
+	self  meta
+	alive map[string]known // what memberlist told: its own list is not safe to read
 }
 
 type known struct {
@@ -58,7 +61,7 @@ type known struct {
 }
 
 func startGossip(id string, self meta, port *wire.Port, cfg Config, poke func()) (*gossip, error) {
-	g := &gossip{id: id, self: self, poke: poke, alive: make(map[string]known)}
+	g := &gossip{id: id, self: self, poke: poke, saying: make(chan struct{}, 1), alive: make(map[string]known)}
 	c := memberlist.DefaultLANConfig()
 	c.Name = id
 	c.Transport = port.Gossip()
@@ -79,6 +82,9 @@ func startGossip(id string, self meta, port *wire.Port, cfg Config, poke func())
 	c.ProbeInterval, c.ProbeTimeout = 500*time.Millisecond, 300*time.Millisecond
 	c.SuspicionMult = 4
 	c.GossipInterval = 100 * time.Millisecond
+	// A packet lost here and there leaves some without the news; all is
+	// compared this often (less so beyond 32 members).
+	c.PushPullInterval = 5 * time.Second
 	c.TCPTimeout = 2 * time.Second
 	if g.list, err = memberlist.Create(c); err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
@@ -88,10 +94,13 @@ func startGossip(id string, self meta, port *wire.Port, cfg Config, poke func())
 
 // say changes what this node says of itself.
 func (g *gossip) say(change func(*meta)) {
+	g.saying <- struct{}{}
+	defer func() { <-g.saying }()
+	self := g.said()
+	change(&self)
 	g.mu.Lock()
-	before := g.self
-	change(&g.self)
-	changed := g.self != before
+	changed := g.self != self
+	g.self = self
 	g.mu.Unlock()
 	if changed {
 		g.list.UpdateNode(time.Millisecond) //nolint:errcheck // queued; whether it is sent by then does not matter
@@ -160,22 +169,15 @@ func (g *gossip) stop(leave bool) error {
 	return g.list.Shutdown()
 }
 
-// stranger reports why the node that says m must not be a member here.
+// stranger reports why the node that says m must not be a member here. It would
+// have been refused as a stream; packets of it may come by others.
 func (g *gossip) stranger(name, addr string, m meta) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if name == g.id || m.Cluster == "" || g.self.Cluster == "" || m.Cluster == g.self.Cluster {
 		return nil
 	}
-	g.conflict = fmt.Errorf("member %q at %s is of cluster %s, and this node of cluster %s: two clusters do not merge; empty the directory of the one to give up", m.Name, addr, m.Cluster, g.self.Cluster)
-	return g.conflict
-}
-
-// met returns the error of having met another cluster, if that has happened.
-func (g *gossip) met() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.conflict
+	return fmt.Errorf("member %q at %s is of cluster %s, and this node of %s", m.Name, addr, m.Cluster, g.self.Cluster)
 }
 
 // NotifyAlive implements [memberlist.AliveDelegate].

@@ -46,12 +46,15 @@ type Node struct {
 	cancel context.CancelFunc
 	close  func() error
 
-	mu      sync.Mutex
-	of      string          // the id of the cluster; empty: none yet
-	sick    error           // the disk has failed
-	gone    map[string]bool // members that said good-bye to this node
-	closing bool            // no work is begun any more
-	work    sync.WaitGroup
+	mu   sync.Mutex
+	of   string          // the id of the cluster; empty: none yet
+	sick error           // the disk has failed
+	gone map[string]bool // members that said good-bye to this node
+
+	stranger   error // of the last meeting with another cluster
+	strangerAt int64
+	closing    bool // no work is begun any more
+	work       sync.WaitGroup
 }
 
 // Start starts a node and returns when it listens, not when there is a leader:
@@ -101,7 +104,7 @@ func (n *Node) open() (err error) {
 	n.port, err = wire.Open(wire.Config{
 		Network: n.cfg.network, Bind: n.cfg.Bind, Advertise: n.cfg.Advertise,
 		Secret: wire.Secret(n.cfg.Secret), Previous: previous,
-		Hello: n.hello, Admit: n.admit, Logger: n.cfg.Logger,
+		Hello: n.hello, Admit: n.admit, Refused: n.refused, Logger: n.cfg.Logger,
 	})
 	if err != nil {
 		return err
@@ -118,7 +121,7 @@ func (n *Node) open() (err error) {
 	c.LocalID = raft.ServerID(n.id)
 	// At these the leader's death is noticed within a second, and no election
 	// is held because of a garbage collection or a slow disk.
-	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 250*time.Millisecond
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
 	c.ShutdownOnRemove = false // a voter that is not needed goes on as a client
 	c.NoLegacyTelemetry = true
 	c.Logger = hlog
@@ -202,10 +205,20 @@ func (n *Node) ID() string { return n.id }
 // Members returns the members that are alive, ordered by id.
 func (n *Node) Members() []Member { return n.gossip.members() }
 
-// Leader returns the member that leads, as far as this node knows.
+// Leader returns the member that leads, as far as this node knows: a voter
+// knows from the log's own protocol, the others by gossip.
 func (n *Node) Leader() (Member, bool) {
+	id := n.id
+	if n.authority.Load() == nil {
+		_, leader := n.raft.LeaderWithID()
+		id = string(leader)
+	}
+	if m, ok := n.gossip.member(id); ok {
+		m.Leader = true
+		return m, true
+	}
 	for _, m := range n.gossip.members() {
-		if m.Self && n.authority.Load() != nil || !m.Self && m.Leader {
+		if m.Leader && !m.Self {
 			return m, true
 		}
 	}
@@ -216,9 +229,11 @@ func (n *Node) Leader() (Member, bool) {
 // that failed, another cluster that was met, no cluster yet.
 func (n *Node) Health() error {
 	n.mu.Lock()
-	sick := n.sick
+	err := n.sick
+	if n.stranger != nil && n.clock.Since(n.strangerAt) < strangersFor {
+		err = errors.Join(err, n.stranger)
+	}
 	n.mu.Unlock()
-	err := errors.Join(sick, n.gossip.met())
 	if err == nil && n.cluster() == "" {
 		err = errors.New("choked: no cluster found yet")
 	}
@@ -266,7 +281,9 @@ func (n *Node) adopt(id string) error {
 func (n *Node) admit(kind wire.Kind, peer wire.Hello) error {
 	of := n.cluster()
 	if of != "" && peer.Cluster != "" && of != peer.Cluster {
-		return fmt.Errorf("this node is of cluster %s, not of %s", of, peer.Cluster)
+		err := fmt.Errorf("this node is of cluster %s, not of %s", of, peer.Cluster)
+		n.met(err)
+		return err
 	}
 	if kind == wire.Raft && of == "" {
 		if peer.Cluster == "" {
@@ -276,6 +293,25 @@ func (n *Node) admit(kind wire.Kind, peer wire.Hello) error {
 	}
 	return nil
 }
+
+// refused notes that another node does not welcome this one.
+func (n *Node) refused(kind wire.Kind, err *wire.RefusedError) {
+	if kind == wire.Gossip { // other kinds of stream go to members
+		n.met(err)
+	}
+}
+
+// met notes that another cluster was met.
+func (n *Node) met(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.stranger = fmt.Errorf("choked: two clusters do not merge, empty the directory of the one to give up: %w", err)
+	n.strangerAt = n.clock.Now()
+}
+
+// strangersFor is how long a meeting with another cluster counts against a
+// node's health.
+const strangersFor = time.Minute
 
 // ServerAddr implements [raft.ServerAddressProvider]: a member is where gossip
 // says it is, whatever its address was when it got its vote.

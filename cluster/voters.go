@@ -106,10 +106,11 @@ func (n *Node) changeVoters(ctx context.Context) (changed bool, err error) {
 
 // able returns the members that can vote, by id.
 func (n *Node) able() map[string]Member {
+	members := n.gossip.members()
+	able, gone := make(map[string]Member), make(map[string]bool)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	able, gone := make(map[string]Member), make(map[string]bool)
-	for _, m := range n.gossip.members() {
+	for _, m := range members {
 		switch {
 		case n.gone[m.ID]:
 			gone[m.ID] = true

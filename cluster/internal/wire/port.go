@@ -48,9 +48,12 @@ type Config struct {
 	Secret    Secret // may be empty on loopback only
 	Previous  []Secret
 
-	Hello  func() Hello            // what this node says of itself, now
-	Admit  func(Kind, Hello) error // why a peer is not welcome; safe for concurrent use
-	Logger *slog.Logger
+	Hello func() Hello            // what this node says of itself, now
+	Admit func(Kind, Hello) error // why a peer is not welcome; safe for concurrent use
+
+	// Refused, if set, is told why this node was not welcome elsewhere.
+	Refused func(Kind, *RefusedError)
+	Logger  *slog.Logger
 }
 
 // Port is a node's port. Safe for concurrent use.
@@ -196,6 +199,9 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 		raw.Close()
 		var refused *RefusedError
 		if errors.As(err, &refused) {
+			if p.cfg.Refused != nil {
+				p.cfg.Refused(kind, refused)
+			}
 			return nil, err
 		}
 		return nil, fmt.Errorf("handshake with %s: %w", addr, err)

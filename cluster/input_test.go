@@ -1,0 +1,291 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
+)
+
+// What Config asks for and cannot be is an error that names it.
+func TestConfigThatCannotBe(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	for _, tt := range []struct {
+		cfg  Config
+		want []string
+	}{
+		{Config{Name: "a b"}, []string{`"a b"`, "letters"}},
+		{Config{Name: strings.Repeat("x", 65)}, []string{"xxx", "up to 64"}},
+		{Config{Bind: "7946"}, []string{`"7946"`, "host:port"}},
+		{Config{Bind: "127.0.0.1:seven"}, []string{`"seven"`, "1 to 65535"}},
+		{Config{Bind: "127.0.0.1:70000"}, []string{`"70000"`, "1 to 65535"}},
+		{Config{Bind: "127.0.0.1:0", Advertise: "10.0.0.1"}, []string{`"10.0.0.1"`, "host:port"}},
+		{Config{Bind: "127.0.0.1:0", Join: []string{"workers.internal"}}, []string{`"workers.internal"`, "host:port"}},
+		{Config{Bind: "127.0.0.1:0", Join: []string{":7946"}}, []string{`":7946"`, "no host"}},
+		{Config{Bind: "127.0.0.1:0", Join: []string{"a:0"}}, []string{`"0"`, "1 to 65535"}},
+		{Config{Bind: "127.0.0.1:0", Voters: 2}, []string{"2 voters", "1, 3 or 5"}},
+		{Config{Bind: "127.0.0.1:0", QuorumTimeout: -time.Second}, []string{"-1s", "more than 0"}},
+		{Config{Bind: "0.0.0.0:0"}, []string{"0.0.0.0:0", "secret"}},
+		{Config{Bind: "127.0.0.1:0", Advertise: "10.0.0.1:7946"}, []string{"without a secret"}},
+		{Config{Bind: "127.0.0.1:0", Dir: file}, []string{file}},
+		{Config{Bind: "127.0.0.1:0", Dir: filepath.Join(file, "below")}, []string{file}},
+	} {
+		n, err := Start(tt.cfg)
+		if !assert.Error(t, err, "%v", tt.cfg) {
+			n.Close()
+			continue
+		}
+		for _, want := range tt.want {
+			assert.ErrorContains(t, err, want)
+		}
+	}
+}
+
+func TestPortThatIsTaken(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	_, err = Start(Config{Bind: l.Addr().String()})
+	assert.ErrorContains(t, err, l.Addr().String())
+	assert.ErrorContains(t, err, "address already in use")
+}
+
+func TestPortThatIsTakenForPackets(t *testing.T) {
+	l, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	_, err = Start(Config{Bind: l.LocalAddr().String()})
+	assert.ErrorContains(t, err, "address already in use")
+}
+
+// A directory that is not whole, or not this node's alone, is refused: a member
+// that forgot its log could vote twice.
+func TestDirThatIsNotWhole(t *testing.T) {
+	whole := func(t *testing.T) string {
+		dir := t.TempDir()
+		n, err := Start(Config{Bind: "127.0.0.1:0", Dir: dir})
+		require.NoError(t, err)
+		_, err = n.Lease(t.Context(), oneRequest("k", 1))
+		require.NoError(t, err)
+		require.NoError(t, n.Close())
+		return dir
+	}
+	for _, tt := range []struct {
+		name  string
+		spoil func(t *testing.T, dir string)
+		want  string
+	}{
+		{"the identity is gone", func(t *testing.T, dir string) {
+			require.NoError(t, os.Remove(filepath.Join(dir, identityFile)))
+		}, "without identity.json"},
+		{"the log is gone", func(t *testing.T, dir string) {
+			require.NoError(t, os.Remove(filepath.Join(dir, logFile)))
+		}, "raft.db is gone"},
+		{"the identity is damaged", func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, identityFile), []byte("{"), 0o600))
+		}, "identity.json is damaged"},
+		{"the log is cut off", func(t *testing.T, dir string) {
+			require.NoError(t, os.Truncate(filepath.Join(dir, logFile), 5000))
+		}, "raft.db"},
+		{"the log is something else", func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, logFile), bytes.Repeat([]byte("no log "), 10000), 0o600))
+		}, "raft.db"},
+		{"another process has it", func(t *testing.T, dir string) {
+			n, err := Start(Config{Bind: "127.0.0.1:0", Dir: dir})
+			require.NoError(t, err)
+			t.Cleanup(func() { n.Close() })
+		}, "in use by another process"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := whole(t)
+			tt.spoil(t, dir)
+			n, err := Start(Config{Bind: "127.0.0.1:0", Dir: dir})
+			if !assert.ErrorContains(t, err, tt.want) {
+				n.Close()
+			}
+			assert.ErrorContains(t, err, dir)
+		})
+	}
+}
+
+func oneRequest(key string, seq uint64) bucket.Ask {
+	one := bucket.Cost{Requests: 1}
+	return bucket.Ask{Key: key, ID: bucket.LeaseID{Holder: 9, Seq: seq}, Limits: choked.MustLimits("10/h", ""), Need: one, Want: one}
+}
+
+// A node keeps its id, its cluster and the buckets with its directory. Time in
+// which nobody lived has refilled nothing.
+func TestRestartFromDir(t *testing.T) {
+	dir := t.TempDir()
+	cfg := Config{Bind: "127.0.0.1:0", Dir: dir}
+	first, err := Start(cfg)
+	require.NoError(t, err)
+	for i := range 10 {
+		l, err := first.Lease(t.Context(), oneRequest("k", uint64(i)))
+		require.NoError(t, err)
+		require.True(t, l.OK)
+	}
+	id, of := first.ID(), first.cluster()
+	require.NoError(t, first.Close())
+
+	second, err := Start(cfg) // on another port, too
+	require.NoError(t, err)
+	defer second.Close()
+	l, err := second.Lease(t.Context(), oneRequest("k", 100))
+	require.NoError(t, err)
+	assert.False(t, l.OK, "the burst was spent before the restart")
+	assert.Equal(t, id, second.ID())
+	assert.Equal(t, of, second.cluster())
+}
+
+// Who does not hold the secret stays out, and is told that there is no quorum.
+func TestWrongSecretStaysOut(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.startThree()
+		cfg := c.config(4)
+		cfg.Secret = "open barley"
+		stranger := c.start(cfg)
+		began := time.Now()
+		_, err := stranger.Lease(t.Context(), oneRequest("k", 1))
+		assert.ErrorIs(t, err, choked.ErrNoQuorum)
+		assert.Equal(t, 5*time.Second, time.Since(began))
+		assert.ErrorContains(t, stranger.Health(), "no cluster found yet")
+		assert.Len(t, stranger.Members(), 1)
+		assert.Len(t, c.leader().Members(), 3)
+	})
+}
+
+// Seeds that cannot be reached are tried again until they can, and that is said.
+func TestUnreachableSeedsAreTriedAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946"}
+		var log lockedBuffer
+		cfg := c.config(2)
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		late := c.start(cfg)
+		time.Sleep(30 * time.Second)
+		assert.ErrorContains(t, late.Health(), "no cluster found yet")
+		assert.Contains(t, log.String(), "seeds cannot be reached, trying again")
+		assert.Contains(t, log.String(), ip(1)+":7946")
+		assert.Equal(t, 1, strings.Count(log.String(), "trying again"), "it is said once, not each time")
+		c.start(c.config(1))
+		c.await("the late one is of the cluster", func() bool { return late.Health() == nil })
+	})
+}
+
+// Two clusters that meet stay two: each refuses the other, and says so.
+func TestTwoClustersMeet(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		var ones []*Node
+		for i := 1; i <= 2; i++ {
+			cfg := c.config(i)
+			cfg.Join = nil // each founds one
+			ones = append(ones, c.start(cfg))
+		}
+		time.Sleep(2 * time.Second)
+		_, err := ones[0].gossip.list.Join([]string{ip(2) + ":7946"})
+		assert.ErrorContains(t, err, "refuses: this node is of cluster "+ones[1].cluster())
+		for _, n := range ones {
+			assert.ErrorContains(t, n.Health(), "two clusters do not merge")
+			assert.Len(t, n.Members(), 1)
+		}
+		time.Sleep(2 * time.Minute)
+		assert.NoError(t, ones[0].Health(), "they have not met again")
+		assert.NotEqual(t, ones[0].cluster(), ones[1].cluster())
+	})
+}
+
+// Whatever order the seeds start in, there is one cluster.
+func TestSeedsStartedAtOnceFoundOneCluster(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		for _, n := range nodes {
+			assert.Equal(t, nodes[0].cluster(), n.cluster())
+		}
+	})
+}
+
+// A founder that has lost all it knew joins the cluster that the others keep.
+func TestFounderThatForgotJoins(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		of := nodes[0].cluster()
+		c.crash(nodes[0])
+		c.await("another leads", func() bool { return c.leader() != nil })
+		again := c.start(c.config(1))
+		c.await("it votes again", func() bool { return c.voters() == 3 && again.cluster() != "" })
+		assert.Equal(t, of, again.cluster())
+	})
+}
+
+// Cut off from the others, it founds nothing.
+func TestFounderThatIsCutOffFoundsNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		c.crash(nodes[0])
+		c.net.Split([]string{ip(1)}, []string{ip(2), ip(3)})
+		again := c.start(c.config(1))
+		time.Sleep(time.Minute)
+		assert.Empty(t, again.cluster())
+		c.net.Join([]string{ip(1)}, []string{ip(2), ip(3)})
+		c.await("it is one of the old cluster", func() bool { return again.cluster() == nodes[1].cluster() })
+	})
+}
+
+// A DNS name stands for all its addresses.
+func TestJoinByName(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.net.Name("workers.internal", ip(3), ip(1), ip(2))
+		c.seeds = []string{"workers.internal:7946"}
+		for i := 1; i <= 3; i++ {
+			c.start(c.config(i))
+		}
+		c.await("three voters", func() bool { return c.voters() == 3 })
+	})
+}
+
+func TestConfigKeepsItsSecrets(t *testing.T) {
+	cfg := Config{Secret: "hush-hush", PreviousSecrets: []string{"hush-before"}}
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+		fmt.Fprintf(&out, verb+verb, cfg, &cfg)
+	}
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("start", "config", cfg)
+	require.NoError(t, json.NewEncoder(&out).Encode(cfg))
+	assert.NotContains(t, out.String(), "hush")
+}
+
+// Asked for what cannot be decided, a node says so at once.
+func TestOperationsThatCannotBe(t *testing.T) {
+	n, err := Start(Config{Bind: "127.0.0.1:0"})
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err = n.Lease(ctx, bucket.Ask{})
+	assert.ErrorContains(t, err, "key is empty")
+	big := oneRequest("k", 1)
+	big.Need = bucket.Cost{Requests: 11}
+	_, err = n.Lease(ctx, big)
+	assert.ErrorIs(t, err, choked.ErrCostExceedsBurst)
+	assert.ErrorContains(t, err, "11 requests asked, at most 10 fit")
+	assert.ErrorContains(t, n.Settle(ctx, []bucket.Settlement{{Key: "k", Spent: bucket.Cost{Tokens: -1}}}), "-1 tokens")
+	assert.ErrorContains(t, n.Adjust(ctx, bucket.Adjustment{Key: strings.Repeat("k", 513), Limits: big.Limits}), "513 bytes")
+	require.NoError(t, n.Close())
+	require.NoError(t, n.Close())
+	_, err = n.Lease(ctx, oneRequest("k", 2))
+	assert.ErrorIs(t, err, choked.ErrClosed)
+}
