@@ -1,0 +1,125 @@
+// Package redisserver starts a Redis server of one's own, for tests and trials.
+package redisserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// ErrNotInstalled means that there is no server to start.
+var ErrNotInstalled = errors.New("neither redis-server nor valkey-server is installed: install one (apt install redis-server, brew install redis), or give the URL of one that runs")
+
+// Server is a server on a loopback port. What it keeps is in memory, unless its
+// options say otherwise.
+type Server struct {
+	Addr string // host:port
+
+	dir  string
+	args []string
+	cmd  *exec.Cmd
+	out  *strings.Builder
+	exit chan struct{}
+}
+
+// Start starts a server with the given options beside its own, and returns when
+// it answers. [Server.Stop] removes all that it leaves.
+func Start(options ...string) (*Server, error) {
+	path, err := find()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "choked-redis-")
+	if err != nil {
+		return nil, err
+	}
+	for range 5 { // another process may take the port that was free
+		port, e := freePort()
+		if e != nil {
+			err = e
+			break
+		}
+		s := &Server{Addr: net.JoinHostPort("127.0.0.1", port), dir: dir}
+		s.args = append([]string{path, "--port", port, "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--daemonize", "no"}, options...)
+		if err = s.Restart(); err == nil {
+			return s, nil
+		}
+	}
+	os.RemoveAll(dir)
+	return nil, err
+}
+
+func find() (string, error) {
+	for _, name := range []string{"redis-server", "valkey-server"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", ErrNotInstalled
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port), nil
+}
+
+// URL is where clients find the server.
+func (s *Server) URL() string { return "redis://" + s.Addr + "/0" }
+
+// Restart starts the server again on its port, after [Server.Kill].
+func (s *Server) Restart() error {
+	s.cmd, s.out, s.exit = exec.Command(s.args[0], s.args[1:]...), new(strings.Builder), make(chan struct{})
+	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	cmd, exit := s.cmd, s.exit
+	go func() {
+		cmd.Wait() //nolint:errcheck // it is killed in the end
+		close(exit)
+	}()
+	client := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1})
+	defer client.Close()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		err := client.Ping(context.Background()).Err()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-s.exit:
+			return fmt.Errorf("%s ended: %.2000s", s.args[0], s.out)
+		default:
+		}
+		if time.Now().After(end) {
+			s.Kill()
+			return fmt.Errorf("%s at %s does not answer: %w", s.args[0], s.Addr, err)
+		}
+	}
+}
+
+// Kill ends the server as a crash would, and returns when it has gone.
+func (s *Server) Kill() {
+	s.cmd.Process.Kill() //nolint:errcheck // it may have ended
+	<-s.exit
+}
+
+// Pid is the server's process.
+func (s *Server) Pid() int { return s.cmd.Process.Pid }
+
+// Stop ends the server and removes what it has left.
+func (s *Server) Stop() error {
+	s.Kill()
+	return os.RemoveAll(s.dir)
+}

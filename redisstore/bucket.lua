@@ -1,0 +1,422 @@
+-- The bucket of package bucket: the same rules in the same order, so whoever
+-- reads one reads both. Here time is counted in ticks, of which a rate brings n
+-- units every per. A number is a double, and exact as long as it is whole and
+-- below 2^53.
+--
+-- One hash is one bucket:
+--   b             the version of all this, and the bucket's numbers: see save
+--   l             its limits: their name, then a line for each rate
+--   q             who waits: id, need, and when each was told to come again
+--   =<lease id>   a lease: granted, expiry, drips
+--   #<holder>     how many leases a holder has
+--   @<client>     the last adjustment of a client
+
+local key = KEYS[1]
+local MOST = 9007199254740992 -- 2^53
+local END = MOST / 2          -- the end of time: what lies beyond is never reached
+local KEPT_LOWS = 6
+local VERSION = '1'
+
+local min, max, fmod = math.min, math.max, math.fmod
+
+-- muldiv is a·b/c for whole a, b >= 0 and c > 0, rounded down, or up. Where the
+-- product is not exact, b is taken in digits of seven bits, as in long division.
+local function muldiv(a, b, c, up)
+  local p = a * b
+  local q, rem = 0, 0
+  if p < MOST then
+    rem = fmod(p, c)
+    q = (p - rem) / c
+  else
+    local r = fmod(a, c)
+    local digit = 1
+    while digit * 128 <= b do digit = digit * 128 end
+    local left = b
+    while digit >= 1 do
+      local d = (left - fmod(left, digit)) / digit
+      left = left - d * digit
+      digit = digit / 128
+      local x = rem * 128 + r * d
+      rem = fmod(x, c)
+      q = q * 128 + (x - rem) / c
+    end
+    q = q + (a - r) / c * b
+  end
+  if up and rem > 0 then q = q + 1 end
+  return min(q, MOST)
+end
+
+local function span(r, n) return muldiv(n, r.per, r.n, true) end
+local function back(r, n) return muldiv(n, r.per, r.n, false) end
+local function later(t, d) return min(t + d, END) end
+
+-- ahead is how far ahead of its refill an ask may reach; see Rate.ahead.
+local function ahead(r, promise)
+  if promise then return r.horizon end
+  if r.n ~= 1 then return 2 end
+  return 0
+end
+
+local function numbers(s)
+  local list = {}
+  for w in string.gmatch(s, '%S+') do list[#list + 1] = tonumber(w) end
+  return list
+end
+
+local function text(x)
+  if x >= MOST then return 'inf' end -- the level of a unit without limit
+  return string.format('%.0f', x)
+end
+
+-- limited puts b under limits: a name, then a line for each rate, of its unit, n,
+-- per, burst, fill, horizon and window.
+local function limited(b, limits)
+  b.limits, b.rates = limits, {}
+  local first = true
+  for line in string.gmatch(limits, '[^\n]+') do
+    if first then
+      b.name, first = line, false
+    else
+      local f = numbers(line)
+      b.rates[#b.rates + 1] = {u = f[1], n = f[2], per = f[3], burst = f[4], fill = f[5], horizon = f[6], window = f[7]}
+    end
+  end
+end
+
+-- fresh makes b full.
+local function fresh(b, limits, defined)
+  limited(b, limits)
+  b.defined = defined
+  b.tats, b.lows = {}, {}
+  for i = 1, #b.rates do b.tats[i], b.lows[i] = 0, {} end
+  b.out = {0, 0}
+  b.holders, b.next, b.last = 0, END, 0
+end
+
+-- load returns the bucket as it was saved, or nil.
+local function load()
+  local s = redis.call('HMGET', key, 'b', 'l')
+  if not s[1] then return nil end
+  local version, defined, rest = string.match(s[1], '^(%S+) (%S+) (.*)$')
+  if version ~= VERSION then error('bucket of version ' .. tostring(version) .. ', want ' .. VERSION) end
+  local b = {defined = defined}
+  limited(b, s[2])
+  local f = numbers(rest)
+  b.now, b.behind, b.next, b.last, b.holders, b.out = f[1], f[2], f[3], f[4], f[5], {f[6], f[7]}
+  b.tats, b.lows = {}, {}
+  local at = 8
+  for i = 1, #b.rates do
+    b.tats[i], b.lows[i] = f[at], {}
+    for j = 1, f[at + 1] do b.lows[i][j] = {at = f[at + 2 * j], least = f[at + 2 * j + 1]} end
+    at = at + 2 + 2 * f[at + 1]
+  end
+  return b
+end
+
+local function save(b)
+  local f = {VERSION, b.defined, text(b.now), text(b.behind), text(b.next), text(b.last), text(b.holders), text(b.out[1]), text(b.out[2])}
+  for i = 1, #b.rates do
+    f[#f + 1] = text(b.tats[i])
+    f[#f + 1] = text(#b.lows[i])
+    for _, x in ipairs(b.lows[i]) do
+      f[#f + 1] = text(x.at)
+      f[#f + 1] = text(x.least)
+    end
+  end
+  redis.call('HSET', key, 'b', table.concat(f, ' '), 'l', b.limits)
+end
+
+-- lease reads what field '=id' holds.
+local function lease(id, s)
+  local f = numbers(s)
+  local l = {id = id, granted = {f[1], f[2]}, expiry = f[3], drips = {}}
+  for i = 4, #f, 4 do l.drips[#l.drips + 1] = {u = f[i], ready = f[i + 1], n = f[i + 2], per = f[i + 3]} end
+  return l
+end
+
+-- leases returns those that are out, in the order in which they expire.
+local function leases()
+  local list = {}
+  local all = redis.call('HGETALL', key)
+  for i = 1, #all, 2 do
+    if string.sub(all[i], 1, 1) == '=' then list[#list + 1] = lease(string.sub(all[i], 2), all[i + 1]) end
+  end
+  table.sort(list, function(a, b) return a.expiry < b.expiry or a.expiry == b.expiry and a.id < b.id end)
+  return list
+end
+
+local function holder(id) return string.match(id, '^[^-]*') end
+
+local function drop(b, l)
+  redis.call('HDEL', key, '=' .. l.id)
+  if redis.call('HINCRBY', key, '#' .. holder(l.id), -1) <= 0 then
+    redis.call('HDEL', key, '#' .. holder(l.id))
+    b.holders = b.holders - 1
+  end
+  b.out = {b.out[1] - l.granted[1], b.out[2] - l.granted[2]}
+  if b.holders == 0 then b.next = END end
+end
+
+-- clamp keeps what is leased in the bucket: see Bucket.clamp.
+local function clamp(b, t)
+  for i, r in ipairs(b.rates) do b.tats[i] = max(b.tats[i], later(t, span(r, b.out[r.u]))) end
+end
+
+-- note remembers how little the bucket lacks at t: see type lows.
+local function note(b, t)
+  for i, r in ipairs(b.rates) do
+    local lacking = max(b.tats[i] - t - span(r, b.out[r.u]), 0)
+    local kept = {}
+    for _, x in ipairs(b.lows[i]) do
+      if x.least < lacking then kept[#kept + 1] = x end
+    end
+    kept[#kept + 1] = {at = t, least = lacking}
+    if #kept > KEPT_LOWS then
+      local first = 1
+      for j = 2, #kept - 1 do
+        if kept[j + 1].least - kept[j].least < kept[first + 1].least - kept[first].least then first = j end
+      end
+      kept[first + 1].least = kept[first].least
+      table.remove(kept, first)
+    end
+    b.lows[i] = kept
+  end
+end
+
+-- advance lets the leases expire that are due by now. next is not after the
+-- first of them, and before it when that one was settled meanwhile.
+local function advance(b, now)
+  if b.next <= now then
+    b.next = END
+    for _, l in ipairs(leases()) do
+      if l.expiry <= now then
+        clamp(b, l.expiry)
+        note(b, l.expiry)
+        drop(b, l)
+      else
+        b.next = min(b.next, l.expiry)
+      end
+    end
+  end
+  clamp(b, now)
+  note(b, now)
+  b.now = now
+end
+
+local function idle(b, now)
+  if b.holders > 0 then return false end
+  for i = 1, #b.rates do
+    if b.tats[i] > now then return false end
+  end
+  return true
+end
+
+local function missing(b, i, now)
+  if b.tats[i] <= now then return 0 end
+  return muldiv(b.tats[i] - now, b.rates[i].n, b.rates[i].per, true)
+end
+
+local function level(b, now)
+  local c = {math.huge, math.huge}
+  for i, r in ipairs(b.rates) do c[r.u] = min(c[r.u], r.burst - missing(b, i, now)) end
+  return c
+end
+
+local function room(b, now, promise)
+  local c = {math.huge, math.huge}
+  for i, r in ipairs(b.rates) do
+    local d = max(now + r.fill - max(b.tats[i], now) + ahead(r, promise), 0)
+    local n = min(muldiv(d, r.n, r.per, false), r.burst - b.out[r.u])
+    c[r.u] = max(min(c[r.u], n), 0)
+  end
+  return c
+end
+
+local function refill(b, now, need, promise)
+  local d = 0
+  for i, r in ipairs(b.rates) do
+    local n = need[r.u]
+    if n > 0 then d = max(d, later(max(b.tats[i], now), span(r, n)) - r.fill - now - ahead(r, promise)) end
+  end
+  return d
+end
+
+local function over(b, need)
+  for _, r in ipairs(b.rates) do
+    if need[r.u] > 0 and b.out[r.u] + need[r.u] > r.burst then return true end
+  end
+  return false
+end
+
+local function wait(b, now, need, promise)
+  local at = now + refill(b, now, need, promise)
+  if b.holders == 0 or at < b.next and not over(b, need) then return at - now end
+  local c = {rates = b.rates, tats = {unpack(b.tats)}, out = {b.out[1], b.out[2]}}
+  local t = now
+  for _, l in ipairs(leases()) do
+    if l.expiry > t then
+      at = t + refill(c, t, need, promise)
+      if at < l.expiry and not over(c, need) then return at - now end
+      t = l.expiry
+      clamp(c, t)
+    end
+    c.out = {c.out[1] - l.granted[1], c.out[2] - l.granted[2]}
+  end
+  return t + refill(c, t, need, promise) - now
+end
+
+-- share is the part of want that fits into room: see Share.
+local function share(need, want, room)
+  local fit = {max(min(want[1], room[1]), 0), max(min(want[2], room[2]), 0)}
+  local give = {fit[1], fit[2]}
+  if fit[2] < want[2] then
+    give[1] = min(fit[1], max(need[1], muldiv(want[1], fit[2], want[2], true)))
+  end
+  if fit[1] < want[1] then
+    give[2] = min(fit[2], max(need[2], muldiv(want[2], fit[1], want[1], true)))
+  end
+  return give
+end
+
+-- granted describes lease l as of now.
+local function granted(b, now, l)
+  local c = level(b, now)
+  local f = {'grant', text(now), text(c[1]), text(c[2]), text(l.expiry - now), text(l.granted[1]), text(l.granted[2])}
+  for _, d in ipairs(l.drips) do
+    if d.ready > now then
+      for _, x in ipairs({d.u, d.ready - now, d.n, d.per}) do f[#f + 1] = text(x) end
+    end
+  end
+  return table.concat(f, ' ')
+end
+
+local function refused(b, now, retry)
+  local c = level(b, now)
+  return table.concat({'refuse', text(now), text(c[1]), text(c[2]), text(max(retry, 1))}, ' ')
+end
+
+-- held returns the lease id as of now, if it is out.
+local function held(id)
+  local s = redis.call('HGET', key, '=' .. id)
+  if s then return lease(id, s) end
+end
+
+local function fits(b, need)
+  for _, r in ipairs(b.rates) do
+    if need[r.u] > r.burst then return false end
+  end
+  return true
+end
+
+-- grant decides an ask at now, to which b has been brought: see Bucket.Lease.
+local function grant(b, now, id, need, want, ttl)
+  local l = held(id)
+  if l then return granted(b, now, l) end
+  if not fits(b, need) then return 'burst ' .. b.name end
+  local promise = need[1] > 0 or need[2] > 0
+  local give = share(need, {max(want[1], need[1]), max(want[2], need[2])}, room(b, now, promise))
+  if give[1] < need[1] or give[2] < need[2] or give[1] == 0 and give[2] == 0 then
+    local first = need
+    if not promise then first = {min(want[1], 1), min(want[2], 1)} end
+    return refused(b, now, wait(b, now, first, promise))
+  end
+  l = {id = id, granted = give, drips = {}}
+  local f = {text(give[1]), text(give[2]), ''}
+  local last = now
+  b.out = {b.out[1] + give[1], b.out[2] + give[2]}
+  for i, r in ipairs(b.rates) do
+    b.tats[i] = later(max(b.tats[i], now), span(r, give[r.u]))
+    local ready = b.tats[i] - r.fill
+    if ready > now and give[r.u] > 0 then
+      l.drips[#l.drips + 1] = {u = r.u, ready = ready, n = r.n, per = r.per}
+      for _, x in ipairs({r.u, ready, r.n, r.per}) do f[#f + 1] = text(x) end
+      last = max(last, ready)
+    end
+  end
+  l.expiry = later(last, ttl)
+  f[3] = text(l.expiry)
+  b.next, b.last = min(b.next, l.expiry), max(b.last, l.expiry)
+  redis.call('HSET', key, '=' .. id, table.concat(f, ' '))
+  if redis.call('HINCRBY', key, '#' .. holder(id), 1) == 1 then b.holders = b.holders + 1 end
+  return granted(b, now, l)
+end
+
+-- move brings units back to the bucket, or takes them where c is negative.
+local function move(b, now, c)
+  for i, r in ipairs(b.rates) do
+    local n = c[r.u]
+    if n >= 0 then
+      b.tats[i] = b.tats[i] - min(back(r, n), max(b.tats[i], 0))
+    else
+      b.tats[i] = later(max(b.tats[i], now), span(r, -n))
+    end
+  end
+  clamp(b, now)
+end
+
+local function settle(b, now, id, spent)
+  advance(b, now)
+  local l = held(id)
+  if not l then return end
+  drop(b, l)
+  move(b, now, {l.granted[1] - spent[1], l.granted[2] - spent[2]})
+end
+
+local function adjust(b, now, a)
+  for i, r in ipairs(b.rates) do
+    local least = 0
+    for _, x in ipairs(b.lows[i]) do
+      least = x.least
+      if x.at > a.since then break end
+    end
+    local worth = min(back(r, a.returned[r.u]), least)
+    b.tats[i] = b.tats[i] - worth
+    for _, x in ipairs(b.lows[i]) do x.least = max(x.least - worth, 0) end
+  end
+  move(b, now, {-a.charge[1], -a.charge[2]})
+  if a.empty > 0 then
+    for i, r in ipairs(b.rates) do b.tats[i] = max(b.tats[i], later(now + a.empty, r.fill)) end
+  end
+end
+
+-- redefine gives b other limits if they were defined later: see Bucket.Redefine.
+local function redefine(b, now, limits, defined)
+  if defined < b.defined then return end
+  if limits == b.limits then
+    b.defined = defined
+    return
+  end
+  local old = {rates = b.rates, tats = b.tats, name = b.name}
+  local new = {}
+  limited(new, limits)
+  if defined == b.defined and new.name < old.name then return end
+  limited(b, limits)
+  b.defined, b.tats, b.lows = defined, {}, {}
+  for i, r in ipairs(b.rates) do
+    local most, same = 0, nil
+    for j, q in ipairs(old.rates) do
+      if q.u == r.u then
+        local n = missing(old, j, now)
+        most = max(most, n)
+        if q.window == r.window then same = n end
+      end
+    end
+    b.tats[i] = later(now, span(r, same or min(most, r.burst)))
+  end
+  clamp(b, now)
+  for i = 1, #b.rates do b.lows[i] = {{at = now, least = 0}} end
+end
+
+-- open brings the bucket to now under the later of its limits and these. One
+-- that is idle counts as absent.
+local function open(b, now, limits, defined)
+  if b then advance(b, now) end
+  if b and not idle(b, now) then
+    redefine(b, now, limits, defined)
+  else
+    b = b or {behind = 0}
+    fresh(b, limits, defined)
+  end
+  advance(b, now)
+  return b
+end

@@ -1,0 +1,199 @@
+package redisstore
+
+import (
+	"context"
+	"fmt"
+	"math/big"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/choked/choked/bucket"
+)
+
+// bare is the bucket in Lua without line, fairness and clock: it does what a
+// bucket.Table does, in nanoseconds, at the instant that it is given.
+var bare = redis.NewScript(bucketLua + settings(1) + `
+local taken = 0
+local function word() taken = taken + 1; return ARGV[taken] end
+local function number() return tonumber(word()) end
+local function cost() return {number(), number()} end
+
+local now, op = number(), word()
+local b = load()
+local answer = 'ok'
+local function settlements()
+  for _ = 1, number() do
+    local id, spent = word(), cost()
+    if b then settle(b, now, id, spent) end
+  end
+end
+if op == 'ask' then
+  local id, need, want, _ = word(), cost(), cost(), word()
+  local defined, limits = word(), word()
+  settlements()
+  b = open(b, now, limits, defined)
+  answer = grant(b, now, id, need, want, ttl)
+elseif op == 'settle' then
+  settlements()
+else
+  word(); word()
+  local a = {returned = cost(), since = number(), charge = cost(), empty = number()}
+  local defined, limits = word(), word()
+  b = open(b, now, limits, defined)
+  adjust(b, now, a)
+end
+if b then save(b) end
+return answer
+`)
+
+func mini(t *testing.T) redis.UniversalClient {
+	t.Helper()
+	client := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+// Whatever is done to a bucket, Redis answers what package bucket does, to the
+// last nanosecond and the last unit.
+func TestScriptIsTheBucket(t *testing.T) {
+	t.Parallel()
+	client, run := mini(t), 0
+	rapid.Check(t, func(t *rapid.T) {
+		run++
+		key := fmt.Sprint("bucket", run)
+		table := bucket.NewTable()
+		now, seq := int64(0), uint64(0)
+		definitions := rapid.SliceOfN(rapid.Custom(drawLimits), 1, 3).Draw(t, "limits")
+		var asked []bucket.LeaseID
+
+		drawCost := func(most int64, label string) bucket.Cost {
+			return bucket.Cost{Requests: rapid.Int64Range(0, most).Draw(t, label), Tokens: rapid.Int64Range(0, most).Draw(t, label)}
+		}
+		drawID := func() bucket.LeaseID {
+			if len(asked) == 0 || rapid.IntRange(0, 9).Draw(t, "new id") < 5 {
+				seq++
+				asked = append(asked, bucket.LeaseID{Holder: seq % 3, Seq: seq})
+				return asked[len(asked)-1]
+			}
+			return rapid.SampledFrom(asked).Draw(t, "id")
+		}
+		drawSettlement := func() bucket.Settlement {
+			return bucket.Settlement{Key: key, ID: drawID(), Spent: drawCost(30, "spent")}
+		}
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+			now += rapid.OneOf(rapid.Int64Range(0, 3), rapid.Int64Range(0, 1e9), rapid.Int64Range(0, 30e9)).Draw(t, "passes")
+			i := rapid.IntRange(0, len(definitions)-1).Draw(t, "definition")
+			limits, defined := definitions[i], rapid.Int64Range(-1, 3).Draw(t, "defined")
+			var op bucket.Op
+			var args words
+			switch rapid.IntRange(0, 5).Draw(t, "op") {
+			case 0:
+				s := drawSettlement()
+				op, args = &s, words{"settle"}.settlements([]bucket.Settlement{s})
+			case 1:
+				a := &bucket.Adjustment{
+					Key: key, Limits: limits, Defined: defined, Return: drawCost(20, "return"),
+					Since: rapid.Int64Range(max(now-5e9, 0), now).Draw(t, "since"), Charge: drawCost(20, "charge"),
+				}
+				if rapid.IntRange(0, 4).Draw(t, "emptied") == 0 {
+					a.Empty = time.Duration(rapid.Int64Range(1, 5e9).Draw(t, "empty"))
+				}
+				op, args = a, adjustWords("", 1, a, 1)
+			default:
+				a := &bucket.Ask{Key: key, Limits: limits, Defined: defined, ID: drawID(), Want: drawCost(40, "want")}
+				if rapid.Bool().Draw(t, "needs") {
+					a.Need = drawCost(20, "need")
+				}
+				for range rapid.IntRange(0, 2).Draw(t, "done") {
+					a.Done = append(a.Done, drawSettlement())
+				}
+				op, args = a, askWords(a, a.Done, 0, 1)
+			}
+			want := table.Apply(now, op)
+			answer, err := bare.Run(context.Background(), client, []string{key}, append(words{now}, args...)...).Text()
+			require.NoError(t, err)
+			if _, ok := op.(*bucket.Ask); !ok {
+				continue
+			}
+			got, err := parse(answer, 1)
+			require.NoError(t, err)
+			if want.Err != nil {
+				require.ErrorIs(t, want.Err, bucket.ErrCostExceedsBurst)
+				require.Equal(t, want.Err.Error(), exceeds(got.exceed, op.(*bucket.Ask).Need).Error())
+				continue
+			}
+			lowest(want.Grant.Drips)
+			require.Equal(t, want.Grant, got.Grant, "at %d: %+v\nanswer %q", now, op, answer)
+		}
+	})
+}
+
+// drawLimits draws rates of any kind: slow and fast, whose units take a whole
+// number of nanoseconds and whose do not.
+func drawLimits(t *rapid.T) bucket.Limits {
+	rates := func(label string) (rs bucket.Rates) {
+		for _, per := range rapid.SliceOfNDistinct(rapid.SampledFrom([]time.Duration{
+			time.Millisecond, 7 * time.Millisecond, time.Second, 13 * time.Second, time.Minute, time.Hour,
+		}), 0, 2, rapid.ID).Draw(t, label) {
+			rs = append(rs, bucket.Rate{N: rapid.Int64Range(1, 1000).Draw(t, "n"), Per: per, Burst: rapid.Int64Range(1, 60).Draw(t, "burst")})
+		}
+		return rs
+	}
+	l := bucket.Limits{Requests: rates("requests"), Tokens: rates("tokens")}
+	if l.Check() != nil {
+		l.Tokens = bucket.Rates{{N: 3, Per: time.Second, Burst: 20}}
+	}
+	return l
+}
+
+// lowest brings the rates of drips to lowest terms, as they are in Redis.
+func lowest(drips []bucket.Drip) {
+	for i := range drips {
+		d := &drips[i]
+		g := gcd(d.N, int64(d.Per))
+		d.N, d.Per = d.N/g, d.Per/time.Duration(g)
+	}
+}
+
+// Products of more than 53 bits are as exact as others.
+func TestMulDivIsExact(t *testing.T) {
+	t.Parallel()
+	client := mini(t)
+	muldiv := redis.NewScript(bucketLua + `return text(muldiv(tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == 'up'))`)
+	for range 2000 {
+		a, b, c := rand.Int64N(1<<rand.IntN(53)+1), rand.Int64N(1<<rand.IntN(46)+1), rand.Int64N(1<<rand.IntN(46))+1
+		up := rand.IntN(2)
+		q, rem := new(big.Int).QuoRem(new(big.Int).Mul(big.NewInt(a), big.NewInt(b)), big.NewInt(c), new(big.Int))
+		if up == 1 && rem.Sign() > 0 {
+			q.Add(q, big.NewInt(1))
+		}
+		want := "inf"
+		if q.BitLen() <= 53 && q.Int64() < 1<<53 {
+			want = q.String()
+		}
+		got, err := muldiv.Run(context.Background(), client, []string{"k"}, a, b, c, []string{"down", "up"}[up]).Text()
+		require.NoError(t, err)
+		require.Equal(t, want, got, "%d·%d/%d rounded %v", a, b, c, []string{"down", "up"}[up])
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{
+		"grant 1795456826247670 3 inf 1960000 7 0 1 250000 1 100000", "wait 5 -3 inf 100", "refuse 5 0 0 1", "burst requests 50/s", "", "grant", "grant 1 2 3 4 5 6 7",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		r, err := parse(s, tick)
+		if err == nil && r.exceed != "" {
+			err = exceeds(r.exceed, bucket.Cost{Requests: bucket.MaxUnits})
+			require.Error(t, err)
+		}
+	})
+}
