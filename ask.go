@@ -86,7 +86,7 @@ func (p *pool) answered(ctx context.Context, ask *asking, lease Lease, err error
 		// What it had to settle may not have arrived. Settling twice does no harm.
 		p.done = append(p.done, ask.Done...)
 		if len(p.done) > 0 {
-			p.reportBy(now, false)
+			p.reportBy(now, settleWithin)
 		}
 	}
 	switch {

@@ -78,6 +78,17 @@ func TestASpentLeaseIsSettledSoon(t *testing.T) {
 	})
 }
 
+// What is refilled in a moment may stay out for longer: the next ask settles it.
+func TestALittleThatIsSpentWaitsForTheNextAsk(t *testing.T) {
+	play(t, "100/s", "", func(s *scene) {
+		s.spend(requests(1))
+		time.Sleep(spentWithin)
+		synctest.Wait()
+		require.Len(s, s.spy.settled, 1)
+		assert.Equal(s, spentWithin, s.spy.settled[0].at)
+	})
+}
+
 // With a burst that refills in no time 50 ms would be most of the limit.
 func TestASpentLeaseOfASmallBurstIsSettledAtOnce(t *testing.T) {
 	play(t, "50/s burst 1", "", func(s *scene) {

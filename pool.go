@@ -11,7 +11,9 @@ import (
 )
 
 const (
-	settleWithin = 50 * time.Millisecond  // after a lease is used up
+	settleWithin = 50 * time.Millisecond  // when something comes back
+	spentWithin  = 200 * time.Millisecond // a little that nothing comes back of: the next ask takes it along
+	little       = 100 * time.Millisecond // of refill
 	idleAfter    = 500 * time.Millisecond // a lease goes back, if nobody needs it
 	tick         = 250 * time.Millisecond // how often leases in hand are looked over
 	spare        = 100 * time.Millisecond // before its end, a lease that is not used up goes back
@@ -242,10 +244,16 @@ func (p *pool) step(now int64) {
 // look closes the leases that are used up, over, or needed no more.
 func (p *pool) look(now int64) {
 	before := len(p.done)
-	urgent := p.eager
+	within := spentWithin
+	if p.eager {
+		within = 0
+	}
 	served, starved := p.served()
 	p.done = p.hand.shut(p.key, p.done, func(o *open) bool {
 		if o.left.IsZero() || now >= o.closes() {
+			if !o.left.IsZero() || !p.isLittle(o.spent) {
+				within = min(within, settleWithin)
+			}
 			return true
 		}
 		if part := served.Min(o.left); !part.IsZero() { // someone in line will be served by it
@@ -253,14 +261,27 @@ func (p *pool) look(now int64) {
 			return false
 		}
 		if starved || now-max(o.since, o.ripe) >= int64(idleAfter) {
-			urgent = true
+			within = 0
 			return true
 		}
 		return false
 	})
 	if len(p.done) > before {
-		p.reportBy(now, urgent)
+		p.reportBy(now, within)
 	}
+}
+
+// isLittle reports whether so much is refilled soon. What is out on leases keeps
+// the bucket from filling, so only a little may be left out for long.
+func (p *pool) isLittle(spent Cost) bool {
+	for u := range bucket.Tokens + 1 {
+		for _, r := range p.limits.Of(u) {
+			if r.Span(spent.Of(u)) > little {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // served is what those in line will take of what is in hand, and whether it

@@ -2,6 +2,7 @@ package choked
 
 import (
 	"context"
+	"time"
 
 	"github.com/choked/choked/bucket"
 )
@@ -21,7 +22,7 @@ func (p *pool) settle(at int64, estimated, actual Cost) {
 	p.returns(now, estimated.Sub(actual).Max(Cost{}), at)
 	if owed := p.hand.charge(actual.Sub(estimated).Max(Cost{})); !owed.IsZero() {
 		p.owed = p.owed.Add(owed)
-		p.reportBy(now, false)
+		p.reportBy(now, settleWithin)
 	}
 	p.step(now)
 }
@@ -38,14 +39,11 @@ func (p *pool) returns(now int64, cost Cost, at int64) {
 		p.since = since
 	}
 	p.unused = p.unused.Add(cost)
-	p.reportBy(now, false)
+	p.reportBy(now, settleWithin)
 }
 
-func (p *pool) reportBy(now int64, urgent bool) {
-	due := now + int64(settleWithin)
-	if urgent {
-		due = now
-	}
+func (p *pool) reportBy(now int64, within time.Duration) {
+	due := now + int64(within)
 	if p.due == 0 || due < p.due {
 		p.due = max(due, 1)
 	}

@@ -354,12 +354,15 @@ local function move(b, now, c)
   clamp(b, now)
 end
 
+-- settle reports whether units came back.
 local function settle(b, now, id, spent)
   advance(b, now)
   local l = held(id)
-  if not l then return end
+  if not l then return false end
   drop(b, l)
-  move(b, now, {l.granted[1] - spent[1], l.granted[2] - spent[2]})
+  local rest = {l.granted[1] - spent[1], l.granted[2] - spent[2]}
+  move(b, now, rest)
+  return rest[1] > 0 or rest[2] > 0
 end
 
 local function adjust(b, now, a)

@@ -219,8 +219,8 @@ func (s *Store) Settle(ctx context.Context, done []bucket.Settlement) error {
 	errs := make(chan error, len(keys))
 	for key, done := range keys {
 		wg.Go(func() {
-			_, err := s.call(ctx, key, words{"settle"}.settlements(done), nil)
-			if err == nil {
+			answer, err := s.call(ctx, key, words{"settle"}.settlements(done), nil)
+			if answer == "freed" {
 				s.lines.freed(key)
 			}
 			errs <- err

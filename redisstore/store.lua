@@ -26,8 +26,8 @@ end
 local function waiting(now)
   local q, f = {}, {}
   for w in string.gmatch(redis.call('HGET', key, 'q') or '', '%S+') do f[#f + 1] = w end
-  for i = 1, #f, 4 do
-    local e = {id = f[i], need = {tonumber(f[i + 1]), tonumber(f[i + 2])}, due = tonumber(f[i + 3])}
+  for i = 1, #f, 6 do
+    local e = {id = f[i], need = {tonumber(f[i + 1]), tonumber(f[i + 2])}, hope = {tonumber(f[i + 3]), tonumber(f[i + 4])}, due = tonumber(f[i + 5])}
     if now <= e.due + GRACE then q[#q + 1] = e end
   end
   return q
@@ -41,23 +41,42 @@ local function keep(q)
   local f = {}
   for _, e in ipairs(q) do
     f[#f + 1] = e.id
-    for _, x in ipairs({e.need[1], e.need[2], e.due}) do f[#f + 1] = text(x) end
+    for _, x in ipairs({e.need[1], e.need[2], e.hope[1], e.hope[2], e.due}) do f[#f + 1] = text(x) end
   end
   redis.call('HSET', key, 'q', table.concat(f, ' '))
 end
 
--- out takes id from the queue and returns what those before it need, its place,
--- and whether it was there.
+-- out takes id from the queue and returns its place, whether it was there, and
+-- what those before it need and hope for.
 local function out(q, id)
-  local before = {0, 0}
+  local need, hope = {0, 0}, {0, 0}
   for i, e in ipairs(q) do
     if e.id == id then
       table.remove(q, i)
-      return before, i, true
+      return i, true, need, hope
     end
-    before = {before[1] + e.need[1], before[2] + e.need[2]}
+    for u = 1, 2 do
+      need[u] = need[u] + e.need[u]
+      hope[u] = hope[u] + e.hope[u]
+    end
   end
-  return before, #q + 1, false
+  return #q + 1, false, need, hope
+end
+
+-- sharers counts who holds leases or waits, with the one who asks; of those who
+-- wait, as many as fit into one command.
+local function sharers(b, q, id)
+  local first = '#' .. holder(id)
+  local fields, seen = {first}, {[first] = true}
+  for i = 1, min(#q, 1000) do
+    local f = '#' .. holder(q[i].id)
+    if not seen[f] then fields[#fields + 1], seen[f] = f, true end
+  end
+  local n = b.holders
+  for _, leased in ipairs(redis.call('HMGET', key, unpack(fields))) do
+    if not leased then n = n + 1 end
+  end
+  return n
 end
 
 -- fair is how much of a room one of several holders may have, and the least
@@ -92,7 +111,7 @@ local function ask(b, now)
   end
   b = open(b, now, limits, defined)
   local q = waiting(now)
-  local before, place, again = out(q, id)
+  local place, again, before, hopes = out(q, id)
 
   local known = held(id) ~= nil
   local promise = need[1] > 0 or need[2] > 0
@@ -102,12 +121,15 @@ local function ask(b, now)
   else
     local total = {before[1] + need[1], before[2] + need[2]}
     local there = room(b, now, promise)
-    local sharers = b.holders + #q + 1 - redis.call('HEXISTS', key, '#' .. holder(id))
-    local part, chunk = fair(b, sharers, room(b, now, true))
+    local part, chunk = fair(b, sharers(b, q, id), room(b, now, true))
     local most = share(need, {max(want[1], need[1]), max(want[2], need[2])}, part)
     for u = 1, 2 do most[u] = max(min(most[u], there[u] - before[u]), need[u]) end
 
+    -- One who may wait comes when it can have what is worth an exchange, as
+    -- long as refill alone brings that, and all before it could have that too.
     local due, retry = 0, 0
+    local hope = {max(min(want[1], chunk[1]), need[1]), max(min(want[2], chunk[2]), need[2])}
+    if promise and patience > 0 then due = refill(b, now, {hopes[1] + hope[1], hopes[2] + hope[2]}, true) end
     if there[1] < total[1] or there[2] < total[2] or not promise and place > 1 then
       local least = refill(b, now, total, false)
       if not promise then
@@ -115,22 +137,15 @@ local function ask(b, now)
       elseif patience <= 0 or least > patience and not again then
         -- Once it waits, it waits on: others may settle.
         retry = max(least, wait(b, now, total, true), 1)
-      else
-        due = refill(b, now, total, true)
-        if due <= 0 then due = back_soon(b, need) end
+      elseif due <= 0 then
+        due = back_soon(b, need)
       end
-    elseif promise and patience > 0 then
-      -- More is worth to wait for, as long as refill alone brings it.
-      due = refill(b, now, {
-        before[1] + max(min(want[1], chunk[1]), need[1]),
-        before[2] + max(min(want[2], chunk[2]), need[2]),
-      }, true)
     end
     if retry > 0 then
       answer = refused(b, now, retry)
     elseif due > 0 then
       due = min(due, patience)
-      table.insert(q, place, {id = id, need = need, due = now + due})
+      table.insert(q, place, {id = id, need = need, hope = hope, due = now + due})
       local c = level(b, now)
       answer = table.concat({'wait', text(now), text(c[1]), text(c[2]), text(due)}, ' ')
     else
@@ -152,12 +167,17 @@ local function leave(b, now)
   return 'ok', b
 end
 
+-- settled tells whether it may have let the first in line through.
 local function settled(b, now)
+  local freed = false
+  local first = waiting(now)[1]
+  local full = b and first and over(b, first.need)
   for _ = 1, number() do
     local id, spent = word(), cost()
-    if b then settle(b, now, id, spent) end
+    if b and settle(b, now, id, spent) then freed = true end
   end
-  return 'ok', b
+  if full and not over(b, first.need) then freed = true end
+  return freed and 'freed' or 'ok', b
 end
 
 -- adjusted applies an adjustment once, however often it comes: a client sends

@@ -21,7 +21,7 @@ type options struct {
 	limits           choked.Limits
 	duration         time.Duration // 0: until interrupted
 	kill             bool
-	store            string
+	store, redis     string
 	latency          span
 	bias             float64
 	promptFile       string
@@ -55,6 +55,7 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 	fs.Var(parsed(&o.duration, duration), "for", "`time` to run; 0: until Ctrl-C")
 	fs.BoolVar(&o.kill, "kill", true, "halfway (with -for 0: after 10s), kill -9 the worker that leads, or with a store that\nhas no leader the first one, and start it again a second later")
 	fs.StringVar(&o.store, "store", o.store, storeHelp)
+	fs.StringVar(&o.redis, "redis", "", "`URL` of a Redis for -store redis, as in redis://user:password@host:6379/0;\ndefault: one that is started for the demo")
 	fs.Var(parsed(&o.latency, latency), "latency", "time that the provider takes to reply: a `range`, drawn evenly")
 	fs.Var(parsed(&o.bias, factor), "bias", "`factor` by which the workers' estimates of tokens are wrong, until what the provider\nreports corrects them")
 	fs.StringVar(&o.promptFile, "prompts", "", "`file` of text to send instead of the one built in")

@@ -19,15 +19,16 @@ import (
 // methods and the processes' fields belong to the one who receives those.
 type fleet struct {
 	options
-	dir    string // of the records
-	addrs  []string
-	secret string
-	url    string // of the provider
-	logs   io.Writer
-	events chan event
-	slots  []*process // the present, or last, one of each worker
-	files  []*history.Reader
-	heard  sync.WaitGroup // those who listen to a process
+	dir      string // of the records
+	addrs    []string
+	secret   string
+	url      string // of the provider
+	storeURL string // of the service behind the store, if there is one
+	logs     io.Writer
+	events   chan event
+	slots    []*process // the present, or last, one of each worker
+	files    []*history.Reader
+	heard    sync.WaitGroup // those who listen to a process
 }
 
 // process is one incarnation of a worker.
@@ -50,7 +51,7 @@ type event struct {
 }
 
 // newFleet prepares what the workers need. Nothing is started.
-func newFleet(o options, url string, logs io.Writer) (*fleet, error) {
+func newFleet(o options, url, storeURL string, logs io.Writer) (*fleet, error) {
 	addrs, err := freePorts(o.workers)
 	if err != nil {
 		return nil, err
@@ -59,7 +60,7 @@ func newFleet(o options, url string, logs io.Writer) (*fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fleet{options: o, dir: dir, addrs: addrs, secret: rand.Text(), url: url, logs: logs,
+	return &fleet{options: o, dir: dir, addrs: addrs, secret: rand.Text(), url: url, storeURL: storeURL, logs: logs,
 		events: make(chan event), slots: make([]*process, o.workers)}, nil
 }
 
@@ -122,7 +123,7 @@ func (f *fleet) start(slot int) error {
 	line, err := json.Marshal(job{
 		Name: p.name, Slot: slot, Incarnation: p.incarnation, Provider: f.url, Limits: share, Callers: f.callers,
 		Bias: f.bias, Prompts: f.promptFile, Records: records, Verbose: f.verbose,
-		Store: f.store, Bind: f.addrs[slot], Secret: f.secret, Join: seeds, Voters: voters,
+		Store: f.store, StoreURL: f.storeURL, Bind: f.addrs[slot], Secret: f.secret, Join: seeds, Voters: voters,
 	})
 	if err != nil {
 		return err

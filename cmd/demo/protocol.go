@@ -27,6 +27,7 @@ type job struct {
 
 	Store        string
 	Bind, Secret string
+	StoreURL     string // of the service behind the store, if there is one
 	Join         []string
 	Voters       int // that make the cluster complete
 }

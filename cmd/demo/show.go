@@ -47,7 +47,12 @@ func show(ctx context.Context, o options, out, logs io.Writer) (summary, error) 
 		return summary{}, err
 	}
 	defer p.close()
-	f, err := newFleet(o, p.url(), logs)
+	svc, err := startService(o)
+	if err != nil {
+		return summary{}, err
+	}
+	defer svc.close()
+	f, err := newFleet(o, p.url(), svc.url, logs)
 	if err != nil {
 		return summary{}, err
 	}
@@ -63,7 +68,13 @@ func show(ctx context.Context, o options, out, logs io.Writer) (summary, error) 
 	if err != nil {
 		return summary{}, err
 	}
-	return d.sum(), nil
+	sum := d.sum()
+	if svc.calls != nil {
+		if sum.StoreCalls, err = svc.calls(); err != nil {
+			return summary{}, err
+		}
+	}
+	return sum, nil
 }
 
 // run starts the workers and watches them until it is time to stop.

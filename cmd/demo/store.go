@@ -1,26 +1,38 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/cluster"
+	"github.com/choked/choked/internal/redisserver"
+	"github.com/choked/choked/redisstore"
 )
 
 // storeKinds are the values of -store. Another kind is a case in [openStore],
 // and if it has demands on the other flags, in [checkStore].
-var storeKinds = []string{"cluster", "local", "none"}
+var storeKinds = []string{"cluster", "redis", "local", "none"}
 
 const storeHelp = "where the workers keep their quota: a `kind`\n" +
 	"cluster: among themselves, in memory\n" +
+	"redis: in the Redis at -redis, or in one that is started for the demo\n" +
 	"local: nowhere shared; each has 1/workers of each limit for itself, and a worker that\n" +
 	"  is started again does not know what it has spent before\n" +
 	"none: nowhere; nothing holds them back but the provider's answers"
 
 // checkStore reports what flags do not go together with -store.
 func checkStore(o options) error {
+	if o.redis != "" && o.store != "redis" {
+		return fmt.Errorf("-redis %.80q: want -store redis, not %s", o.redis, o.store)
+	}
 	switch o.store {
 	case "cluster":
 		if o.kill && o.workers < 3 {
@@ -51,6 +63,67 @@ func shareOf(o options) (choked.Limits, error) {
 	return l, l.Check()
 }
 
+// service is what the workers' store needs beside them.
+type service struct {
+	url   string
+	calls func() (int64, error) // that the workers have made; nil: nobody counts
+	close func() error
+}
+
+func startService(o options) (service, error) {
+	if o.store != "redis" {
+		return service{close: func() error { return nil }}, nil
+	}
+	s := service{url: o.redis, close: func() error { return nil }}
+	if o.redis == "" {
+		server, err := redisserver.Start()
+		if err != nil {
+			return s, fmt.Errorf("-store redis: %w", err)
+		}
+		s.url, s.close = server.URL(), server.Stop
+	}
+	opt, err := redis.ParseURL(s.url)
+	if err != nil {
+		return s, errors.Join(errors.New(`-redis: want a URL such as "redis://user:password@host:6379/0"`), s.close())
+	}
+	client := redis.NewClient(opt)
+	if err := client.Ping(context.Background()).Err(); err != nil {
+		return s, errors.Join(fmt.Errorf("-redis: %w", err), client.Close(), s.close())
+	}
+	calls := func() (int64, error) { return scriptCalls(client) }
+	before, err := calls()
+	if err != nil {
+		return s, errors.Join(err, client.Close(), s.close())
+	}
+	s.calls = func() (int64, error) {
+		n, err := calls()
+		return n - before, err
+	}
+	stop := s.close
+	s.close = func() error { return errors.Join(client.Close(), stop()) }
+	return s, nil
+}
+
+// scriptCalls is how many scripts a Redis has run.
+func scriptCalls(client *redis.Client) (n int64, err error) {
+	stats, err := client.Info(context.Background(), "commandstats").Result()
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(stats) {
+		name, rest, _ := strings.Cut(line, ":calls=")
+		if name == "cmdstat_evalsha" || name == "cmdstat_eval" {
+			count, _, _ := strings.Cut(rest, ",")
+			calls, err := strconv.ParseInt(count, 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("INFO commandstats: %q: %w", line, err)
+			}
+			n += calls
+		}
+	}
+	return n, nil
+}
+
 // home is where one worker's quota comes from.
 type home struct {
 	store choked.Store // nil: nothing is limited
@@ -78,6 +151,10 @@ func openStore(j job, log *slog.Logger) (home, error) {
 	case "local":
 		alone.store = choked.NewLocal()
 		return alone, nil
+	case "redis":
+		store, err := redisstore.Open(j.StoreURL, redisstore.Config{Prefix: "choked:demo:" + j.Secret[:8] + ":"})
+		alone.store = store
+		return alone, err
 	case "cluster":
 		return openCluster(j, log)
 	}

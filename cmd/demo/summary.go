@@ -44,7 +44,8 @@ type summary struct {
 	WaitMax float64 `json:"wait_max_ms"`
 
 	LeaderChanges int    `json:"leader_changes"`
-	Exchanges     int64  `json:"exchanges"` // with the store, by all workers
+	Exchanges     int64  `json:"exchanges"`             // with the store, by all workers
+	StoreCalls    int64  `json:"store_calls,omitempty"` // scripts that Redis has run
 	Killed        string `json:"killed,omitempty"`
 	Crashes       int    `json:"crashes"` // of workers that were not killed
 
@@ -140,6 +141,9 @@ func (s summary) print(out io.Writer) {
 	line("fairness", "%.4f between workers (Jain's index)", s.Jain)
 	line("waits", "half below %.0f ms, 99%% below %.0f ms, longest %.0f ms", s.WaitP50, s.WaitP99, s.WaitMax)
 	line("store", "%d exchanges, %.1f a second and worker", s.Exchanges, float64(s.Exchanges)/max(s.Seconds, 0.1)/float64(s.Workers))
+	if s.StoreCalls > 0 {
+		line("redis", "%d calls, %.2f an admission", s.StoreCalls, float64(s.StoreCalls)/float64(max(s.Admitted, 1)))
+	}
 	if s.Killed != "" {
 		line("killed", "%s; %d changes of leader", s.Killed, s.LeaderChanges)
 	} else {
