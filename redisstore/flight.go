@@ -67,13 +67,17 @@ func (f *flights) fly() {
 func (f *flights) run(calls []*call) {
 	ctx := context.Background()
 	cmds := make([]*redis.Cmd, len(calls))
-	f.client.Pipelined(ctx, func(p redis.Pipeliner) error { //nolint:errcheck // each command has its own
+	_, err := f.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, c := range calls {
 			cmds[i] = script.EvalSha(ctx, p, []string{c.key}, c.args...)
 		}
 		return nil
 	})
 	for i, c := range calls {
+		if err != nil && cmds[i].Val() == nil && cmds[i].Err() == nil {
+			c.err = err // it was not sent
+			continue
+		}
 		if c.answer, c.err = cmds[i].Text(); redis.HasErrorPrefix(c.err, "NOSCRIPT") {
 			c.answer, c.err = script.Eval(ctx, f.client, []string{c.key}, c.args...).Text()
 		}

@@ -81,7 +81,8 @@ func New(client redis.UniversalClient, cfg Config) *Store {
 
 // Open returns a store in the Redis at url, such as
 // "redis://user:password@host:6379/0", "rediss://host:6380" for TLS, or
-// "unix:///run/redis.sock". It connects when it is first used.
+// "unix:///run/redis.sock". It connects when it is first used. Notices of the
+// client library go where redis.SetLogger says.
 func Open(url string, cfg Config) (*Store, error) {
 	opt, err := redis.ParseURL(url)
 	if err != nil {
@@ -178,8 +179,15 @@ func (s *Store) takeBack(ask *bucket.Ask, underWay *call) {
 				return
 			}
 		}
-		if _, err := s.call(s.ctx, key, words{"leave", id.String()}, nil); err == nil {
-			s.lines.freed(key)
+		// After that the place has lapsed, and the lease has expired.
+		for begun := s.clock.Now(); s.clock.Since(begun) < bucket.TTL; {
+			_, err := s.call(s.ctx, key, words{"leave", id.String()}, nil)
+			if err == nil {
+				s.lines.freed(key)
+			}
+			if err == nil || !passing(err) && !errors.Is(err, errNoAnswer) {
+				return
+			}
 		}
 	})
 }
@@ -324,10 +332,12 @@ func (s *Store) upTo(ctx context.Context, patience *time.Timer, done <-chan stru
 	case <-patience.C:
 	}
 	if last == nil {
-		last = errors.New("redis: no answer")
+		last = errNoAnswer
 	}
 	return fmt.Errorf("%w, for %v", last, s.cfg.Patience)
 }
+
+var errNoAnswer = errors.New("redis: no answer")
 
 // passing reports whether an error may be gone if one tries again: Redis cannot
 // be reached, is starting, or is changing its roles.

@@ -1,0 +1,383 @@
+package redisstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/redisserver"
+	"github.com/choked/choked/redisstore"
+)
+
+// slow is a limit under which nothing refills while a test looks.
+var slow = choked.MustLimits("10/h", "")
+
+var holders atomic.Uint64
+
+func ask(key string, limits choked.Limits, need int64, wait time.Duration) choked.Ask {
+	n := bucket.Cost{Requests: need}
+	return choked.Ask{Key: key, ID: bucket.LeaseID{Holder: holders.Add(1), Seq: 1}, Limits: limits, Defined: 1, Need: n, Want: n, MaxWait: wait}
+}
+
+func lease(t *testing.T, s choked.Store, a choked.Ask) choked.Lease {
+	t.Helper()
+	l, err := s.Lease(t.Context(), a)
+	require.NoError(t, err)
+	return l
+}
+
+// ownServer is a server that a test may do anything to.
+func ownServer(t *testing.T, options ...string) (*redisserver.Server, *redis.Client) {
+	t.Helper()
+	s, err := redisserver.Start(options...)
+	installed(t, err)
+	client := redis.NewClient(&redis.Options{Addr: s.Addr})
+	t.Cleanup(func() {
+		client.Close()
+		s.Stop()
+	})
+	return s, client
+}
+
+func openOn(t *testing.T, url string, patience time.Duration) *redisstore.Store {
+	t.Helper()
+	s, err := redisstore.Open(url, redisstore.Config{Patience: patience})
+	require.NoError(t, err)
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestAFlushedScriptIsLoadedAgain(t *testing.T) {
+	server, client := ownServer(t)
+	s := openOn(t, server.URL(), 0)
+	require.True(t, lease(t, s, ask("k", slow, 4, 0)).OK)
+	require.NoError(t, client.ScriptFlush(t.Context()).Err())
+	assert.True(t, lease(t, s, ask("k", slow, 6, 0)).OK)
+	assert.False(t, lease(t, s, ask("k", slow, 1, 0)).OK)
+}
+
+func TestAnErrorThatStaysIsTold(t *testing.T) {
+	server, client := ownServer(t)
+	s := openOn(t, server.URL(), time.Minute)
+	require.NoError(t, client.LPush(t.Context(), "choked:taken", "x").Err())
+	_, err := s.Lease(t.Context(), ask("taken", slow, 1, time.Hour))
+	assert.ErrorContains(t, err, "WRONGTYPE")
+	assert.ErrorContains(t, s.Settle(t.Context(), []choked.Settlement{{Key: "taken"}}), "WRONGTYPE")
+
+	require.NoError(t, client.HSet(t.Context(), "choked:newer", "b", "2 what a later release has written", "l", "").Err())
+	_, err = s.Lease(t.Context(), ask("newer", slow, 1, time.Hour))
+	assert.ErrorContains(t, err, "bucket of version 2, want 1")
+
+	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "1").Err())
+	_, err = s.Lease(t.Context(), ask("k", slow, 1, time.Hour))
+	assert.ErrorContains(t, err, "OOM")
+	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "0").Err())
+	assert.True(t, lease(t, s, ask("k", slow, 10, 0)).OK, "what failed has taken nothing")
+
+	wrong := openOn(t, strings.Replace(server.URL(), "redis://", "redis://user:hunter2@", 1), time.Minute)
+	_, err = wrong.Lease(t.Context(), ask("k", slow, 1, time.Hour))
+	require.ErrorContains(t, err, "WRONGPASS")
+	assert.NotContains(t, err.Error(), "hunter2")
+}
+
+func TestABadURLIsNotRepeated(t *testing.T) {
+	for _, url := range []string{"", "http://user:hunter2@host", "redis://user:hunter2@host:port/0", "redis://user:hunter2@host/zero"} {
+		_, err := redisstore.Open(url, redisstore.Config{})
+		require.ErrorContains(t, err, `want a URL such as "redis://user:password@host:6379/0"`, url)
+		assert.NotContains(t, err.Error(), "hunter2")
+	}
+}
+
+func TestAWindowOfNanosecondsIsRefused(t *testing.T) {
+	s := openOn(t, "redis://127.0.0.1:1", 0)
+	odd := choked.Limits{Requests: bucket.Rates{{N: 1, Per: time.Second + 1, Burst: 1}}}
+	_, err := s.Lease(t.Context(), ask("k", odd, 1, 0))
+	assert.ErrorContains(t, err, "want a window of whole microseconds")
+	assert.ErrorContains(t, s.Adjust(t.Context(), choked.Adjustment{Key: "k", Limits: odd}), "want a window of whole microseconds")
+}
+
+// A replica that becomes the master, a server that starts: the call goes on.
+func TestAnErrorThatPassesIsOutlived(t *testing.T) {
+	server, client := ownServer(t)
+	s := openOn(t, server.URL(), 20*time.Second)
+	require.NoError(t, client.SlaveOf(t.Context(), "127.0.0.1", "1").Err())
+	impatient := openOn(t, server.URL(), 50*time.Millisecond)
+	_, err := impatient.Lease(t.Context(), ask("k", slow, 1, time.Hour))
+	require.ErrorContains(t, err, "READONLY")
+	require.ErrorContains(t, err, "for 50ms")
+
+	granted := make(chan choked.Lease)
+	go func() { granted <- lease(t, s, ask("k", slow, 10, 0)) }()
+	require.NoError(t, client.SlaveOf(t.Context(), "NO", "ONE").Err())
+	assert.True(t, (<-granted).OK)
+}
+
+func TestARedisThatIsAwayIsABoundedWait(t *testing.T) {
+	server, _ := ownServer(t)
+	s, patient := openOn(t, server.URL(), 100*time.Millisecond), openOn(t, server.URL(), time.Minute)
+	require.True(t, lease(t, s, ask("k", slow, 1, 0)).OK)
+	for name, fault := range map[string]struct{ begin, end func() }{
+		"killed": {server.Kill, func() { require.NoError(t, server.Restart()) }},
+		"frozen": {
+			func() { require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGSTOP)) },
+			func() { require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGCONT)) },
+		},
+	} {
+		fault.begin()
+		_, err := s.Lease(t.Context(), ask(name, slow, 1, time.Hour))
+		require.ErrorContains(t, err, "for 100ms", name)
+		require.ErrorContains(t, s.Adjust(t.Context(), choked.Adjustment{Key: name, Limits: slow}), "for 100ms", name)
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		_, err = patient.Lease(ctx, ask(name, slow, 1, time.Hour))
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded, name)
+
+		granted := make(chan choked.Lease)
+		a := ask(name, slow, 7, 0)
+		go func() { granted <- lease(t, patient, a) }()
+		fault.end()
+		require.True(t, (<-granted).OK, "%s: it goes on", name)
+		// Of the two that were given up while Redis was away, what reached it
+		// after all is taken back, or at worst expires.
+		require.True(t, lease(t, patient, ask(name, slow, 1, 0)).OK, name)
+	}
+}
+
+// What is leased is spent although Redis is away.
+func TestAWorkerGoesOnWithWhatItHas(t *testing.T) {
+	server, _ := ownServer(t)
+	choke := choked.New(openOn(t, server.URL(), 50*time.Millisecond))
+	defer choke.Close()
+	limiter, err := choke.Limiter("k", choked.MustLimits("600/m", ""), nil)
+	require.NoError(t, err)
+	require.NoError(t, limiter.Wait(t.Context(), choked.Cost{Requests: 500}))
+	for limiter.Stats().Leased.Requests == 0 { // asked for ahead of demand
+		require.NoError(t, limiter.Wait(t.Context(), choked.Cost{Requests: 1}))
+	}
+	left := limiter.Stats().Leased.Requests
+	server.Kill()
+	for range left {
+		require.NoError(t, limiter.Wait(t.Context(), choked.Cost{Requests: 1}), "%d are leased", left)
+	}
+	var last error
+	for last == nil {
+		last = limiter.Wait(t.Context(), choked.Cost{Requests: 1})
+	}
+	assert.ErrorContains(t, last, "redis: ")
+}
+
+// With an append-only file, nothing is forgotten when the server is killed.
+func TestWhatIsOnDiskSurvivesAKill(t *testing.T) {
+	server, _ := ownServer(t, "--appendonly", "yes", "--appendfsync", "always")
+	s := openOn(t, server.URL(), 20*time.Second)
+	a := ask("k", slow, 10, 0)
+	require.True(t, lease(t, s, a).OK)
+	require.NoError(t, s.Settle(t.Context(), []choked.Settlement{{Key: "k", ID: a.ID, Spent: bucket.Cost{Requests: 9}}}))
+	server.Kill()
+	require.NoError(t, server.Restart())
+	assert.False(t, lease(t, s, ask("k", slow, 2, 0)).OK, "no fresh burst")
+	assert.True(t, lease(t, s, ask("k", slow, 1, 0)).OK)
+}
+
+// One who waits and is gone without a word holds the others up for no longer
+// than a grace.
+func TestAWaiterThatVanishesIsPassedOver(t *testing.T) {
+	url := realServer(t)
+	key := fmt.Sprint("vanish", holders.Add(1), time.Now().UnixNano())
+	limits := choked.MustLimits("20/s", "")
+	opt, err := redis.ParseURL(url)
+	require.NoError(t, err)
+	client := redis.NewClient(opt)
+	gone, s := redisstore.New(client, redisstore.Config{}), openOn(t, url, 0)
+	full := ask(key, limits, 20, 0)
+	require.True(t, lease(t, s, full).OK)
+	require.NoError(t, s.Settle(t.Context(), []choked.Settlement{{Key: key, ID: full.ID, Spent: full.Need}}))
+
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan error, 1)
+	go func() {
+		_, err := gone.Lease(ctx, ask(key, limits, 10, time.Minute))
+		first <- err
+	}()
+	require.Eventually(t, func() bool { // it stands in line
+		return client.HExists(t.Context(), "choked:"+key, "q").Val()
+	}, 5*time.Second, time.Millisecond)
+	require.NoError(t, client.Close())
+	cancel()
+	require.Error(t, <-first)
+	begun := time.Now()
+	assert.True(t, lease(t, s, ask(key, limits, 10, time.Minute)).OK)
+	assert.Less(t, time.Since(begun), 5*time.Second)
+}
+
+// The key outlives the debt, and is gone soon after.
+func TestAKeyLivesAsLongAsItsDebt(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+	defer client.Close()
+	s := redisstore.New(client, redisstore.Config{Prefix: "mine:"})
+	defer s.Close()
+	require.NoError(t, s.Adjust(t.Context(), choked.Adjustment{Key: "k", Limits: slow, Charge: bucket.Cost{Requests: 100}}))
+	left := client.PTTL(t.Context(), "mine:k").Val()
+	assert.Greater(t, left, 10*time.Hour)
+	assert.Less(t, left, 10*time.Hour+2*time.Minute)
+	require.NoError(t, s.Settle(t.Context(), []choked.Settlement{{Key: "unknown"}}))
+	assert.Equal(t, []string{"mine:k"}, mini.Keys(), "a settlement of nothing leaves nothing")
+}
+
+// A step of the server's clock, back by an hour, neither refills a bucket nor
+// stops it for an hour.
+func TestAClockThatStepsBack(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+	defer client.Close()
+	s := redisstore.New(client, redisstore.Config{})
+	defer s.Close()
+	now := time.Unix(1_800_000_000, 0)
+	limits := choked.MustLimits("10/m", "")
+	mini.SetTime(now)
+	spend := func(n int64) bool {
+		a := ask("k", limits, n, 0)
+		if !lease(t, s, a).OK {
+			return false
+		}
+		require.NoError(t, s.Settle(t.Context(), []choked.Settlement{{Key: "k", ID: a.ID, Spent: a.Need}}))
+		return true
+	}
+	require.True(t, spend(10))
+	for _, step := range []time.Duration{-time.Hour, -time.Second} {
+		now = now.Add(step)
+		mini.SetTime(now)
+		require.False(t, spend(1))
+		now = now.Add(7 * time.Second) // a unit takes 6 s, of which one may be promised
+		mini.SetTime(now)
+		require.True(t, spend(1), "after a step by %v", step)
+		require.False(t, spend(1))
+	}
+}
+
+// Calls that come together go together.
+func TestHotKeysShareAPipeline(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+	defer client.Close()
+	var trips atomic.Int64
+	client.AddHook(tripCounter{&trips})
+	s := redisstore.New(client, redisstore.Config{})
+	defer s.Close()
+	require.True(t, lease(t, s, ask("warm", slow, 1, 0)).OK)
+	trips.Store(0)
+	const n = 400
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { assert.True(t, lease(t, s, ask(fmt.Sprint("k", i), slow, 10, 0)).OK) })
+	}
+	wg.Wait()
+	assert.Less(t, trips.Load(), int64(n/2))
+}
+
+// tripCounter counts what goes to the server and back.
+type tripCounter struct{ n *atomic.Int64 }
+
+func (h tripCounter) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (h tripCounter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		h.n.Add(1)
+		return next(ctx, cmd)
+	}
+}
+
+func (h tripCounter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		h.n.Add(1)
+		return next(ctx, cmds)
+	}
+}
+
+// Three servers share the slots: each key is one hash, so any key may be
+// anywhere.
+func TestStoreOnACluster(t *testing.T) {
+	var addrs []string
+	ctx := t.Context()
+	for i := range 3 {
+		_, client := ownServer(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+		addr := client.Options().Addr
+		from := i * 16384 / 3
+		to := (i+1)*16384/3 - 1
+		require.NoError(t, client.ClusterAddSlotsRange(ctx, from, to).Err())
+		if i > 0 {
+			host, port, _ := net.SplitHostPort(addrs[0])
+			require.NoError(t, client.ClusterMeet(ctx, host, port).Err())
+		}
+		addrs = append(addrs, addr)
+	}
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs})
+	defer client.Close()
+	s := redisstore.New(client, redisstore.Config{Patience: 20 * time.Second}) // until they have met
+	defer s.Close()
+	require.Eventually(t, func() bool {
+		info, err := client.ClusterInfo(ctx).Result()
+		return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
+	}, 20*time.Second, 10*time.Millisecond)
+
+	var wg sync.WaitGroup
+	done := make([]choked.Settlement, 60)
+	for i := range done {
+		wg.Go(func() {
+			a := ask(fmt.Sprint("k", i), slow, 10, 0)
+			assert.True(t, lease(t, s, a).OK)
+			done[i] = choked.Settlement{Key: a.Key, ID: a.ID, Spent: bucket.Cost{Requests: 4}}
+		})
+	}
+	wg.Wait()
+	require.NoError(t, s.Settle(ctx, done))
+	for i := range done {
+		assert.False(t, lease(t, s, ask(fmt.Sprint("k", i), slow, 7, 0)).OK)
+		assert.True(t, lease(t, s, ask(fmt.Sprint("k", i), slow, 6, 0)).OK)
+	}
+	require.NoError(t, client.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error {
+		assert.Positive(t, c.DBSize(ctx).Val(), "keys at %v", c)
+		return nil
+	}))
+
+	// A hash tag in a key is one in Redis.
+	a, err := client.ClusterKeySlot(ctx, "choked:{team}:a").Result()
+	require.NoError(t, err)
+	require.True(t, lease(t, s, ask("{team}:a", slow, 1, 0)).OK)
+	b, err := client.ClusterKeySlot(ctx, "choked:{team}:b").Result()
+	require.NoError(t, err)
+	assert.Equal(t, a, b)
+}
+
+func TestCloseEndsTheClientThatItOpened(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+	defer client.Close()
+	given := redisstore.New(client, redisstore.Config{})
+	require.True(t, lease(t, given, ask("k", slow, 1, 0)).OK)
+	require.NoError(t, client.Ping(t.Context()).Err())
+	before := mini.CurrentConnectionCount()
+	opened := openOn(t, "redis://"+mini.Addr(), 0)
+	require.True(t, lease(t, opened, ask("k", slow, 1, 0)).OK)
+	require.Greater(t, mini.CurrentConnectionCount(), before)
+	require.NoError(t, errors.Join(given.Close(), opened.Close(), opened.Close()))
+	assert.NoError(t, client.Ping(t.Context()).Err(), "a client that was given is its owner's")
+	assert.Eventually(t, func() bool { return mini.CurrentConnectionCount() == before }, 10*time.Second, time.Millisecond)
+}

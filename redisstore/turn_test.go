@@ -1,0 +1,157 @@
+package redisstore
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked/bucket"
+)
+
+// scene is the script on a server whose clock the test moves.
+type scene struct {
+	*testing.T
+	mini   *miniredis.Miniredis
+	client *redis.Client
+	now    time.Time
+	limits bucket.Limits
+}
+
+func newScene(t *testing.T, requests string) *scene {
+	limits, err := bucket.ParseLimits(requests, "")
+	require.NoError(t, err)
+	s := &scene{T: t, mini: miniredis.RunT(t), limits: limits}
+	s.client = redis.NewClient(&redis.Options{Addr: s.mini.Addr()})
+	t.Cleanup(func() { s.client.Close() })
+	s.at(0)
+	return s
+}
+
+// at moves the clock to so long after the beginning.
+func (s *scene) at(d time.Duration) {
+	s.mini.SetTime(time.Unix(1_800_000_000, 0).Add(d))
+}
+
+func (s *scene) run(w words) string {
+	s.Helper()
+	answer, err := script.Run(context.Background(), s.client, []string{"k"}, w...).Text()
+	require.NoError(s, err)
+	return answer
+}
+
+func (s *scene) ask(holder uint64, need int64, patience time.Duration) reply {
+	s.Helper()
+	n := bucket.Cost{Requests: need}
+	r, err := parse(s.run(askWords(&bucket.Ask{
+		ID: bucket.LeaseID{Holder: holder, Seq: 1}, Limits: s.limits, Need: n, Want: n,
+	}, nil, patience, tick)), tick)
+	require.NoError(s, err)
+	return r
+}
+
+func (s *scene) settle(holder uint64, spent int64) string {
+	return s.run(words{"settle"}.settlements([]bucket.Settlement{{ID: bucket.LeaseID{Holder: holder, Seq: 1}, Spent: bucket.Cost{Requests: spent}}}))
+}
+
+// drained has a bucket of ten, ten a second, without a unit in it.
+func drained(t *testing.T) *scene {
+	s := newScene(t, "10/s")
+	require.True(t, s.ask(1, 10, 0).OK)
+	s.settle(1, 10)
+	return s
+}
+
+// Each who waits has a turn of its own, in the order in which they came, and
+// is served when it comes again.
+func TestTurnsAreDistinct(t *testing.T) {
+	s := drained(t)
+	for i := range uint64(2) { // a quarter of a second is promised: 250 ms, 2 units
+		require.True(t, s.ask(10+i, 1, time.Minute).OK)
+	}
+	var due []time.Duration
+	for i := range uint64(8) {
+		r := s.ask(20+i, 1, time.Minute)
+		require.False(t, r.OK)
+		due = append(due, r.wait)
+	}
+	for i := range due[1:] {
+		require.Equal(t, 100*time.Millisecond, due[i+1]-due[i])
+	}
+	for i, d := range due {
+		s.at(d)
+		require.True(t, s.ask(20+uint64(i), 1, time.Minute).OK, "waiter %d, at %v", i, d)
+	}
+}
+
+func TestAPromiseNeedsNoSecondCall(t *testing.T) {
+	s := drained(t)
+	r := s.ask(2, 2, time.Minute)
+	require.True(t, r.OK)
+	require.Equal(t, 200*time.Millisecond, r.Drips[0].Ready)
+}
+
+func TestNobodyOvertakesTheLine(t *testing.T) {
+	s := drained(t)
+	require.Positive(t, s.ask(2, 8, time.Minute).wait)
+	s.at(400 * time.Millisecond) // 4 are there, and 2 more may be promised
+	require.False(t, s.ask(3, 1, 0).OK, "who does not wait")
+	require.Positive(t, s.ask(4, 1, time.Minute).wait, "who comes later and needs less")
+	s.at(600 * time.Millisecond)
+	require.True(t, s.ask(2, 8, time.Minute).OK)
+}
+
+// The place of one who does not come again is kept for half a second.
+func TestAPlaceLapses(t *testing.T) {
+	s := drained(t)
+	due := s.ask(2, 8, time.Minute).wait
+	s.at(due + 400*time.Millisecond)
+	require.False(t, s.ask(3, 8, 0).OK)
+	s.at(due + 501*time.Millisecond)
+	require.True(t, s.ask(3, 8, 0).OK)
+}
+
+func TestOneWhoLeavesLeavesNothing(t *testing.T) {
+	s := drained(t)
+	require.Positive(t, s.ask(2, 8, time.Minute).wait)
+	leave := func(holder uint64) { s.run(words{"leave", bucket.LeaseID{Holder: holder, Seq: 1}.String()}) }
+	leave(2)
+	require.True(t, s.ask(3, 2, time.Minute).OK, "a promise, and nobody before it")
+	leave(3)
+	require.True(t, s.ask(4, 2, time.Minute).OK, "what was granted meanwhile is back")
+	leave(5)
+}
+
+// Quota that is there, and out on leases, may come back at any time.
+func TestWhoWaitsForLeasesLooksAgainSoon(t *testing.T) {
+	s := newScene(t, "50/s burst 1")
+	require.True(t, s.ask(1, 1, 0).OK)
+	s.at(time.Second)
+	require.Equal(t, 20*time.Millisecond, s.ask(2, 1, time.Minute).wait)
+	require.Equal(t, "freed", s.settle(1, 1))
+	require.True(t, s.ask(2, 1, time.Minute).OK)
+}
+
+func TestASettlementTellsWhetherItLetsSomebodyThrough(t *testing.T) {
+	s := newScene(t, "10/s")
+	require.True(t, s.ask(1, 4, 0).OK)
+	require.True(t, s.ask(2, 5, 0).OK)
+	require.Equal(t, "ok", s.settle(1, 4))
+	require.Equal(t, "freed", s.settle(2, 4))
+	require.Equal(t, "ok", s.settle(2, 0), "twice")
+}
+
+// A client library may send a command again when the connection breaks.
+func TestAnAdjustmentIsAppliedOnce(t *testing.T) {
+	s := newScene(t, "10/h")
+	for range 3 {
+		for seq := range int64(2) {
+			s.run(adjustWords("me", 1+seq, &bucket.Adjustment{Limits: s.limits, Charge: bucket.Cost{Requests: 2}}, tick))
+		}
+	}
+	s.run(adjustWords("you", 1, &bucket.Adjustment{Limits: s.limits, Charge: bucket.Cost{Requests: 2}}, tick))
+	require.Equal(t, int64(4), s.ask(1, 9, 0).Level.Requests)
+}
