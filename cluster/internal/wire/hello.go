@@ -1,9 +1,11 @@
 package wire
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // Hello is what both sides of a stream say first.
@@ -29,50 +31,44 @@ const (
 	maxReason = 255
 )
 
-func (h Hello) check() error {
-	if len(h.Cluster) > maxID || len(h.Node) > maxID || h.Node == "" {
-		return fmt.Errorf("hello from node %.80q of cluster %.80q: want ids of up to %d bytes", h.Node, h.Cluster, maxID)
-	}
-	return nil
-}
-
 func appendHello(b []byte, h Hello) []byte {
 	b = append(b, magic...)
 	b = append(append(b, byte(len(h.Cluster))), h.Cluster...)
 	return append(append(b, byte(len(h.Node))), h.Node...)
 }
 
-func readHello(r io.Reader) (Hello, error) {
+func readHello(r io.Reader) (h Hello, err error) {
 	var head [len(magic)]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return Hello{}, fmt.Errorf("read hello: %w", err)
+	if _, err = io.ReadFull(r, head[:]); err != nil {
+		return Hello{}, fmt.Errorf("read hello: want %q first: %w", magic, err)
 	}
 	if string(head[:]) != magic {
-		return Hello{}, fmt.Errorf("hello begins with %q: want %q", head[:], magic)
+		return Hello{}, fmt.Errorf("read hello: begins with %q: want %q", head[:], magic)
 	}
-	var h Hello
-	var err error
-	if h.Cluster, err = readShort(r, maxID); err == nil {
-		h.Node, err = readShort(r, maxID)
+	if h.Cluster, err = readShort(r, "cluster id", 0, maxID); err == nil {
+		h.Node, err = readShort(r, "node id", 1, maxID)
 	}
 	if err != nil {
 		return Hello{}, fmt.Errorf("read hello: %w", err)
 	}
-	return h, h.check()
+	return h, nil
 }
 
-// readShort reads a length of one byte, at most most, and that many bytes.
-func readShort(r io.Reader, most int) (string, error) {
+// readShort reads a length of one byte, from least to most, and that many bytes
+// of what.
+func readShort(r io.Reader, what string, least, most int) (string, error) {
 	var n [1]byte
 	if _, err := io.ReadFull(r, n[:]); err != nil {
-		return "", err
+		return "", fmt.Errorf("want the length of the %s: %w", what, err)
 	}
-	if int(n[0]) > most {
-		return "", fmt.Errorf("%d bytes: want at most %d", n[0], most)
+	if int(n[0]) < least || int(n[0]) > most {
+		return "", fmt.Errorf("%s of %d bytes: want %d to %d", what, n[0], least, most)
 	}
 	b := make([]byte, n[0])
-	_, err := io.ReadFull(r, b)
-	return string(b), err
+	if _, err := io.ReadFull(r, b); err != nil {
+		return "", fmt.Errorf("want a %s of %d bytes: %w", what, n[0], err)
+	}
+	return string(b), nil
 }
 
 // greet is the dialing side's part: it says self and returns what the other
@@ -85,7 +81,7 @@ func greet(rw io.ReadWriter, addr string, self Hello) (Hello, error) {
 	if err != nil {
 		return Hello{}, err
 	}
-	reason, err := readShort(rw, maxReason)
+	reason, err := readShort(rw, "reason", 0, maxReason)
 	if err != nil {
 		return Hello{}, err
 	}
@@ -106,7 +102,8 @@ func receive(rw io.ReadWriter, self func() Hello, admit func(Hello) error) (Hell
 	reason := ""
 	if refusal != nil {
 		reason = refusal.Error()
-		reason = reason[:min(len(reason), maxReason)]
+		reason = strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
+		reason = cmp.Or(reason, "no reason given") // an empty one would be a welcome
 	}
 	b := appendHello(nil, self())
 	b = append(append(b, byte(len(reason))), reason...)

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -77,6 +78,10 @@ type Port struct {
 // Open binds the port and begins to accept.
 func Open(cfg Config) (*Port, error) {
 	p := &Port{cfg: cfg, conns: make(map[net.Conn]Kind), strangers: make(map[netip.Addr]int), taken: make(map[Kind]*acceptor)}
+	p.cfg.Secret, p.cfg.Previous = "", nil           // the keys are enough, and what prints a Port prints no secret
+	if i := slices.Index(cfg.Previous, ""); i >= 0 { // anybody could come in by it
+		return nil, fmt.Errorf("previous secret %d of %d is empty", i+1, len(cfg.Previous))
+	}
 	var err error
 	if p.tls, err = credentials(cfg.Secret, cfg.Previous); err != nil {
 		return nil, fmt.Errorf("derive keys: %w", err)

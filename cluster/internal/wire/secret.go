@@ -70,21 +70,28 @@ var (
 const serverName = "choked"
 
 // credentials returns how a holder of secret proves it to others, and whom it
-// trusts: holders of secret and of previous ones.
+// trusts: holders of secret and of previous ones. Those who still hold only a
+// previous one trust it, too: that one's authority vouches for the present one's.
 func credentials(secret Secret, previous []Secret) (*tls.Config, error) {
-	pool := x509.NewCertPool()
-	for _, s := range previous {
-		cert, _, err := s.authority()
-		if err != nil {
-			return nil, err
-		}
-		pool.AddCert(cert)
-	}
 	ca, caKey, err := secret.authority()
 	if err != nil {
 		return nil, err
 	}
+	pool := x509.NewCertPool()
 	pool.AddCert(ca)
+	var vouchers [][]byte
+	for _, s := range previous {
+		before, beforeKey, err := s.authority()
+		if err != nil {
+			return nil, err
+		}
+		pool.AddCert(before)
+		voucher, err := x509.CreateCertificate(rand.Reader, ca, before, ca.PublicKey, beforeKey)
+		if err != nil {
+			return nil, err
+		}
+		vouchers = append(vouchers, voucher)
+	}
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
@@ -104,7 +111,7 @@ func credentials(secret Secret, previous []Secret) (*tls.Config, error) {
 	}
 	return &tls.Config{
 		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: private}},
+		Certificates: []tls.Certificate{{Certificate: append([][]byte{der}, vouchers...), PrivateKey: private}},
 		RootCAs:      pool, ServerName: serverName,
 		ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
 		SessionTicketsDisabled: true, // a resumed session would outlive a secret that was given up
