@@ -101,6 +101,9 @@ func (o *open) usable(now int64) Cost {
 // ripens is the first instant from now at which cost will be spendable; the end
 // of time if what is in hand will never cover it.
 func (h *hand) ripens(now int64, cost Cost) int64 {
+	if len(h.leases) == 1 && h.left.Covers(cost) {
+		return min(max(h.leases[0].ripens(cost), now), h.leases[0].expires)
+	}
 	last := now
 	for i := range h.leases {
 		last = max(last, h.leases[i].ripe)
@@ -122,6 +125,16 @@ func (h *hand) ripens(now int64, cost Cost) int64 {
 		}
 	}
 	return last
+}
+
+// ripens is when cost, which o covers, is spendable.
+func (o *open) ripens(cost Cost) (at int64) {
+	for _, d := range o.drips {
+		if n := cost.Of(d.Unit); n > 0 {
+			at = max(at, int64(d.Ready-d.Until(o.left.Of(d.Unit)-n)))
+		}
+	}
+	return at
 }
 
 // charge takes up to cost for something that was used already, ripe or not, and
