@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"io"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -50,6 +51,16 @@ func (r *replica) Apply(l *raft.Log) any {
 	result := r.Machine.Apply(l)
 	r.note()
 	return result
+}
+
+// Restore implements [raft.FSM]. What a snapshot tells of the time counts as the
+// entries that it stands for: none may come after it.
+func (r *replica) Restore(from io.ReadCloser) error {
+	if err := r.Machine.Restore(from); err != nil {
+		return err
+	}
+	r.note()
+	return nil
 }
 
 // note compares the state's time with the clock. An entry comes late by what it
