@@ -137,7 +137,7 @@ func (p *pool) failed(now int64, err error) {
 	for w := p.line.first; w != nil; w = p.line.first {
 		if w.failOpen {
 			p.stats.Opened++
-			w.opened = true
+			w.opened, p.opened = true, now+1
 			p.line.release(w, nil)
 		} else {
 			p.stats.Failed++

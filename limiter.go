@@ -138,7 +138,8 @@ func ended(ctx context.Context) error {
 // would have run over is lost, or the same quota could be spent twice.
 //
 // Settle does not wait for the store. A call that was admitted and not made is
-// settled with an actual cost of zero. The error tells a cost that cannot be.
+// settled with an actual cost of zero; one that passed because the limiter fails
+// open was charged nothing, and gets nothing back. The error tells a cost that cannot be.
 func (l *Limiter) Settle(began time.Time, estimated, actual Cost) error {
 	if err := cmp.Or(estimated.Check(), actual.Check()); err != nil {
 		return fmt.Errorf("choked: settle %.64q: %w", l.pool.key, err)

@@ -49,6 +49,7 @@ type pool struct {
 
 	pauseUntil int64 // no asking ahead of demand before
 	failing    bool  // the store's last answer was an error: fail-open callers pass
+	opened     int64 // after the last of them passed
 	refusal    refused
 	heard      bool // level is known
 	level      Cost // of the bucket, as of levelAt
@@ -132,6 +133,7 @@ func (p *pool) wait(ctx context.Context, w *waiter) error {
 		return nil
 	case w.failOpen && p.failing:
 		p.stats.Opened++
+		p.opened = now + 1
 		p.probe(now)
 		p.mu.Unlock()
 		return nil

@@ -19,7 +19,9 @@ func (p *pool) settle(at int64, estimated, actual Cost) {
 		return
 	}
 	now := p.choke.clock.Now()
-	p.returns(now, estimated.Sub(actual).Max(Cost{}), at)
+	if at >= p.opened { // or it may have passed without quota, charged to nobody
+		p.returns(now, estimated.Sub(actual).Max(Cost{}), at)
+	}
 	if owed := p.hand.charge(actual.Sub(estimated).Max(Cost{})); !owed.IsZero() {
 		p.owed = p.owed.Add(owed)
 		p.reportBy(now, settleWithin)

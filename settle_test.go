@@ -158,3 +158,27 @@ func TestBackoff(t *testing.T) {
 		assert.ErrorContains(s, s.Backoff(s.Context(), -second), "empty for")
 	})
 }
+
+// What passed without quota was charged to nobody: none of it comes back.
+func TestWhatFailedOpenIsNotReturned(t *testing.T) {
+	play(t, "", "1000/h", func(s *scene) {
+		open, err := s.choke.Open(Config{Key: "k", Limits: s.Limits(), FailOpen: true})
+		require.NoError(s, err)
+		s.spend(tokens(1000)) // and that was used
+		time.Sleep(10 * second)
+		v, err := s.Allow(s.Context(), tokens(1000))
+		require.NoError(s, err)
+		require.False(s, v.OK)
+		time.Sleep(second)
+		s.spy.fail(ErrNoQuorum)
+		began := time.Now()
+		require.NoError(s, open.Wait(s.Context(), tokens(1000)))
+		time.Sleep(second)
+		s.spy.fail(nil)
+		require.NoError(s, open.Settle(began, tokens(1000), tokens(10)))
+		time.Sleep(10 * second)
+		v, err = s.Allow(s.Context(), tokens(900))
+		require.NoError(s, err)
+		assert.False(s, v.OK, "1,900 tokens admitted by the store's count in an hour's thousand")
+	})
+}

@@ -379,6 +379,7 @@ func (n *Node) begin(f func(context.Context)) (stop func()) {
 // came to nothing, another one takes over.
 func (n *Node) lead(ctx context.Context) {
 	for ctx.Err() == nil && n.raft.State() == raft.Leader {
+		term := n.raft.CurrentTerm()
 		// All that earlier leaders have committed is applied here first.
 		if err := n.raft.Barrier(0).Error(); err != nil {
 			select {
@@ -388,7 +389,7 @@ func (n *Node) lead(ctx context.Context) {
 			continue
 		}
 		n.log.Info("leads")
-		n.replica.lead(true)
+		n.replica.lead(term)
 		a := newAuthority(n.raft, n.replica)
 		n.authority.Store(a)
 		n.router.rerouted()
@@ -396,7 +397,7 @@ func (n *Node) lead(ctx context.Context) {
 		stopManaging := n.begin(n.manageVoters)
 		a.run(ctx.Done())
 		n.authority.Store(nil)
-		n.replica.lead(false)
+		n.replica.follow()
 		n.gossip.say(func(m *meta) { m.Leader = false })
 		n.log.Info("leads no more")
 		stopManaging()

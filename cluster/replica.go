@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"io"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -16,15 +17,17 @@ import (
 // the time of each entry against its own clock, and should it lead, it goes on
 // from there: what it stamps is a time that was, plus a time that has passed
 // since. So the store's time may lose a moment when the leader changes, never
-// gain one, whatever any wall clock says.
+// gain one, whatever any wall clock says. What was lost stays lost: what this
+// node knew of the time before another one stamped an entry counts no more.
 type replica struct {
 	*fsm.Machine
 	clock *boottime.Clock
 
 	mu      sync.Mutex
 	leading bool
-	offset  int64 // of the store's time from clock, as noted
-	noted   int64 // when, by clock
+	term    uint64 // of the leader whose time this is
+	offset  int64  // of the store's time from clock, as noted
+	noted   int64  // when, by clock
 }
 
 func newReplica(clock *boottime.Clock) *replica {
@@ -38,32 +41,67 @@ func (r *replica) now() int64 {
 	return r.clock.Now() + r.offset
 }
 
-// lead says whether this node's clock is the store's.
-func (r *replica) lead(on bool) {
+// lead makes this node's clock the store's in a term that it leads.
+func (r *replica) lead(term uint64) {
+	last := r.last()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.leading, r.noted = on, r.clock.Now()
+	now := r.clock.Now()
+	// The entry noted came before the last one by what the other clock counted
+	// between them; it may have been slow, and this one fast.
+	between := last - (r.noted + r.offset)
+	r.offset = max(r.offset-apart(between), last-now)
+	r.leading, r.term, r.noted = true, max(r.term, term), now
 }
+
+// follow makes the store's time another's again.
+func (r *replica) follow() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leading, r.noted = false, r.clock.Now()
+}
+
+// last is the time of the latest entry that was applied.
+func (r *replica) last() (at int64) {
+	r.View(func(t *bucket.Table) { at = t.Now() })
+	return at
+}
+
+// apart is what two clocks may differ by when one of them has counted d.
+func apart(d int64) int64 { return int64(float64(max(d, 0)) * 2 * bucket.Drift / (1 - bucket.Drift)) }
 
 // Apply implements [raft.FSM].
 func (r *replica) Apply(l *raft.Log) any {
 	result := r.Machine.Apply(l)
-	r.note()
+	r.note(l.Term)
 	return result
 }
 
-// note compares the state's time with the clock. An entry comes late by what it
-// took to arrive, so the least late one tells most; but what the two clocks may
-// have drifted apart since then is believed at once.
-func (r *replica) note() {
-	var at int64
-	r.View(func(t *bucket.Table) { at = t.Now() })
+// Restore implements [raft.FSM]. A snapshot tells the time as the last of the
+// entries that it stands for would have: there may be none after it.
+func (r *replica) Restore(from io.ReadCloser) error {
+	if err := r.Machine.Restore(from); err != nil {
+		return err
+	}
+	at := r.last()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.noted = r.clock.Now()
+	r.term, r.offset = 0, at-r.noted // by whom it was stamped is not known
+	return nil
+}
+
+// note compares the state's time with the clock, after an entry of a term. An
+// entry comes late by what it took to arrive, so of one leader's the least late
+// one tells most; but what the two clocks may have drifted apart since then is
+// believed at once.
+func (r *replica) note(term uint64) {
+	at := r.last()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.clock.Now()
 	late := now + r.offset - at
-	drift := int64(float64(now-r.noted) * 2 * bucket.Drift)
-	if !r.leading && late < drift {
-		r.offset, r.noted = at-now, now
+	if term > r.term || !r.leading && late < apart(now-r.noted) {
+		r.term, r.offset, r.noted = max(r.term, term), at-now, now
 	}
 }

@@ -23,6 +23,12 @@ type session struct {
 	dead bool          // the client reads too slowly, or is gone
 }
 
+// grant is an answer by which a lease went out.
+type grant struct {
+	n  uint64
+	at time.Time
+}
+
 const (
 	// maxUnsent is how many bytes of answers a client may leave unread.
 	maxUnsent = 16 << 20
@@ -46,8 +52,9 @@ func (s *session) serve(handle func(kind byte, body []byte) (reply byte, text []
 			s.authority.abandon(req)
 		}
 	}()
-	var answered sync.Mutex // guards gone
+	var answered sync.Mutex // guards gone and granted
 	var gone []uint64       // answered since the last frame: to be forgotten
+	var granted []grant     // in the order of time: a cancel may cross the answer
 	r := bufio.NewReaderSize(s.conn, 32<<10)
 	var buf []byte
 	for {
@@ -60,6 +67,10 @@ func (s *session) serve(handle func(kind byte, body []byte) (reply byte, text []
 			delete(asked, n)
 		}
 		gone = gone[:0]
+		for len(granted) > 0 && time.Since(granted[0].at) > lostAfter {
+			delete(asked, granted[0].n)
+			granted = granted[1:]
+		}
 		answered.Unlock()
 		switch kind {
 		case frameOps:
@@ -78,7 +89,11 @@ func (s *session) serve(handle func(kind byte, body []byte) (reply byte, text []
 				body = rest
 				asked[n] = s.authority.submit(op, func(a turn.Answer) {
 					answered.Lock()
-					gone = append(gone, n)
+					if a.Grant.OK {
+						granted = append(granted, grant{n, time.Now()})
+					} else {
+						gone = append(gone, n)
+					}
 					answered.Unlock()
 					s.answer(n, a)
 				})

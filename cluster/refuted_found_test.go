@@ -1,0 +1,63 @@
+package cluster
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
+)
+
+// The only seed crashes and comes back without its log, as it does when Dir is
+// empty. The others live on, and have not been asked before it founds again.
+func TestASoleSeedThatComesBackFoundsNoSecondCluster(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946"}
+		seed := c.start(c.config(1))
+		c.start(c.config(2))
+		c.start(c.config(3))
+		c.start(c.config(4))
+		c.await("three voters", func() bool { return c.voters() == 3 })
+		take := func(n *Node, seq uint64) bool {
+			l, err := n.Lease(t.Context(), bucket.Ask{
+				Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("60/h", ""),
+				Need: choked.Cost{Requests: 60}, Want: choked.Cost{Requests: 60}, MaxWait: time.Second,
+			})
+			require.NoError(t, err)
+			return l.OK
+		}
+		require.True(t, take(seed, 1))
+		time.Sleep(10 * time.Second)
+		c.crash(seed)
+		time.Sleep(time.Second) // as long as a supervisor takes to start it again
+		seed = c.start(c.config(1))
+		time.Sleep(time.Minute)
+		assert.Equal(t, c.nodes[ip(2)+":7946"].cluster(), seed.cluster())
+		assert.False(t, take(seed, 2), "60 an hour, twice in a minute")
+	})
+}
+
+// Of two workers one votes. When it crashes, and comes back without its log,
+// nobody has one: they ought to begin anew sooner or later, or say so.
+func TestTwoWorkersInMemorySurviveACrash(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946"}
+		a := c.start(c.config(1))
+		b := c.start(c.config(2))
+		c.await("a leader", func() bool { return c.leader() != nil && b.cluster() != "" })
+		time.Sleep(time.Minute)
+		old := c.leader()
+		require.Same(t, a, old)
+		c.crash(old)
+		time.Sleep(time.Second)
+		c.start(c.config(1))
+		time.Sleep(10 * time.Minute)
+		if c.leader() == nil {
+			assert.Error(t, b.Health(), "there is no leader, and never will be")
+		}
+		assert.NotNil(t, c.leader())
+	})
+}

@@ -1,0 +1,150 @@
+package cluster
+
+import (
+	"bytes"
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/fsm"
+	"github.com/choked/choked/internal/boottime"
+)
+
+// drain stamps an entry of a settlement: an entry without operations changes no
+// table's time.
+func drain(term uint64, at int64) *raft.Log {
+	op := &bucket.Settlement{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}}
+	return &raft.Log{Term: term, Data: (&fsm.Entry{At: at, Ops: []bucket.Op{op}}).Encode()}
+}
+
+type sink struct{ bytes.Buffer }
+
+func (*sink) ID() string    { return "one" }
+func (*sink) Cancel() error { return nil }
+func (*sink) Close() error  { return nil }
+
+// A log that ends with a snapshot brings no entry to tell the time by.
+func TestTheTimeGoesOnFromASnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old := newReplica(boottime.New())
+		time.Sleep(time.Hour)
+		old.lead(1)
+		old.Apply(drain(1, old.now()))
+		snapshot, err := old.Snapshot()
+		require.NoError(t, err)
+		var file sink
+		require.NoError(t, snapshot.Persist(&file))
+
+		restarted := newReplica(boottime.New())
+		require.NoError(t, restarted.Restore(io.NopCloser(&file)))
+		restarted.lead(2)
+		time.Sleep(time.Second)
+		assert.Equal(t, int64(time.Hour+time.Second), restarted.now(), "it goes on where the snapshot was taken")
+	})
+}
+
+// The same as the workers see it: a quota of an hour ago that never refills
+// would be lost for as long as the cluster had been up.
+func TestQuotaRefillsAfterARestartFromASnapshot(t *testing.T) {
+	dir := t.TempDir()
+	inBubble(t, func(t *testing.T, c *fleet) {
+		cfg := c.config(1)
+		cfg.Dir = dir
+		lease := func(n *Node, seq uint64) {
+			l, err := n.Lease(t.Context(), bucket.Ask{
+				Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("10/s", ""),
+				Need: choked.Cost{Requests: 10}, Want: choked.Cost{Requests: 10}, MaxWait: 10 * time.Second,
+			})
+			require.NoError(t, err)
+			require.True(t, l.OK, "refused for %v", l.RetryAfter)
+		}
+		n := c.start(cfg)
+		time.Sleep(time.Hour)
+		lease(n, 1)
+		require.NoError(t, n.raft.Snapshot().Error())
+		c.crash(n)
+		cfg.network = c.net.Host(ip(1))
+		n = c.start(cfg)
+		time.Sleep(5 * time.Second)
+		lease(n, 2)
+	})
+}
+
+// A leader that was late to hear of an entry goes on a little behind. Who leads
+// after it must go on from there: what was lost is not brought back at once, or
+// the window in which that happens has more than its refill.
+func TestTimeThatWasLostStaysLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := newReplica(boottime.New())
+		first.lead(1)
+		entry := drain(1, first.now())
+		first.Apply(entry)
+		time.Sleep(time.Minute)
+		second := newReplica(boottime.New()) // it was restarted, and there is no newer entry
+		second.Apply(entry)
+		first.follow()
+		second.lead(2)
+		stamped := second.now()
+		entry = drain(2, stamped)
+		second.Apply(entry)
+		first.Apply(entry)
+		second.follow()
+		first.lead(3)
+		time.Sleep(time.Second)
+		assert.Equal(t, time.Second, time.Duration(first.now()-stamped), "as much as has passed since")
+	})
+}
+
+// Nor may what two clocks have drifted apart come at once when one takes over
+// from the other.
+func TestDriftDoesNotAddUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := boottime.Distorted(func(ns int64) int64 { return ns - ns/100 })
+		fast := boottime.Distorted(func(ns int64) int64 { return ns + ns/100 })
+		first, second := newReplica(slow), newReplica(fast)
+		first.lead(1)
+		second.Apply(drain(1, first.now())) // this one came quickly, the others take their time
+		var last, stamped int64
+		for range 400 {
+			time.Sleep(90 * time.Millisecond)
+			stamped, last = first.now(), slow.Now()
+			entry := drain(1, stamped)
+			time.Sleep(10 * time.Millisecond)
+			second.Apply(entry)
+		}
+		second.lead(2)
+		assert.LessOrEqual(t, float64(second.now()-stamped), 1.03*float64(slow.Now()-last))
+	})
+}
+
+// Workers that wait for the first seed have run for a while when it founds the
+// cluster. Its time is that of the cluster, not theirs.
+func TestTheFoundersTimeHolds(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
+		c.start(c.config(2))
+		c.start(c.config(3))
+		time.Sleep(time.Minute)
+		founder := c.start(c.config(1))
+		c.await("three voters", func() bool { return c.voters() == 3 })
+		take := func(n *Node, seq uint64, want bool) {
+			l, err := n.Lease(t.Context(), bucket.Ask{
+				Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("60/m", ""),
+				Need: choked.Cost{Requests: 60}, Want: choked.Cost{Requests: 60}, MaxWait: time.Second,
+			})
+			require.NoError(t, err)
+			require.Equal(t, want, l.OK)
+		}
+		take(founder, 1, true)
+		time.Sleep(time.Second)
+		c.crash(founder)
+		take(c.nodes[ip(2)+":7946"], 2, false)
+	})
+}
