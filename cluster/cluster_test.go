@@ -57,7 +57,7 @@ func ip(i int) string { return fmt.Sprintf("10.0.0.%d", i) }
 func (c *fleet) config(i int) Config {
 	return Config{
 		Name: fmt.Sprintf("worker-%d", i), Bind: ip(i) + ":7946", Join: c.seeds, Secret: "open sesame",
-		Logger: c.log, network: c.net.Host(ip(i)),
+		Logger: c.log, network: c.net.Host(ip(i)), noSync: true,
 	}
 }
 

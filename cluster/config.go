@@ -63,6 +63,7 @@ type Config struct {
 
 	network wire.Network    // nil: the system's
 	clock   *boottime.Clock // nil: a true one
+	noSync  bool            // the log survives the process, not the machine
 }
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)

@@ -45,7 +45,7 @@ const (
 
 // openDisk opens dir, which is created if it is not there, and reads who the
 // node is. broken is called once, on any goroutine, when the disk fails later.
-func openDisk(dir string, log hclog.Logger, broken func(error)) (*disk, identity, error) {
+func openDisk(dir string, noSync bool, log hclog.Logger, broken func(error)) (*disk, identity, error) {
 	if dir == "" {
 		store := raft.NewInmemStore()
 		return &disk{logs: store, stable: store, snapshots: raft.NewInmemSnapshotStore(), fresh: true}, identity{Node: newID()}, nil
@@ -73,7 +73,7 @@ func openDisk(dir string, log hclog.Logger, broken func(error)) (*disk, identity
 			return fail(err)
 		}
 	}
-	if d.bolt, err = openBolt(filepath.Join(dir, logFile)); err != nil {
+	if d.bolt, err = openBolt(filepath.Join(dir, logFile), noSync); err != nil {
 		return fail(err)
 	}
 	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnaps, log)
@@ -88,13 +88,13 @@ func openDisk(dir string, log hclog.Logger, broken func(error)) (*disk, identity
 
 // openBolt opens the log. What is not a log makes bbolt return errors, or
 // panic; both end here as an error.
-func openBolt(path string) (store *raftboltdb.BoltStore, err error) {
+func openBolt(path string, noSync bool) (store *raftboltdb.BoltStore, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			store, err = nil, fmt.Errorf("log %s is damaged: %v", path, p)
 		}
 	}()
-	store, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: time.Second}})
+	store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: noSync, BoltOptions: &bbolt.Options{Timeout: time.Second}})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("log %s is in use by another process", path)
 	}
@@ -131,6 +131,17 @@ func readIdentity(dir string) (id identity, known bool, err error) {
 	return id, true, nil
 }
 
+// identify writes down who the node is, and of which cluster.
+func (d *disk) identify(node, cluster string) error {
+	if d.dir == "" {
+		return nil
+	}
+	if err := writeIdentity(d.dir, identity{Node: node, Cluster: cluster}); err != nil {
+		return fmt.Errorf("dir %q: %w", d.dir, err)
+	}
+	return nil
+}
+
 // writeIdentity replaces the file as a whole, and returns when it is on disk.
 func writeIdentity(dir string, id identity) error {
 	b, err := json.Marshal(id)
@@ -161,9 +172,10 @@ func writeIdentity(dir string, id identity) error {
 // does not go on either: the node is told, and the goroutine that met the error
 // ends there, before anything that rests on the write can leave.
 type guard struct {
-	armed  atomic.Bool // before, while raft starts, errors are returned
-	failed atomic.Bool
-	broken func(error)
+	armed    atomic.Bool // before, while raft starts, errors are returned
+	founding atomic.Bool // while it bootstraps, those of writing are returned, for it then answers
+	failed   atomic.Bool
+	broken   func(error)
 }
 
 func (g *guard) check(what string, err error) error {
@@ -173,9 +185,13 @@ func (g *guard) check(what string, err error) error {
 	if g.failed.CompareAndSwap(false, true) {
 		g.broken(fmt.Errorf("%s: %w", what, err))
 	}
-	runtime.Goexit()
+	if !g.founding.Load() || what == readLog {
+		runtime.Goexit()
+	}
 	return err
 }
+
+const readLog = "read log"
 
 // try runs f, which may panic on a damaged file, under the guard.
 func (g *guard) try(what string, f func() error) error {
@@ -195,17 +211,17 @@ type guardedLogs struct {
 }
 
 func (l guardedLogs) FirstIndex() (i uint64, err error) {
-	err = l.try("read log", func() error { i, err = l.store.FirstIndex(); return err })
+	err = l.try(readLog, func() error { i, err = l.store.FirstIndex(); return err })
 	return i, err
 }
 
 func (l guardedLogs) LastIndex() (i uint64, err error) {
-	err = l.try("read log", func() error { i, err = l.store.LastIndex(); return err })
+	err = l.try(readLog, func() error { i, err = l.store.LastIndex(); return err })
 	return i, err
 }
 
 func (l guardedLogs) GetLog(i uint64, log *raft.Log) error {
-	return l.try("read log", func() error { return l.store.GetLog(i, log) })
+	return l.try(readLog, func() error { return l.store.GetLog(i, log) })
 }
 
 func (l guardedLogs) StoreLog(log *raft.Log) error {

@@ -13,13 +13,15 @@ import (
 const (
 	lookEvery  = 100 * time.Millisecond // for the others, until there is a cluster
 	lookLater  = 5 * time.Second        // for those cut off, once there is one
-	lookAtMost = time.Second            // between two looks while there is none
+	lookAtMost = time.Second            // between two looks while there is none, and of a voter
+	lookAlone  = 5 * lookAtMost / 2     // before the only seed founds a cluster
 )
 
 // findOthers joins the members at the seed addresses, and founds the cluster if
 // that is this node's part. Afterwards it goes on looking, so that two halves of
 // a cluster that were cut off from each other for long find together again.
 func (n *Node) findOthers() {
+	begun := n.clock.Now()
 	wait := lookEvery
 	said := ""
 	for {
@@ -31,7 +33,7 @@ func (n *Node) findOthers() {
 		} else if len(unknown)+len(away) == 0 {
 			said = ""
 		}
-		if n.cluster() == "" && n.gossip.cluster() == "" && n.mayFound(seeds, len(unknown)+len(away)) {
+		if n.cluster() == "" && n.gossip.cluster() == "" && n.mayFound(seeds, len(unknown)+len(away), n.clock.Since(begun)) {
 			if err := n.found(); err != nil {
 				n.log.Error("cannot found the cluster", "error", err)
 			}
@@ -42,10 +44,9 @@ func (n *Node) findOthers() {
 			}
 		}
 		n.gossip.say(func(m *meta) { m.Cluster = n.cluster() })
-		if n.cluster() != "" {
+		wait = min(2*wait, lookAtMost)
+		if n.cluster() != "" && !n.gossip.said().Voter {
 			wait = lookLater
-		} else {
-			wait = min(2*wait, lookAtMost)
 		}
 		select {
 		case <-n.ctx.Done():
@@ -107,9 +108,11 @@ func (n *Node) join(seeds []seed) (away []string) {
 // address comes first among the seeds, and it has reached more than half of
 // them. None of those was of a cluster, or this node would be one of it. So no
 // second cluster is founded beside one that lives on a majority of the seeds,
-// even by a founder that has lost its disk.
-func (n *Node) mayFound(seeds []seed, missing int) bool {
-	if !n.disk.fresh || len(seeds) == 0 || len(seeds[0].addrs) == 0 || seeds[0].addrs[0] != n.port.Addr() {
+// even by a founder that has lost its disk. An only seed has nobody to reach. If
+// it comes back to a cluster that lives on, its voters look for it: it waits for
+// that.
+func (n *Node) mayFound(seeds []seed, missing int, looked time.Duration) bool {
+	if !n.disk.fresh || n.isSick() || len(seeds) == 0 || len(seeds[0].addrs) == 0 || seeds[0].addrs[0] != n.port.Addr() {
 		return false
 	}
 	all := missing
@@ -119,13 +122,19 @@ func (n *Node) mayFound(seeds []seed, missing int) bool {
 			all++
 		}
 	}
-	return 2*(all-missing) > all
+	return 2*(all-missing) > all && (all > 1 || looked >= lookAlone)
 }
 
-// found makes this node the first of a new cluster.
+// found makes this node the first of a new cluster. Others hear of it only when
+// it has a log.
 func (n *Node) found() error {
-	if err := n.adopt(newID()); err != nil {
+	id := newID()
+	if err := n.disk.identify(n.id, id); err != nil {
 		return err
+	}
+	if g := n.disk.guard; g != nil {
+		g.founding.Store(true)
+		defer g.founding.Store(false)
 	}
 	err := n.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{
 		{Suffrage: raft.Voter, ID: raft.ServerID(n.id), Address: raft.ServerAddress(n.port.Addr())},
@@ -133,6 +142,6 @@ func (n *Node) found() error {
 	if err != nil {
 		return fmt.Errorf("found cluster: %w", err)
 	}
-	n.log.Info("founded a cluster", "cluster", n.cluster())
-	return nil
+	n.log.Info("founded a cluster", "cluster", id)
+	return n.adopt(id)
 }

@@ -53,7 +53,8 @@ type Node struct {
 
 	stranger   error // of the last meeting with another cluster
 	strangerAt int64
-	closing    bool // no work is begun any more
+	led        int64 // when there was a leader last, or the node began
+	closing    bool  // no work is begun any more
 	work       sync.WaitGroup
 }
 
@@ -84,7 +85,7 @@ func Start(cfg Config) (*Node, error) {
 func (n *Node) open() (err error) {
 	hlog := hclogTo(n.cfg.Logger)
 	var id identity
-	if n.disk, id, err = openDisk(n.cfg.Dir, hlog, n.stepOut); err != nil {
+	if n.disk, id, err = openDisk(n.cfg.Dir, n.cfg.noSync, hlog, n.stepOut); err != nil {
 		return err
 	}
 	known, err := raft.HasExistingState(n.disk.logs, n.disk.stable, n.disk.snapshots)
@@ -226,16 +227,20 @@ func (n *Node) Leader() (Member, bool) {
 }
 
 // Health returns nil, or what keeps this node from taking its full part: a disk
-// that failed, another cluster that was met, no cluster yet.
+// that failed, another cluster that was met, no cluster yet, no leader any more.
 func (n *Node) Health() error {
 	n.mu.Lock()
 	err := n.sick
+	leaderless := n.clock.Since(n.led)
 	if n.stranger != nil && n.clock.Since(n.strangerAt) < strangersFor {
 		err = errors.Join(err, n.stranger)
 	}
 	n.mu.Unlock()
 	if err == nil && n.cluster() == "" {
 		err = errors.New("choked: no cluster found yet")
+	}
+	if err == nil && leaderless > leaderlessFor {
+		err = fmt.Errorf("choked: no leader for %v: more than half of those that vote have to be alive, or to come back with their Dir", leaderless.Round(time.Second))
 	}
 	if err == nil && n.ctx.Err() != nil {
 		err = bucket.ErrClosed
@@ -248,6 +253,12 @@ func (n *Node) Health() error {
 func (n *Node) Buckets() (list []bucket.Info) {
 	n.replica.View(func(t *bucket.Table) { list = t.List() })
 	return list
+}
+
+func (n *Node) isSick() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.sick != nil
 }
 
 func (n *Node) cluster() string {
@@ -266,10 +277,8 @@ func (n *Node) adopt(id string) error {
 	if n.of != "" {
 		return fmt.Errorf("of cluster %s, not of %s", n.of, id)
 	}
-	if n.cfg.Dir != "" {
-		if err := writeIdentity(n.cfg.Dir, identity{Node: n.id, Cluster: id}); err != nil {
-			return fmt.Errorf("dir %q: %w", n.cfg.Dir, err)
-		}
+	if err := n.disk.identify(n.id, id); err != nil {
+		return err
 	}
 	n.of = id
 	return nil
@@ -308,6 +317,10 @@ func (n *Node) met(err error) {
 	n.stranger = fmt.Errorf("choked: two clusters do not merge, empty the directory of the one to give up: %w", err)
 	n.strangerAt = n.clock.Now()
 }
+
+// leaderlessFor is how long there may be no leader before a node's health
+// suffers. Elections take a second.
+const leaderlessFor = 5 * time.Second
 
 // strangersFor is how long a meeting with another cluster counts against a
 // node's health.
@@ -422,6 +435,11 @@ func (n *Node) followMembers() {
 		case <-observations:
 			n.router.rerouted()
 		case <-tick.C:
+		}
+		if _, ok := n.Leader(); ok {
+			n.mu.Lock()
+			n.led = n.clock.Now()
+			n.mu.Unlock()
 		}
 		votes := false
 		if future := n.raft.GetConfiguration(); future.Error() == nil {
