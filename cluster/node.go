@@ -330,7 +330,7 @@ const strangersFor = time.Minute
 // says it is, whatever its address was when it got its vote.
 func (n *Node) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
 	if m, ok := n.gossip.member(string(id)); ok {
-		return raft.ServerAddress(m.Addr), nil
+		return wire.RaftAddr(m.ID, m.Addr), nil
 	}
 	return "", fmt.Errorf("member %s is not there", id)
 }

@@ -2,7 +2,9 @@ package wire
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -15,15 +17,32 @@ func (p *Port) Raft() raft.StreamLayer { return raftLayer{p.taken[Raft]} }
 
 type raftLayer struct{ *acceptor }
 
+// RaftAddr is the address at which [Port.Raft] dials the node with this id, and
+// no other: one that lost its log and has come back at the same address would
+// give a vote for its former self.
+func RaftAddr(node, addr string) raft.ServerAddress { return raft.ServerAddress(node + "@" + addr) }
+
 func (l raftLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	select {
 	case <-l.done:
 		return nil, net.ErrClosed
 	default:
 	}
+	node, addr, ok := strings.Cut(string(address), "@")
+	if !ok {
+		return nil, fmt.Errorf("dial %s: whether the member is there is not known", address)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	return l.port.Dial(ctx, Raft, string(address))
+	c, err := l.port.Dial(ctx, Raft, addr)
+	if err != nil {
+		return nil, err
+	}
+	if c.Peer.Node != node {
+		c.cut()
+		return nil, fmt.Errorf("dial %s: node %s is there now, not %s", addr, c.Peer.Node, node)
+	}
+	return c, nil
 }
 
 func (l raftLayer) Close() error {

@@ -1,0 +1,53 @@
+package cluster
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
+)
+
+// A voter that comes back without its log, at the address that it had, is
+// another node: it has no vote, or it would help one who lacks what it had
+// voted for to lead.
+func TestANodeThatLostItsLogDoesNotVoteForItsFormerSelf(t *testing.T) {
+	for i := range 6 { // who stands for election first is a matter of chance
+		t.Run(fmt.Sprint(i), func(t *testing.T) { inBubble(t, formerSelf) })
+	}
+}
+
+func formerSelf(t *testing.T, c *fleet) {
+	c.startThree()
+	ask := func(n *Node, seq uint64) (bucket.Lease, error) {
+		return n.Lease(t.Context(), bucket.Ask{
+			Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("60/h", ""),
+			Need: choked.Cost{Requests: 60}, Want: choked.Cost{Requests: 60},
+		})
+	}
+	a, b, behind := c.nodes[ip(1)+":7946"], c.nodes[ip(2)+":7946"], c.nodes[ip(3)+":7946"]
+	require.Same(t, a, c.leader())
+	host := func(n *Node) string { return n.cfg.Bind[:len(n.cfg.Bind)-len(":7946")] }
+
+	c.net.Split([]string{host(behind)}, []string{host(a), host(b)})
+	l, err := ask(a, 1)
+	require.NoError(t, err)
+	require.True(t, l.OK, "committed by a and b")
+
+	// b loses its log, a is cut off: of those who know of the lease nobody
+	// is left who could tell, so nobody may decide.
+	c.net.Split([]string{host(a)}, []string{host(b)})
+	c.net.Join([]string{host(behind)}, []string{host(b)})
+	cfg := b.cfg
+	c.crash(b)
+	cfg.network = c.net.Host(host(b))
+	c.start(cfg)
+	time.Sleep(10 * time.Second)
+	l, err = ask(behind, 2)
+	assert.ErrorIs(t, err, choked.ErrNoQuorum)
+	assert.False(t, l.OK, "60 an hour, twice in a minute")
+}
