@@ -21,6 +21,7 @@ import (
 type Bucket struct {
 	limits  *Limits // shared, never changed
 	defined int64
+	keep    int64 // until then it is not forgotten, nor by which definition it stands
 
 	// tats holds the theoretical arrival time of each rate, those on requests
 	// first: the instant at which its bucket would be full if all that is
@@ -50,7 +51,14 @@ func (b *Bucket) Limits() Limits { return *b.limits }
 
 // Idle reports whether the bucket is full and nothing of it leased: it then
 // stands as if it had never been used, and may be forgotten.
+//
+// One whose limits were changed stays until it would have been full under those
+// before. Else who still has the old definition would find a full bucket each
+// time that the new one is.
 func (b *Bucket) Idle(now int64) bool {
+	if now < b.keep {
+		return false
+	}
 	if n := len(b.leases); n > 0 {
 		if b.leases[n-1].expiry > now {
 			return false
@@ -315,6 +323,7 @@ func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
 	b.advance(now)
 	old := *b
 	b.limits, b.defined = limits, defined
+	b.keep = max(b.keep, slices.Max(b.tats))
 	b.tats = make([]int64, len(limits.Requests)+len(limits.Tokens))
 	b.rates(func(i int, u Unit, r Rate) {
 		debt := old.debt(now, u, r)

@@ -202,6 +202,7 @@ func AppendTableSorted(b []byte, t *Table) []byte {
 func appendBucket(b []byte, bucket *Bucket) []byte {
 	b = appendLimits(b, *bucket.limits)
 	b = binary.AppendVarint(b, bucket.defined)
+	b = binary.AppendVarint(b, bucket.keep)
 	for _, tat := range bucket.tats {
 		b = binary.AppendVarint(b, tat)
 	}
@@ -254,6 +255,7 @@ func (d *decoder) bucket(t *Table) *Bucket {
 		}
 	}
 	b := New(t.share(limits), d.varint())
+	b.keep = d.instant()
 	for i := range b.tats {
 		b.tats[i] = d.instant()
 	}

@@ -33,14 +33,17 @@ func (n *Node) findOthers() {
 		} else if len(unknown)+len(away) == 0 {
 			said = ""
 		}
-		if n.cluster() == "" && n.gossip.cluster() == "" && n.mayFound(seeds, len(unknown)+len(away), n.clock.Since(begun)) {
+		there, led := n.gossip.cluster()
+		if n.cluster() == "" && there == "" && n.mayFound(seeds, len(unknown)+len(away), n.clock.Since(begun)) {
 			if err := n.found(); err != nil {
 				n.log.Error("cannot found the cluster", "error", err)
 			}
 		}
-		if id := n.gossip.cluster(); n.cluster() == "" && id != "" {
-			if err := n.adopt(id); err != nil {
-				n.log.Error("cannot join", "cluster", id, "error", err)
+		// A cluster without a leader may have lost its log for good. Who has none
+		// of it stays out, so that a new one is founded once all have started again.
+		if n.cluster() == "" && led {
+			if err := n.adopt(there); err != nil {
+				n.log.Error("cannot join", "cluster", there, "error", err)
 			}
 		}
 		n.gossip.say(func(m *meta) { m.Cluster = n.cluster() })

@@ -55,8 +55,43 @@ func TestTheLossOfAllThatVoteShowsInHealth(t *testing.T) {
 		time.Sleep(time.Second)
 		again := c.start(c.config(1))
 		time.Sleep(time.Minute)
-		for _, n := range []*Node{b, again} {
-			require.ErrorContains(t, n.Health(), "no leader for 1m")
+		require.ErrorContains(t, b.Health(), "no leader for 1m")
+		require.ErrorContains(t, again.Health(), "no cluster found yet")
+	})
+}
+
+// When the log is lost, starting the workers again one after the other is
+// enough, as whoever watches their health does.
+func TestALostClusterIsFoundedAnewByRestarts(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
+		nodes := []*Node{nil, c.start(c.config(1)), c.start(c.config(2)), c.start(c.config(3)), c.start(c.config(4))}
+		c.await("three voters", func() bool { return c.voters() == 3 })
+		time.Sleep(10 * time.Second)
+		lost := nodes[4].cluster()
+		voters := 0
+		for i := 1; i <= 4 && voters < 2; i++ {
+			if nodes[i].gossip.said().Voter {
+				voters++
+				c.crash(nodes[i])
+				nodes[i] = c.start(c.config(i))
+			}
+		}
+		time.Sleep(time.Minute)
+		for i := 1; i <= 4; i++ {
+			if nodes[i].Health() != nil {
+				c.crash(nodes[i])
+				time.Sleep(5 * time.Second)
+				nodes[i] = c.start(c.config(i))
+				time.Sleep(20 * time.Second)
+			}
+		}
+		c.await("a leader", func() bool { return c.leader() != nil })
+		time.Sleep(10 * time.Second)
+		for i := 1; i <= 4; i++ {
+			require.NoError(t, nodes[i].Health())
+			require.NotEqual(t, lost, nodes[i].cluster())
+			require.Equal(t, nodes[1].cluster(), nodes[i].cluster())
 		}
 	})
 }

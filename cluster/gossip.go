@@ -140,16 +140,20 @@ func (g *gossip) describe(id string, k known) Member {
 	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, Sick: m.Sick, Self: id == g.id, leaving: m.Leaving}
 }
 
-// cluster returns the id of the cluster that a member says it is of.
-func (g *gossip) cluster() string {
+// cluster returns the id of the cluster that a member says it is of, and whether
+// one of them leads it.
+func (g *gossip) cluster() (id string, led bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for id, k := range g.alive {
-		if id != g.id && k.meta.Cluster != "" {
-			return k.meta.Cluster
+	for member, k := range g.alive {
+		if member == g.id || k.meta.Cluster == "" {
+			continue
+		}
+		if id = k.meta.Cluster; k.meta.Leader {
+			return id, true
 		}
 	}
-	return ""
+	return id, false
 }
 
 // readMeta returns what b says, or nothing: memberlist bounds its size.

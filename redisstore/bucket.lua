@@ -90,7 +90,7 @@ local function fresh(b, limits, defined)
   b.tats, b.lows = {}, {}
   for i = 1, #b.rates do b.tats[i], b.lows[i] = 0, {} end
   b.out = {0, 0}
-  b.holders, b.next, b.last = 0, END, 0
+  b.holders, b.next, b.last, b.keep = 0, END, 0, 0
 end
 
 -- load returns the bucket as it was saved, or nil.
@@ -102,9 +102,9 @@ local function load()
   local b = {defined = defined}
   limited(b, s[2])
   local f = numbers(rest)
-  b.now, b.behind, b.next, b.last, b.holders, b.out = f[1], f[2], f[3], f[4], f[5], {f[6], f[7]}
+  b.now, b.behind, b.next, b.last, b.keep, b.holders, b.out = f[1], f[2], f[3], f[4], f[5], f[6], {f[7], f[8]}
   b.tats, b.lows = {}, {}
-  local at = 8
+  local at = 9
   for i = 1, #b.rates do
     b.tats[i], b.lows[i] = f[at], {}
     for j = 1, f[at + 1] do b.lows[i][j] = {at = f[at + 2 * j], least = f[at + 2 * j + 1]} end
@@ -114,7 +114,7 @@ local function load()
 end
 
 local function save(b)
-  local f = {VERSION, b.defined, text(b.now), text(b.behind), text(b.next), text(b.last), text(b.holders), text(b.out[1]), text(b.out[2])}
+  local f = {VERSION, b.defined, text(b.now), text(b.behind), text(b.next), text(b.last), text(b.keep), text(b.holders), text(b.out[1]), text(b.out[2])}
   for i = 1, #b.rates do
     f[#f + 1] = text(b.tats[i])
     f[#f + 1] = text(#b.lows[i])
@@ -204,7 +204,7 @@ local function advance(b, now)
 end
 
 local function idle(b, now)
-  if b.holders > 0 then return false end
+  if b.holders > 0 or now < b.keep then return false end
   for i = 1, #b.rates do
     if b.tats[i] > now then return false end
   end
@@ -394,6 +394,7 @@ local function redefine(b, now, limits, defined)
   limited(new, limits)
   if defined == b.defined and new.name < old.name then return end
   limited(b, limits)
+  b.keep = max(b.keep, unpack(old.tats))
   b.defined, b.tats, b.lows = defined, {}, {}
   for i, r in ipairs(b.rates) do
     local most, same = 0, nil
