@@ -11,16 +11,14 @@ import (
 // Raft returns the port's streams of kind [Raft], for a
 // [raft.NetworkTransport]. Closing it closes those that are open, too, which
 // the transport would leave.
-func (p *Port) Raft() raft.StreamLayer { return raftLayer{p.taken[Raft]} }
+func (p *Port) Raft() raft.StreamLayer { return raftLayer{p.taken[Raft], p} }
 
-type raftLayer struct{ *acceptor }
+type raftLayer struct {
+	*acceptor
+	port *Port
+}
 
 func (l raftLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	select {
-	case <-l.done:
-		return nil, net.ErrClosed
-	default:
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	return l.port.Dial(ctx, Raft, string(address))
