@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-sockaddr"
-	"github.com/hashicorp/memberlist"
 )
 
 // Kind is what a stream is for. It is agreed on within TLS (ALPN).
@@ -62,7 +61,7 @@ type Port struct {
 	cfg     Config
 	addr    string
 	tls     *tls.Config
-	keyring *memberlist.Keyring
+	seals   seals
 	streams net.Listener
 	packets net.PacketConn
 	taken   map[Kind]*acceptor
@@ -87,7 +86,7 @@ func Open(cfg Config) (*Port, error) {
 		return nil, fmt.Errorf("derive keys: %w", err)
 	}
 	p.tls.NextProtos = kinds
-	if p.keyring, err = keyring(cfg.Secret, cfg.Previous); err != nil {
+	if p.seals, err = newSeals(append([]Secret{cfg.Secret}, cfg.Previous...)...); err != nil {
 		return nil, fmt.Errorf("derive keys: %w", err)
 	}
 	if cfg.Secret == "" && !(loopback(cfg.Bind) && (cfg.Advertise == "" || loopback(cfg.Advertise))) {
