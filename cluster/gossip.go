@@ -65,8 +65,7 @@ func startGossip(id string, self meta, port *wire.Port, cfg Config, poke func())
 	c := memberlist.DefaultLANConfig()
 	c.Name = id
 	c.Transport = port.Gossip()
-	c.Keyring = port.Keyring()
-	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true
+	c.UDPBufferSize -= wire.Overhead
 	host, portNumber, err := net.SplitHostPort(port.Addr())
 	if err != nil {
 		return nil, err

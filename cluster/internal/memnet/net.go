@@ -38,9 +38,12 @@ func New(seed uint64) *Net {
 		rng: rand.New(rand.NewPCG(seed, 0)), names: make(map[string][]string),
 		listeners: make(map[netip.AddrPort]*listener), sockets: make(map[netip.AddrPort]*socket),
 		conns: make(map[*conn]struct{}), cuts: make(map[[2]netip.Addr]bool),
-		lives: make(map[netip.Addr]int), lastPort: 30000,
+		lives: make(map[netip.Addr]int), lastPort: firstPort,
 	}
 }
+
+// firstPort is the least of the ports that are taken where any would do.
+const firstPort = 30000
 
 // Faults sets how long everything takes one way, and the parts of packets that
 // vanish, or come twice.
@@ -71,6 +74,7 @@ func (n *Net) setCut(from, to string, on bool) {
 	n.mu.Unlock()
 	for _, c := range conns {
 		c.in.lookAgain()
+		c.out.lookAgain()
 	}
 }
 
@@ -108,7 +112,7 @@ func (n *Net) Crash(ip string) {
 		}
 	}
 	for c := range n.conns {
-		if c.local.Addr() == host || c.remote.Addr() == host {
+		if c.local.Addr() == host {
 			end = append(end, c.reset)
 		}
 	}
@@ -118,10 +122,10 @@ func (n *Net) Crash(ip string) {
 	}
 }
 
-func (n *Net) cut(from, to netip.AddrPort) bool {
+func (n *Net) cut(from, to netip.Addr) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.cuts[[2]netip.Addr{from.Addr(), to.Addr()}]
+	return n.cuts[[2]netip.Addr{from, to}]
 }
 
 // Host returns the network as the host with this IP address sees it.
@@ -139,18 +143,20 @@ type Host struct {
 	life int
 }
 
-func (h *Host) dead() error {
-	h.net.mu.Lock()
-	defer h.net.mu.Unlock()
+// dead reports that the host has crashed. The lock is held.
+func (h *Host) dead(call string) error {
 	if h.net.lives[h.ip] != h.life {
-		return os.NewSyscallError("connect", syscall.ENETDOWN)
+		return os.NewSyscallError(call, syscall.ENETDOWN)
 	}
 	return nil
 }
 
-// at is the address that addr names on this host. Without a host part, or with
-// port 0, it is filled in. The lock is held.
+// at is the address to bind that addr names on this host. Without a host part,
+// or with port 0, it is filled in. The lock is held.
 func (h *Host) at(addr string) (netip.AddrPort, error) {
+	if err := h.dead("bind"); err != nil {
+		return netip.AddrPort{}, err
+	}
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return netip.AddrPort{}, err
@@ -162,11 +168,24 @@ func (h *Host) at(addr string) (netip.AddrPort, error) {
 	if err == nil && at.Addr() != h.ip {
 		err = fmt.Errorf("bind %s on host %s: %w", addr, h.ip, syscall.EADDRNOTAVAIL)
 	}
-	if at.Port() == 0 {
-		h.net.lastPort++
-		at = netip.AddrPortFrom(at.Addr(), h.net.lastPort)
+	if err == nil && at.Port() == 0 {
+		at = h.free()
 	}
 	return at, err
+}
+
+// free is an address of this host that nobody has bound. The lock is held.
+func (h *Host) free() netip.AddrPort {
+	n := h.net
+	for {
+		if n.lastPort++; n.lastPort < firstPort { // begun anew
+			n.lastPort = firstPort
+		}
+		at := netip.AddrPortFrom(h.ip, n.lastPort)
+		if n.listeners[at] == nil && n.sockets[at] == nil {
+			return at
+		}
+	}
 }
 
 // Listen listens for streams.
@@ -207,42 +226,40 @@ func (h *Host) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.dead(); err != nil {
-		return nil, err
-	}
 	n := h.net
+	fail := func(err error) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: tcp(to), Err: err}
+	}
 	n.mu.Lock()
-	n.lastPort++
-	from := netip.AddrPortFrom(h.ip, n.lastPort)
-	trip := 2 * n.delay
+	trip, err := 2*n.delay, h.dead("connect")
 	n.mu.Unlock()
+	if err != nil {
+		return fail(err)
+	}
 	if trip > 0 {
 		select {
 		case <-time.After(trip):
 		case <-ctx.Done():
-			return nil, ctx.Err()
 		}
 	}
-	if n.cut(from, to) || n.cut(to, from) {
+	if n.cut(h.ip, to.Addr()) || n.cut(to.Addr(), h.ip) {
 		<-ctx.Done()
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: tcp(to), Err: ctx.Err()}
+	}
+	if err := ctx.Err(); err != nil {
+		return fail(err)
 	}
 	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := h.dead("connect"); err != nil { // by now
+		return fail(err)
+	}
 	l := n.listeners[to]
-	n.mu.Unlock()
-	refused := &net.OpError{Op: "dial", Net: "tcp", Addr: tcp(to), Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
-	if l == nil {
-		return nil, refused
+	if l == nil || len(l.conns) == cap(l.conns) {
+		return fail(os.NewSyscallError("connect", syscall.ECONNREFUSED))
 	}
-	here, there := n.pair(from, to)
-	select {
-	case l.conns <- there:
-		return here, nil
-	case <-l.done:
-	default:
-	}
-	here.reset()
-	return nil, refused
+	here, there := n.pair(h.free(), to)
+	l.conns <- there // there is room: all that send hold the lock
+	return here, nil
 }
 
 // LookupHost resolves the names that [Net.Name] made, and addresses.
@@ -277,12 +294,21 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
+// Close closes the listener, and resets the streams that wait to be accepted.
 func (l *listener) Close() error {
 	l.once.Do(func() {
 		l.net.mu.Lock()
 		delete(l.net.listeners, l.at)
 		l.net.mu.Unlock()
 		close(l.done)
+		for {
+			select {
+			case c := <-l.conns:
+				c.reset()
+			default:
+				return
+			}
+		}
 	})
 	return nil
 }

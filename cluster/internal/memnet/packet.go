@@ -3,6 +3,7 @@ package memnet
 import (
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -23,6 +24,11 @@ type socket struct {
 }
 
 func (s *socket) ReadFrom(b []byte) (int, net.Addr, error) {
+	select {
+	case <-s.done: // whatever else there is
+		return 0, nil, net.ErrClosed
+	default:
+	}
 	select {
 	case p := <-s.packets:
 		return copy(b, p.data), net.UDPAddrFromAddrPort(p.from), nil
@@ -87,7 +93,9 @@ func (s *socket) Close() error {
 	return nil
 }
 
-func (s *socket) LocalAddr() net.Addr              { return net.UDPAddrFromAddrPort(s.at) }
-func (s *socket) SetDeadline(time.Time) error      { return nil }
-func (s *socket) SetReadDeadline(time.Time) error  { return nil }
-func (s *socket) SetWriteDeadline(time.Time) error { return nil }
+func (s *socket) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(s.at) }
+
+// A socket has no deadlines.
+func (s *socket) SetDeadline(time.Time) error      { return os.ErrNoDeadline }
+func (s *socket) SetReadDeadline(time.Time) error  { return os.ErrNoDeadline }
+func (s *socket) SetWriteDeadline(time.Time) error { return os.ErrNoDeadline }

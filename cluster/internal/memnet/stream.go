@@ -21,13 +21,12 @@ type conn struct {
 	in, out       *pipe
 }
 
+// pair makes the ends of a stream. The lock is held.
 func (n *Net) pair(from, to netip.AddrPort) (here, there *conn) {
 	forth, back := newPipe(n, from, to), newPipe(n, to, from)
 	here = &conn{n, from, to, back, forth}
 	there = &conn{n, to, from, forth, back}
-	n.mu.Lock()
 	n.conns[here], n.conns[there] = struct{}{}, struct{}{}
-	n.mu.Unlock()
 	return here, there
 }
 
@@ -36,16 +35,17 @@ func (c *conn) Write(b []byte) (int, error) { return c.out.write(b) }
 
 func (c *conn) Close() error {
 	c.forget()
-	c.in.end(net.ErrClosed, syscall.EPIPE)
-	c.out.end(io.EOF, net.ErrClosed)
+	c.in.endReader(net.ErrClosed, syscall.EPIPE)
+	c.out.endWriter(net.ErrClosed, io.EOF)
 	return nil
 }
 
-// reset breaks the stream for both ends.
+// reset breaks the stream at this end; the other hears of it.
 func (c *conn) reset() {
 	c.forget()
-	c.in.drop(syscall.ECONNRESET)
-	c.out.drop(syscall.ECONNRESET)
+	c.in.endReader(syscall.ECONNRESET, syscall.ECONNRESET)
+	c.out.drop()
+	c.out.endWriter(syscall.ECONNRESET, syscall.ECONNRESET)
 }
 
 func (c *conn) forget() {
@@ -72,12 +72,21 @@ type pipe struct {
 	mu       sync.Mutex
 	change   sync.Cond
 	sent     []chunk
-	held     int   // bytes sent and not read
-	readErr  error // for the reader, once all that was sent is read
-	writeErr error
+	held     int // bytes sent and not read
+	readEnd  end // for the reader, once all that was sent is read
+	writeEnd end
 	readBy   time.Time
 	writeBy  time.Time
 }
+
+// end is why a pipe is over for its reader or its writer; the zero end: it is not.
+type end struct {
+	err error
+	at  time.Time // when the news of it arrives; zero: it came about at this end
+}
+
+func (e end) here() bool    { return e.err != nil && e.at.IsZero() }
+func (e end) arrived() bool { return e.err != nil && !time.Now().Before(e.at) }
 
 type chunk struct {
 	data   []byte
@@ -99,7 +108,12 @@ func (p *pipe) lookAgain() {
 	p.wake()
 }
 
-func (p *pipe) wakeAt(t time.Time) { time.AfterFunc(time.Until(t), p.lookAgain) }
+// wakeAt wakes them at t, unless that is past.
+func (p *pipe) wakeAt(t time.Time) {
+	if d := time.Until(t); d > 0 {
+		time.AfterFunc(d, p.lookAgain)
+	}
+}
 
 func (p *pipe) setDeadline(which *time.Time, t time.Time) {
 	p.mu.Lock()
@@ -118,11 +132,11 @@ func (p *pipe) read(b []byte) (int, error) {
 	defer p.mu.Unlock()
 	for {
 		switch {
+		case p.readEnd.here():
+			return 0, p.readEnd.err
 		case past(p.readBy):
 			return 0, os.ErrDeadlineExceeded
-		case p.readErr == net.ErrClosed:
-			return 0, net.ErrClosed
-		case p.net.cut(p.from, p.to): // nothing arrives, not even the end
+		case p.net.cut(p.from.Addr(), p.to.Addr()): // nothing arrives, not even the end
 		case len(p.sent) > 0 && !time.Now().Before(p.sent[0].arrive):
 			n := copy(b, p.sent[0].data)
 			p.held -= n
@@ -131,58 +145,65 @@ func (p *pipe) read(b []byte) (int, error) {
 			}
 			p.wake()
 			return n, nil
-		case len(p.sent) == 0 && p.readErr != nil:
-			return 0, p.readErr
+		case len(p.sent) == 0 && p.readEnd.arrived():
+			return 0, p.readEnd.err
 		}
 		p.change.Wait()
 	}
 }
 
 func (p *pipe) write(b []byte) (int, error) {
-	p.net.mu.Lock()
-	delay := p.net.delay
-	p.net.mu.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.writeErr == nil && !past(p.writeBy) && p.held > window {
+	for {
+		switch {
+		case p.writeEnd.here(), p.writeEnd.arrived() && !p.net.cut(p.to.Addr(), p.from.Addr()):
+			return 0, p.writeEnd.err
+		case past(p.writeBy):
+			return 0, os.ErrDeadlineExceeded
+		case len(b) == 0:
+			return 0, nil
+		case p.held <= window:
+			arrive := p.arrival()
+			p.sent = append(p.sent, chunk{slices.Clone(b), arrive})
+			p.held += len(b)
+			p.wake()
+			p.wakeAt(arrive)
+			return len(b), nil
+		}
 		p.change.Wait()
 	}
-	switch {
-	case p.writeErr != nil:
-		return 0, p.writeErr
-	case past(p.writeBy):
-		return 0, os.ErrDeadlineExceeded
-	case len(b) == 0:
-		return 0, nil
-	}
-	arrive := time.Now().Add(delay)
-	p.sent = append(p.sent, chunk{slices.Clone(b), arrive})
-	p.held += len(b)
-	if delay > 0 {
-		p.wakeAt(arrive)
-	}
-	p.wake()
-	return len(b), nil
 }
 
-// end tells the reader, after what was sent, and the writer that it is over.
-func (p *pipe) end(forReader, forWriter error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.readErr == nil || forReader == net.ErrClosed {
-		p.readErr = forReader
-	}
-	if p.writeErr == nil {
-		p.writeErr = forWriter
-	}
-	p.wake()
+// arrival is when something that is sent now arrives.
+func (p *pipe) arrival() time.Time {
+	p.net.mu.Lock()
+	defer p.net.mu.Unlock()
+	return time.Now().Add(p.net.delay)
 }
 
-// drop is end without what was sent.
-func (p *pipe) drop(err error) {
-	p.end(err, err)
+// endReader ends the pipe from its reading end. The writer hears of it.
+func (p *pipe) endReader(err, forWriter error) { p.end(&p.readEnd, err, &p.writeEnd, forWriter) }
+
+// endWriter ends the pipe from its writing end. The reader hears of it after
+// what was sent.
+func (p *pipe) endWriter(err, forReader error) { p.end(&p.writeEnd, err, &p.readEnd, forReader) }
+
+func (p *pipe) end(here *end, err error, there *end, news error) {
+	arrive := p.arrival()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sent = nil
+	*here = end{err: err}
+	if there.err == nil {
+		*there = end{news, arrive}
+	}
 	p.wake()
+	p.wakeAt(arrive)
+}
+
+// drop loses what was sent.
+func (p *pipe) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sent, p.held = nil, 0
 }

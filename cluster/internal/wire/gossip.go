@@ -2,6 +2,8 @@ package wire
 
 import (
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"errors"
 	"fmt"
 	"net"
@@ -14,27 +16,44 @@ import (
 // maxPacket is the largest packet that is read. memberlist's are smaller.
 const maxPacket = 65536
 
-// Gossip returns the transport for a [memberlist.Memberlist]. Its streams are
-// under TLS; its packets are for memberlist to seal: give it [Port.Keyring],
-// and let it verify both ways.
+// Overhead is how much longer a packet is when it is sealed.
+const Overhead = 12 + 16 // nonce and tag
+
+// Gossip returns the transport for a [memberlist.Memberlist]. It seals all:
+// streams by TLS, packets by [seals]. memberlist needs no key of its own.
 func (p *Port) Gossip() memberlist.NodeAwareTransport { return p.gossip }
 
-// Keyring returns the keys for packets. It seals with the present secret's and
-// opens those of previous ones.
-func (p *Port) Keyring() *memberlist.Keyring { return p.keyring }
+// seals closes packets to those who hold none of the secrets: of the present
+// one, which comes first, and of previous ones. Each packet is sent once for
+// each, since who receives it may hold any of them.
+type seals []cipher.AEAD
 
-func keyring(secret Secret, previous []Secret) (*memberlist.Keyring, error) {
-	primary, err := secret.gossipKey()
-	if err != nil {
-		return nil, err
-	}
-	keys := make([][]byte, len(previous))
-	for i, s := range previous {
-		if keys[i], err = s.gossipKey(); err != nil {
+func newSeals(secrets ...Secret) (seals, error) {
+	all := make(seals, len(secrets))
+	for i, s := range secrets {
+		key, err := s.gossipKey()
+		if err != nil {
+			return nil, err
+		}
+		block, err := aes.NewCipher(key)
+		if err != nil {
+			return nil, err
+		}
+		if all[i], err = cipher.NewGCMWithRandomNonce(block); err != nil {
 			return nil, err
 		}
 	}
-	return memberlist.NewKeyring(keys, primary)
+	return all, nil
+}
+
+// open returns what is in a packet, if one of the secrets has sealed it.
+func (all seals) open(packet []byte) ([]byte, bool) {
+	for _, s := range all {
+		if b, err := s.Open(nil, nil, packet, nil); err == nil {
+			return b, true
+		}
+	}
+	return nil, false
 }
 
 type gossipTransport struct {
@@ -51,8 +70,8 @@ func newGossipTransport(p *Port) *gossipTransport {
 	return t
 }
 
-// readPackets passes packets on until the socket is closed. What memberlist is
-// too busy to take is lost, as packets may be.
+// readPackets opens packets and passes them on until the socket is closed. What
+// memberlist is too busy to take is lost, as packets may be.
 func (t *gossipTransport) readPackets() {
 	buf := make([]byte, maxPacket)
 	for {
@@ -60,10 +79,14 @@ func (t *gossipTransport) readPackets() {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil || n < 1 {
+		if err != nil {
 			continue
 		}
-		packet := &memberlist.Packet{Buf: append([]byte(nil), buf[:n]...), From: from, Timestamp: time.Now()}
+		b, ok := t.port.seals.open(buf[:n])
+		if !ok || len(b) == 0 {
+			continue
+		}
+		packet := &memberlist.Packet{Buf: b, From: from, Timestamp: time.Now()}
 		select {
 		case t.packets <- packet:
 		default:
@@ -100,8 +123,12 @@ func (t *gossipTransport) WriteTo(b []byte, to string) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	_, err = t.port.packets.WriteTo(b, at)
-	return time.Now(), err
+	for _, s := range t.port.seals {
+		if _, err := t.port.packets.WriteTo(s.Seal(nil, nil, b, nil), at); err != nil {
+			return time.Time{}, err
+		}
+	}
+	return time.Now(), nil
 }
 
 func (t *gossipTransport) WriteToAddress(b []byte, to memberlist.Address) (time.Time, error) {

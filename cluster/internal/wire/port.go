@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-sockaddr"
-	"github.com/hashicorp/memberlist"
 )
 
 // Kind is what a stream is for. It is agreed on within TLS (ALPN).
@@ -62,7 +61,7 @@ type Port struct {
 	cfg     Config
 	addr    string
 	tls     *tls.Config
-	keyring *memberlist.Keyring
+	seals   seals
 	streams net.Listener
 	packets net.PacketConn
 	taken   map[Kind]*acceptor
@@ -87,7 +86,7 @@ func Open(cfg Config) (*Port, error) {
 		return nil, fmt.Errorf("derive keys: %w", err)
 	}
 	p.tls.NextProtos = kinds
-	if p.keyring, err = keyring(cfg.Secret, cfg.Previous); err != nil {
+	if p.seals, err = newSeals(append([]Secret{cfg.Secret}, cfg.Previous...)...); err != nil {
 		return nil, fmt.Errorf("derive keys: %w", err)
 	}
 	if cfg.Secret == "" && !(loopback(cfg.Bind) && (cfg.Advertise == "" || loopback(cfg.Advertise))) {
@@ -96,11 +95,11 @@ func Open(cfg Config) (*Port, error) {
 	if p.streams, p.packets, err = listen(cfg.Network, cfg.Bind); err != nil {
 		return nil, err
 	}
-	if p.addr, err = advertised(cfg.Advertise, p.streams.Addr().String()); err != nil {
+	if p.addr, err = advertised(cfg.Network, cfg.Advertise, p.streams.Addr().String()); err != nil {
 		return nil, errors.Join(err, p.streams.Close(), p.packets.Close())
 	}
 	for _, kind := range []Kind{Raft, Gossip, RPC} {
-		p.taken[kind] = newAcceptor(p, kind)
+		p.taken[kind] = newAcceptor(p.addr)
 	}
 	p.gossip = newGossipTransport(p)
 	p.work.Go(p.accept)             // these end with the listener
@@ -120,7 +119,7 @@ func loopback(addr string) bool {
 
 // advertised is the address that others are told: what the user said, or the
 // bound one, or where that is unspecified, a private one of this machine.
-func advertised(said, bound string) (string, error) {
+func advertised(network Network, said, bound string) (string, error) {
 	_, port, err := net.SplitHostPort(bound)
 	if err != nil {
 		return "", err
@@ -133,15 +132,13 @@ func advertised(said, bound string) (string, error) {
 		if saidPort == "0" {
 			saidPort = port
 		}
-		if host == "localhost" {
-			host = "127.0.0.1"
+		ips, err := network.LookupHost(context.Background(), host)
+		if err != nil {
+			return "", fmt.Errorf("advertise %s: %w", said, err)
 		}
-		if _, err := netip.ParseAddr(host); err != nil {
-			ips, err := net.LookupHost(host)
-			if err != nil || len(ips) == 0 {
-				return "", fmt.Errorf("advertise %s: %w", said, err)
-			}
-			host = ips[0]
+		host = ips[0]
+		if ip, err := netip.ParseAddr(host); err != nil || ip.IsUnspecified() {
+			return "", fmt.Errorf("advertise %s: want an address at which others reach this node", said)
 		}
 		return net.JoinHostPort(host, saidPort), nil
 	}
@@ -185,37 +182,46 @@ func (c *Conn) cut() {
 	c.Conn.(*tls.Conn).NetConn().Close()
 }
 
-// Dial opens a stream to the port at addr. The error may be a [*RefusedError].
+// Dial opens a stream to the port at addr. The error may be a [*RefusedError],
+// and is [net.ErrClosed] once the port or the kind is closed, which ends what
+// is being dialled.
 func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) {
+	open := p.taken[kind].open
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(open, func() { cancel(net.ErrClosed) })()
 	raw, err := p.cfg.Network.Dial(ctx, addr)
 	if err != nil {
+		if open.Err() != nil {
+			err = fmt.Errorf("dial %s: %w", addr, net.ErrClosed)
+		}
 		return nil, err
 	}
-	deadline := time.Now().Add(handshakeWithin)
-	if t, ok := ctx.Deadline(); ok && t.Before(deadline) {
-		deadline = t
-	}
-	raw.SetDeadline(deadline)
+	stays := context.AfterFunc(ctx, func() { raw.Close() })
+	raw.SetDeadline(time.Now().Add(handshakeWithin))
 	cfg := p.tls.Clone()
 	cfg.NextProtos = []string{string(kind)}
 	stream := tls.Client(raw, cfg)
 	peer, err := greet(stream, addr, p.cfg.Hello())
+	if !stays() {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		raw.Close()
 		var refused *RefusedError
-		if errors.As(err, &refused) {
-			if p.cfg.Refused != nil {
-				p.cfg.Refused(kind, refused)
-			}
-			return nil, err
+		if !errors.As(err, &refused) {
+			return nil, fmt.Errorf("handshake with %s: %w", addr, err)
 		}
-		return nil, fmt.Errorf("handshake with %s: %w", addr, err)
+		if p.cfg.Refused != nil {
+			p.cfg.Refused(kind, refused)
+		}
+		return nil, err
 	}
 	raw.SetDeadline(time.Time{})
 	c := &Conn{stream, peer, p}
-	if !p.remember(c, kind) {
-		c.Close()
-		return nil, net.ErrClosed
+	if !p.remember(c, kind) || open.Err() != nil {
+		c.cut()
+		return nil, fmt.Errorf("dial %s: %w", addr, net.ErrClosed)
 	}
 	return c, nil
 }
@@ -363,6 +369,7 @@ func (p *Port) Close() error {
 	for _, a := range p.taken {
 		a.Close()
 	}
+	p.gossip.close() // it may hold a stream that nobody takes
 	cut(conns)
 	p.work.Wait()
 	return err
@@ -370,25 +377,22 @@ func (p *Port) Close() error {
 
 // acceptor is a listener for the streams of one kind.
 type acceptor struct {
-	port  *Port
-	kind  Kind
+	addr  string
 	conns chan *Conn
-	done  chan struct{}
+	open  context.Context // until it is closed
 	close func()
 }
 
-func newAcceptor(p *Port, kind Kind) *acceptor {
-	a := &acceptor{port: p, kind: kind, conns: make(chan *Conn, backlog), done: make(chan struct{})}
-	a.close = sync.OnceFunc(func() { close(a.done) })
+func newAcceptor(addr string) *acceptor {
+	a := &acceptor{addr: addr, conns: make(chan *Conn, backlog)}
+	a.open, a.close = context.WithCancel(context.Background())
 	return a
 }
 
 // offer hands a stream to whoever accepts, unless too many wait already.
 func (a *acceptor) offer(c *Conn) bool {
-	select {
-	case <-a.done:
+	if a.open.Err() != nil {
 		return false
-	default:
 	}
 	select {
 	case a.conns <- c:
@@ -401,15 +405,18 @@ func (a *acceptor) offer(c *Conn) bool {
 func (a *acceptor) Accept() (net.Conn, error) {
 	select {
 	case c := <-a.conns:
+		if a.open.Err() != nil {
+			return nil, net.ErrClosed
+		}
 		return c, nil
-	case <-a.done:
+	case <-a.open.Done():
 		return nil, net.ErrClosed
 	}
 }
 
 func (a *acceptor) Close() error { a.close(); return nil }
 
-func (a *acceptor) Addr() net.Addr { return addr(a.port.addr) }
+func (a *acceptor) Addr() net.Addr { return addr(a.addr) }
 
 // addr is a host:port as a [net.Addr].
 type addr string

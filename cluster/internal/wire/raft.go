@@ -13,9 +13,12 @@ import (
 // Raft returns the port's streams of kind [Raft], for a
 // [raft.NetworkTransport]. Closing it closes those that are open, too, which
 // the transport would leave.
-func (p *Port) Raft() raft.StreamLayer { return raftLayer{p.taken[Raft]} }
+func (p *Port) Raft() raft.StreamLayer { return raftLayer{p.taken[Raft], p} }
 
-type raftLayer struct{ *acceptor }
+type raftLayer struct {
+	*acceptor
+	port *Port
+}
 
 // RaftAddr is the address at which [Port.Raft] dials the node with this id, and
 // no other: one that lost its log and has come back at the same address would
@@ -23,11 +26,6 @@ type raftLayer struct{ *acceptor }
 func RaftAddr(node, addr string) raft.ServerAddress { return raft.ServerAddress(node + "@" + addr) }
 
 func (l raftLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	select {
-	case <-l.done:
-		return nil, net.ErrClosed
-	default:
-	}
 	node, addr, ok := strings.Cut(string(address), "@")
 	if !ok {
 		return nil, fmt.Errorf("dial %s: whether the member is there is not known", address)

@@ -34,7 +34,7 @@ func (s Secret) key(purpose string) ([]byte, error) {
 	return hkdf.Key(sha256.New, []byte(s), nil, "choked/1 "+purpose, 32)
 }
 
-// gossipKey seals packets (AES-256, by memberlist).
+// gossipKey seals packets (AES-256-GCM).
 func (s Secret) gossipKey() ([]byte, error) { return s.key("gossip") }
 
 // authority returns the certificate authority that all holders of s share. Each

@@ -94,6 +94,11 @@ func TestSecretIsNeverShown(t *testing.T) {
 	}
 }
 
+// A handler of any make gets to see only this.
+func TestLogsGetNoSecret(t *testing.T) {
+	assert.Equal(t, redacted, slog.AnyValue(Secret("hush-hush")).Resolve().Any())
+}
+
 func TestSecretIsNeverEncoded(t *testing.T) {
 	v := struct {
 		Secret   Secret
