@@ -51,3 +51,32 @@ func formerSelf(t *testing.T, c *fleet) {
 	assert.ErrorIs(t, err, choked.ErrNoQuorum)
 	assert.False(t, l.OK, "60 an hour, twice in a minute")
 }
+
+// One at a time may crash and lose its log, for as long as the two others have
+// time to take it in anew.
+func TestVotersInMemoryAreReplacedOneByOne(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.startThree()
+		for i := range 9 {
+			addr := ip(1+i%3) + ":7946"
+			c.crash(c.nodes[addr])
+			time.Sleep(time.Duration(i) * 300 * time.Millisecond)
+			c.start(c.config(1 + i%3))
+			c.await("a leader and three voters, all of them there", func() bool {
+				n := c.leader()
+				if n == nil {
+					return false
+				}
+				there := 0
+				for _, s := range n.raft.GetConfiguration().Configuration().Servers {
+					for _, m := range c.nodes {
+						if string(s.ID) == m.id && s.Suffrage == 0 {
+							there++
+						}
+					}
+				}
+				return there == 3
+			})
+		}
+	})
+}
