@@ -26,14 +26,8 @@ func small(change func(f m)) []byte {
 		vocab[s] = id
 		id++
 	}
-	other := rune(0x100) // bytes that do not print stand as characters from here on
 	for b := range 256 {
-		if '!' <= b && b <= '~' || 0xa1 <= b && b <= 0xac || b >= 0xae {
-			token(string(rune(b)))
-		} else {
-			token(string(other))
-			other++
-		}
+		token(string(letterOf[b]))
 	}
 	merges := []any{"l o", "lo w", "Ġ low", []string{"e", "r"}, "low er", "Ã ©", "s t"}
 	for _, t := range []string{"lo", "low", "Ġlow", "er", "lower", "Ã©", "st", "whole"} {
