@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/choked/choked"
+	"github.com/choked/choked/internal/pipes"
 	"github.com/choked/choked/server"
 	"github.com/choked/choked/storetest"
 )
@@ -68,50 +69,12 @@ func TestStore(t *testing.T) {
 	}
 }
 
-// pipes is a network within a bubble, whose time stands still while bytes are
-// on their way.
-type pipes struct {
-	conns chan net.Conn
-	over  chan struct{}
-	once  sync.Once
-}
-
-func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), over: make(chan struct{})} }
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case conn := <-p.conns:
-		return conn, nil
-	case <-p.over:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Close() error {
-	p.once.Do(func() { close(p.over) })
-	return nil
-}
-
-func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
-
-func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	near, far := net.Pipe()
-	select {
-	case p.conns <- far:
-		return near, nil
-	case <-p.over:
-		return nil, &net.OpError{Op: "dial", Net: "pipe", Err: net.ErrClosed}
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
 // bubbled is a store and the service that it is at, in one bubble. Closing it
 // ends both.
 type bubbled struct {
 	*Store
 	service service
-	net     *pipes
+	net     *pipes.Network
 	serving sync.WaitGroup
 }
 
@@ -126,10 +89,10 @@ func (b *bubbled) Close() error {
 }
 
 func bubble(t *testing.T) *bubbled {
-	b := &bubbled{service: newService(t), net: newPipes()}
+	b := &bubbled{service: newService(t), net: pipes.New()}
 	b.serving.Go(func() { b.service.Serve(b.net) })
 	var err error
-	b.Store, err = Open(Config{URL: "http://service.test", Token: b.service.token, HTTP1: true, dial: b.net.dial})
+	b.Store, err = Open(Config{URL: "http://service.test", Token: b.service.token, HTTP1: true, dial: b.net.Dial})
 	require.NoError(t, err)
 	return b
 }

@@ -146,7 +146,13 @@ func decodeAcquire(body []byte) (a acquisition, err error) {
 	if a.key, err = r.Key.Value(); err != nil {
 		return a, err
 	}
-	a.limits, a.cost, a.wait = r.Limits.Value(), r.Cost, r.Wait
+	a.limits, a.cost, a.wait = r.Limits.Value(), bucket.Cost{Requests: 1}, defaultWait
+	if r.Cost != nil {
+		a.cost = *r.Cost
+	}
+	if r.Wait != nil {
+		a.wait = *r.Wait
+	}
 	return a, a.check()
 }
 
@@ -219,7 +225,8 @@ func known(v url.Values, names ...string) error {
 
 // parseChoked reads an acquire as the client of the Python package choked makes
 // it: capacities and rates per second, where a capacity of 0 means that the unit
-// is not limited. It never waits, for that client comes again.
+// is not limited. It waits for no more than the store promises ahead, a second at
+// most, for that client comes again.
 func parseChoked(v url.Values) (a acquisition, err error) {
 	if err := known(v, "key", "request_capacity", "request_refill_rate", "token_capacity", "token_refill_rate",
 		"requests_needed", "tokens_needed"); err != nil {

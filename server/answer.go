@@ -32,10 +32,14 @@ func (s *Server) write(w *answer, status int, body []byte) {
 }
 
 func (s *Server) fail(w *answer, e *httpapi.Error) {
-	if status := e.Status(); status == http.StatusServiceUnavailable && w.Header().Get("Retry-After") == "" {
+	if e.Status() == http.StatusServiceUnavailable {
 		setRetryAfter(w.Header(), time.Second)
 	}
-	s.writeJSON(w, e.Status(), httpapi.Failure{Error: *e, RequestID: w.id})
+	s.failWith(w, e.Status(), e)
+}
+
+func (s *Server) failWith(w *answer, status int, e *httpapi.Error) {
+	s.writeJSON(w, status, httpapi.Failure{Error: *e, RequestID: w.id})
 }
 
 // setRetryAfter says when to come again, in whole seconds, rounded up.

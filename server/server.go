@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"regexp"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,9 +102,7 @@ func New(cfg Config) *Server {
 			s.serve(r, w.(*answer), req)
 		})
 	}
-	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.fail(w.(*answer), &httpapi.Error{Code: httpapi.NotFound, Message: fmt.Sprintf("%s %.80q: see /openapi.json for what there is", r.Method, r.URL.Path)})
-	})
+	s.mux.HandleFunc("/", s.nothing)
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
@@ -176,6 +175,23 @@ var routes = []route{
 	{"GET", "/healthz", true, (*Server).healthy},
 	{"GET", "/readyz", true, (*Server).ready},
 	{"GET", "/openapi.json", true, (*Server).describe},
+}
+
+// nothing answers what is for no route.
+func (s *Server) nothing(w http.ResponseWriter, r *http.Request) {
+	var methods []string
+	for _, route := range routes {
+		if route.path == r.URL.Path {
+			methods = append(methods, route.method)
+		}
+	}
+	e := &httpapi.Error{Code: httpapi.NotFound, Message: fmt.Sprintf("%.20s %.80q: see /openapi.json for what there is", r.Method, r.URL.Path)}
+	if len(methods) > 0 {
+		w.Header().Set("Allow", strings.Join(methods, ", "))
+		s.failWith(w.(*answer), http.StatusMethodNotAllowed, e)
+		return
+	}
+	s.fail(w.(*answer), e)
 }
 
 // call is a request under way.

@@ -300,9 +300,9 @@ func (r *AdjustRequest) Adjustment() (bucket.Adjustment, error) {
 // AcquireRequest asks for quota that is spent at once.
 type AcquireRequest struct {
 	Key
-	Limits Limits        `json:"limits"`
-	Cost   bucket.Cost   `json:"cost"`
-	Wait   time.Duration `json:"wait_ns,omitempty"`
+	Limits Limits         `json:"limits"`
+	Cost   *bucket.Cost   `json:"cost,omitempty"`    // none: one request
+	Wait   *time.Duration `json:"wait_ns,omitempty"` // none: as in a query
 }
 
 // Acquired is the answer.
