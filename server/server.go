@@ -79,6 +79,8 @@ type Server struct {
 	holder uint64 // of what is acquired
 	seq    atomic.Uint64
 
+	leaving atomic.Bool // it is not ready any more
+
 	open   context.Context // ends when no request is begun any more
 	drain  context.CancelFunc
 	ctx    context.Context // of what the server has under way at the store
@@ -135,6 +137,10 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 	return nil
 }
+
+// SayNotReady makes /readyz answer that it is not, while requests are still
+// served: whoever balances load gets time to notice.
+func (s *Server) SayNotReady() { s.leaving.Store(true) }
 
 // Drain turns away requests from now on, those that wait for quota included,
 // and is not ready any more.
@@ -377,7 +383,7 @@ func (s *Server) ready(c *call) (any, *httpapi.Error) {
 
 // missing is what keeps the server from being ready.
 func (s *Server) missing() error {
-	if s.open.Err() != nil {
+	if s.leaving.Load() || s.open.Err() != nil {
 		return errors.New("it stops")
 	}
 	if s.cfg.Ready == nil {

@@ -155,6 +155,12 @@ func CheckNamespace(s string) error {
 	return nil
 }
 
+// CheckToken reports why line cannot stand in a file of tokens, or nil.
+func CheckToken(line string) error {
+	_, err := parseTenant(line)
+	return err
+}
+
 func parseTokens(b []byte) (list []*tenant, err error) {
 	lines := bufio.NewScanner(bytes.NewReader(b))
 	for n := 1; lines.Scan(); n++ {
