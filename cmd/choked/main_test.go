@@ -388,3 +388,12 @@ func TestNotReadyFirstThenStopped(t *testing.T) {
 	<-p.done
 	assert.Zero(t, p.cmd.ProcessState.ExitCode())
 }
+
+// skip skips a test for what is missing, unless nothing may be.
+func skip(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CHOKED_REQUIRE_ALL") != "" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
