@@ -93,6 +93,7 @@ const (
 	giveBackIn = 2 * time.Second
 
 	maxSettled = 1000 // in one request
+	maxConns   = 8    // each of which has a thousand requests under way
 )
 
 // Store is a choked.Store at a service. It owns a few connections, and no
@@ -146,6 +147,9 @@ func Open(cfg Config) (*Store, error) {
 		TLSHandshakeTimeout: dialWithin, MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute,
 		// A silent peer is noticed while something is under way.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second},
+	}
+	if !cfg.HTTP1 {
+		s.pool.MaxConnsPerHost = maxConns // or each of those who ask before there is one would dial
 	}
 	s.http = &http.Client{Transport: s.pool, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse // nobody else gets to see the token

@@ -92,6 +92,31 @@ func TestSilentAndSlowClientsAreCutOff(t *testing.T) {
 	}
 }
 
+// The same over HTTP/2, where a connection has many requests.
+func TestASlowBodyOverHTTP2(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, nil)
+		n, end := d.serve()
+		defer end()
+		var protocols http.Protocols
+		protocols.SetUnencryptedHTTP2(true)
+		transport := &http.Transport{DialContext: n.Dial, Protocols: &protocols}
+		defer transport.CloseIdleConnections()
+		body, never := io.Pipe()
+		defer never.Close()
+		r, err := http.NewRequest("POST", "http://service.test/v1/settle", body)
+		require.NoError(t, err)
+		began := time.Now()
+		response, err := transport.RoundTrip(r)
+		if err == nil { // it may also be reset
+			assert.Equal(t, 2, response.ProtoMajor)
+			assert.Equal(t, 400, response.StatusCode)
+			response.Body.Close()
+		}
+		assert.LessOrEqual(t, time.Since(began), bodyWithin+time.Second)
+	})
+}
+
 // A client that does not read its answer does not keep what serves it.
 func TestAClientThatDoesNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -258,8 +258,11 @@ func (s *Server) serve(route route, w *answer, r *http.Request) {
 		}
 		var err *httpapi.Error
 		if c.tenant, err = s.admit(r); err != nil {
-			if err.Code == httpapi.Unauthorized {
+			switch err.Code {
+			case httpapi.Unauthorized:
 				w.Header().Set("WWW-Authenticate", `Bearer realm="choked"`)
+			case httpapi.Guessing:
+				setRetryAfter(w.Header(), guessRate.Span(1))
 			}
 			s.fail(w, err)
 			return

@@ -259,6 +259,9 @@ func TestGuessing(t *testing.T) {
 		}
 		assert.Equal(t, 20, heard)
 		assert.Equal(t, 429, ask("192.0.2.1:1", "also good"), "a guesser does not learn that it is")
+		r := bearing(get("/v1/status"), "also good")
+		r.RemoteAddr = "192.0.2.1:1"
+		assert.Equal(t, "3", d.do(r).Header().Get("Retry-After"))
 		assert.Equal(t, 200, ask("192.0.2.1:1", "good"), "who was there before does not suffer")
 		assert.Equal(t, 200, ask("192.0.2.2:1", "also good"))
 		assert.Equal(t, 429, ask("[::ffff:192.0.2.1]:1", "also good"), "the same source")
