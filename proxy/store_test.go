@@ -53,23 +53,19 @@ func (s service) listen(t *testing.T) (url string) {
 }
 
 func TestStore(t *testing.T) {
-	for name, http1 := range map[string]bool{"over HTTP 2": false, "over HTTP 1": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := newService(t)
-			url := s.listen(t)
-			t.Run("law", func(t *testing.T) { // ends before the service does
-				storetest.Test(t, storetest.Harness{
-					Open: func(t *testing.T) storetest.Store {
-						store, err := Open(Config{URL: url, Token: s.token, HTTP1: http1})
-						require.NoError(t, err)
-						return store
-					},
-					Slack: 200 * time.Millisecond,
-				})
-			})
+	t.Parallel()
+	s := newService(t)
+	url := s.listen(t)
+	t.Run("law", func(t *testing.T) { // ends before the service does
+		storetest.Test(t, storetest.Harness{
+			Open: func(t *testing.T) storetest.Store {
+				store, err := New(url, s.token)
+				require.NoError(t, err)
+				return store
+			},
+			Slack: 200 * time.Millisecond,
 		})
-	}
+	})
 }
 
 // bubbled is a store and the service that it is at, in one bubble. Closing it
@@ -100,6 +96,7 @@ func bubble(t *testing.T) *bubbled {
 	return b
 }
 
+// The same over HTTP/1.1, on a clock that stands still while nothing waits.
 func TestStoreToTheNanosecond(t *testing.T) {
 	storetest.Test(t, storetest.Harness{
 		Open: func(t *testing.T) storetest.Store { return bubble(t) },

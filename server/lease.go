@@ -85,6 +85,9 @@ func (s *Server) lease(c *call) (any, *httpapi.Error) {
 		return nil, lost
 	case err != nil:
 		return nil, s.storeError(c, err)
+	case lease.OK && lease.ValidFor <= 0: // it was granted long before it was resumed
+		s.settleLater(p.settled)
+		return nil, lost
 	}
 	if !r.Resume {
 		setRateLimit(c.w.Header(), ask.Limits, lease.Level)

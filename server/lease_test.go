@@ -145,27 +145,49 @@ func TestAnAskThatIsNotResumedIsOver(t *testing.T) {
 	})
 }
 
-// It may be granted while nobody waits for it, and fetched, or not.
+// It may be granted while nobody waits for it, and fetched soon, late, or not.
 func TestAnAskThatIsGrantedBetweenTwoRequests(t *testing.T) {
-	for _, fetched := range []bool{true, false} {
+	for _, fetched := range []string{"soon", "late", "never"} {
 		synctest.Test(t, func(t *testing.T) {
-			d := open(t, nil)
+			store := choked.Store(choked.NewLocal())
+			if fetched == "late" {
+				store = &stale{choked.NewLocal()}
+			}
+			d := open(t, store)
 			defer d.close()
 			holder := wants(1, 10)
 			require.True(t, d.do(postJSON("/v1/lease", holder)).lease().OK)
 			require.Equal(t, 200, d.do(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: holder.Limits, Empty: 6500 * time.Millisecond})).Code)
 			ask := wants(2, 10)
 			require.True(t, d.do(postJSON("/v1/lease", ask)).lease().Pending)
-			time.Sleep(2600 * time.Millisecond) // it is granted, with a promise
-			if fetched {
+			switch fetched {
+			case "soon":
+				time.Sleep(2600 * time.Millisecond) // it is granted by then, with a promise
 				assert.True(t, d.do(postJSON("/v1/lease", resume(ask))).lease().OK)
 				assert.Zero(t, d.holds(3))
 				return
+			case "late":
+				time.Sleep(2999 * time.Millisecond)
+				assert.Equal(t, httpapi.Lost, d.do(postJSON("/v1/lease", resume(ask))).code())
+				time.Sleep(600 * time.Millisecond)
+			case "never":
+				time.Sleep(3600 * time.Millisecond)
 			}
-			time.Sleep(time.Second)
 			assert.EqualValues(t, 10, d.holds(3), "what nobody has fetched is given back")
 		})
 	}
+}
+
+// stale is a store whose leases are soon over, when they were waited for.
+type stale struct{ *choked.Local }
+
+func (s *stale) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
+	began := time.Now()
+	l, err := s.Local.Lease(ctx, a)
+	if time.Since(began) > time.Second {
+		l.ValidFor = time.Since(began) + 100*time.Millisecond
+	}
+	return l, err
 }
 
 func TestTheEndOfARequestWithdrawsItsAsk(t *testing.T) {
