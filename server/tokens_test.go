@@ -141,6 +141,11 @@ func TestTokensAreReadAgain(t *testing.T) {
 		d.list(HashToken("new") + " a")
 		time.Sleep(lookEvery)
 		assert.Equal(t, 401, status("old"), "revoked, though it was good before")
+		for range 20 {
+			status("old")
+		}
+		assert.Equal(t, 429, status("old"), "and now as bad as any other")
+		time.Sleep(time.Minute)
 
 		d.list("choked_A_TOKEN_BY_MISTAKE a")
 		time.Sleep(lookEvery)
