@@ -1,7 +1,7 @@
 // Package tiktoken counts tokens exactly as OpenAI's models do.
 //
 // Importing it adds the vocabularies, seven megabytes, to a binary. They are
-// loaded on first use, in some 20 ms, or ahead by [Load], and take up to 7 MB of
+// loaded on first use, in 20 to 50 ms, or ahead by [Load], and take up to 7 MB of
 // memory each, once in a process; nothing is ever fetched. Text that looks like
 // a special token, such as "<|endoftext|>", is ordinary text, and each byte that
 // is not UTF-8 counts as U+FFFD.
