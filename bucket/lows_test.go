@@ -86,3 +86,20 @@ func TestLows(t *testing.T) {
 		}
 	})
 }
+
+// A bucket that is emptied step by step has more lows than are kept. What is
+// forgotten makes returns worth less, not more.
+func TestLowsThatAreForgotten(t *testing.T) {
+	var l lows
+	for i := int64(1); i <= 4*keptLows; i++ {
+		l = l.note(0, i, i*i)
+		for since := range i {
+			if got, least := l.since(0, since), (since+1)*(since+1); got > least {
+				t.Fatalf("of %d lows: since %d it lacked %d at the least, kept is %d", i, since, least, got)
+			}
+		}
+	}
+	if len(l) != keptLows {
+		t.Fatalf("%d are kept, want %d", len(l), keptLows)
+	}
+}
