@@ -24,6 +24,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sirupsen/logrus"
 )
 
 type part struct {
@@ -88,6 +90,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	flag.Set("test.benchtime", "100ms") //nolint:errcheck // it is one
 	slog.SetDefault(slog.New(slog.DiscardHandler))
+	logrus.SetOutput(io.Discard) // gubernator's
 
 	var text strings.Builder
 	both := io.MultiWriter(out, &text)
