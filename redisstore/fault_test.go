@@ -114,7 +114,7 @@ func TestAWindowOfNanosecondsIsRefused(t *testing.T) {
 func TestAnErrorThatPassesIsOutlived(t *testing.T) {
 	server, client := ownServer(t)
 	s := openOn(t, server.URL(), 20*time.Second)
-	require.NoError(t, client.SlaveOf(t.Context(), "127.0.0.1", "1").Err())
+	require.NoError(t, client.ReplicaOf(t.Context(), "127.0.0.1", "1").Err())
 	impatient := openOn(t, server.URL(), 50*time.Millisecond)
 	_, err := impatient.Lease(t.Context(), ask("k", slow, 1, time.Hour))
 	require.ErrorContains(t, err, "READONLY")
@@ -122,7 +122,7 @@ func TestAnErrorThatPassesIsOutlived(t *testing.T) {
 
 	granted := make(chan choked.Lease)
 	go func() { granted <- lease(t, s, ask("k", slow, 10, 0)) }()
-	require.NoError(t, client.SlaveOf(t.Context(), "NO", "ONE").Err())
+	require.NoError(t, client.ReplicaOf(t.Context(), "NO", "ONE").Err())
 	assert.True(t, (<-granted).OK)
 }
 

@@ -17,7 +17,6 @@ type scene struct {
 	*testing.T
 	mini   *miniredis.Miniredis
 	client *redis.Client
-	now    time.Time
 	limits bucket.Limits
 }
 

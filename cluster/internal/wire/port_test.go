@@ -314,9 +314,9 @@ func TestForgedRaftPacketsReachNobody(t *testing.T) {
 		send := func(tr raft.Transport, to raft.ServerAddress) map[string]error {
 			return map[string]error{
 				"vote":      tr.RequestVote("v", to, &raft.RequestVoteRequest{RPCHeader: header, Term: 99}, &raft.RequestVoteResponse{}),
-				"heartbeat": tr.AppendEntries("v", to, &raft.AppendEntriesRequest{RPCHeader: header, Term: 99, Leader: []byte("forger")}, &raft.AppendEntriesResponse{}),
+				"heartbeat": tr.AppendEntries("v", to, &raft.AppendEntriesRequest{RPCHeader: header, Term: 99}, &raft.AppendEntriesResponse{}),
 				"entries": tr.AppendEntries("v", to, &raft.AppendEntriesRequest{
-					RPCHeader: header, Term: 99, Leader: []byte("forger"), Entries: []*raft.Log{{Index: 1, Term: 99, Data: []byte("mine")}},
+					RPCHeader: header, Term: 99, Entries: []*raft.Log{{Index: 1, Term: 99, Data: []byte("mine")}},
 				}, &raft.AppendEntriesResponse{}),
 				"timeout now": tr.TimeoutNow("v", to, &raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{}),
 				"snapshot": tr.InstallSnapshot("v", to, &raft.InstallSnapshotRequest{RPCHeader: header, Term: 99, Size: 4},
@@ -535,7 +535,7 @@ func TestSilentStrangersKeepNobodyOut(t *testing.T) {
 
 		time.Sleep(handshakeWithin - 1)
 		assert.Equal(t, maxStrangersBy, p.strangersOf(crowd.ip))
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		all.Wait()
 		synctest.Wait()
 		assert.Equal(t, handshakeWithin, time.Since(began))
@@ -616,7 +616,7 @@ func TestSlowStrangersAreSentAwayInTime(t *testing.T) {
 				said.Go(func() { say(t, raw) })
 				time.Sleep(handshakeWithin - 1)
 				assert.Equal(t, 1, p.strangersOf(at(2).ip))
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				assert.Zero(t, p.held())
 				assert.Equal(t, handshakeWithin, time.Since(began))
