@@ -40,10 +40,10 @@ type Fleet struct {
 	Limits  choked.Limits // of the key
 	Seeds   []string      // host:port
 	Network *Network      // nil: loopback
-	Faults  []Fault       // what was done to it
-	slots   []*Process    // the present, or last, one of each
+	Secret  string
+	Faults  []Fault    // what was done to it
+	slots   []*Process // the present, or last, one of each
 	all     []*Process
-	secret  string
 }
 
 // Fault is what was done to a worker, and when.
@@ -56,7 +56,7 @@ type Fault struct {
 // New prepares a fleet of n workers, all of them seeds up to the third. Nothing
 // is started.
 func New(dir string, n int) (*Fleet, error) {
-	f := &Fleet{Dir: dir, Limits: Busy, slots: make([]*Process, n), secret: rand.Text()}
+	f := &Fleet{Dir: dir, Limits: Busy, slots: make([]*Process, n), Secret: rand.Text()}
 	for _, sub := range []string{"logs", "records", "state"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err
@@ -136,7 +136,7 @@ func (f *Fleet) Start(slot int, change func(*Job), wrap ...string) (*Process, er
 	name := fmt.Sprintf("worker-%d", slot+1)
 	job := Job{
 		Slot: slot, Incarnation: 1, Name: name, Bind: net.JoinHostPort(f.Hosts[slot], port), Dir: f.State(slot),
-		Secret: f.secret, Join: f.Seeds, QuorumTimeout: 2 * time.Second, Key: key, Limits: f.Limits, Callers: callers,
+		Secret: f.Secret, Join: f.Seeds, QuorumTimeout: 2 * time.Second, Key: key, Limits: f.Limits, Callers: callers,
 	}
 	for _, p := range f.all {
 		if p.Job.Slot == slot {
@@ -173,6 +173,9 @@ func (f *Fleet) StartAll(change func(*Job)) error {
 
 // Slot returns the present, or last, process of a slot.
 func (f *Fleet) Slot(slot int) *Process { return f.slots[slot] }
+
+// Put makes p, which was started before, the present process of a slot.
+func (f *Fleet) Put(slot int, p *Process) { f.slots[slot] = p }
 
 // Running returns the processes that run, and are not paused.
 func (f *Fleet) Running() (list []*Process) {

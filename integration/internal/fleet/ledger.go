@@ -31,8 +31,8 @@ func (l Ledger) String() string {
 
 // Audit reads the logs that workers have left in dirs, which must agree, and
 // replays them. It keeps books of its own beside the bucket's: no lease is
-// granted twice, and all that was granted and is not settled or expired is what
-// the bucket counts as out, after each entry.
+// granted anew that was settled or is out, and what was granted and is neither
+// settled nor expired is what the bucket counts as out, after each entry.
 func Audit(dirs ...string) (Ledger, error) {
 	var longest []raft.Log
 	var of string
@@ -115,11 +115,11 @@ func replay(entries []raft.Log) (Ledger, error) {
 		granted bucket.Cost
 		expiry  int64
 	}
-	live, closed := make(map[bucket.LeaseID]lease), make(map[bucket.LeaseID]bool)
+	live, settled := make(map[bucket.LeaseID]lease), make(map[bucket.LeaseID]bool)
 	settle := func(s bucket.Settlement) {
 		if lease, ok := live[s.ID]; ok {
 			delete(live, s.ID)
-			closed[s.ID] = true
+			settled[s.ID] = true
 			l.Spent = l.Spent.Add(s.Spent)
 			l.Returned = l.Returned.Add(lease.granted.Sub(s.Spent))
 		}
@@ -143,8 +143,7 @@ func replay(entries []raft.Log) (Ledger, error) {
 		now = max(now, e.At)
 		for id, lease := range live {
 			if lease.expiry <= now {
-				delete(live, id)
-				closed[id] = true
+				delete(live, id) // it may be asked for again, if the answer was lost
 				l.Expired = l.Expired.Add(lease.granted)
 				l.Lost[id.Holder] = l.Lost[id.Holder].Add(lease.granted)
 			}
@@ -165,8 +164,8 @@ func replay(entries []raft.Log) (Ledger, error) {
 				switch {
 				case again && before.granted != g.Granted:
 					return fail("lease %v was granted as %v and now is as %v", op.ID, before.granted, g.Granted)
-				case closed[op.ID]:
-					return fail("lease %v is granted again after its end", op.ID)
+				case settled[op.ID]:
+					return fail("lease %v is granted again, and was settled", op.ID)
 				case !again:
 					live[op.ID] = lease{g.Granted, g.At + int64(g.TTL)}
 					l.Leases++

@@ -164,14 +164,22 @@ func (p *Process) Ended(within time.Duration) error {
 	}
 }
 
-// Order tells the worker how many callers to have, and waits until it has.
-func (p *Process) Order(callers int) error {
+// Tell tells the worker how many callers to have.
+func (p *Process) Tell(callers int) error {
 	line, err := json.Marshal(Order{callers})
 	if err != nil {
 		return err
 	}
 	if _, err := p.stdin.Write(append(line, '\n')); err != nil {
-		return fmt.Errorf("order %s: %w", p.Job.Name, err)
+		return fmt.Errorf("tell %s: %w", p.Job.Name, err)
+	}
+	return nil
+}
+
+// Order is [Process.Tell], and waits until it is so.
+func (p *Process) Order(callers int) error {
+	if err := p.Tell(callers); err != nil {
+		return err
 	}
 	return p.Await(10*time.Second, fmt.Sprint(callers, " callers"), func(s Status) bool { return s.Callers == callers })
 }
