@@ -59,7 +59,7 @@ func TestNewAddresses(t *testing.T) {
 		assert.Equal(t, before, clusterOf(t, f, slot), "it is the same cluster")
 	}
 	t.Logf("a leader %v after the last of them was started", found)
-	finish(t, f, 5*time.Second, "move all", 0, 1, 2)
+	finish(t, f, 5*time.Second, "move all")
 }
 
 func TestStartedTwiceOnOneDir(t *testing.T) {
@@ -72,7 +72,7 @@ func TestStartedTwiceOnOneDir(t *testing.T) {
 	f.Put(1, first)
 	require.NoError(t, f.Whole(10*time.Second), "nothing has changed")
 	require.NoError(t, f.Served(10*time.Second, 20))
-	finish(t, f, 0, "", 0, 1, 2)
+	finish(t, f, 0)
 }
 
 // The founder comes back without its disk, then another one does. They join
@@ -93,7 +93,7 @@ func TestEmptyDirs(t *testing.T) {
 		assert.Equal(t, before, clusterOf(t, f, slot), "no other cluster is founded")
 		require.NoError(t, f.Served(10*time.Second, 5))
 	}
-	finish(t, f, 3*time.Second, "lose a disk", 0, 1, 2)
+	finish(t, f, 3*time.Second, "lose a disk")
 }
 
 // Seeds that are started apart are two clusters. When they are told of each
@@ -122,6 +122,6 @@ func TestTwoClustersMeet(t *testing.T) {
 		}))
 		require.NoError(t, f.Served(10*time.Second, 20))
 	}
-	finish(t, a, 0, "", 0)
-	finish(t, b, 0, "", 0)
+	finish(t, a, 0)
+	finish(t, b, 0)
 }

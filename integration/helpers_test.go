@@ -88,9 +88,9 @@ func within(rs []history.Record, at int64, span time.Duration) []history.Record 
 }
 
 // finish ends a test's fleet and holds what it has admitted against the bound,
-// and against what the logs of the slots say was granted. The faults named must
+// and against what the logs say was granted. The faults named must
 // not have cost more than so long a gap.
-func finish(t *testing.T, f *fleet.Fleet, gap time.Duration, faults string, slots ...int) ([]history.Record, fleet.Ledger) {
+func finish(t *testing.T, f *fleet.Fleet, gap time.Duration, faults ...string) ([]history.Record, fleet.Ledger) {
 	t.Helper()
 	require.NoError(t, f.Stop(), "who is asked to leaves")
 	require.NoError(t, f.Alarms())
@@ -100,26 +100,19 @@ func finish(t *testing.T, f *fleet.Fleet, gap time.Duration, faults string, slot
 	assert.LessOrEqual(t, worst.Proved, 1e-6, "units over the bound, proved")
 	figures := fmt.Sprintf("figures: %s: %d admissions, worst excess proved %.2f, suspected %.2f", t.Name(), len(rs), worst.Proved, worst.Suspect)
 
-	var dirs []string
-	for _, slot := range slots {
-		dirs = append(dirs, f.State(slot))
-	}
-	var ledger fleet.Ledger
-	if len(dirs) > 0 {
-		ledger, err = fleet.Audit(dirs...)
-		require.NoError(t, err)
-		admitted := f.Limits.Limited(fleet.Total(rs))
-		assert.True(t, ledger.Granted.Covers(admitted), "admitted is %v, granted %v", admitted, ledger.Granted)
-		figures += "; " + ledger.String()
-	}
-	if faults != "" {
+	ledger, err := f.Audit()
+	require.NoError(t, err)
+	admitted := f.Limits.Limited(fleet.Total(rs))
+	assert.True(t, ledger.Granted.Covers(admitted), "admitted is %v, granted %v", admitted, ledger.Granted)
+	figures += "; " + ledger.String()
+	for _, what := range faults {
 		var gaps, each []time.Duration
-		for _, r := range f.Recoveries(rs, faults, 10*time.Second) {
+		for _, r := range f.Recoveries(rs, what, 10*time.Second) {
 			gaps, each = append(gaps, r.Gap), append(each, r.Worst)
-			assert.LessOrEqual(t, r.Gap, gap, "how long nobody was served after: %s", r.What)
+			assert.LessOrEqual(t, r.Gap, gap, "how long nobody was served after: %s", what)
 		}
-		assert.NotEmpty(t, gaps, faults)
-		figures += fmt.Sprintf("; %s %d times: nobody served for %v; one of them for %v", faults, len(gaps), fleet.SpreadOf(gaps), fleet.SpreadOf(each))
+		assert.NotEmpty(t, gaps, what)
+		figures += fmt.Sprintf("; %s %d times: nobody served for %v; one of them for %v", what, len(gaps), fleet.SpreadOf(gaps), fleet.SpreadOf(each))
 	}
 	t.Log(figures)
 	return rs, ledger

@@ -26,7 +26,7 @@ func TestKillLeader(t *testing.T) {
 		require.NoError(t, f.Whole(20*time.Second), "it is back, from disk")
 		require.NoError(t, f.Served(10*time.Second, 20))
 	}
-	finish(t, f, 3*time.Second, "kill the leader", 0, 1, 2)
+	finish(t, f, 3*time.Second, "kill the leader")
 }
 
 func TestKillHolder(t *testing.T) {
@@ -38,7 +38,7 @@ func TestKillHolder(t *testing.T) {
 	require.NoError(t, f.Do("kill a holder", victim, victim.Kill))
 	require.NoError(t, f.Served(30*time.Second, 250)) // 500 by both, in five seconds
 
-	rs, ledger := finish(t, f, time.Second, "kill a holder", 0, 1, 2)
+	rs, ledger := finish(t, f, time.Second, "kill a holder")
 	assert.LessOrEqual(t, len(ledger.Lost), 1, "nobody but the dead one has lost a lease: %v", ledger.Lost)
 	for _, lost := range ledger.Lost {
 		assert.True(t, f.Limits.Burst().Covers(lost), "no more is lost than it can have held: %v", lost)
@@ -60,5 +60,5 @@ func TestKillAll(t *testing.T) {
 		}))
 		startAll(t, f)
 	}
-	finish(t, f, 10*time.Second, "kill all", 0, 1, 2)
+	finish(t, f, 10*time.Second, "kill all")
 }

@@ -41,8 +41,9 @@ type Fleet struct {
 	Seeds   []string      // host:port
 	Network *Network      // nil: loopback
 	Secret  string
-	Faults  []Fault    // what was done to it
-	slots   []*Process // the present, or last, one of each
+	Spoiled map[int]bool // slots whose logs are not to be read
+	Faults  []Fault      // what was done to it
+	slots   []*Process   // the present, or last, one of each
 	all     []*Process
 }
 
@@ -56,7 +57,7 @@ type Fault struct {
 // New prepares a fleet of n workers, all of them seeds up to the third. Nothing
 // is started.
 func New(dir string, n int) (*Fleet, error) {
-	f := &Fleet{Dir: dir, Limits: Busy, slots: make([]*Process, n), Secret: rand.Text()}
+	f := &Fleet{Dir: dir, Limits: Busy, Spoiled: make(map[int]bool), slots: make([]*Process, n), Secret: rand.Text()}
 	for _, sub := range []string{"logs", "records", "state"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err

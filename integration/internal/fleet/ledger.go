@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/hashicorp/raft"
@@ -29,14 +30,18 @@ func (l Ledger) String() string {
 		l.Entries, l.Leases, l.Granted, l.Spent, l.Returned, l.Expired, l.Live)
 }
 
-// Audit reads the logs that workers have left in dirs, which must agree, and
-// replays them. It keeps books of its own beside the bucket's: no lease is
+// Audit reads the logs that the workers have left, which must agree, and replays
+// them. It keeps books of its own beside the bucket's: no lease is
 // granted anew that was settled or is out, and what was granted and is neither
 // settled nor expired is what the bucket counts as out, after each entry.
-func Audit(dirs ...string) (Ledger, error) {
+func (f *Fleet) Audit() (Ledger, error) {
 	var longest []raft.Log
 	var of string
-	for _, dir := range dirs {
+	for slot := range f.slots {
+		dir := f.State(slot)
+		if _, err := os.Stat(dir); err != nil || f.Spoiled[slot] {
+			continue
+		}
 		entries, err := readLog(dir)
 		if err != nil {
 			return Ledger{}, err
