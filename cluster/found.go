@@ -14,7 +14,7 @@ const (
 	lookEvery  = 100 * time.Millisecond // for the others, until there is a cluster
 	lookLater  = 5 * time.Second        // for those cut off, once there is one
 	lookAtMost = time.Second            // between two looks while there is none, and of a voter
-	lookAlone  = 5 * lookAtMost / 2     // before the only seed founds a cluster
+	lookAlone  = 2 * lookAtMost         // before the only seed founds a cluster
 )
 
 // findOthers joins the members at the seed addresses, and founds the cluster if
@@ -50,6 +50,8 @@ func (n *Node) findOthers() {
 		wait = min(2*wait, lookAtMost)
 		if n.cluster() != "" && !n.gossip.said().Voter {
 			wait = lookLater
+		} else if left := lookAlone - n.clock.Since(begun); left > 0 {
+			wait = min(wait, left)
 		}
 		select {
 		case <-n.ctx.Done():

@@ -69,13 +69,16 @@ func TestALostClusterIsFoundedAnewByRestarts(t *testing.T) {
 		c.await("three voters", func() bool { return c.voters() == 3 })
 		time.Sleep(10 * time.Second)
 		lost := nodes[4].cluster()
-		voters := 0
-		for i := 1; i <= 4 && voters < 2; i++ {
+		var crashed []int
+		for i := 1; i <= 4 && len(crashed) < 2; i++ {
 			if nodes[i].gossip.said().Voter {
-				voters++
-				c.crash(nodes[i])
-				nodes[i] = c.start(c.config(i))
+				crashed = append(crashed, i)
+				c.net.Crash(ip(i)) // both at once
 			}
+		}
+		for _, i := range crashed {
+			c.crash(nodes[i])
+			nodes[i] = c.start(c.config(i))
 		}
 		time.Sleep(time.Minute)
 		for i := 1; i <= 4; i++ {

@@ -222,9 +222,25 @@ func (n *Node) call(addr string, kind byte, body []byte, answer byte) ([]byte, e
 }
 
 // leave gives up this node's vote before it stops: leadership goes to another
-// voter, which takes it out of the configuration.
+// voter, which takes it out of the configuration. It tries until ctx ends, for
+// who is to lead may need this very vote, and a node that stops with a vote
+// keeps a majority of two from the other one.
 func (n *Node) leave(ctx context.Context) error {
 	n.gossip.say(func(m *meta) { m.Leaving = true })
+	for {
+		err := n.tryToLeave(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(lookEvery / 4):
+		}
+	}
+}
+
+func (n *Node) tryToLeave(ctx context.Context) error {
 	future := n.raft.GetConfiguration()
 	if err := future.Error(); err != nil {
 		return err

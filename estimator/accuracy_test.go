@@ -3,6 +3,7 @@ package estimator_test
 import (
 	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/choked/choked/estimator"
@@ -50,6 +51,30 @@ func TestDefaultIsNeverFarTooLowOnHostileText(t *testing.T) {
 		if got := float64(estimate(t, estimator.Default(), text.Body)); got < 0.45*want {
 			t.Errorf("Default = %.0f tokens for %s, which has %.0f: want 45%% at least", got, text.Name, want)
 		}
+	}
+}
+
+func TestDefaultIsSeldomFarTooLowForAnyTwoCharactersOverAndOver(t *testing.T) {
+	exact := truth(t)
+	e := estimator.Default()
+	var chars []string
+	for b := byte(' '); b <= '~'; b++ {
+		chars = append(chars, string(b))
+	}
+	for _, text := range corpus.Prose() {
+		chars = append(chars, string([]rune(text.Body)[10]))
+	}
+	var low []string
+	for _, a := range chars {
+		for _, b := range chars {
+			text := strings.Repeat(a+b, 100)
+			if float64(estimate(t, e, text)) < 0.5*float64(exact.Count(text)) {
+				low = append(low, a+b)
+			}
+		}
+	}
+	if share := float64(len(low)) / float64(len(chars)*len(chars)); share > 0.2 {
+		t.Errorf("%.0f%% of the texts of two characters are estimated at less than half, want 20%%: %.200q", 100*share, low)
 	}
 }
 

@@ -12,7 +12,10 @@ const (
 	// forget is what each report leaves of the weight of those before it: the
 	// average is over some fifty reports.
 	forget = 0.98
-	notes  = 1024 // estimates remembered until they are observed; a power of two
+	// heaviest bounds the weight of a report, as a multiple of the usual one: a
+	// call a thousand times as long as the others does not speak for them.
+	heaviest = 4
+	notes    = 1024 // estimates remembered until they are observed; a power of two
 )
 
 // Calibrated scales an estimator by what its estimates turned out to cost. Use
@@ -23,10 +26,10 @@ type Calibrated struct {
 
 	mu     sync.Mutex
 	factor float64
-	// Decaying sums of observed tokens and of estimates before scaling. Their
-	// ratio weighs reports by size, so that the sum of many estimates is right
-	// and a short text, all overhead, does not outvote a long one.
-	actual, raw float64
+	// Decaying sums of observed tokens, of estimates before scaling, and of reports.
+	// The ratio of the first two weighs reports by size, so that the sum of many
+	// estimates is right and a short text, all overhead, does not outvote a long one.
+	actual, raw, reports float64
 	// What recent estimates were before scaling, found by the low bits of their
 	// value. The factor may have moved since, and a report scaled by the wrong
 	// factor would feed back: many at once would overshoot.
@@ -64,7 +67,8 @@ func (c *Calibrated) Estimate(input any) (int64, error) {
 // that Estimate returned for it, and cost actual tokens. Reports may come in any
 // order, late, or not at all. A report with either below one says nothing and
 // is left out. An actual cost beyond four times the unscaled estimate, or below
-// a quarter of it, counts as that bound, so one odd report moves little.
+// a quarter of it, counts as that bound, and a report weighs four times as much as
+// the usual one at most, so one odd report moves little.
 //
 // With a steady ratio of actual to unscaled cost the factor goes to that ratio,
 // clamped to [1/4, 4], by a fiftieth of the way at each report, and the first
@@ -80,12 +84,14 @@ func (c *Calibrated) Observe(estimated, actual int64) {
 	if n := c.unscaled[estimated&(notes-1)]; n.estimated == estimated {
 		raw = float64(n.raw)
 	}
-	cost := min(max(float64(actual), raw/factorLimit), raw*factorLimit)
-	if c.raw == 0 {
-		c.raw, c.actual = raw, raw // before any report, one that the estimator is right
+	ratio := min(max(float64(actual)/raw, 1/factorLimit), factorLimit)
+	if c.reports == 0 {
+		c.raw, c.actual, c.reports = raw, raw, 1 // before any report, one that the estimator is right
 	}
-	c.raw = c.raw*forget + raw
-	c.actual = c.actual*forget + cost
+	weight := min(raw, heaviest*c.raw/c.reports)
+	c.raw = c.raw*forget + weight
+	c.actual = c.actual*forget + weight*ratio
+	c.reports = c.reports*forget + 1
 	c.factor = min(max(c.actual/c.raw, 1/factorLimit), factorLimit)
 }
 

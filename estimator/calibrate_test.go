@@ -109,6 +109,32 @@ func TestOneOddReportMovesLittle(t *testing.T) {
 	}
 }
 
+func TestOneOddReportOfALongCallMovesLittle(t *testing.T) {
+	for _, actual := range []int64{1, math.MaxInt64} {
+		for _, size := range []int64{1_000_000, math.MaxInt64 / 8} {
+			c := estimator.Calibrate(fixed{})
+			for range 200 {
+				c.Observe(estimate(t, c, int64(1000)), 1000)
+			}
+			c.Observe(estimate(t, c, size), actual)
+			if f := c.Factor(); f > 1.25 || f < 0.9 {
+				t.Errorf("Factor = %g after one report of %d for %d among those of 1000, want 0.9 to 1.25", f, actual, size)
+			}
+		}
+	}
+}
+
+func TestAShortFirstReportDoesNotHoldTheOthersBack(t *testing.T) {
+	c := estimator.Calibrate(fixed{})
+	c.Observe(estimate(t, c, int64(1)), 1)
+	for range 50 {
+		c.Observe(estimate(t, c, int64(100_000)), 200_000)
+	}
+	if f := c.Factor(); !near(f, 2, 0.05) {
+		t.Errorf("Factor = %g after 50 reports of twice the estimate, want 2", f)
+	}
+}
+
 func TestReportsThatSayNothingAreLeftOut(t *testing.T) {
 	c := estimator.Calibrate(fixed{})
 	for _, r := range [][2]int64{{0, 5}, {5, 0}, {-1, 5}, {5, -1}, {math.MinInt64, math.MinInt64}} {

@@ -9,13 +9,21 @@ func (p *Prompt) messages(v any) {
 		p.Messages++
 		p.text(v)
 	case map[string]any:
-		p.message(v)
+		p.empty = p.empty || len(v) == 0
+		if !p.message(v) {
+			p.Messages++
+			p.content(v)
+		}
 	case []any:
 		for _, m := range v {
 			p.messages(m)
 		}
 	}
 }
+
+// bodies are the keys of a message under which a model finds text. A name is
+// not among them: it is one of the author here, and counted as such.
+var bodies = []string{"content", "parts", "refusal", "arguments", "output", "summary", "input", "reasoning_content"}
 
 // message takes one message of a chat, or an item of a responses input, and
 // says whether v was one.
@@ -33,13 +41,16 @@ func (p *Prompt) message(v map[string]any) bool {
 		}
 	}
 	p.Messages++
+	if (kind == "" || kind == "message") && !hasAny(v, bodies...) && !hasAny(v, "tool_calls", "function_call", "audio") {
+		p.loose(v)
+		return true
+	}
 	p.text(role)
 	if name, ok := v["name"].(string); ok && name != "" {
 		p.Names++
 		p.text(name)
 	}
-	// A name is one of the author here, so it is not taken again below.
-	for _, key := range []string{"content", "parts", "refusal", "arguments", "output", "summary", "input", "reasoning_content"} {
+	for _, key := range bodies {
 		p.content(v[key])
 	}
 	p.calls(v["tool_calls"])
@@ -65,6 +76,10 @@ func (p *Prompt) call(v map[string]any) {
 		}
 	}
 	p.Calls++
+	if !hasAny(v, "name", "arguments", "input", "args") {
+		p.loose(v)
+		return
+	}
 	p.content(v["name"])
 	for _, key := range []string{"arguments", "input", "args"} {
 		if args, ok := v[key]; ok && args != nil {
@@ -79,7 +94,9 @@ func (p *Prompt) content(v any) {
 	case string:
 		p.text(v)
 	case map[string]any:
-		p.block(v)
+		if !p.block(v) {
+			p.loose(v)
+		}
 	case []any:
 		for _, item := range v {
 			p.content(item)
@@ -87,20 +104,24 @@ func (p *Prompt) content(v any) {
 	}
 }
 
-// block takes one part of a multi-part content, and says whether it knew it.
-// It takes the keys that hold what a model reads and leaves all others, so
-// ids, signatures and data of kinds yet to come are not counted.
+// block takes one part of a multi-part content, and says whether it knew it. Of
+// a kind that it knows it takes the keys that hold what a model reads, and
+// leaves ids, signatures and data.
 func (p *Prompt) block(v map[string]any) bool {
 	kind, _ := v["type"].(string)
 	switch {
-	case strings.Contains(kind, "image"), v["image_url"] != nil, v["image_base64"] != nil, v["inlineData"] != nil:
+	case strings.Contains(kind, "image"), hasAny(v, "image_url", "image_base64", "inlineData", "inline_data"):
 		p.image(detailOf(v))
 		p.content(v["text"])
 		return true
-	case strings.Contains(kind, "audio"), strings.Contains(kind, "video"), strings.HasPrefix(kind, "redacted"):
+	case strings.Contains(kind, "audio"), strings.Contains(kind, "video"), strings.HasSuffix(kind, "file"), strings.HasPrefix(kind, "redacted"),
+		hasAny(v, "video_url", "video_base64", "fileData", "file_data"):
 		return true
-	case kind == "tool_use" || kind == "server_tool_use":
+	case strings.HasSuffix(kind, "tool_use"):
 		p.call(v)
+		return true
+	case kind != "" && !isText(kind):
+		p.loose(v)
 		return true
 	}
 	known := kind != ""
@@ -129,6 +150,50 @@ func (p *Prompt) block(v map[string]any) bool {
 		p.text(compact(r["response"]))
 	}
 	return known
+}
+
+// isText says whether a part of that kind has its text under the keys that block knows.
+func isText(kind string) bool {
+	switch kind {
+	case "text", "input_text", "output_text", "summary_text", "reasoning_text", "refusal", "thinking", "tool_result", "document", "search_result":
+		return true
+	}
+	return false
+}
+
+// loose takes every text of an object whose form is not known, but ids and
+// base64: what a provider adds, or a Go type without JSON tags, should count
+// rather than be free.
+func (p *Prompt) loose(v map[string]any) {
+	for _, key := range sortedKeys(v) {
+		if key != "id" && key != "type" && !strings.HasSuffix(key, "_id") {
+			p.value(v[key])
+		}
+	}
+}
+
+func (p *Prompt) value(v any) {
+	switch v := v.(type) {
+	case string:
+		if !isBase64(v) {
+			p.text(v)
+		}
+	case map[string]any:
+		p.content(v)
+	case []any:
+		for _, item := range v {
+			p.value(item)
+		}
+	}
+}
+
+func hasAny(v map[string]any, keys ...string) bool {
+	for _, key := range keys {
+		if v[key] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // detailOf finds an image's detail, beside its URL or inside it.

@@ -6,8 +6,11 @@ import "github.com/choked/choked/estimator/internal/quick"
 // o200k encoding of OpenAI's models, and close enough to others to be corrected
 // by [Calibrate]. Half of all texts are within 5%, 95% within 20%;
 // internal/quick/FIT.md has the error by kind of text, and how to repeat the
-// fit. Long runs of one letter are estimated too high, and runs of punctuation
-// too low, by half at worst.
+// fit.
+//
+// Long runs of one letter are estimated too high. Text that is made to get past
+// a limit, a few odd characters over and over, can cost ten times its estimate:
+// where that matters, count exactly.
 func Default(opts ...Option) *Counted {
 	// It reads a gigabyte a second: a sample would save little and cost precision.
 	return Using(quickCounter{}, append([]Option{Exact()}, opts...)...)

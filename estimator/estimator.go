@@ -13,6 +13,7 @@ package estimator
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync/atomic"
 )
@@ -82,14 +83,23 @@ func Using(c Counter, opts ...Option) *Counted {
 // Estimate returns the tokens that input will cost. For a string it allocates nothing.
 func (e *Counted) Estimate(input any) (int64, error) {
 	if text, ok := input.(string); ok {
-		return e.text(text) + e.options.reserve(0), nil
+		return total(e.text(text), e.options.reserve(0)), nil
 	}
 	p, err := Extract(input)
 	if err != nil {
 		return 0, err
 	}
-	n := p.Tokens + e.options.overhead.of(p) + e.options.reserve(p.Output)
-	return n + e.texts(p.Texts), nil
+	return total(p.Tokens, e.options.overhead.of(p), e.texts(p.Texts), e.options.reserve(p.Output)), nil
+}
+
+// total adds up numbers of tokens, none of which can be below zero. A reserve
+// may be as large as an int64 can be, and the sum is no larger.
+func total(parts ...int64) int64 {
+	var sum int64
+	for _, n := range parts {
+		sum += min(max(n, 0), math.MaxInt64-sum)
+	}
+	return sum
 }
 
 func (e *Counted) text(text string) int64 {

@@ -1,6 +1,7 @@
 package estimator_test
 
 import (
+	"math"
 	"strings"
 	"testing"
 
@@ -86,6 +87,9 @@ func TestOutputIsReservedWhenAsked(t *testing.T) {
 		{"the fallback when it names none", estimator.Using(words, estimator.Output(100)), []byte(`{"prompt":"one"}`), 1 + 100},
 		{"the fallback for plain text", estimator.Using(words, estimator.Output(100)), "one", 1 + 100},
 		{"a fallback below zero is none", estimator.Using(words, estimator.Output(-1)), "one", 1},
+		{"a limit beyond all counts", estimator.Using(words, estimator.Output(7)), []byte(`{"prompt":"one","max_tokens":1e30}`), 1 + math.MaxInt32},
+		{"a fallback beyond all counts", estimator.Using(words, estimator.Output(math.MaxInt64)), "one", math.MaxInt64},
+		{"for each of several replies", estimator.Using(words, estimator.Output(0)), []byte(`{"prompt":"one","max_tokens":5,"best_of":4,"n":2}`), 1 + 20},
 		{"a limit that is no count", estimator.Using(words, estimator.Output(0)), []byte(`{"prompt":"one","max_tokens":-7,"max_output_tokens":"x"}`), 1},
 	} {
 		if got := estimate(t, test.e, test.input); got != test.want {
@@ -94,16 +98,55 @@ func TestOutputIsReservedWhenAsked(t *testing.T) {
 	}
 }
 
+func TestEstimateIsNeverBelowZero(t *testing.T) {
+	odd := estimator.Using(counterFunc(func(string) int { return -5 }))
+	for _, input := range []any{"one", []string{"one", "two"}, strings.Repeat("long ", 20_000)} {
+		if got := estimate(t, odd, input); got != 0 {
+			t.Errorf("Estimate with a counter that is below zero = %d, want 0", got)
+		}
+	}
+}
+
 func TestBase64CostsNothing(t *testing.T) {
 	long := "data:image/png;base64," + strings.Repeat("iVBORw0KGgo", 10000)
+	body := func(format string) []byte {
+		return []byte(strings.NewReplacer("URL", long, "DATA", long[22:]).Replace(format))
+	}
 	for name, input := range map[string]any{
-		"a string":           long,
-		"an image":           m{"role": "user", "content": []m{{"type": "image_url", "image_url": m{"url": long}}}},
-		"an Anthropic image": m{"role": "user", "content": []m{{"type": "image", "source": m{"type": "base64", "data": long[22:]}}}},
-		"audio":              m{"role": "user", "content": []m{{"type": "input_audio", "input_audio": m{"data": long[22:]}}}},
-		"a file":             m{"role": "user", "content": []m{{"type": "input_file", "file_data": long}}},
-		"a tool's result":    m{"role": "tool", "content": long},
-		"tool input":         m{"role": "assistant", "content": []m{{"type": "tool_use", "name": "f", "input": m{"page": long}}}},
+		"OpenAI chat image":          body(`{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"URL"}}]}]}`),
+		"OpenAI chat image, bare":    body(`{"messages":[{"role":"user","content":[{"type":"image_url","image_url":"DATA"}]}]}`),
+		"OpenAI chat audio":          body(`{"messages":[{"role":"user","content":[{"type":"input_audio","input_audio":{"data":"DATA","format":"wav"}}]}]}`),
+		"OpenAI chat reply in audio": body(`{"messages":[{"role":"assistant","content":null,"audio":{"id":"a","data":"DATA","transcript":"words"}}]}`),
+		"OpenAI chat file":           body(`{"messages":[{"role":"user","content":[{"type":"file","file":{"filename":"a.pdf","file_data":"URL"}}]}]}`),
+		"responses image":            body(`{"model":"gpt-5","input":[{"role":"user","content":[{"type":"input_image","image_url":"URL"}]}]}`),
+		"responses file":             body(`{"model":"gpt-5","input":[{"role":"user","content":[{"type":"input_file","filename":"a.pdf","file_data":"URL"}]}]}`),
+		"responses tool output":      body(`{"model":"gpt-5","input":[{"type":"function_call_output","output":[{"type":"input_file","file_data":"DATA"}]}]}`),
+		"responses screenshot":       body(`{"model":"gpt-5","input":[{"type":"computer_call_output","output":{"type":"computer_screenshot","image_url":"URL"}}]}`),
+		"responses made an image":    body(`{"model":"gpt-5","input":[{"type":"image_generation_call","id":"i","result":"DATA"}]}`),
+		"responses image mask":       body(`{"model":"gpt-5","input":"x","tools":[{"type":"image_generation","input_image_mask":{"image_url":"URL"}}]}`),
+		"responses drew a chart":     body(`{"model":"gpt-5","input":[{"type":"code_interpreter_call","code":"x","outputs":[{"type":"image","url":"URL"}]}]}`),
+		"responses reasoning":        body(`{"model":"gpt-5","input":[{"type":"reasoning","summary":[],"encrypted_content":"DATA"},{"type":"compaction","encrypted_content":"DATA"}]}`),
+		"Anthropic image":            body(`{"messages":[{"role":"user","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"DATA"}}]}]}`),
+		"Anthropic PDF":              body(`{"messages":[{"role":"user","content":[{"type":"document","source":{"type":"base64","media_type":"application/pdf","data":"DATA"}}]}]}`),
+		"Anthropic image in a document": body(`{"messages":[{"role":"user","content":[{"type":"document","source":{"type":"content","content":[
+			{"type":"image","source":{"type":"base64","data":"DATA"}}]}}]}]}`),
+		"Anthropic image in a tool's result": body(`{"messages":[{"role":"user","content":[{"type":"tool_result","content":[{"type":"image","source":{"type":"base64","data":"DATA"}}]}]}]}`),
+		"Anthropic thinking":                 body(`{"messages":[{"role":"assistant","content":[{"type":"thinking","thinking":"so","signature":"DATA"},{"type":"redacted_thinking","data":"DATA"}]}]}`),
+		"Anthropic fetched PDF": body(`{"messages":[{"role":"assistant","content":[{"type":"web_fetch_tool_result","content":{"type":"web_fetch_result",
+			"content":{"type":"document","source":{"type":"base64","data":"DATA"}}}}]}]}`),
+		"Anthropic search":            body(`{"messages":[{"role":"assistant","content":[{"type":"web_search_tool_result","content":[{"type":"web_search_result","title":"T","encrypted_content":"DATA"}]}]}]}`),
+		"Voyage image":                body(`{"inputs":[{"content":[{"type":"image_base64","image_base64":"URL"}]}]}`),
+		"Voyage image without a type": body(`{"inputs":[{"content":[{"image_base64":"DATA"}]}]}`),
+		"Voyage video":                body(`{"inputs":[{"content":[{"type":"video_base64","video_base64":"URL"},{"video_base64":"DATA"}]}]}`),
+		"Gemini image":                body(`{"contents":[{"parts":[{"inlineData":{"mimeType":"image/png","data":"DATA"}}]}]}`),
+		"a kind to come":              body(`{"messages":[{"role":"user","content":[{"type":"smell","essence":{"format":"x","payload":"DATA"}}]}]}`),
+		"a string":                    long,
+		"an image":                    m{"role": "user", "content": []m{{"type": "image_url", "image_url": m{"url": long}}}},
+		"an Anthropic image":          m{"role": "user", "content": []m{{"type": "image", "source": m{"type": "base64", "data": long[22:]}}}},
+		"audio":                       m{"role": "user", "content": []m{{"type": "input_audio", "input_audio": m{"data": long[22:]}}}},
+		"a file":                      m{"role": "user", "content": []m{{"type": "input_file", "file_data": long}}},
+		"a tool's result":             m{"role": "tool", "content": long},
+		"tool input":                  m{"role": "assistant", "content": []m{{"type": "tool_use", "name": "f", "input": m{"page": long}}}},
 	} {
 		if got := estimate(t, estimator.Default(), input); got > 800 {
 			t.Errorf("%s of %d bytes in base64: Estimate = %d, want no more than an image", name, len(long), got)

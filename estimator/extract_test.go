@@ -33,9 +33,19 @@ func (c sdkContent) MarshalJSON() ([]byte, error) {
 
 const png = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
 
+// Types whose JSON is not what their text is.
+type (
+	namedBytes  []byte
+	untagged    struct{ Role, Content string }
+	hidden      struct{ role, content string }
+	selfPointer *selfPointer
+)
+
 func TestExtractTakesText(t *testing.T) {
 	type named string
 	text := named("pointed at")
+	bytes := []byte("bytes")
+	var anything any = "anything"
 	for _, test := range []struct {
 		name  string
 		input any
@@ -45,6 +55,11 @@ func TestExtractTakesText(t *testing.T) {
 		{"an empty string", "", nil},
 		{"a string type", named("hello"), []string{"hello"}},
 		{"a pointer", &text, []string{"pointed at"}},
+		{"a pointer to an interface", &anything, []string{"anything"}},
+		{"a pointer to bytes", &bytes, []string{"bytes"}},
+		{"a type of bytes", namedBytes("bytes"), []string{"bytes"}},
+		{"several bytes", [][]byte{bytes, []byte("more")}, []string{"bytes", "more"}},
+		{"a pointer to a raw message", &[]json.RawMessage{json.RawMessage(`"quoted"`)}[0], []string{"quoted"}},
 		{"strings", []string{"a", "b"}, []string{"a", "b"}},
 		{"strings of any type", []any{"a", "b"}, []string{"a", "b"}},
 		{"bytes that are text", []byte("not {json}"), []string{"not {json}"}},
@@ -53,7 +68,9 @@ func TestExtractTakesText(t *testing.T) {
 		{"numbers in JSON bytes are text", []byte(`7`), []string{`7`}},
 		{"a data URL", png, nil},
 		{"data URLs in a list", []string{"a", png}, []string{"a"}},
+		{"a data URL in lines", "\n" + png[:40] + "\r\n" + png[40:] + "\n", nil},
 		{"text that only begins like one", "data:text;base64, is a prefix", []string{"data:text;base64, is a prefix"}},
+		{"text without spaces that only begins like one", "data:;base64,你好，世界", []string{"data:;base64,你好，世界"}},
 	} {
 		p, err := estimator.Extract(test.input)
 		if err != nil || !slices.Equal(p.Texts, test.want) || p.Messages != 0 {
@@ -90,6 +107,15 @@ func TestExtractTakesMessages(t *testing.T) {
 			{"type":"input_audio","input_audio":{"data":"UklGRg==","format":"wav"}},
 			{"type":"file","file":{"file_data":"JVBERi0=","filename":"a.pdf"}}]}]`),
 			estimator.Prompt{Texts: []string{"user", "plain", "see"}, Messages: 1, LowImages: 1, Images: 1}},
+		{"Go types without JSON tags", m{"messages": []untagged{{"user", "hi"}, {"assistant", "ho"}}},
+			estimator.Prompt{Texts: []string{"hi", "user", "ho", "assistant"}, Messages: 2}},
+		{"a role with text under another key", []byte(`[{"role":"user","text":"hi"}]`),
+			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1}},
+		{"messages of kinds that are not known", []byte(`{"messages":[{"type":"human","id":"x","content":[{"type":"news","lines":["a","b"],"n":1,"blob":"` +
+			strings.Repeat("iVBORw0K", 8) + `"},{"kind":"odd"}]},null,7]}`),
+			estimator.Prompt{Texts: []string{"a", "b", "odd"}, Messages: 1}},
+		{"what is no content", []byte(`{"messages":[{"role":"user","content":42},{"role":7,"content":null},{"role":"user","content":[null,[],{}]}]}`),
+			estimator.Prompt{Texts: []string{"user", "user"}, Messages: 3}},
 		{"tool calls and their results", []byte(`[{"role":"assistant","content":null,"tool_calls":[{"id":"call_1","type":"function",
 			"function":{"name":"weather","arguments":"{\"city\":\"Oslo\"}"}}]},{"role":"tool","tool_call_id":"call_1","content":"rain"}]`),
 			estimator.Prompt{Texts: []string{"assistant", "weather", `{"city":"Oslo"}`, "tool", "rain"}, Messages: 2, Calls: 1}},
@@ -117,6 +143,20 @@ func TestExtractTakesRequests(t *testing.T) {
 			"tools":[{"type":"web_search"},{"type":"function","name":"f","description":"d","parameters":{}}],"text":{"format":{"type":"json_schema","name":"n","schema":{}}}}`,
 			estimator.Prompt{Texts: []string{"user", "hi", "f", "{}", "42", "so", "be kind", "f:d", "n", "{}"},
 				Messages: 5, Names: 1, Images: 1, Functions: 1, Output: 9}},
+		{"OpenAI responses with calls at the provider", `{"model":"gpt-5","input":[{"type":"mcp_call","id":"i","name":"n","arguments":"{}","output":"out"},
+			{"type":"code_interpreter_call","container_id":"c","code":"1+1","outputs":[{"type":"logs","logs":"2"},{"type":"image","url":"` + png + `"}]},
+			{"type":"item_reference","id":"x"}]}`,
+			estimator.Prompt{Texts: []string{"{}", "n", "out", "1+1", "2"}, Images: 1}},
+		{"OpenAI responses from a template", `{"model":"gpt-5","prompt":{"id":"p","version":"2","variables":{"city":"Oslo","ref":{"type":"input_text","text":"T"}}}}`,
+			estimator.Prompt{Texts: []string{"Oslo", "T"}}},
+		{"OpenAI chat with several replies", `{"messages":[{"role":"user","content":"hi"}],"n":3,"max_tokens":50}`,
+			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1, Output: 150}},
+		{"OpenAI tools without a description, and custom ones", `{"messages":[],"tools":[{"type":"function","function":{"name":"now"}},
+			{"type":"custom","custom":{"name":"sql","description":"Runs it.","format":{"type":"grammar","grammar":{"definition":"start: x"}}}}]}`,
+			estimator.Prompt{Texts: []string{"now:", "sql:Runs it", "start: x"}, Functions: 2}},
+		{"schemas inside schemas", `{"messages":[],"tools":[{"type":"function","function":{"name":"f","parameters":{"properties":{
+			"a":{"anyOf":[{"properties":{"y":{"type":"string"}}},{"type":"null"}]},"b":{"items":{"description":"D","enum":["E"]}}},"$defs":{"X":{"properties":{"z":{}}}}}}}]}`,
+			estimator.Prompt{Texts: []string{"f:", "a::", "y:string:", "b::", "D", "E", "z::"}, Functions: 1, Objects: 3, Properties: 4, Enums: 1, EnumItems: 1}},
 		{"OpenAI responses with a bare string", `{"model":"gpt-5","input":"hi"}`, estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1}},
 		{"OpenAI embeddings", `{"model":"text-embedding-3-small","input":"hi"}`, estimator.Prompt{Texts: []string{"hi"}}},
 		{"OpenAI embeddings of several", `{"model":"text-embedding-3-small","input":["a","b"]}`, estimator.Prompt{Texts: []string{"a", "b"}}},
@@ -132,6 +172,11 @@ func TestExtractTakesRequests(t *testing.T) {
 			"tools":[{"name":"weather","description":"d","input_schema":{"type":"object","properties":{"city":{"type":"string"}}}}]}`,
 			estimator.Prompt{Texts: []string{"user", "T", "plain", "assistant", "hm", "weather", `{"city":"Oslo"}`, "user", "rain", "be kind", "weather:d", "city:string:"},
 				Messages: 4, Images: 1, Calls: 1, Functions: 1, Objects: 1, Properties: 1, Output: 1024}},
+		{"Anthropic calls of tools at servers", `{"messages":[{"role":"assistant","content":[{"type":"mcp_tool_use","name":"f","input":{"data":"text","signature":"` +
+			strings.Repeat("QUJD", 20) + `"}},{"type":"bash_code_execution_tool_result","tool_use_id":"t","content":{"type":"bash_code_execution_result","stdout":"so"}}]}],
+			"output_format":{"type":"json_schema","schema":{"type":"null"}}}`,
+			estimator.Prompt{Texts: []string{"assistant", "f", `{"data":"text"}`, "so", `{"type":"null"}`}, Messages: 1, Calls: 1}},
+		{"embeddings of lists of texts", `{"model":"text-embedding-3-small","input":[["a","b"],["c"],[1,2]]}`, estimator.Prompt{Texts: []string{"a", "b", "c"}, Tokens: 2}},
 		{"Voyage embeddings", `{"model":"voyage-3","input":["a","b"],"input_type":"document"}`, estimator.Prompt{Texts: []string{"a", "b"}}},
 		{"Voyage multimodal", `{"model":"voyage-multimodal-3","inputs":[{"content":[{"type":"text","text":"a"},{"type":"image_base64","image_base64":"` + png + `"}]}]}`,
 			estimator.Prompt{Texts: []string{"a"}, Images: 1}},
@@ -140,7 +185,7 @@ func TestExtractTakesRequests(t *testing.T) {
 	} {
 		p, err := estimator.Extract([]byte(test.body))
 		checkPrompt(t, test.name+", raw", p, err, test.want)
-		p, err = estimator.Extract(json.RawMessage("\n " + test.body))
+		p, err = estimator.Extract(json.RawMessage("\ufeff\n " + test.body))
 		checkPrompt(t, test.name+", raw message", p, err, test.want)
 		var decoded m
 		if err := json.Unmarshal([]byte(test.body), &decoded); err != nil {
@@ -184,6 +229,12 @@ func TestExtractCountsTokensGivenAsNumbers(t *testing.T) {
 func TestExtractNamesWhatItCannotRead(t *testing.T) {
 	loop := m{}
 	loop["messages"] = []any{loop}
+	var self selfPointer
+	self = &self
+	var deep any = "text"
+	for range 100_000 {
+		deep = []any{deep}
+	}
 	for _, test := range []struct {
 		input any
 		want  string
@@ -200,6 +251,12 @@ func TestExtractNamesWhatItCannotRead(t *testing.T) {
 		{[]any{"a", 7}, "item 1"},
 		{[]m{{"role": "user", "content": "x"}, {"colour": "red"}}, `item 1 has keys ["colour"]`},
 		{loop, "JSON"},
+		{self, "JSON"},
+		{deep, "JSON"},
+		{new(any), "interface"},
+		{(*[]byte)(nil), "uint8"},
+		{m{"messages": []hidden{{"user", "unseen"}}}, "fields that encoding/json sees"},
+		{m{"role": "user", "content": "x", "temperature": math.NaN()}, "NaN"},
 	} {
 		_, err := estimator.Extract(test.input)
 		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "no text") {

@@ -11,8 +11,8 @@ type options struct {
 }
 
 // Output adds a reserve for the reply: the input's max_completion_tokens,
-// max_output_tokens or max_tokens, whichever is largest, and fallback tokens
-// for an input that names none. Providers that limit output tokens, or that
+// max_output_tokens or max_tokens, whichever is largest, for each of the replies
+// that it asks for, and fallback tokens for an input that names no limit. Providers that limit output tokens, or that
 // admit by prompt and max_tokens together, need it. A fallback below zero counts as zero.
 func Output(fallback int64) Option {
 	return func(o *options) { o.output, o.fallback = true, max(fallback, 0) }

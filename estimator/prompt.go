@@ -2,9 +2,11 @@ package estimator
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"strings"
 )
@@ -14,13 +16,15 @@ import (
 type Prompt struct {
 	Texts  []string // each is tokenised on its own
 	Tokens int64    // tokens given as numbers, as embeddings inputs may be
-	Output int64    // the largest limit on the reply that is named; 0: none
+	Output int64    // the largest limit on the reply that is named, times the replies asked for; 0: none
 
 	Messages, Names, Calls int64 // of a chat; Calls are tool calls
 	Functions              int64 // described to the model, with
 	Objects, Properties    int64 // their parameters, and
 	Enums, EnumItems       int64 // the enumerations among those
 	LowImages, Images      int64 // images at low detail, and all others
+
+	empty bool // a message had no keys at all
 }
 
 // errNoText is wrapped by every error of Extract.
@@ -45,8 +49,9 @@ const understood = "want a string, []byte, []string, chat messages, or a request
 // their results; of a request also system, instructions, tools and response schemas.
 //
 // It never takes image, audio or file data, a string that is a base64 data URL
-// as a whole, an id, a signature, or the model's name. An error names the type
-// or the keys that were given and what would have been understood.
+// as a whole, an id, a signature, or the model's name. Of a message or a part of
+// a kind that is not known it takes every text that is not base64. An error names
+// the type or the keys that were given and what would have been understood.
 func Extract(input any) (Prompt, error) {
 	var p Prompt
 	switch in := input.(type) {
@@ -87,8 +92,10 @@ func isPlain(v any, depth int) bool {
 		return false
 	}
 	switch v := v.(type) {
-	case nil, string, bool, float64:
+	case nil, string, bool:
 		return true
+	case float64:
+		return !math.IsNaN(v) && !math.IsInf(v, 0) // which encoding/json reports
 	case []any:
 		for _, item := range v {
 			if !isPlain(item, depth+1) {
@@ -110,7 +117,7 @@ func isPlain(v any, depth int) bool {
 // raw takes a JSON body that it knows, and any other bytes as text: a document
 // may well be JSON.
 func (p *Prompt) raw(body []byte) {
-	trimmed := bytes.TrimLeft(body, " \t\r\n")
+	trimmed := bytes.TrimLeft(bytes.TrimPrefix(body, []byte("\ufeff")), " \t\r\n")
 	if len(trimmed) > 0 && (trimmed[0] == '{' || trimmed[0] == '[' || trimmed[0] == '"') {
 		var v any
 		if json.Unmarshal(trimmed, &v) == nil {
@@ -170,18 +177,39 @@ func (p *Prompt) list(items []any) error {
 
 // other takes any other type through its JSON.
 func (p *Prompt) other(input any) error {
-	t := reflect.TypeOf(input)
 	v := reflect.ValueOf(input)
-	for t.Kind() == reflect.Pointer && !v.IsNil() {
-		t, v = t.Elem(), v.Elem()
+	// A pointer may point to itself, which encoding/json reports.
+	for range 10 {
+		if v.Kind() != reflect.Pointer && v.Kind() != reflect.Interface || v.IsNil() {
+			break
+		}
+		v = v.Elem()
 	}
-	switch t.Kind() {
+	_, marshals := input.(json.Marshaler)
+	_, marshalsText := input.(encoding.TextMarshaler)
+	switch v.Kind() {
 	case reflect.String:
-		if _, ok := input.(json.Marshaler); !ok {
+		if !marshals {
 			p.text(v.String())
 			return nil
 		}
-	case reflect.Struct, reflect.Map, reflect.Slice, reflect.Array, reflect.Pointer:
+	case reflect.Slice:
+		// encoding/json would make base64 of bytes that are text.
+		switch raw := v.Interface().(type) {
+		case json.RawMessage:
+			p.raw(raw)
+			return nil
+		case [][]byte:
+			for _, text := range raw {
+				p.text(string(text))
+			}
+			return nil
+		}
+		if v.Type().Elem().Kind() == reflect.Uint8 && !marshals && !marshalsText {
+			p.raw(v.Bytes())
+			return nil
+		}
+	case reflect.Struct, reflect.Map, reflect.Array, reflect.Pointer:
 	default:
 		return fmt.Errorf("estimator: a %T: %w: %s", input, errNoText, understood)
 	}
@@ -195,6 +223,9 @@ func (p *Prompt) other(input any) error {
 	}
 	if err := p.decoded(decoded); err != nil {
 		return fmt.Errorf("%w (taken from a %T through its JSON)", err, input)
+	}
+	if p.empty {
+		return fmt.Errorf("estimator: a %T holds a message whose JSON is {}: %w: want fields that encoding/json sees", input, errNoText)
 	}
 	return nil
 }
@@ -213,15 +244,36 @@ func (p *Prompt) image(detail string) {
 	}
 }
 
-// isDataURL says whether s as a whole is binary data in base64 (RFC 2397).
+// isDataURL says whether s as a whole is binary data in base64 (RFC 2397). What
+// only begins like it is text: else it would be a way to send text for nothing.
 func isDataURL(s string) bool {
+	if len(s) == 0 || s[0] > 'd' { // most texts
+		return false
+	}
+	s = strings.TrimSpace(s)
 	if len(s) < 5 || !strings.EqualFold(s[:5], "data:") {
 		return false
 	}
 	head := s[:min(len(s), 256)] // a media type and its parameters are short
 	comma := strings.IndexByte(head, ',')
-	return comma > 0 && strings.HasSuffix(strings.ToLower(head[:comma]), ";base64") &&
-		!strings.ContainsAny(s, " \n")
+	return comma > 0 && strings.HasSuffix(strings.ToLower(head[:comma]), ";base64") && inBase64(s[comma+1:])
+}
+
+// isBase64 says whether s is binary data rather than a word.
+func isBase64(s string) bool { return len(s) >= 64 && inBase64(s) }
+
+// inBase64 says whether all of s is of the letters of base64, either alphabet,
+// padded, in lines, or escaped for a URL.
+func inBase64(s string) bool {
+	for i := range len(s) {
+		switch b := s[i]; {
+		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9':
+		case b == '+', b == '/', b == '-', b == '_', b == '=', b == '%', b == '\r', b == '\n':
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // countTokens counts a list, or a list of lists, of numbers.

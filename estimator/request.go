@@ -26,8 +26,12 @@ func (p *Prompt) request(v map[string]any) bool {
 	}
 	if in, ok := v["prompt"]; ok {
 		known = true
-		p.input(in, false)
-		p.content(v["suffix"])
+		if template, ok := in.(map[string]any); ok { // kept by the provider, with values for its variables
+			p.value(template["variables"])
+		} else {
+			p.input(in, false)
+			p.content(v["suffix"])
+		}
 	}
 	if !known {
 		return false
@@ -41,21 +45,28 @@ func (p *Prompt) request(v map[string]any) bool {
 	p.tools(v["tools"])
 	p.tools(v["functions"])
 	p.schema(v["response_format"])
-	if text, ok := v["text"].(map[string]any); ok {
-		p.schema(text["format"])
+	p.schema(v["output_format"])
+	for _, key := range []string{"text", "output_config"} {
+		if inner, ok := v[key].(map[string]any); ok {
+			p.schema(inner["format"])
+		}
 	}
 	p.limits(v)
 	return true
 }
 
-// limits notes the largest limit on the reply that a request names.
+// limits notes the largest limit on the reply that a request names, and how many
+// replies are to be made: each of them may be as long.
 func (p *Prompt) limits(v map[string]any) {
 	for _, key := range []string{"max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"} {
 		p.Output = max(p.Output, number(v[key]))
 	}
+	replies := max(1, number(v["n"]), number(v["best_of"]))
 	if c, ok := v["generationConfig"].(map[string]any); ok {
 		p.Output = max(p.Output, number(c["maxOutputTokens"]))
+		replies = max(replies, number(c["candidateCount"]))
 	}
+	p.Output *= replies
 }
 
 // input takes the input of an embeddings or a responses call. Only the latter
@@ -75,9 +86,10 @@ func (p *Prompt) input(in any, conversation bool) {
 		}
 		for _, item := range in {
 			if ids, ok := item.([]any); ok {
-				n, _ := countTokens(ids)
-				p.Tokens += n
-				continue
+				if n, ok := countTokens(ids); ok {
+					p.Tokens += n
+					continue
+				}
 			}
 			if m, ok := item.(map[string]any); ok && p.message(m) {
 				continue
@@ -151,7 +163,7 @@ func withoutData(v any) any {
 	case map[string]any:
 		out := make(map[string]any, len(v))
 		for k := range v {
-			if !isDataKey(k) {
+			if s, ok := v[k].(string); !ok || !isDataKey(k) || !isBase64(s) {
 				out[k] = withoutData(v[k])
 			}
 		}
@@ -160,10 +172,10 @@ func withoutData(v any) any {
 	return v
 }
 
-// number reads a JSON number as a count, and anything else as none.
+// number reads a JSON number as a count, of 2³¹ at most, and anything else as none.
 func number(v any) int64 {
-	if n, ok := v.(float64); ok && n > 0 && n <= math.MaxInt32 {
-		return int64(n)
+	if n, ok := v.(float64); ok && n > 0 {
+		return int64(min(n, math.MaxInt32))
 	}
 	return 0
 }

@@ -2,6 +2,7 @@ package estimator_test
 
 import (
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"unicode/utf8"
@@ -75,6 +76,25 @@ func TestSamplesAreDrawnAnew(t *testing.T) {
 	if len(seen) < 3 {
 		t.Errorf("10 samples gave only %d different estimates", len(seen))
 	}
+}
+
+func TestEstimatorsAreSafeForConcurrentUse(t *testing.T) {
+	inputs := []any{"short", strings.Repeat("long ", 10_000), []string{"a", "b"}, m{"role": "user", "content": "hi"},
+		[]byte(`{"messages":[{"role":"user","content":"hi"}],"max_tokens":3}`), []estimator.Message{{Role: "user", Content: "hi"}}}
+	e := estimator.Calibrate(estimator.Using(words, estimator.Output(5)))
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for i := range 200 {
+				n, err := e.Estimate(inputs[i%len(inputs)])
+				if n < 5 || err != nil {
+					t.Errorf("Estimate = %d, %v; want the reserve of 5 at least", n, err)
+				}
+				e.Observe(n, n)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 type counterFunc func(string) int

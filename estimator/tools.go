@@ -6,8 +6,9 @@ import (
 )
 
 // tools takes the functions that a request describes, in the forms of OpenAI
-// chat (under "function"), responses (flat), Anthropic (input_schema) and Gemini
-// (functionDeclarations). A provider's built-in tools describe nothing here.
+// chat (under "function" or "custom"), responses (flat), Anthropic (input_schema)
+// and Gemini (functionDeclarations). A provider's built-in tools, which have types
+// of their own, describe nothing here.
 func (p *Prompt) tools(v any) {
 	list, _ := v.([]any)
 	for _, item := range list {
@@ -15,11 +16,15 @@ func (p *Prompt) tools(v any) {
 		if !ok {
 			continue
 		}
-		if inner, ok := tool["function"].(map[string]any); ok {
-			tool = inner
+		kind, _ := tool["type"].(string)
+		for _, key := range []string{"function", "custom"} {
+			if inner, ok := tool[key].(map[string]any); ok {
+				tool = inner
+			}
 		}
 		p.tools(tool["functionDeclarations"])
-		if name, ok := tool["name"].(string); ok && (tool["description"] != nil || parametersOf(tool) != nil) {
+		name, ok := tool["name"].(string)
+		if described := kind == "" || kind == "function" || kind == "custom" || hasAny(tool, "description"); ok && described {
 			p.function(name, tool)
 		}
 	}
@@ -31,20 +36,16 @@ func (p *Prompt) tools(v any) {
 func (p *Prompt) function(name string, f map[string]any) {
 	p.Functions++
 	p.text(name + ":" + sentence(f["description"]))
-	p.parameters(parametersOf(f))
-}
-
-func parametersOf(f map[string]any) map[string]any {
-	for _, key := range []string{"parameters", "input_schema"} {
-		if m, ok := f[key].(map[string]any); ok {
-			return m
+	for _, key := range []string{"parameters", "input_schema", "parametersJsonSchema"} {
+		if schema, ok := f[key].(map[string]any); ok {
+			p.parameters(schema)
 		}
 	}
-	return nil
+	p.value(f["format"]) // of a custom tool: a grammar
 }
 
 // parameters takes the properties of a schema. The cookbook stops at the first
-// level; objects and lists inside are taken the same way here.
+// level; schemas inside, wherever JSON Schema has them, are taken the same way here.
 func (p *Prompt) parameters(schema map[string]any) {
 	properties, _ := schema["properties"].(map[string]any)
 	if len(properties) > 0 {
@@ -57,10 +58,30 @@ func (p *Prompt) parameters(schema map[string]any) {
 		p.text(name + ":" + kind + ":" + sentence(property["description"]))
 		p.enum(property["enum"])
 		p.parameters(property)
-		if items, ok := property["items"].(map[string]any); ok {
-			p.enum(items["enum"])
-			p.parameters(items)
+	}
+	for _, key := range []string{"items", "additionalProperties"} {
+		p.inner(schema[key])
+	}
+	for _, key := range []string{"anyOf", "oneOf", "allOf", "prefixItems"} {
+		list, _ := schema[key].([]any)
+		for _, item := range list {
+			p.inner(item)
 		}
+	}
+	for _, key := range []string{"$defs", "definitions"} {
+		named, _ := schema[key].(map[string]any)
+		for _, name := range sortedKeys(named) {
+			p.inner(named[name])
+		}
+	}
+}
+
+// inner takes a schema that is not itself a named property.
+func (p *Prompt) inner(v any) {
+	if schema, ok := v.(map[string]any); ok {
+		p.content(schema["description"])
+		p.enum(schema["enum"])
+		p.parameters(schema)
 	}
 }
 

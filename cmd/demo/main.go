@@ -28,7 +28,7 @@ const workerEnv = "CHOKED_DEMO_WORKER"
 
 func main() {
 	if os.Getenv(workerEnv) != "" {
-		os.Exit(work(os.Stdin, os.Stdout, os.Stderr))
+		os.Exit(child())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once

@@ -19,7 +19,7 @@ import (
 // The test's program is the workers' too, as the demo's is.
 func TestMain(m *testing.M) {
 	if os.Getenv(workerEnv) != "" {
-		os.Exit(work(os.Stdin, os.Stdout, os.Stderr))
+		os.Exit(child())
 	}
 	os.Exit(m.Run())
 }
@@ -46,6 +46,15 @@ func TestClusterHoldsTheLimitsThroughTheDeathOfItsLeader(t *testing.T) {
 	assert.Positive(t, s.LeaderChanges)
 	assert.Greater(t, s.Admitted, int64(50), "more than the burst")
 	assert.Zero(t, s.Crashes)
+}
+
+func TestAServiceHoldsTheLimitsForItsClients(t *testing.T) {
+	s, _ := demonstrate(t, "-for", "4s", "-store", "proxy")
+	assert.Zero(t, s.Over)
+	assert.Equal(t, "worker-1", s.Killed)
+	assert.Zero(t, s.Crashes)
+	assert.Greater(t, s.Use, 0.85, "but for what the one that is killed had leased")
+	assert.Greater(t, s.Jain, 0.8)
 }
 
 func TestLocalHoldsTheLimitsByFixedShares(t *testing.T) {

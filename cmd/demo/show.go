@@ -47,7 +47,7 @@ func show(ctx context.Context, o options, out, logs io.Writer) (summary, error) 
 		return summary{}, err
 	}
 	defer p.close()
-	svc, err := startService(o)
+	svc, err := startService(o, logs)
 	if err != nil {
 		return summary{}, err
 	}

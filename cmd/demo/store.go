@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -14,15 +15,17 @@ import (
 	"github.com/choked/choked"
 	"github.com/choked/choked/cluster"
 	"github.com/choked/choked/internal/redisserver"
+	"github.com/choked/choked/proxy"
 	"github.com/choked/choked/redisstore"
 )
 
 // storeKinds are the values of -store. Another kind is a case in [openStore],
 // and if it has demands on the other flags, in [checkStore].
-var storeKinds = []string{"cluster", "redis", "local", "none"}
+var storeKinds = []string{"cluster", "proxy", "redis", "local", "none"}
 
 const storeHelp = "where the workers keep their quota: a `kind`\n" +
 	"cluster: among themselves, in memory\n" +
+	"proxy: at a service over HTTP, in a process of its own\n" +
 	"redis: in the Redis at -redis, or in one that is started for the demo\n" +
 	"local: nowhere shared; each has 1/workers of each limit for itself, and a worker that\n" +
 	"  is started again does not know what it has spent before\n" +
@@ -70,10 +73,21 @@ type service struct {
 	close func() error
 }
 
-func startService(o options) (service, error) {
-	if o.store != "redis" {
-		return service{close: func() error { return nil }}, nil
+func startService(o options, logs io.Writer) (service, error) {
+	switch o.store {
+	case "proxy":
+		url, stop, err := startServer(logs, o.verbose)
+		if err != nil {
+			return service{}, fmt.Errorf("-store proxy: %w", err)
+		}
+		return service{url: url, close: stop}, nil
+	case "redis":
+		return startRedis(o)
 	}
+	return service{close: func() error { return nil }}, nil
+}
+
+func startRedis(o options) (service, error) {
 	s := service{url: o.redis, close: func() error { return nil }}
 	if o.redis == "" {
 		server, err := redisserver.Start()
@@ -151,6 +165,10 @@ func openStore(j job, log *slog.Logger) (home, error) {
 	case "local":
 		alone.store = choked.NewLocal()
 		return alone, nil
+	case "proxy":
+		store, err := proxy.New(j.StoreURL, "")
+		alone.store = store
+		return alone, err
 	case "redis":
 		store, err := redisstore.Open(j.StoreURL, redisstore.Config{Prefix: "choked:demo:" + j.Secret[:8] + ":"})
 		alone.store = store

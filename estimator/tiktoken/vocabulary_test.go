@@ -72,6 +72,11 @@ func main() { n, err := tiktoken.OpenAI("gpt-4o").Estimate("x"); println(n, err)
 	if !strings.Contains(deps, "tiktoken-go-loader/assets") {
 		t.Errorf("a program that imports package tiktoken does not depend on the vocabulary:\n%s", deps)
 	}
+	for _, dep := range strings.Fields(deps) {
+		if dep == "net" || strings.HasPrefix(dep, "net/") {
+			t.Errorf("a program that imports package tiktoken could reach a network: it depends on %s", dep)
+		}
+	}
 	if bytes.Contains(without, sample) || !bytes.Contains(with, sample) {
 		t.Errorf("the vocabulary is in the binary without it: %t, with it: %t; want false and true",
 			bytes.Contains(without, sample), bytes.Contains(with, sample))

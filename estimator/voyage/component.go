@@ -63,6 +63,9 @@ func (c *component) split() (bpe.Split, error) {
 	var split bpe.Split
 	byteLevel := false
 	for _, s := range steps {
+		if byteLevel {
+			return 0, fmt.Errorf("pre_tokenizer %q behind ByteLevel is not supported: want ByteLevel last", s.Type)
+		}
 		var found bpe.Split
 		switch s.Type {
 		case "Split":

@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/choked/choked/estimator/internal/bpe"
 )
 
@@ -66,6 +68,12 @@ func (m *merge) UnmarshalJSON(b []byte) error {
 }
 
 func readFile(path string) (*tokenizer, error) {
+	// Opening a pipe would wait for somebody to write to it.
+	if info, err := os.Stat(path); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -102,7 +110,7 @@ func parse(body []byte) (*tokenizer, error) {
 	if t.frame, err = f.PostProcessor.frame(); err != nil {
 		return nil, err
 	}
-	if t.raw, t.normal, err = matchers(f.Added); err != nil {
+	if t.raw, t.normal, err = matchers(f.Added, t.nfc); err != nil {
 		return nil, err
 	}
 	t.encoding, err = f.encoding(split)
@@ -130,7 +138,7 @@ func (f *file) unsupported() error {
 
 func isSet(v json.RawMessage) bool { return len(v) > 0 && string(v) != "null" }
 
-func matchers(tokens []added) (raw, normal *matcher, err error) {
+func matchers(tokens []added, nfc bool) (raw, normal *matcher, err error) {
 	if len(tokens) > maxAdded {
 		return nil, nil, fmt.Errorf("%d added tokens: want %d at most", len(tokens), maxAdded)
 	}
@@ -143,6 +151,8 @@ func matchers(tokens []added) (raw, normal *matcher, err error) {
 			return nil, nil, fmt.Errorf("added token %q: single_word is not supported", a.Content)
 		case a.LStrip || a.RStrip:
 			return nil, nil, fmt.Errorf("added token %q: lstrip and rstrip are not supported", a.Content)
+		case a.Normalized && nfc:
+			after = append(after, norm.NFC.String(a.Content))
 		case a.Normalized:
 			after = append(after, a.Content)
 		default:

@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/choked/choked/estimator"
@@ -55,7 +54,8 @@ func Load(path string, opts ...estimator.Option) (*Estimator, error) {
 //
 // If the cache holds none for the model it returns [estimator.Default], which
 // calibration brings close; a result of type [*Estimator] counts exactly. A
-// file that is there but cannot be used is an error.
+// file that is there but cannot be used, or a cache that cannot be searched, is
+// an error.
 func New(cache, model string, opts ...estimator.Option) (estimator.Estimator, error) {
 	path, err := find(cache, model)
 	if err != nil {
@@ -83,19 +83,47 @@ func find(cache, model string) (string, error) {
 	}
 	hub := "models--voyageai--" + name
 	for _, dir := range []string{name, filepath.Join("voyageai", name), hub, filepath.Join("hub", hub)} {
-		candidates := []string{filepath.Join(cache, dir, "tokenizer.json")}
-		snapshots, _ := os.ReadDir(filepath.Join(cache, dir, "snapshots")) // none if there is no such directory
-		slices.Reverse(snapshots)
-		for _, s := range snapshots {
-			candidates = append(candidates, filepath.Join(cache, dir, "snapshots", s.Name(), "tokenizer.json"))
+		dir = filepath.Join(cache, dir)
+		snapshots, err := snapshots(dir)
+		if err != nil {
+			return "", fmt.Errorf("voyage: cache: %w", err)
 		}
-		for _, path := range candidates {
-			if _, err := os.Stat(path); err == nil {
+		for _, place := range append([]string{dir}, snapshots...) {
+			path := filepath.Join(place, "tokenizer.json")
+			// A link that leads nowhere is a file that cannot be used, not none.
+			if _, err := os.Lstat(path); err == nil {
 				return path, nil
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return "", fmt.Errorf("voyage: cache: %w", err)
 			}
 		}
 	}
 	return "", nil
+}
+
+// snapshots lists the revisions of a model that a client of the hub has kept in
+// dir: the one that it calls main, then all others.
+func snapshots(dir string) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(dir, "snapshots"))
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return nil, err
+	}
+	main, _ := os.ReadFile(filepath.Join(dir, "refs", "main")) // without it, any revision is as good
+	var paths []string
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		paths = append(paths, filepath.Join(dir, "snapshots", e.Name()))
+		if e.Name() == strings.TrimSpace(string(main)) {
+			last := len(paths) - 1
+			paths[0], paths[last] = paths[last], paths[0]
+		}
+	}
+	return paths, nil
 }
 
 // Estimate returns the tokens that input will cost. The error names an input

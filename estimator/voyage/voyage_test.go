@@ -2,6 +2,7 @@ package voyage_test
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,14 +26,8 @@ func small(change func(f m)) []byte {
 		vocab[s] = id
 		id++
 	}
-	other := rune(0x100) // bytes that do not print stand as characters from here on
 	for b := range 256 {
-		if '!' <= b && b <= '~' || 0xa1 <= b && b <= 0xac || b >= 0xae {
-			token(string(rune(b)))
-		} else {
-			token(string(other))
-			other++
-		}
+		token(string(letterOf[b]))
 	}
 	merges := []any{"l o", "lo w", "Ġ low", []string{"e", "r"}, "low er", "Ã ©", "s t"}
 	for _, t := range []string{"lo", "low", "Ġlow", "er", "lower", "Ã©", "st", "whole"} {
@@ -121,6 +116,7 @@ func TestPartsOfTheFileThatAreUnderstood(t *testing.T) {
 		want   int
 	}{
 		{"no normalizer", func(f m) { f["normalizer"] = nil }, "e\u0301", 3},
+		{"an added token that is not in normal form", func(f m) { f["added_tokens"] = []any{m{"content": "<e\u0301>", "normalized": true}} }, "<é><e\u0301>", 2},
 		{"a sequence of normalizers", func(f m) { f["normalizer"] = m{"type": "Sequence", "normalizers": []any{m{"type": "NFC"}}} }, "e\u0301", 1},
 		{"merges ignored for whole tokens", func(f m) { f["model"].(m)["ignore_merges"] = true }, "whole", 1},
 		{"GPT-2's split, by name", func(f m) { f["pre_tokenizer"] = m{"type": "ByteLevel", "add_prefix_space": false} }, " low lower", 3},
@@ -172,6 +168,10 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 		{`split pattern "\\s+"`, splitBy(m{"type": "Split", "pattern": m{"Regex": `\s+`}, "behavior": "Isolated"})},
 		{`behavior "Removed"`, splitBy(m{"type": "Split", "pattern": m{"Regex": qwen}, "behavior": "Removed"})},
 		{"plain string", splitBy(m{"type": "Split", "pattern": m{"String": " "}, "behavior": "Isolated"})},
+		{`"Split" behind ByteLevel`, top("pre_tokenizer", m{"type": "Sequence", "pretokenizers": []any{
+			m{"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}, m{"type": "Split", "pattern": m{"Regex": qwen}, "behavior": "Isolated"}}})},
+		{`"ByteLevel" behind ByteLevel`, top("pre_tokenizer", m{"type": "Sequence", "pretokenizers": []any{
+			m{"type": "ByteLevel", "add_prefix_space": false}, m{"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}}})},
 		{"splits twice", top("pre_tokenizer", m{"type": "Sequence", "pretokenizers": []any{
 			m{"type": "Split", "pattern": m{"Regex": qwen}, "behavior": "Isolated"}, m{"type": "ByteLevel", "add_prefix_space": false}}})},
 		{`post_processor "BertProcessing"`, top("post_processor", m{"type": "BertProcessing"})},
@@ -198,10 +198,17 @@ func TestFilesThatCannotBeReadAreErrors(t *testing.T) {
 	if err := os.Truncate(huge, 1<<30); err != nil {
 		t.Fatal(err)
 	}
+	loop, inner := filepath.Join(dir, "loop.json"), filepath.Join(dir, "inner")
+	if err := errors.Join(os.Symlink(loop, loop), os.MkdirAll(filepath.Join(inner, "tokenizer.json"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
 	for path, want := range map[string]string{
 		filepath.Join(dir, "none.json"): "none.json",
 		dir:                             "tokenizer.json",
 		huge:                            "larger than 64 MB",
+		loop:                            "loop.json",
+		os.DevNull:                      "not a regular file",
+		inner:                           "not a regular file",
 	} {
 		if _, err := voyage.Load(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Load(%s) = %v, want an error with %q", path, err, want)
@@ -230,6 +237,30 @@ func TestNewFindsTheModelInACache(t *testing.T) {
 	}
 }
 
+func TestNewPrefersTheRevisionThatTheHubCallsMain(t *testing.T) {
+	for _, main := range []string{"0aaa", "5bbb", "9ccc"} {
+		cache := t.TempDir()
+		dir := filepath.Join(cache, "models--voyageai--voyage-3")
+		for _, revision := range []string{"0aaa", "5bbb", "9ccc"} {
+			body := small(func(f m) {
+				if revision == main {
+					f["model"].(m)["ignore_merges"] = true // "whole" is one token
+				}
+			})
+			write(t, filepath.Join(dir, "snapshots", revision, "tokenizer.json"), body)
+		}
+		write(t, filepath.Join(dir, "snapshots", "a file"), nil)
+		write(t, filepath.Join(dir, "refs", "main"), []byte(main+"\n"))
+		e, err := voyage.New(cache, "voyage-3")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := e.Estimate("whole"); n != 1 || err != nil {
+			t.Errorf("Estimate = %d, %v; want 1, as the revision %s has it", n, err, main)
+		}
+	}
+}
+
 func TestWithoutAFileNewEstimates(t *testing.T) {
 	for _, cache := range []string{t.TempDir(), filepath.Join(t.TempDir(), "none")} {
 		e, err := voyage.New(cache, "voyage-3")
@@ -248,6 +279,16 @@ func TestNewRefusesAFileItCannotUseAndNamesThatAreNone(t *testing.T) {
 	write(t, filepath.Join(cache, "voyage-3", "tokenizer.json"), []byte("{}"))
 	if e, err := voyage.New(cache, "voyage-3"); err == nil || e != nil {
 		t.Errorf("New = %v, %v with a file that is no tokenizer; want an error", e, err)
+	}
+	dangling, loop, file := t.TempDir(), t.TempDir(), write(t, filepath.Join(t.TempDir(), "tokenizer.json"), small(nil))
+	if err := errors.Join(os.Mkdir(filepath.Join(dangling, "voyage-3"), 0o700), os.Symlink("none", filepath.Join(dangling, "voyage-3", "tokenizer.json")),
+		os.Symlink("voyage-3", filepath.Join(loop, "voyage-3"))); err != nil {
+		t.Fatal(err)
+	}
+	for what, cache := range map[string]string{"a file that is gone": dangling, "a directory that cannot be read": loop, "a file as the cache": file} {
+		if e, err := voyage.New(cache, "voyage-3"); err == nil || e != nil {
+			t.Errorf("New = %v, %v with %s; want an error", e, err, what)
+		}
 	}
 	for _, name := range []string{"", "..", "../voyage-3", "a/b", "voyageai/", "*"} {
 		if _, err := voyage.New(cache, name); err == nil {

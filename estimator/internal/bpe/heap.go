@@ -12,7 +12,7 @@ func (m *merger) byHeap(e *Encoding, piece string) {
 		m.next, m.prev = make([]int32, cap(m.ids)), make([]int32, cap(m.ids))
 	}
 	next, prev := m.next[:n], m.prev[:n]
-	q := m.queue[:0]
+	q := slices.Grow(m.queue[:0], len(m.ids))
 	for i := range n {
 		next[i], prev[i] = i+1, i-1
 		if r := m.ranks[i]; r != noRank {

@@ -47,7 +47,10 @@ func (m *merger) merge(e *Encoding, piece string) {
 func (m *merger) reset(e *Encoding, piece string) {
 	n := len(piece)
 	if cap(m.starts) < n+1 {
-		size := max(2*n, 2*scanBelow)
+		size := n + 1
+		if size <= keepBelow {
+			size = 2 * max(size, scanBelow) // the next piece may be a little longer
+		}
 		m.ids, m.ranks, m.starts = make([]int32, size), make([]int32, size), make([]int32, size)
 	}
 	m.ids, m.ranks, m.starts = m.ids[:n], m.ranks[:n], m.starts[:n+1]

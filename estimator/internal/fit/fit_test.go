@@ -3,7 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -36,6 +40,71 @@ func TestFitFindsTheWeightsThatMadeTheTokens(t *testing.T) {
 	}
 	if src := string(source(w)); !strings.Contains(src, "DO NOT EDIT") || !strings.Contains(src, "1229, ") {
 		t.Error("the source does not hold the usual weight of 0.3, which is 1229/4096")
+	}
+}
+
+func TestFitKeepsToFloors(t *testing.T) {
+	// Nothing but the made texts shows the pairs 10 and 11; a second floor is
+	// below what the pair 12 costs anyway, and must not bring it down.
+	texts := []text{{kind: "written", weight: 1, tokens: 50}, {floor: true, weight: 0.1, tokens: 80}, {floor: true, weight: 0.1, tokens: 20}}
+	texts[0].features[12] = 100
+	texts[1].features[10], texts[1].features[11] = 50, 50
+	texts[2].features[12] = 100
+	w := fit(texts)
+	if low := relative(&texts[1], w); low < -0.02 {
+		t.Errorf("a floor is missed by %.1f%%", -100*low)
+	}
+	if off := relative(&texts[0], w); off < -0.01 || off > 0.01 {
+		t.Errorf("beside floors a text is off by %.2f%%", 100*off)
+	}
+}
+
+func TestMadeTextsAreAlwaysTheSameAndOfAllKinds(t *testing.T) {
+	texts, err := makeTexts(2000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := makeTexts(2000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pairs := 0
+	for f := range texts[0].features {
+		seen := false
+		for i := range texts {
+			if texts[i].features[f] != again[i].features[f] {
+				t.Fatalf("text %d is another one the second time", i)
+			}
+			seen = seen || texts[i].features[f] > 0
+		}
+		if seen {
+			pairs++
+		}
+	}
+	if pairs < 700 {
+		t.Errorf("the texts show %d pairs, want 700", pairs)
+	}
+}
+
+func TestErrorsAreThoseOfTheSameTextsWhereverTheyAre(t *testing.T) {
+	read := func() (held []bool) {
+		dir := t.TempDir()
+		for i := range 20 {
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.txt", i)), bytes.Repeat([]byte{byte('a' + i)}, 600), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		texts, err := readTexts("made", dir, 20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range texts {
+			held = append(held, x.held)
+		}
+		return held
+	}
+	if a, b := read(), read(); !slices.Equal(a, b) || !slices.Contains(a, true) {
+		t.Errorf("held out of two copies of a corpus: %t and %t", a, b)
 	}
 }
 

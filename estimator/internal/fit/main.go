@@ -43,6 +43,11 @@ func main() {
 	if len(texts) == 0 {
 		log.Fatal("fit: no texts: want a directory with a folder for each kind")
 	}
+	made, err := makeTexts(madeTexts)
+	if err != nil {
+		log.Fatal(err)
+	}
+	texts = append(texts, made...)
 	w := fit(texts)
 	report(os.Stdout, texts, w)
 	if *out != "" {

@@ -16,12 +16,13 @@ const (
 	least  = 0.04 // of any pair: no run of anything is free
 	ridge  = 2e-7 // pull towards it, as a share of all
 	sweeps = 200
-	rounds = 6
+	rounds = 12
 )
 
 // fit finds the weights, none below least, with the least squared relative error
 // over the texts that are not held out. A few rounds weigh each text by one
 // over its last error, which brings the median down, as least absolute errors would.
+// A text that is a floor takes part in the rounds that it came out too low before.
 func fit(texts []text) []float64 {
 	active := activeFeatures(texts)
 	n := len(active)
@@ -33,11 +34,11 @@ func fit(texts []text) []float64 {
 		h, g := make([]float64, n*n), make([]float64, n)
 		for i := range texts {
 			t := &texts[i]
-			if t.held {
+			if t.held || t.floor && relative(t, w) >= 0 {
 				continue
 			}
 			weight := t.weight
-			if round > 0 {
+			if round > 0 && !t.floor {
 				weight /= max(math.Abs(relative(t, w)), 0.03)
 			}
 			addNormal(h, g, t, active, weight)
@@ -114,9 +115,14 @@ func relative(t *text, w []float64) float64 {
 func report(out io.Writer, texts []text, w []float64) {
 	byKind := map[string][]float64{}
 	var kinds []string
+	var made []float64 // estimates as shares of the truth
 	for i := range texts {
 		t := &texts[i]
 		if !t.held {
+			continue
+		}
+		if t.floor {
+			made = append(made, enough*(1+relative(t, w)))
 			continue
 		}
 		if _, ok := byKind[t.kind]; !ok {
@@ -133,6 +139,11 @@ func report(out io.Writer, texts []text, w []float64) {
 		n := len(errors)
 		fmt.Fprintf(out, "| %s | %d | %.1f%% | %.1f%% | %.1f%% |\n", kind, n,
 			100*errors[n/2], 100*errors[n*95/100], 100*errors[n-1])
+	}
+	if n := len(made); n > 0 {
+		slices.Sort(made)
+		fmt.Fprintf(out, "\nOf %d made texts 5%% are estimated below %.0f%% of their tokens, 1%% below %.0f%%, the lowest at %.0f%%.\n",
+			n, 100*made[n/20], 100*made[n/100], 100*made[0])
 	}
 }
 

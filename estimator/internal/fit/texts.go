@@ -26,6 +26,7 @@ import (
 type text struct {
 	kind     string
 	held     bool    // kept out of the fit
+	floor    bool    // tokens are the fewest to estimate: more is as good
 	weight   float64 // kinds with few texts are not drowned by those with many
 	tokens   float64
 	features [quick.Features]int32
@@ -68,7 +69,7 @@ func readTexts(kind, dir string, limit int) ([]text, error) {
 			continue
 		}
 		h := fnv.New32a()
-		h.Write([]byte(path))
+		h.Write([]byte(path[len(dir):])) // wherever the corpus is
 		for range perFile {
 			if len(body) < smallest {
 				break

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// flags are those of one command, which the environment and a file set, too.
+type flags struct {
+	*flag.FlagSet
+	getenv         func(string) string
+	stdout, stderr io.Writer
+	config         string
+}
+
+// usageError is a mistake of who called.
+type usageError struct{ error }
+
+func (e *usageError) Unwrap() error { return e.error }
+
+func wrong(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+func newFlags(name string, getenv func(string) string, stdout, stderr io.Writer) *flags {
+	f := &flags{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError), getenv: getenv, stdout: stdout, stderr: stderr}
+	f.SetOutput(io.Discard) // an error is told by who called, in one line
+	f.Usage = func() {}
+	f.StringVar(&f.config, "config", "", "`file` with a line \"name = value\" for each flag to set; # begins a comment")
+	return f
+}
+
+// parse reads the command line, the environment and the file, and sees to it
+// that so many arguments are left.
+func (f *flags) parse(args []string, least, most int, arguments string) error {
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintf(f.stdout, "Usage: %s [flags] %s\n", f.Name(), arguments)
+			f.SetOutput(f.stdout)
+			f.PrintDefaults()
+			return err
+		}
+		return &usageError{err}
+	}
+	set := make(map[string]bool)
+	f.Visit(func(fl *flag.Flag) { set[fl.Name] = true })
+	var err error
+	f.VisitAll(func(fl *flag.Flag) {
+		name := variable(fl.Name)
+		if value := f.getenv(name); value != "" && !set[fl.Name] && err == nil {
+			set[fl.Name] = true
+			if e := f.Set(fl.Name, value); e != nil {
+				err = wrong("%s: %w", name, hide(fl.Name, e))
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if f.config != "" {
+		if err := f.file(set); err != nil {
+			return err
+		}
+	}
+	if f.NArg() < least || f.NArg() > most {
+		if arguments == "" {
+			return wrong("argument %.80q: want flags only, see -h", f.Arg(0))
+		}
+		return wrong("%d arguments: want %s", f.NArg(), arguments)
+	}
+	return nil
+}
+
+// variable is the variable of the environment that sets a flag.
+func variable(name string) string {
+	return "CHOKED_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
+// hide takes the value out of an error, if that is a secret.
+func hide(name string, err error) error {
+	if name == "secret" || name == "previous-secret" || name == "token" {
+		return errors.New("not a value that it can have")
+	}
+	return err
+}
+
+// file sets what the file says and is not set yet.
+func (f *flags) file(set map[string]bool) error {
+	file, err := os.Open(f.config)
+	if err != nil {
+		return fmt.Errorf("-config: %w", err)
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	seen := make(map[string]bool)
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, value, ok := strings.Cut(line, "=")
+		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
+		switch {
+		case !ok:
+			return wrong("%s: line %d: want \"name = value\"", f.config, n)
+		case f.Lookup(name) == nil || name == "config":
+			return wrong("%s: line %d: there is no flag %.40q", f.config, n, name)
+		case seen[name]:
+			return wrong("%s: line %d: %s is set twice", f.config, n, name)
+		}
+		seen[name] = true
+		if set[name] {
+			continue
+		}
+		if err := f.Set(name, value); err != nil {
+			return wrong("%s: line %d: %s: %w", f.config, n, name, hide(name, err))
+		}
+	}
+	return lines.Err()
+}
+
+// list is a flag of values with commas between them.
+type list struct{ p *[]string }
+
+func (l list) String() string {
+	if l.p == nil {
+		return ""
+	}
+	return strings.Join(*l.p, ",")
+}
+
+func (l list) Set(s string) error {
+	*l.p = nil
+	for part := range strings.SplitSeq(s, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			*l.p = append(*l.p, part)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,66 @@
+// Command choked runs a rate limiter as a service, for workers that cannot be a
+// node of a cluster themselves, and shows how it stands.
+//
+//	choked serve -tokens /etc/choked/tokens -tls-cert cert.pem -tls-key key.pem
+//	choked status -url https://choked.internal:7980
+//	choked token -file /etc/choked/tokens team-a
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+const usage = `Usage: choked <command> [flags]
+
+  serve    run a node of the service
+  status   show how a service stands
+  token    make a token
+
+choked <command> -h shows its flags. A flag may also be set by a variable of the
+environment, as CHOKED_TLS_CERT sets -tls-cert, or by a line of the file that
+-config names, as in "tls-cert = cert.pem". The command line comes first, then the
+environment, then the file.
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+}
+
+// run is the program without what only a process can have. It returns the exit
+// status: 2 for what was asked wrongly, 1 for what has failed.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	commands := map[string]func(context.Context, *flags, []string) error{"serve": serve, "status": status, "token": token}
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return 2
+	}
+	if args[0] == "-h" || args[0] == "-help" || args[0] == "--help" || args[0] == "help" {
+		fmt.Fprint(stdout, usage)
+		return 0
+	}
+	command, ok := commands[args[0]]
+	if !ok {
+		fmt.Fprintf(stderr, "choked: command %.40q: want serve, status or token\n", args[0])
+		return 2
+	}
+	err := command(ctx, newFlags("choked "+args[0], getenv, stdout, stderr), args[1:])
+	var wrong *usageError
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.As(err, &wrong):
+		fmt.Fprintf(stderr, "choked %s: %v\n", args[0], err)
+		return 2
+	}
+	fmt.Fprintf(stderr, "choked %s: %v\n", args[0], err)
+	return 1
+}

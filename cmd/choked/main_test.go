@@ -1,0 +1,399 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/internal/httpapi"
+	"github.com/choked/choked/proxy"
+)
+
+// mainEnv makes the test's program the command.
+const mainEnv = "CHOKED_TEST_IS_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(mainEnv) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// say runs a command that ends by itself.
+func say(t *testing.T, env map[string]string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	status = run(t.Context(), args, func(name string) string { return env[name] }, &out, &errs)
+	return status, out.String(), errs.String()
+}
+
+// process is a `choked serve`.
+type process struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	addr string // of the HTTP API
+	done chan struct{}
+
+	mu   sync.Mutex
+	logs bytes.Buffer
+}
+
+func (p *process) log() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.logs.String()
+}
+
+var serving = regexp.MustCompile(`msg=serving listen=(\S+)`)
+
+// start starts `choked serve` and returns when it listens.
+func start(t *testing.T, env []string, args ...string) *process {
+	t.Helper()
+	program, err := os.Executable()
+	require.NoError(t, err)
+	p := &process{t: t, cmd: exec.Command(program, append([]string{"serve"}, args...)...), done: make(chan struct{})}
+	p.cmd.Env = append([]string{mainEnv + "=1", "PATH=" + os.Getenv("PATH")}, env...)
+	stderr, err := p.cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, p.cmd.Start())
+	listens := make(chan string, 1)
+	go func() {
+		defer close(p.done)
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			p.mu.Lock()
+			fmt.Fprintln(&p.logs, lines.Text())
+			p.mu.Unlock()
+			if m := serving.FindStringSubmatch(lines.Text()); m != nil {
+				listens <- m[1]
+			}
+		}
+		p.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		p.cmd.Process.Kill()
+		<-p.done
+		if t.Failed() {
+			t.Logf("%v:\n%s", args, p.log())
+		}
+	})
+	select {
+	case p.addr = <-listens:
+	case <-p.done:
+		t.Fatalf("it ended: %s", p.log())
+	case <-time.After(20 * time.Second):
+		t.Fatalf("it does not listen: %s", p.log())
+	}
+	return p
+}
+
+// alone starts a service of one node.
+func alone(t *testing.T, args ...string) *process {
+	return start(t, nil, append([]string{"-listen", "127.0.0.1:0", "-bind", "127.0.0.1:0", "-name", "alone"}, args...)...)
+}
+
+// newToken makes a token in a new file of tokens.
+func newToken(t *testing.T, namespace string) (token, file string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "tokens")
+	status, out, errs := say(t, nil, "token", "-file", file, namespace)
+	require.Zero(t, status, errs)
+	return strings.TrimSpace(out), file
+}
+
+func TestTheServiceFromStartToEnd(t *testing.T) {
+	token, file := newToken(t, "team-a")
+	p := alone(t, "-tokens", file, "-log", "debug", "-secret", "SECRET-of-nodes")
+	url := "http://" + p.addr
+	store, err := proxy.Open(proxy.Config{URL: url, Token: token, Timeout: time.Second})
+	require.NoError(t, err)
+	choke := choked.New(store)
+	limiter, err := choke.Limiter("openai_chat", choked.MustLimits("50/s", "100000/m"), nil)
+	require.NoError(t, err)
+	for range 60 {
+		require.NoError(t, limiter.Wait(t.Context(), choked.Cost{Requests: 1, Tokens: 100}))
+	}
+
+	status, out, errs := say(t, map[string]string{"CHOKED_TOKEN": token, "CHOKED_URL": url}, "status")
+	require.Zero(t, status, errs)
+	assert.Regexp(t, `^ready\n`, out)
+	assert.Regexp(t, `openai_chat +50/s|openai_chat +requests 50/s; tokens 100000/m`, out)
+	assert.NotContains(t, out, "alone", "who has a namespace is not told of nodes")
+	status, out, errs = say(t, nil, "token", "-file", file, "*")
+	require.Zero(t, status, errs)
+	all := strings.TrimSpace(out)
+	require.Eventually(t, func() bool { // the file is read again
+		_, out, _ = say(t, nil, "status", "-url", url, "-token", all)
+		return strings.Contains(out, "leader, answers here")
+	}, 5*time.Second, 50*time.Millisecond)
+	assert.Contains(t, out, "team-a/openai_chat")
+	status, out, _ = say(t, nil, "status", "-url", url, "-token", all, "-json")
+	assert.Zero(t, status)
+	var st httpapi.Status
+	require.NoError(t, json.Unmarshal([]byte(out), &st))
+	assert.Equal(t, "alone", st.Leader)
+	status, _, errs = say(t, nil, "status", "-url", url, "-token", "choked_WRONG")
+	assert.Equal(t, 1, status)
+	assert.Contains(t, errs, "not known")
+
+	// Stopped, it tells those who wait, and ends with status 0.
+	require.NoError(t, choke.Close())
+	waiting := make(chan int, 1)
+	go func() {
+		r, _ := http.NewRequest("GET", url+"/v1/acquire?key=k&request_limit=1/h&requests=1", nil)
+		r.Header.Set("Authorization", "Bearer "+token)
+		for range 2 { // the first one takes all there is
+			response, err := http.DefaultClient.Do(r)
+			if err != nil {
+				waiting <- 0
+				return
+			}
+			response.Body.Close()
+			waiting <- response.StatusCode
+		}
+	}()
+	assert.Equal(t, 200, <-waiting)
+	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
+	assert.Contains(t, []int{0, 429, 503}, <-waiting)
+	<-p.done
+	assert.Zero(t, p.cmd.ProcessState.ExitCode(), p.log())
+	assert.Contains(t, p.log(), "msg=stopped")
+	for _, secret := range []string{token, all, "SECRET", "WRONG"} {
+		assert.NotContains(t, p.log(), secret)
+	}
+	_, err = store.Lease(t.Context(), choked.Ask{Key: "k", Limits: choked.MustLimits("1/s", "")})
+	assert.ErrorIs(t, err, proxy.ErrUnavailable)
+	require.NoError(t, store.Close())
+}
+
+// certified writes a certificate for 127.0.0.1, and returns its files.
+func certified(t *testing.T, dir string, serial int64) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "choked"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	require.NoError(t, err)
+	b, err := x509.MarshalPKCS8PrivateKey(private)
+	require.NoError(t, err)
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	require.NoError(t, os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: b}), 0o600))
+	require.NoError(t, os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	return cert, key
+}
+
+func TestTLSByFilesThatAreReadAgain(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := certified(t, dir, 1)
+	token, file := newToken(t, "*")
+	p := alone(t, "-tokens", file, "-tls-cert", cert, "-tls-key", key)
+	url := "https://" + p.addr
+	status, _, errs := say(t, nil, "status", "-url", url, "-token", token, "-ca", cert)
+	require.Zero(t, status, errs)
+	status, _, errs = say(t, nil, "status", "-url", url, "-token", token)
+	assert.Equal(t, 1, status)
+	assert.Contains(t, errs, "certificate")
+
+	b, err := os.ReadFile(cert)
+	require.NoError(t, err)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(b)
+	store, err := proxy.Open(proxy.Config{URL: url, Token: token, TLS: &tls.Config{RootCAs: pool}})
+	require.NoError(t, err)
+	defer store.Close()
+	l, err := store.Lease(t.Context(), choked.Ask{Key: "k", Limits: choked.MustLimits("5/s", ""), Want: choked.Cost{Requests: 1}})
+	require.NoError(t, err)
+	assert.True(t, l.OK)
+
+	serial := func() int64 {
+		conn, err := tls.Dial("tcp", p.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+		if err != nil {
+			return 0
+		}
+		defer conn.Close()
+		assert.Equal(t, "h2", conn.ConnectionState().NegotiatedProtocol)
+		return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	}
+	require.EqualValues(t, 1, serial())
+	require.NoError(t, os.WriteFile(cert, []byte("half of it"), 0o600))
+	require.Eventually(t, func() bool {
+		assert.EqualValues(t, 1, serial(), "half of a new pair changes nothing")
+		return strings.Contains(p.log(), "cannot be read again")
+	}, 5*time.Second, 50*time.Millisecond)
+	certified(t, dir, 2)
+	require.Eventually(t, func() bool { return serial() == 2 }, 5*time.Second, 50*time.Millisecond)
+}
+
+func TestFlagsEnvironmentAndFileAlike(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "choked.conf")
+	require.NoError(t, os.WriteFile(file, []byte("# ours\n\nlisten = by-file:1\nvoters=5\njoin = a:1, b:2\ntls-cert = file.pem\nsecret = of = the file\n"), 0o600))
+	env := map[string]string{"CHOKED_CONFIG": file, "CHOKED_VOTERS": "1", "CHOKED_TLS_CERT": "env.pem", "CHOKED_DRAIN": "3s"}
+	var out bytes.Buffer
+	f := newFlags("choked serve", func(name string) string { return env[name] }, &out, &out)
+	var o options
+	serveFlags(f, &o)
+	require.NoError(t, f.parse([]string{"-tls-cert", "flag.pem"}, 0, 0, ""))
+	assert.Equal(t, "flag.pem", o.cert, "the command line comes first")
+	assert.Equal(t, 1, o.node.Voters, "then the environment")
+	assert.Equal(t, 3*time.Second, o.drain)
+	assert.Equal(t, "by-file:1", o.listen, "then the file")
+	assert.Equal(t, []string{"a:1", "b:2"}, o.node.Join)
+	assert.Equal(t, "of = the file", o.node.Secret)
+	assert.Equal(t, 10*time.Second, o.stop, "then the default")
+}
+
+func TestWhatIsAskedWrongly(t *testing.T) {
+	dir := t.TempDir()
+	file := func(text string) string {
+		f, err := os.CreateTemp(dir, "")
+		require.NoError(t, err)
+		defer f.Close()
+		f.WriteString(text)
+		return f.Name()
+	}
+	_, tokens := newToken(t, "a")
+	for _, c := range []struct {
+		args []string
+		env  map[string]string
+		why  string
+	}{
+		{nil, nil, "Usage: choked <command>"},
+		{[]string{"sreve"}, nil, `command "sreve": want serve, status or token`},
+		{[]string{"serve", "-listn", "x"}, nil, "-listn"},
+		{[]string{"serve", "now"}, nil, `argument "now"`},
+		{[]string{"serve", "-listen", "0.0.0.0:7980"}, nil, "without -tokens"},
+		{[]string{"serve", "-listen", ":7980"}, nil, "without -tokens"},
+		{[]string{"serve", "-listen", "7980"}, nil, "want host:port"},
+		{[]string{"serve", "-tls-cert", "x"}, nil, "want both or none"},
+		{[]string{"serve", "-stop", "-1s"}, nil, "no negative time"},
+		{[]string{"serve", "-secret", "x", "-secret-file", tokens}, nil, "want one of them"},
+		{[]string{"serve", "-secret-file", file("\n")}, nil, "it is empty"},
+		{[]string{"serve"}, map[string]string{"CHOKED_VOTERS": "many"}, "CHOKED_VOTERS"},
+		{[]string{"serve", "-config", file("listen")}, nil, `line 1: want "name = value"`},
+		{[]string{"serve", "-config", file("\nlistn = x")}, nil, `line 2: there is no flag "listn"`},
+		{[]string{"serve", "-config", file("voters = many")}, nil, "line 1: voters"},
+		{[]string{"serve", "-config", file("voters = 1\nvoters = 3")}, nil, "line 2: voters is set twice"},
+		{[]string{"serve", "-config", file("config = x")}, nil, "there is no flag"},
+		{[]string{"token"}, nil, "want namespace"},
+		{[]string{"token", "Team A"}, nil, "namespace \"Team\""},
+		{[]string{"token", "-caps", "asks=x", "a"}, nil, "asks=N"},
+		{[]string{"status", "x"}, nil, "want flags only"},
+		{[]string{"status", "-ca", tokens}, nil, "holds no certificates"},
+	} {
+		status, _, errs := say(t, c.env, c.args...)
+		assert.Equal(t, 2, status, "%v: %s", c.args, errs)
+		assert.Contains(t, errs, c.why, c.args)
+	}
+	for _, c := range []struct {
+		args []string
+		why  string
+	}{
+		{[]string{"serve", "-config", "/nowhere"}, "no such file"},
+		{[]string{"serve", "-tokens", "/nowhere"}, "no such file"},
+		{[]string{"serve", "-tls-cert", tokens, "-tls-key", tokens}, "certificate"},
+		{[]string{"serve", "-listen", "192.0.2.1:1", "-tokens", tokens}, "listen"},
+		{[]string{"serve", "-listen", "127.0.0.1:0", "-bind", "127.0.0.1:0", "-voters", "2"}, "2 voters"},
+		{[]string{"status", "-url", "http://127.0.0.1:1"}, "refused"},
+		{[]string{"token", "-file", "/nowhere/tokens", "a"}, "no such file"},
+	} {
+		status, _, errs := say(t, nil, c.args...)
+		assert.Equal(t, 1, status, "%v: %s", c.args, errs)
+		assert.Contains(t, errs, c.why, c.args)
+	}
+	for _, command := range []string{"serve", "status", "token"} {
+		status, out, _ := say(t, nil, command, "-h")
+		assert.Zero(t, status)
+		assert.Contains(t, out, "Usage: choked "+command)
+	}
+}
+
+func TestSecretsAreNotInErrors(t *testing.T) {
+	for _, c := range [][]string{
+		{"serve", "-secret", "SECRET", "-listen", "7980"},
+		{"serve", "-secret", "SECRET", "-listen", "127.0.0.1:0", "-bind", "nowhere"},
+		{"status", "-token", "SECRET", "-url", "http://127.0.0.1:1"},
+		{"status", "-token", "SECRET", "-url", "::"},
+	} {
+		_, out, errs := say(t, nil, c...)
+		assert.NotContains(t, out+errs, "SECRET", c)
+	}
+}
+
+func TestStatusShowsHostileNamesInQuotes(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, show(&out, httpapi.Status{Missing: "\x1b[2J", Members: []httpapi.Member{{Name: "a\nb"}}, Keys: []httpapi.KeyInfo{
+		{Key: httpapi.KeyOf("\x1b[2J"), Limits: "requests 5/s"}, {Key: httpapi.KeyOf("\xff"), Limits: "tokens 5/s"}}}))
+	assert.NotContains(t, out.String(), "\x1b")
+	assert.Contains(t, out.String(), `"\xff"`)
+	assert.Contains(t, out.String(), `"a\nb"`)
+}
+
+// wait returns when a service is ready.
+func (p *process) wait() {
+	p.t.Helper()
+	require.Eventually(p.t, func() bool {
+		response, err := http.Get("http://" + p.addr + "/readyz")
+		if err != nil {
+			return false
+		}
+		io.Copy(io.Discard, response.Body)
+		response.Body.Close()
+		return response.StatusCode == 200
+	}, 20*time.Second, 20*time.Millisecond, "%s is not ready", p.addr)
+}
+
+func TestNotReadyFirstThenStopped(t *testing.T) {
+	p := alone(t, "-drain", "1s")
+	p.wait()
+	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
+	require.Eventually(t, func() bool {
+		response, err := http.Get("http://" + p.addr + "/readyz")
+		if err != nil {
+			return false
+		}
+		response.Body.Close()
+		return response.StatusCode == 503
+	}, time.Second, 5*time.Millisecond)
+	response, err := http.Get("http://" + p.addr + "/v1/acquire?key=k&request_limit=5/s")
+	require.NoError(t, err)
+	response.Body.Close()
+	assert.Equal(t, 200, response.StatusCode, "meanwhile it serves")
+	<-p.done
+	assert.Zero(t, p.cmd.ProcessState.ExitCode())
+}
+
+// skip skips a test for what is missing, unless nothing may be.
+func skip(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CHOKED_REQUIRE_ALL") != "" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}

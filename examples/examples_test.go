@@ -1,0 +1,103 @@
+// Package examples_test runs the examples against a service.
+package examples_test
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/server"
+)
+
+// service serves until the test is over and returns what the examples' variables
+// say of it.
+func service(t *testing.T) (env []string) {
+	t.Helper()
+	token, hash := server.NewToken()
+	file := filepath.Join(t.TempDir(), "tokens")
+	require.NoError(t, os.WriteFile(file, []byte(hash+" examples\n"), 0o600))
+	tokens, err := server.OpenTokens(file, nil)
+	require.NoError(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	s := server.New(server.Config{Store: choked.NewLocal(), Tokens: tokens})
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		assert.NoError(t, s.Shutdown(ctx))
+		assert.NoError(t, <-served)
+	})
+	return []string{"CHOKED_URL=http://" + l.Addr().String(), "CHOKED_TOKEN=" + token}
+}
+
+// installed is where a program is. The test is skipped where there is none,
+// unless there has to be.
+func installed(t *testing.T, program string) (path string) {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err != nil && os.Getenv("CHOKED_REQUIRE_ALL") == "" {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	return path
+}
+
+// example runs a program in a directory and returns what it prints.
+func example(t *testing.T, env []string, dir, program string, args ...string) string {
+	t.Helper()
+	path := installed(t, program)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Dir = dir
+	cmd.Env = append(append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1"), env...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	require.NoError(t, cmd.Run(), "%s%s", stdout.String(), stderr.String())
+	return stdout.String()
+}
+
+func TestPython(t *testing.T) {
+	out := example(t, service(t), "python", "python3", "example.py")
+	assert.Regexp(t, `^25 calls in 1\.\d\d s: within the limit
+in (119|120) s
+large: cost_exceeds_burst: choked: cost exceeds burst: 6 requests asked, at most 5 fit in "5/s"
+$`, out)
+}
+
+func TestPythonWithAWrongToken(t *testing.T) {
+	env := append(service(t), "CHOKED_TOKEN=choked_WRONG")
+	out := example(t, env, "python", "python3", "-c", `
+from choked import Choked, Error
+import os
+try:
+    Choked(os.environ["CHOKED_URL"], os.environ["CHOKED_TOKEN"]).wait("k", request_limit="5/s")
+except Error as error:
+    print(error)
+try:
+    Choked("http://127.0.0.1:1").wait("k", request_limit="5/s")
+except Error as error:
+    print(error)`)
+	assert.Regexp(t, "^k: unauthorized: this token is not known\nhttp://127.0.0.1:1: .*refused\n$", out)
+}
+
+func TestCurl(t *testing.T) {
+	installed(t, "curl")
+	out := example(t, service(t), "curl", "sh", "acquire.sh")
+	assert.Regexp(t, `^(\{"ok":true,.*\}
+call \d may go
+){4}status 200, retry after ""
+status 429, retry after "1(19|20)"
+$`, out)
+}

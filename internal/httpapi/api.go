@@ -1,0 +1,344 @@
+// Package httpapi is what the service and its clients say to each other: JSON
+// over HTTP. Times and durations are whole nanoseconds, in fields whose names
+// end in _ns.
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/choked/choked/bucket"
+)
+
+// MaxBody bounds a request and an answer, in bytes.
+const MaxBody = 1 << 20
+
+// Poll is how long the service keeps an ask waiting before it answers that the
+// ask still waits. The client then asks again to resume it. So the service
+// hears of a client that is gone, and a lease's validity, which counts from the
+// client's last request, does not shrink with the wait.
+const Poll = 5 * time.Second
+
+// Decode reads one JSON value, of which it knows every field.
+func Decode(b []byte, v any) error {
+	if !utf8.Valid(b) {
+		return errors.New("the body is not UTF-8: send a key of other bytes as key_base64")
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("more than one JSON value")
+	}
+	return nil
+}
+
+// Key is a key of any bytes: as text where it is text.
+type Key struct {
+	Text   string `json:"key,omitempty"`
+	Base64 []byte `json:"key_base64,omitempty"`
+}
+
+// KeyOf returns k as it is sent.
+func KeyOf(k string) Key {
+	if utf8.ValidString(k) {
+		return Key{Text: k}
+	}
+	return Key{Base64: []byte(k)}
+}
+
+// Value returns the key's bytes.
+func (k Key) Value() (string, error) {
+	switch {
+	case k.Text != "" && k.Base64 != nil:
+		return "", errors.New("both key and key_base64: want one of them")
+	case k.Base64 != nil:
+		k.Text = string(k.Base64)
+	}
+	return k.Text, bucket.CheckKey(k.Text)
+}
+
+// ID is a lease's id: a string, for its parts are too large for the numbers of
+// some languages.
+type ID bucket.LeaseID
+
+// MarshalText implements [encoding.TextMarshaler].
+func (id ID) MarshalText() ([]byte, error) { return []byte(bucket.LeaseID(id).String()), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (id *ID) UnmarshalText(b []byte) error {
+	holder, seq, ok := strings.Cut(string(b), "-")
+	var err1, err2 error
+	id.Holder, err1 = strconv.ParseUint(holder, 16, 64)
+	id.Seq, err2 = strconv.ParseUint(seq, 10, 64)
+	if !ok || err1 != nil || err2 != nil {
+		return fmt.Errorf(`lease id %.40q: want the holder in hexadecimal, a dash and a number, as in "1f3a-7"`, b)
+	}
+	return nil
+}
+
+// Rates are the rates on one unit: a string such as "500/m,10000/d", or a list
+// of objects, which can tell rates that the string cannot.
+type Rates bucket.Rates
+
+type rate struct {
+	N     int64         `json:"n"`
+	Per   time.Duration `json:"per_ns"`
+	Burst int64         `json:"burst"`
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (rs Rates) MarshalJSON() ([]byte, error) {
+	list := make([]rate, len(rs))
+	for i, r := range rs {
+		list[i] = rate(r)
+	}
+	return json.Marshal(list)
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (rs *Rates) UnmarshalJSON(b []byte) error {
+	var text string
+	if json.Unmarshal(b, &text) == nil {
+		parsed, err := bucket.ParseRates(text)
+		*rs = Rates(parsed)
+		return err
+	}
+	var list []rate
+	if err := json.Unmarshal(b, &list); err != nil {
+		return fmt.Errorf(`rates %.80q: want a string such as "50/s", or a list of {"n", "per_ns", "burst"}`, b)
+	}
+	*rs = nil
+	for _, r := range list {
+		*rs = append(*rs, bucket.Rate(r))
+	}
+	return nil
+}
+
+// Limits are [bucket.Limits].
+type Limits struct {
+	Requests Rates `json:"requests,omitempty"`
+	Tokens   Rates `json:"tokens,omitempty"`
+}
+
+// LimitsOf returns l as it is sent.
+func LimitsOf(l bucket.Limits) Limits { return Limits{Rates(l.Requests), Rates(l.Tokens)} }
+
+// Value returns the limits.
+func (l Limits) Value() bucket.Limits {
+	return bucket.Limits{Requests: bucket.Rates(l.Requests), Tokens: bucket.Rates(l.Tokens)}
+}
+
+// Settlement is [bucket.Settlement].
+type Settlement struct {
+	Key
+	ID    ID          `json:"id"`
+	Spent bucket.Cost `json:"spent"`
+}
+
+// SettlementsOf returns done as it is sent.
+func SettlementsOf(done []bucket.Settlement) []Settlement {
+	list := make([]Settlement, len(done))
+	for i, s := range done {
+		list[i] = Settlement{Key: KeyOf(s.Key), ID: ID(s.ID), Spent: s.Spent}
+	}
+	return list
+}
+
+// Settlements returns what list says.
+func Settlements(list []Settlement) ([]bucket.Settlement, error) {
+	var done []bucket.Settlement
+	for _, s := range list {
+		key, err := s.Key.Value()
+		if err != nil {
+			return nil, err
+		}
+		d := bucket.Settlement{Key: key, ID: bucket.LeaseID(s.ID), Spent: s.Spent}
+		if err := d.Check(); err != nil {
+			return nil, err
+		}
+		done = append(done, d)
+	}
+	return done, nil
+}
+
+// LeaseRequest is [bucket.Ask].
+type LeaseRequest struct {
+	Key
+	ID      ID            `json:"id"`
+	Limits  Limits        `json:"limits"`
+	Defined int64         `json:"defined_ns,omitempty"`
+	Need    bucket.Cost   `json:"need,omitzero"`
+	Want    bucket.Cost   `json:"want,omitzero"`
+	MaxWait time.Duration `json:"max_wait_ns,omitempty"`
+	Done    []Settlement  `json:"done,omitempty"`
+
+	// Resume goes on with an ask that was answered to be pending. Key and ID
+	// name it, and the rest is as it was.
+	Resume bool `json:"resume,omitempty"`
+}
+
+// LeaseRequestOf returns a as it is sent.
+func LeaseRequestOf(a bucket.Ask) LeaseRequest {
+	return LeaseRequest{
+		Key: KeyOf(a.Key), ID: ID(a.ID), Limits: LimitsOf(a.Limits), Defined: a.Defined,
+		Need: a.Need, Want: a.Want, MaxWait: a.MaxWait, Done: SettlementsOf(a.Done),
+	}
+}
+
+// Ask returns what r asks for.
+func (r *LeaseRequest) Ask() (bucket.Ask, error) {
+	a := bucket.Ask{
+		ID: bucket.LeaseID(r.ID), Limits: r.Limits.Value(), Defined: r.Defined,
+		Need: r.Need, Want: r.Want, MaxWait: r.MaxWait,
+	}
+	var err error
+	if a.Key, err = r.Key.Value(); err != nil || r.Resume {
+		return a, err
+	}
+	if a.Done, err = Settlements(r.Done); err != nil {
+		return a, err
+	}
+	return a, a.Check()
+}
+
+// Lease is [bucket.Lease], or says that the ask still waits.
+type Lease struct {
+	ID         ID            `json:"id"`
+	OK         bool          `json:"ok"`
+	Pending    bool          `json:"pending,omitempty"` // resume it
+	Granted    bucket.Cost   `json:"granted"`
+	ValidFor   time.Duration `json:"valid_for_ns"` // from the instant at which the request was sent
+	Drips      []Drip        `json:"drips,omitempty"`
+	RetryAfter time.Duration `json:"retry_after_ns"`
+	Level      bucket.Cost   `json:"level"`
+	At         int64         `json:"at_ns"`
+}
+
+// Drip is [bucket.Drip].
+type Drip struct {
+	Unit  string        `json:"unit"`
+	Ready time.Duration `json:"ready_ns"`
+	N     int64         `json:"n"`
+	Per   time.Duration `json:"per_ns"`
+}
+
+// LeaseOf returns l as it is sent.
+func LeaseOf(l bucket.Lease) Lease {
+	out := Lease{ID: ID(l.ID), OK: l.OK, Granted: l.Granted, ValidFor: l.ValidFor, RetryAfter: l.RetryAfter, Level: l.Level, At: l.At}
+	for _, d := range l.Drips {
+		out.Drips = append(out.Drips, Drip{d.Unit.String(), d.Ready, d.N, d.Per})
+	}
+	return out
+}
+
+// Value returns the lease, if it is one.
+func (l Lease) Value() (bucket.Lease, error) {
+	out := bucket.Lease{ID: bucket.LeaseID(l.ID), OK: l.OK, Granted: l.Granted, ValidFor: l.ValidFor, RetryAfter: l.RetryAfter, Level: l.Level, At: l.At}
+	if err := l.Granted.Check(); err != nil {
+		return out, err
+	}
+	for _, d := range l.Drips {
+		unit := bucket.Requests
+		if d.Unit == bucket.Tokens.String() {
+			unit = bucket.Tokens
+		}
+		if d.Unit != unit.String() || d.Ready < 0 || d.N < 1 || d.Per < 1 {
+			return out, fmt.Errorf("drip %+v: no such thing", d)
+		}
+		out.Drips = append(out.Drips, bucket.Drip{Unit: unit, Ready: d.Ready, N: d.N, Per: d.Per})
+	}
+	return out, nil
+}
+
+// SettleRequest closes leases.
+type SettleRequest struct {
+	Done []Settlement `json:"done"`
+}
+
+// AdjustRequest is [bucket.Adjustment].
+type AdjustRequest struct {
+	Key
+	Limits  Limits        `json:"limits"`
+	Defined int64         `json:"defined_ns,omitempty"`
+	Return  bucket.Cost   `json:"return,omitzero"`
+	Since   int64         `json:"since_ns,omitempty"`
+	Charge  bucket.Cost   `json:"charge,omitzero"`
+	Empty   time.Duration `json:"empty_ns,omitempty"`
+}
+
+// AdjustRequestOf returns a as it is sent.
+func AdjustRequestOf(a bucket.Adjustment) AdjustRequest {
+	return AdjustRequest{
+		Key: KeyOf(a.Key), Limits: LimitsOf(a.Limits), Defined: a.Defined,
+		Return: a.Return, Since: a.Since, Charge: a.Charge, Empty: a.Empty,
+	}
+}
+
+// Adjustment returns what r says.
+func (r *AdjustRequest) Adjustment() (bucket.Adjustment, error) {
+	a := bucket.Adjustment{
+		Limits: r.Limits.Value(), Defined: r.Defined,
+		Return: r.Return, Since: r.Since, Charge: r.Charge, Empty: r.Empty,
+	}
+	var err error
+	if a.Key, err = r.Key.Value(); err != nil {
+		return a, err
+	}
+	return a, a.Check()
+}
+
+// AcquireRequest asks for quota that is spent at once.
+type AcquireRequest struct {
+	Key
+	Limits Limits         `json:"limits"`
+	Cost   *bucket.Cost   `json:"cost,omitempty"`    // none: one request
+	Wait   *time.Duration `json:"wait_ns,omitempty"` // none: as in a query
+}
+
+// Acquired is the answer.
+type Acquired struct {
+	OK         bool          `json:"ok"`
+	Waited     time.Duration `json:"waited_ns"`
+	RetryAfter time.Duration `json:"retry_after_ns,omitempty"`
+	Level      bucket.Cost   `json:"level"`
+}
+
+// Status is how the service stands.
+type Status struct {
+	Node    string    `json:"node,omitempty"`
+	Ready   bool      `json:"ready"`
+	Missing string    `json:"missing,omitempty"` // for it to be ready
+	Leader  string    `json:"leader,omitempty"`
+	Members []Member  `json:"members,omitempty"`
+	Keys    []KeyInfo `json:"keys"`
+}
+
+// Member is one node of the service.
+type Member struct {
+	Name   string `json:"name"`
+	Addr   string `json:"addr"`
+	Leader bool   `json:"leader,omitempty"`
+	Voter  bool   `json:"voter,omitempty"`
+	Sick   bool   `json:"sick,omitempty"`
+	Self   bool   `json:"self,omitempty"`
+}
+
+// KeyInfo is [bucket.Info].
+type KeyInfo struct {
+	Key
+	Limits string        `json:"limits"`
+	Level  bucket.Cost   `json:"level"`
+	Leased bucket.Cost   `json:"leased"`
+	Leases int           `json:"leases"`
+	Full   time.Duration `json:"full_in_ns"`
+}

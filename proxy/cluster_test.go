@@ -1,0 +1,34 @@
+package proxy
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked/cluster"
+	"github.com/choked/choked/server"
+	"github.com/choked/choked/storetest"
+)
+
+// The service over a node, as `choked serve` is.
+func TestStoreOverANode(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	node, err := cluster.Start(cluster.Config{Bind: "127.0.0.1:0", Voters: 1})
+	require.NoError(t, err)
+	t.Cleanup(func() { node.Close() }) // after the service
+	url := service{Server: server.New(server.Config{Store: node})}.listen(t)
+	t.Run("law", func(t *testing.T) {
+		storetest.Test(t, storetest.Harness{
+			Open: func(t *testing.T) storetest.Store {
+				store, err := New(url, "")
+				require.NoError(t, err)
+				return store
+			},
+			Slack: 250 * time.Millisecond,
+		})
+	})
+}

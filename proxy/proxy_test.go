@@ -1,0 +1,447 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/httpapi"
+)
+
+func ask(holder uint64, n int64, maxWait time.Duration) bucket.Ask {
+	return bucket.Ask{
+		Key: "k", ID: bucket.LeaseID{Holder: holder, Seq: 1}, Limits: choked.MustLimits("10/s", ""), Defined: 1,
+		Need: bucket.Cost{Requests: n}, Want: bucket.Cost{Requests: n}, MaxWait: maxWait,
+	}
+}
+
+func TestAddressesThatCannotBe(t *testing.T) {
+	for _, url := range []string{"", "host:7980", "ftp://host", "http://", "://", "http://user:SECRET@host", "http://host/?token=SECRET", "http://host/#x", "http://ho st"} {
+		_, err := New(url, "")
+		if assert.ErrorContains(t, err, "want \"https://host:port\"", url) {
+			assert.NotContains(t, err.Error(), ":SECRET")
+		}
+	}
+	_, err := New("http://host", "SECRET\r\nX: y")
+	require.ErrorContains(t, err, "the token")
+	assert.NotContains(t, err.Error(), "SECRET")
+	_, err = Open(Config{URL: "http://host", Timeout: -1})
+	require.ErrorContains(t, err, "timeout")
+}
+
+func TestSecretsAreNotShown(t *testing.T) {
+	cfg := Config{URL: "https://user:SECRET@host", Token: "SECRET"}
+	var out bytes.Buffer
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "cfg", cfg)
+	fmt.Fprintf(&out, "%v %+v %#v %s", cfg, cfg, cfg, cfg)
+	b, err := json.Marshal(cfg)
+	require.NoError(t, err)
+	out.Write(b)
+	assert.NotContains(t, out.String(), "SECRET")
+
+	s, err := New("http://127.0.0.1:1", "SECRET")
+	require.NoError(t, err)
+	defer s.Close()
+	s.cfg.Timeout = time.Millisecond
+	_, err = s.Lease(t.Context(), ask(1, 1, 0))
+	assert.NotContains(t, fmt.Sprintf("%v %+v %#v", err, err, err), "SECRET")
+}
+
+func TestAServiceThatIsAwayIsABoundedWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bubble(t)
+		defer b.Close()
+		require.NoError(t, b.net.Close())
+		for name, do := range map[string]func(context.Context) error{
+			"Lease":  func(ctx context.Context) error { _, err := b.Lease(ctx, ask(1, 1, time.Hour)); return err },
+			"Settle": func(ctx context.Context) error { return b.Settle(ctx, []bucket.Settlement{{Key: "k"}}) },
+			"Adjust": func(ctx context.Context) error {
+				return b.Adjust(ctx, bucket.Adjustment{Key: "k", Limits: ask(1, 1, 0).Limits})
+			},
+		} {
+			began := time.Now()
+			err := do(t.Context())
+			assert.ErrorIs(t, err, ErrUnavailable, name)
+			assert.NotErrorIs(t, err, context.DeadlineExceeded, "that is the caller's")
+			assert.InDelta(t, 5*time.Second, time.Since(began), float64(time.Second), name)
+
+			began = time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			assert.ErrorIs(t, do(ctx), context.DeadlineExceeded)
+			assert.Equal(t, time.Second, time.Since(began))
+			cancel()
+		}
+	})
+}
+
+// A service that accepts connections and says nothing, as one that is paused.
+func TestAServiceThatIsSilentIsABoundedWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bubble(t)
+		defer b.Close()
+		b.http.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})
+		began := time.Now()
+		_, err := b.Lease(t.Context(), ask(1, 1, 0))
+		assert.ErrorIs(t, err, ErrUnavailable)
+		assert.LessOrEqual(t, time.Since(began), 5*time.Second+tryWithin)
+	})
+}
+
+func TestTheTokenIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bubble(t)
+		defer b.Close()
+		b.Store.cfg.Token = "another"
+		began := time.Now()
+		for range 30 { // until the service hears no more of them
+			_, err := b.Lease(t.Context(), ask(1, 1, time.Hour))
+			assert.ErrorIs(t, err, ErrUnauthorized)
+			assert.NotErrorIs(t, err, ErrUnavailable)
+		}
+		assert.Zero(t, time.Since(began), "it is no use to try again")
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// answers makes a service of one answer after the other.
+func answers(b *bubbled, list ...func(r *http.Request) (*http.Response, error)) *atomic.Int64 {
+	next, n := b.http.Transport, new(atomic.Int64)
+	b.http.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+		if i := int(n.Add(1)) - 1; i < len(list) && list[i] != nil {
+			return list[i](r)
+		}
+		return next.RoundTrip(r)
+	})
+	return n
+}
+
+func status(code int, body string, header ...string) func(*http.Request) (*http.Response, error) {
+	return func(*http.Request) (*http.Response, error) {
+		h := http.Header{}
+		for i := 0; i < len(header); i += 2 {
+			h.Set(header[i], header[i+1])
+		}
+		return &http.Response{StatusCode: code, Header: h, Body: io.NopCloser(strings.NewReader(body))}, nil
+	}
+}
+
+func failure(code int, why string) func(*http.Request) (*http.Response, error) {
+	b, _ := json.Marshal(httpapi.Failure{Error: httpapi.Error{Code: why, Message: "because"}})
+	return status(code, string(b))
+}
+
+// dropped is an answer that does not arrive.
+func dropped(next http.RoundTripper) func(*http.Request) (*http.Response, error) {
+	return func(r *http.Request) (*http.Response, error) {
+		response, err := next.RoundTrip(r)
+		if err != nil {
+			return nil, err
+		}
+		io.Copy(io.Discard, response.Body)
+		response.Body.Close()
+		return nil, errors.New("the answer is lost")
+	}
+}
+
+func TestWhatIsTriedAgain(t *testing.T) {
+	refused := func(*http.Request) (*http.Response, error) {
+		return nil, &net.OpError{Op: "dial", Err: errors.New("refused")}
+	}
+	cut := func(*http.Request) (*http.Response, error) { return nil, io.ErrUnexpectedEOF }
+	for _, c := range []struct {
+		name                  string
+		answer                func(*http.Request) (*http.Response, error)
+		lease, settle, adjust bool // is tried again
+	}{
+		{"nobody there", refused, true, true, true},
+		{"node stops", failure(503, httpapi.Closing), true, true, true},
+		{"over the caps", failure(429, httpapi.Busy), true, true, true},
+		{"ask is lost", failure(410, httpapi.Lost), true, true, false},
+		{"connection is cut", cut, true, true, false},
+		{"store is closed", failure(503, httpapi.Closed), true, true, false},
+		{"something before it is down", status(502, "<html>"), true, true, false},
+		{"something before it speaks", status(200, "<html>"), true, true, false},
+		{"no quorum", failure(503, httpapi.NoQuorum), false, false, false},
+		{"store fails", failure(500, httpapi.Failed), false, false, false},
+		{"something before it refuses", status(403, "<html>"), false, false, false},
+		{"elsewhere", status(307, "", "Location", "http://elsewhere.test/"), false, false, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := bubble(t)
+			defer b.Close()
+			next := b.http.Transport
+			again := func(name string, do func() error) bool {
+				b.http.Transport = next
+				n := answers(b, c.answer)
+				err := do()
+				if n.Load() == 1 {
+					assert.Error(t, err, "%s: %s", c.name, name)
+				} else {
+					assert.NoError(t, err, "%s: %s", c.name, name)
+				}
+				return n.Load() > 1
+			}
+			assert.Equal(t, c.lease, again("Lease", func() error { _, err := b.Lease(t.Context(), ask(1, 1, 0)); return err }), "%s: Lease", c.name)
+			assert.Equal(t, c.settle, again("Settle", func() error { return b.Settle(t.Context(), []bucket.Settlement{{Key: "k"}}) }), "%s: Settle", c.name)
+			assert.Equal(t, c.adjust, again("Adjust", func() error {
+				return b.Adjust(t.Context(), bucket.Adjustment{Key: "k", Limits: ask(1, 1, 0).Limits})
+			}), "%s: Adjust", c.name)
+		})
+	}
+}
+
+func TestErrorsThatCallersBranchOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bubble(t)
+		defer b.Close()
+		answers(b, failure(503, httpapi.NoQuorum))
+		_, err := b.Lease(t.Context(), ask(1, 1, 0))
+		assert.ErrorIs(t, err, choked.ErrNoQuorum)
+		_, err = b.Lease(t.Context(), ask(1, 11, 0))
+		assert.ErrorIs(t, err, choked.ErrCostExceedsBurst)
+	})
+}
+
+// A lease whose answer is lost is asked for again by another id, and what was
+// granted first goes back: nothing is missing, nothing is there twice. The
+// caller knows it by the id that it gave.
+func TestAnAnswerThatIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bubble(t)
+		defer b.Close()
+		answers(b, dropped(b.pool), dropped(b.pool))
+		a := ask(1, 8, time.Hour)
+		l, err := b.Lease(t.Context(), a)
+		require.NoError(t, err)
+		assert.True(t, l.OK)
+		assert.Equal(t, a.ID, l.ID)
+		assert.Empty(t, l.Drips, "it did not wait for what was lost")
+
+		again, err := b.Lease(t.Context(), a)
+		require.NoError(t, err)
+		assert.Equal(t, l.Granted, again.Granted, "asked again by the caller, it is the same lease")
+		other := ask(2, 3, 0)
+		refusal, err := b.Lease(t.Context(), other)
+		require.NoError(t, err)
+		assert.False(t, refusal.OK, "2 are left")
+
+		other.Done = []bucket.Settlement{{Key: "k", ID: a.ID}}
+		granted, err := b.Lease(t.Context(), other)
+		require.NoError(t, err)
+		assert.True(t, granted.OK, "settled by the caller's id")
+	})
+}
+
+func TestAliasesAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bubble(t)
+		defer b.Close()
+		next := b.http.Transport
+		for n := range uint64(10) {
+			b.http.Transport = next
+			answers(b, dropped(b.pool))
+			a := ask(n, 1, time.Hour)
+			_, err := b.Lease(t.Context(), a)
+			require.NoError(t, err)
+			time.Sleep(2 * keepAlias)
+		}
+		assert.Len(t, b.aliases, 1)
+	})
+}
+
+// Validity counts from the first attempt, though a later one was answered.
+func TestValidityCountsFromTheFirstAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bubble(t)
+		defer b.Close()
+		direct, err := b.Lease(t.Context(), ask(1, 1, 0))
+		require.NoError(t, err)
+		answers(b, func(*http.Request) (*http.Response, error) {
+			time.Sleep(time.Second)
+			return nil, io.ErrUnexpectedEOF
+		})
+		began := time.Now()
+		l, err := b.Lease(t.Context(), ask(2, 1, 0))
+		require.NoError(t, err)
+		assert.Equal(t, direct.ValidFor+time.Since(began), l.ValidFor)
+	})
+}
+
+// The wait is resumed when the service says that it goes on, and its end does
+// not move.
+func TestALongWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bubble(t)
+		defer b.Close()
+		require.NoError(t, b.Adjust(t.Context(), bucket.Adjustment{Key: "k", Limits: ask(1, 1, 0).Limits, Empty: 22 * time.Second}))
+		began := time.Now()
+		l, err := b.Lease(t.Context(), ask(1, 5, time.Hour))
+		require.NoError(t, err)
+		took := time.Since(began)
+		require.True(t, l.OK)
+		assert.Greater(t, took, 21*time.Second)
+		left := l.ValidFor - took
+		assert.Greater(t, left, 1500*time.Millisecond, "a long wait does not use up the lease")
+		assert.Less(t, left, bucket.TTL+bucket.TTL/4)
+
+		_, err = b.Lease(t.Context(), ask(2, 5, 0))
+		require.NoError(t, err)
+		began = time.Now()
+		l, err = b.Lease(t.Context(), ask(3, 10, 700*time.Millisecond))
+		require.NoError(t, err)
+		assert.False(t, l.OK)
+		assert.LessOrEqual(t, time.Since(began), 700*time.Millisecond)
+	})
+}
+
+// The same through the loss of what waits, again and again.
+func TestALongWaitThroughLosses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bubble(t)
+		defer b.Close()
+		require.NoError(t, b.Adjust(t.Context(), bucket.Adjustment{Key: "k", Limits: ask(1, 1, 0).Limits, Empty: 22 * time.Second}))
+		next := b.http.Transport
+		b.http.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+			ctx, cancel := context.WithTimeout(r.Context(), 3*time.Second)
+			defer cancel()
+			return next.RoundTrip(r.WithContext(ctx))
+		})
+		b.Store.cfg.Timeout = time.Hour
+		l, err := b.Lease(t.Context(), ask(1, 5, time.Hour))
+		require.NoError(t, err)
+		assert.True(t, l.OK)
+	})
+}
+
+// Cancelled while the answer is on its way, a lease goes back at once.
+func TestCancelledWithTheAnswerOnItsWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bubble(t)
+		defer b.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		lose := dropped(b.pool)
+		answers(b, func(r *http.Request) (*http.Response, error) {
+			lose(r)
+			cancel()
+			return nil, r.Context().Err()
+		})
+		_, err := b.Lease(ctx, ask(1, 10, time.Hour))
+		require.ErrorIs(t, err, context.Canceled)
+		synctest.Wait()
+		l, err := b.Lease(t.Context(), ask(2, 10, 0))
+		require.NoError(t, err)
+		assert.True(t, l.OK)
+	})
+}
+
+// Over a network that loses requests and answers and cuts connections, no more
+// is admitted than may be, and most of that is.
+func TestTheBoundHoldsOverABadNetwork(t *testing.T) {
+	for seed := range uint64(8) {
+		synctest.Test(t, func(t *testing.T) {
+			b := bubble(t)
+			defer b.Close()
+			limits := choked.MustLimits("100/s burst 40", "3000/s")
+			const took = 20 * time.Second
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(took, cancel)
+			var mu sync.Mutex
+			var admitted []history.Record
+			var all sync.WaitGroup
+			began := time.Now()
+			for worker := range uint64(4) {
+				store, err := Open(b.Store.cfg)
+				require.NoError(t, err)
+				store.http.Transport = bad(store.pool, seed<<8|worker)
+				choke := choked.New(store)
+				limiter, err := choke.Limiter("k", limits, nil)
+				require.NoError(t, err)
+				for range 3 {
+					all.Go(func() {
+						for {
+							cost := choked.Cost{Requests: 1, Tokens: 20 + rand.Int64N(20)}
+							before := time.Since(began)
+							err := limiter.Wait(ctx, cost)
+							if ctx.Err() != nil {
+								return
+							}
+							if !assert.NoError(t, err) {
+								return
+							}
+							mu.Lock()
+							admitted = append(admitted, history.Record{Before: int64(before), After: int64(time.Since(began)), Requests: cost.Requests, Tokens: cost.Tokens})
+							mu.Unlock()
+						}
+					})
+				}
+				defer store.Close()
+				defer choke.Close()
+			}
+			all.Wait()
+			for u := range bucket.Tokens + 1 {
+				for _, r := range limits.Of(u) {
+					assert.LessOrEqual(t, history.CheckRate(admitted, u, r).Suspect, 1e-6, "seed %d: %v over %v", seed, u, r)
+				}
+			}
+			assert.Greater(t, float64(len(admitted)), 0.97*(40+100*took.Seconds()), "seed %d", seed)
+		})
+	}
+}
+
+// bad is the network next, made to fail by seed.
+func bad(next http.RoundTripper, seed uint64) http.RoundTripper {
+	var mu sync.Mutex
+	dice := rand.New(rand.NewPCG(seed, 7))
+	roll := func(n int) int {
+		mu.Lock()
+		defer mu.Unlock()
+		return dice.IntN(n)
+	}
+	lose := dropped(next)
+	return roundTrip(func(r *http.Request) (*http.Response, error) {
+		time.Sleep(time.Duration(roll(20)) * time.Millisecond)
+		switch roll(10) {
+		case 0:
+			return nil, &net.OpError{Op: "dial", Err: errors.New("lost on the way there")}
+		case 1:
+			return lose(r)
+		case 2: // the service hears the end of it soon
+			ctx, cancel := context.WithTimeout(r.Context(), time.Duration(roll(100))*time.Millisecond)
+			defer cancel()
+			response, err := next.RoundTrip(r.WithContext(ctx))
+			if err == nil {
+				err = io.ErrUnexpectedEOF
+				response.Body.Close()
+			}
+			return nil, err
+		}
+		response, err := next.RoundTrip(r)
+		time.Sleep(time.Duration(roll(20)) * time.Millisecond)
+		return response, err
+	})
+}

@@ -1,0 +1,203 @@
+package proxy
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/pipes"
+	"github.com/choked/choked/server"
+	"github.com/choked/choked/storetest"
+)
+
+// service is one that runs as long as a test.
+type service struct {
+	*server.Server
+	token string
+}
+
+// newService returns a server over a store of its own, to which a token admits.
+func newService(t *testing.T) service {
+	token, hash := server.NewToken()
+	file := filepath.Join(t.TempDir(), "tokens")
+	require.NoError(t, os.WriteFile(file, []byte(hash+" team-a\n"), 0o600))
+	tokens, err := server.OpenTokens(file, nil)
+	require.NoError(t, err)
+	return service{server.New(server.Config{Store: choked.NewLocal(), Tokens: tokens}), token}
+}
+
+// listen serves on a loopback address until the test is over.
+func (s service) listen(t *testing.T) (url string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var serving sync.WaitGroup
+	serving.Go(func() { s.Serve(l) })
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		s.Shutdown(ctx)
+		serving.Wait()
+	})
+	return "http://" + l.Addr().String()
+}
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	s := newService(t)
+	url := s.listen(t)
+	t.Run("law", func(t *testing.T) { // ends before the service does
+		storetest.Test(t, storetest.Harness{
+			Open: func(t *testing.T) storetest.Store {
+				store, err := New(url, s.token)
+				require.NoError(t, err)
+				return store
+			},
+			Slack: 200 * time.Millisecond,
+		})
+	})
+}
+
+// bubbled is a store and the service that it is at, in one bubble. Closing it
+// ends both.
+type bubbled struct {
+	*Store
+	service service
+	net     *pipes.Network
+	serving sync.WaitGroup
+}
+
+func (b *bubbled) Close() error {
+	err := b.Store.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	b.service.Shutdown(ctx)
+	b.net.Close()
+	b.serving.Wait()
+	return err
+}
+
+func bubble(t *testing.T) *bubbled {
+	b := &bubbled{service: newService(t), net: pipes.New()}
+	b.serving.Go(func() { b.service.Serve(b.net) })
+	var err error
+	b.Store, err = Open(Config{URL: "http://service.test", Token: b.service.token, HTTP1: true, dial: b.net.Dial})
+	require.NoError(t, err)
+	return b
+}
+
+// The same over HTTP/1.1, on a clock that stands still while nothing waits.
+func TestStoreToTheNanosecond(t *testing.T) {
+	storetest.Test(t, storetest.Harness{
+		Open: func(t *testing.T) storetest.Store { return bubble(t) },
+		In:   synctest.Test,
+	})
+}
+
+// counting counts what it accepts.
+type counting struct {
+	net.Listener
+	n atomic.Int64
+}
+
+func (c *counting) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	if err == nil {
+		c.n.Add(1)
+	}
+	return conn, err
+}
+
+func TestManyKeysShareAFewConnections(t *testing.T) {
+	s := newService(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	counted := &counting{Listener: l}
+	var serving sync.WaitGroup
+	serving.Go(func() { s.Serve(counted) })
+	store, err := New("http://"+l.Addr().String(), s.token)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var asks sync.WaitGroup
+	limits := choked.MustLimits("1/h", "")
+	var waiting atomic.Int64
+	for n := range uint64(500) {
+		asks.Go(func() {
+			a := choked.Ask{Key: bucket.LeaseID{Holder: n}.String(), ID: bucket.LeaseID{Holder: n, Seq: 1}, Limits: limits, Defined: 1,
+				Need: choked.Cost{Requests: 1}, MaxWait: 3 * time.Hour}
+			l, err := store.Lease(ctx, a)
+			assert.NoError(t, err)
+			assert.True(t, l.OK)
+			waiting.Add(1)
+			a.ID.Seq++
+			_, err = store.Lease(ctx, a) // for the first to be settled
+			assert.ErrorIs(t, err, context.Canceled)
+		})
+	}
+	require.Eventually(t, func() bool { return waiting.Load() == 500 }, 20*time.Second, 10*time.Millisecond)
+	cancel()
+	asks.Wait()
+	assert.LessOrEqual(t, counted.n.Load(), int64(4*maxConns))
+	require.NoError(t, store.Close())
+	require.NoError(t, s.Shutdown(t.Context()))
+	serving.Wait()
+}
+
+// The service restarts, over the same store: those who wait, and those who come
+// meanwhile, notice nothing but the time it takes.
+func TestTheServiceRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := choked.NewLocal()
+		defer shared.Close()
+		b := &bubbled{service: service{Server: server.New(server.Config{Store: shared})}, net: pipes.New()}
+		b.serving.Go(func() { b.service.Serve(b.net) })
+		way := &atomic.Pointer[pipes.Network]{}
+		way.Store(b.net)
+		store, err := Open(Config{URL: "http://service.test", HTTP1: true, dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return way.Load().Dial(ctx, network, addr)
+		}})
+		require.NoError(t, err)
+		b.Store = store
+		choke := choked.New(store)
+		limiter, err := choke.Limiter("k", choked.MustLimits("100/s burst 10", ""), nil)
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		var admitted atomic.Int64
+		var callers sync.WaitGroup
+		for range 5 {
+			callers.Go(func() {
+				for limiter.Wait(ctx, choked.Cost{Requests: 1}) == nil {
+					admitted.Add(1)
+				}
+				assert.Error(t, ctx.Err(), "nobody gets an error before the end")
+			})
+		}
+		for range 5 {
+			time.Sleep(2 * time.Second)
+			require.NoError(t, b.service.Shutdown(ctx))
+			b.net.Close()
+			b.serving.Wait()
+			time.Sleep(time.Second)
+			b.service, b.net = service{Server: server.New(server.Config{Store: shared})}, pipes.New()
+			b.serving.Go(func() { b.service.Serve(b.net) })
+			way.Store(b.net)
+		}
+		time.Sleep(2 * time.Second)
+		cancel()
+		callers.Wait()
+		assert.Greater(t, admitted.Load(), int64(1200-5*(100+60)), "17 s, of which 5 are without a service")
+		require.NoError(t, choke.Close())
+		b.service.token = ""
+		require.NoError(t, b.Close())
+	})
+}

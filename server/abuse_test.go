@@ -1,0 +1,313 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/httpapi"
+	"github.com/choked/choked/internal/pipes"
+)
+
+// serve serves d on a network of the bubble, until the returned function is
+// called.
+func (d *desk) serve() (n *pipes.Network, end func()) {
+	n = pipes.New()
+	var serving sync.WaitGroup
+	serving.Go(func() { d.Serve(n) })
+	return n, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		d.Shutdown(ctx)
+		n.Close()
+		serving.Wait()
+		d.store.Close()
+	}
+}
+
+// untilClosed reads conn to its end and returns what came, and when it ended.
+func untilClosed(conn net.Conn) (string, time.Duration) {
+	began := time.Now()
+	b, _ := io.ReadAll(conn)
+	return string(b), time.Since(began)
+}
+
+func TestSilentAndSlowClientsAreCutOff(t *testing.T) {
+	for name, c := range map[string]struct {
+		says    string
+		trickle bool
+		within  time.Duration
+	}{
+		"silent":                        {"", false, headerWithin},
+		"one byte":                      {"P", false, headerWithin},
+		"headers without an end":        {"GET /healthz HTTP/1.1\r\nHost: x\r\n", false, headerWithin},
+		"headers a byte at a time":      {"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 1000), true, headerWithin},
+		"an HTTP/2 preface and no more": {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false, 10 * time.Second},
+		"a body that does not come":     {"POST /v1/settle HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", false, bodyWithin + time.Second},
+		"a body a byte at a time":       {"POST /v1/settle HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{\"done\":[" + strings.Repeat(" ", 900), true, bodyWithin + time.Second},
+		"one request and no other":      {"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", false, idleFor},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := open(t, nil)
+				n, end := d.serve()
+				defer end()
+				conn, err := n.Dial(t.Context(), "", "")
+				require.NoError(t, err)
+				var writing sync.WaitGroup
+				writing.Go(func() {
+					if !c.trickle {
+						io.WriteString(conn, c.says)
+						return
+					}
+					for i := range c.says {
+						if _, err := io.WriteString(conn, c.says[i:i+1]); err != nil {
+							return
+						}
+						time.Sleep(100 * time.Millisecond)
+					}
+				})
+				_, took := untilClosed(conn)
+				conn.Close()
+				writing.Wait()
+				assert.LessOrEqual(t, took, c.within)
+			})
+		})
+	}
+}
+
+// The same over HTTP/2, where a connection has many requests.
+func TestASlowBodyOverHTTP2(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, nil)
+		n, end := d.serve()
+		defer end()
+		var protocols http.Protocols
+		protocols.SetUnencryptedHTTP2(true)
+		transport := &http.Transport{DialContext: n.Dial, Protocols: &protocols}
+		defer transport.CloseIdleConnections()
+		body, never := io.Pipe()
+		defer never.Close()
+		r, err := http.NewRequest("POST", "http://service.test/v1/settle", body)
+		require.NoError(t, err)
+		began := time.Now()
+		response, err := transport.RoundTrip(r)
+		if err == nil { // it may also be reset
+			assert.Equal(t, 2, response.ProtoMajor)
+			assert.Equal(t, 400, response.StatusCode)
+			response.Body.Close()
+		}
+		assert.LessOrEqual(t, time.Since(began), bodyWithin+time.Second)
+	})
+}
+
+// A client that does not read its answer does not keep what serves it.
+func TestAClientThatDoesNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, nil)
+		n, end := d.serve()
+		defer end()
+		conn, err := n.Dial(t.Context(), "", "")
+		require.NoError(t, err)
+		defer conn.Close()
+		io.WriteString(conn, "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
+		time.Sleep(writeWithin + time.Second)
+		_, err = io.WriteString(conn, "GET /healthz HTTP/1.1\r\n")
+		assert.Error(t, err)
+	})
+}
+
+func TestSizesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, nil)
+		n, end := d.serve()
+		defer end()
+		for says, status := range map[string]string{
+			"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 100_000) + "\r\n\r\n":                                                                           "431",
+			"GET /" + strings.Repeat("x", 100_000) + " HTTP/1.1\r\nHost: x\r\n\r\n":                                                                                         "431",
+			"POST /v1/settle HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\n" + strings.Repeat(" ", httpapi.MaxBody+1):                                          "413",
+			"POST /v1/settle HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + fmt.Sprintf("%x\r\n", httpapi.MaxBody+1) + strings.Repeat(" ", httpapi.MaxBody+1): "413",
+			"POST /v1/settle HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n":                                                                                             "400",
+			"nonsense\r\n\r\n": "400",
+		} {
+			conn, err := n.Dial(t.Context(), "", "")
+			require.NoError(t, err)
+			var writing sync.WaitGroup
+			writing.Go(func() { io.WriteString(conn, says) })
+			line, err := bufio.NewReader(conn).ReadString('\n')
+			assert.NoError(t, err)
+			assert.Contains(t, line, status, "%.80q", says)
+			conn.Close()
+			writing.Wait()
+		}
+	})
+}
+
+// An answer's size has nothing to do with what a client claims to send.
+func TestClaimedSizesAreNotAllocated(t *testing.T) {
+	d := open(t, nil)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range 100 {
+		r := post("/v1/settle", `{"done":[`)
+		r.ContentLength = 1 << 40
+		assert.Equal(t, 400, d.do(r).Code)
+	}
+	runtime.ReadMemStats(&after)
+	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(5<<20))
+}
+
+func TestConnectionsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, nil)
+		n, end := d.serve()
+		defer end()
+		var conns []net.Conn
+		for range maxConnsFrom { // pipes have one source
+			conn, err := n.Dial(t.Context(), "", "")
+			require.NoError(t, err)
+			conns = append(conns, conn)
+		}
+		synctest.Wait()
+		extra, err := n.Dial(t.Context(), "", "")
+		require.NoError(t, err)
+		_, took := untilClosed(extra)
+		assert.Zero(t, took, "it is closed at once")
+		time.Sleep(headerWithin)
+		for _, conn := range conns {
+			conn.Close()
+		}
+		synctest.Wait()
+		conn, err := n.Dial(t.Context(), "", "")
+		require.NoError(t, err)
+		defer conn.Close()
+		io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+		line, _ := bufio.NewReader(conn).ReadString('\n')
+		assert.Contains(t, line, "200", "the silent ones are gone")
+	})
+	l := &listener{from: make(map[netip.Addr]int)}
+	for i := range maxConns {
+		require.True(t, l.add(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})))
+	}
+	assert.False(t, l.add(netip.AddrFrom4([4]byte{192, 0, 2, 1})), "in all")
+}
+
+// FuzzBodies: whatever the bytes, there is an answer, and what is accepted is
+// what the rules allow.
+func FuzzBodies(f *testing.F) {
+	for _, seed := range []string{
+		``, `{}`, `null`, `{"key":"k","id":"1-1","limits":{"requests":"5/s"},"need":{"requests":1}}`,
+		`{"key_base64":"/w==","id":"ffffffffffffffff-1","limits":{"tokens":[{"n":1,"per_ns":1000000,"burst":1}]},"want":{"tokens":1},"max_wait_ns":-1}`,
+		`{"done":[{"key":"k","id":"1-1","spent":{"requests":1}}]}`,
+		`{"key":"k","limits":{"requests":"5/s"},"return":{"requests":1},"since_ns":1,"charge":{"tokens":2},"empty_ns":1}`,
+		`{"key":"k","limits":{"requests":"5/s"},"cost":{"requests":1},"wait_ns":0}`,
+		"key=k&request_limit=5/s&requests=1&wait=0",
+		`{"key":"k","id":"1-1","resume":true}`, strings.Repeat("[", 20_000),
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var lease httpapi.LeaseRequest
+		if httpapi.Decode(body, &lease) == nil {
+			if a, err := lease.Ask(); err == nil && !lease.Resume {
+				require.NoError(t, a.Check())
+				again := httpapi.LeaseRequestOf(a)
+				b, err := again.Ask()
+				require.NoError(t, err)
+				require.Equal(t, bucket.AppendOp(nil, &a), bucket.AppendOp(nil, &b), "what is sent is what was meant")
+			}
+		}
+		var settle httpapi.SettleRequest
+		if httpapi.Decode(body, &settle) == nil {
+			if done, err := httpapi.Settlements(settle.Done); err == nil {
+				for i := range done {
+					require.NoError(t, done[i].Check())
+				}
+			}
+		}
+		var adjust httpapi.AdjustRequest
+		if httpapi.Decode(body, &adjust) == nil {
+			if a, err := adjust.Adjustment(); err == nil {
+				require.NoError(t, a.Check())
+			}
+		}
+		if a, err := decodeAcquire(body); err == nil {
+			require.NoError(t, a.check())
+		}
+		if v, err := url.ParseQuery(string(body)); err == nil {
+			if a, err := parseAcquire(v); err == nil {
+				require.NoError(t, a.check())
+			}
+		}
+	})
+}
+
+func FuzzChokedQuery(f *testing.F) {
+	f.Add("key=k&request_capacity=50&request_refill_rate=50.0&token_capacity=100000&token_refill_rate=1666.6666666666667&requests_needed=1&tokens_needed=7")
+	f.Add("key=k&request_capacity=0&request_refill_rate=0.0&token_capacity=1e3&token_refill_rate=1e-9")
+	f.Fuzz(func(t *testing.T, query string) {
+		v, err := url.ParseQuery(query)
+		if err != nil {
+			return
+		}
+		a, err := parseChoked(v)
+		if err != nil {
+			return
+		}
+		require.NoError(t, bucket.CheckKey(a.key))
+		require.NoError(t, a.cost.Check())
+		if len(a.limits.Requests)+len(a.limits.Tokens) > 0 {
+			require.NoError(t, a.check())
+		}
+	})
+}
+
+func FuzzTokens(f *testing.F) {
+	f.Add([]byte(HashToken("t") + " a asks=1 rate=5/s\n# x\n\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		list, err := parseTokens(b)
+		if err != nil {
+			return
+		}
+		require.LessOrEqual(t, len(list), maxTokens)
+		for _, n := range list {
+			require.NoError(t, CheckNamespace(n.namespace))
+		}
+	})
+}
+
+// FuzzRequest sends bytes to the server as they are.
+func FuzzRequest(f *testing.F) {
+	f.Add([]byte("GET /v1/acquire?key=k&request_limit=5/s&wait=0 HTTP/1.1\r\nHost: x\r\n\r\n"))
+	f.Add([]byte("POST /v1/lease HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
+		if err != nil {
+			return
+		}
+		d := open(t, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		a := d.do(r.WithContext(ctx))
+		require.NotZero(t, a.Code)
+		d.close()
+		require.NotContains(t, d.logs.String(), "this is a bug")
+		require.NotContains(t, d.logs.String(), "panic")
+	})
+}

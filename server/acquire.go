@@ -1,0 +1,312 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"mime"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/httpapi"
+)
+
+// Bounds of how long an acquire may wait.
+const (
+	defaultWait = 30 * time.Second
+	maxWait     = 10 * time.Minute
+)
+
+// acquisition is quota to be spent at once.
+type acquisition struct {
+	key    string
+	limits bucket.Limits // none: nothing is limited
+	cost   bucket.Cost
+	wait   time.Duration
+}
+
+// refused is an acquire that was not granted.
+type refused struct{ httpapi.Acquired }
+
+func (s *Server) acquire(c *call) (any, *httpapi.Error) {
+	a, e := readAcquire(c)
+	if e != nil {
+		return nil, e
+	}
+	return s.take(c, a)
+}
+
+func (s *Server) acquireAsChoked(c *call) (any, *httpapi.Error) {
+	a, err := parseChoked(c.URL.Query())
+	if err != nil {
+		return nil, askError(err)
+	}
+	return s.take(c, a)
+}
+
+// take waits for quota, spends it, and answers.
+func (s *Server) take(c *call, a acquisition) (any, *httpapi.Error) {
+	a.cost = a.limits.Limited(a.cost)
+	if a.cost.IsZero() {
+		return httpapi.Acquired{OK: true}, nil
+	}
+	ctx, cancel := context.WithCancel(c.Context())
+	defer cancel()
+	defer context.AfterFunc(s.open, cancel)()
+
+	began := s.clock.Now()
+	ask := bucket.Ask{
+		Key: c.tenant.key(a.key), ID: bucket.LeaseID{Holder: s.holder, Seq: s.seq.Add(1)},
+		Limits: a.limits, Defined: time.Now().UnixNano(), Need: a.cost, Want: a.cost, MaxWait: a.wait,
+	}
+	lease, err := s.cfg.Store.Lease(ctx, ask)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, closing
+	case err != nil:
+		return nil, s.storeError(c, err)
+	}
+	setRateLimit(c.w.Header(), a.limits, lease.Level)
+	answer := httpapi.Acquired{OK: lease.OK, RetryAfter: lease.RetryAfter, Level: lease.Level}
+	if !lease.OK {
+		setRetryAfter(c.w.Header(), lease.RetryAfter)
+		answer.Waited = s.clock.Since(began)
+		return refused{answer}, nil
+	}
+	settled := bucket.Settlement{Key: ask.Key, ID: ask.ID}
+	if !ripe(ctx, lease) || s.clock.Since(began) >= lease.ValidFor {
+		s.settleLater(settled) // unspent
+		return nil, closing
+	}
+	settled.Spent = a.cost
+	s.settleLater(settled)
+	answer.Waited = s.clock.Since(began)
+	return answer, nil
+}
+
+// ripe waits until all of a lease may be spent, or ctx ends. A fast clock here
+// and a slow one there must not let it be early.
+func ripe(ctx context.Context, l bucket.Lease) bool {
+	var wait time.Duration
+	for _, d := range l.Drips {
+		wait = max(wait, d.Ready+d.Ready/driftParts+1)
+	}
+	if wait == 0 {
+		return true
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// readAcquire reads an acquire: from the query, or from a body that is a form or
+// JSON.
+func readAcquire(c *call) (acquisition, *httpapi.Error) {
+	values := c.URL.Query()
+	if c.Method == "POST" {
+		body, e := c.body()
+		if e != nil {
+			return acquisition{}, e
+		}
+		switch kind, _, _ := mime.ParseMediaType(c.Header.Get("Content-Type")); kind {
+		case "application/x-www-form-urlencoded":
+			form, err := url.ParseQuery(string(body))
+			if err != nil {
+				return acquisition{}, badRequest(err)
+			}
+			values = form
+		default:
+			a, err := decodeAcquire(body)
+			if err != nil {
+				return a, askError(err)
+			}
+			return a, nil
+		}
+	}
+	a, err := parseAcquire(values)
+	if err != nil {
+		return a, askError(err)
+	}
+	return a, nil
+}
+
+func decodeAcquire(body []byte) (a acquisition, err error) {
+	var r httpapi.AcquireRequest
+	if err := httpapi.Decode(body, &r); err != nil {
+		return a, err
+	}
+	if a.key, err = r.Key.Value(); err != nil {
+		return a, err
+	}
+	a.limits, a.cost, a.wait = r.Limits.Value(), bucket.Cost{Requests: 1}, defaultWait
+	if r.Cost != nil {
+		a.cost = *r.Cost
+	}
+	if r.Wait != nil {
+		a.wait = *r.Wait
+	}
+	return a, a.check()
+}
+
+// check reports why a cannot be.
+func (a *acquisition) check() error {
+	if a.wait < 0 || a.wait > maxWait {
+		return fmt.Errorf("wait %v: want 0 to %v", a.wait, maxWait)
+	}
+	return cmp.Or(bucket.CheckKey(a.key), a.limits.Check(), a.cost.Check(), a.limits.Fits(a.limits.Limited(a.cost)))
+}
+
+// parseAcquire reads an acquire from a query or a form.
+func parseAcquire(v url.Values) (a acquisition, err error) {
+	if err := known(v, "key", "request_limit", "token_limit", "requests", "tokens", "wait"); err != nil {
+		return a, err
+	}
+	a = acquisition{key: v.Get("key"), cost: bucket.Cost{Requests: 1}, wait: defaultWait}
+	if a.limits, err = bucket.ParseLimits(v.Get("request_limit"), v.Get("token_limit")); err != nil {
+		return a, err
+	}
+	for name, n := range map[string]*int64{"requests": &a.cost.Requests, "tokens": &a.cost.Tokens} {
+		if s := v.Get(name); s != "" {
+			if *n, err = strconv.ParseInt(s, 10, 64); err != nil {
+				return a, fmt.Errorf("%s %.40q: want a whole number", name, s)
+			}
+		}
+	}
+	if s := v.Get("wait"); s != "" {
+		if a.wait, err = parseWait(s); err != nil {
+			return a, err
+		}
+	}
+	return a, a.check()
+}
+
+// parseWait reads a duration such as "1.5s", or a number of seconds.
+func parseWait(s string) (time.Duration, error) {
+	if d, err := time.ParseDuration(s); err == nil {
+		return d, nil
+	}
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(f >= 0 && f <= maxWait.Seconds()) {
+		return 0, fmt.Errorf(`wait %.40q: want up to %v, in seconds or as in "1m30s"`, s, maxWait)
+	}
+	return time.Duration(f * float64(time.Second)), nil
+}
+
+// known reports a parameter that is misspelt, or given twice.
+func known(v url.Values, names ...string) error {
+	n := 0
+	for _, name := range names {
+		if len(v[name]) > 1 {
+			return fmt.Errorf("%s is given twice", name)
+		}
+		n += len(v[name])
+	}
+	if n != len(v) {
+		for name := range v {
+			ok := false
+			for _, want := range names {
+				ok = ok || name == want
+			}
+			if !ok {
+				return fmt.Errorf("parameter %.40q: want %q", name, names)
+			}
+		}
+	}
+	return nil
+}
+
+// parseChoked reads an acquire as the client of the Python package choked makes
+// it: capacities and rates per second, where a capacity of 0 means that the unit
+// is not limited. It waits for no more than the store promises ahead, a second at
+// most, for that client comes again.
+func parseChoked(v url.Values) (a acquisition, err error) {
+	if err := known(v, "key", "request_capacity", "request_refill_rate", "token_capacity", "token_refill_rate",
+		"requests_needed", "tokens_needed"); err != nil {
+		return a, err
+	}
+	a = acquisition{key: v.Get("key")}
+	if a.limits.Requests, err = parseCapacity(v, "request"); err != nil {
+		return a, err
+	}
+	if a.limits.Tokens, err = parseCapacity(v, "token"); err != nil {
+		return a, err
+	}
+	if a.cost.Requests, err = parseNeeded(v, "requests_needed", 1); err != nil {
+		return a, err
+	}
+	if a.cost.Tokens, err = parseNeeded(v, "tokens_needed", 0); err != nil {
+		return a, err
+	}
+	if len(a.limits.Requests)+len(a.limits.Tokens) == 0 { // it has nothing to wait for
+		return a, cmp.Or(bucket.CheckKey(a.key), a.cost.Check())
+	}
+	return a, a.check()
+}
+
+func parseNeeded(v url.Values, name string, otherwise int64) (int64, error) {
+	s := v.Get(name)
+	if s == "" {
+		return otherwise, nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s %.40q: want a whole number", name, s)
+	}
+	return n, nil
+}
+
+// parseCapacity reads one unit's rate, or none if its capacity is 0.
+func parseCapacity(v url.Values, unit string) (bucket.Rates, error) {
+	parse := func(name string) (float64, error) {
+		s := v.Get(name)
+		if s == "" {
+			return 0, nil
+		}
+		f, err := strconv.ParseFloat(s, 64)
+		if err != nil || !(f >= 0 && f <= bucket.MaxUnits) {
+			return 0, fmt.Errorf("%s %.40q: want a number from 0 to %d", name, s, int64(bucket.MaxUnits))
+		}
+		return f, nil
+	}
+	capacity, err := parse(unit + "_capacity")
+	if err != nil || capacity == 0 {
+		return nil, err
+	}
+	perSecond, err := parse(unit + "_refill_rate")
+	if err != nil {
+		return nil, err
+	}
+	if perSecond == 0 {
+		return nil, fmt.Errorf("%s_refill_rate of 0: want more, or a capacity of 0 if %ss are not limited", unit, unit)
+	}
+	r := rateOf(perSecond, int64(capacity))
+	if err := r.Check(); err != nil {
+		return nil, fmt.Errorf("%s_capacity %v and %s_refill_rate %v: %w", unit, capacity, unit, perSecond, err)
+	}
+	return bucket.Rates{r}, nil
+}
+
+// rateOf returns the rate of so many units a second: what they were divided from
+// if that is a count a second, minute, hour or day, else the next lower rate
+// there is.
+func rateOf(perSecond float64, burst int64) bucket.Rate {
+	for _, per := range []time.Duration{time.Second, time.Minute, time.Hour, 24 * time.Hour} {
+		n := math.Round(perSecond * per.Seconds())
+		if n >= 1 && math.Abs(n/per.Seconds()-perSecond) <= 1e-9*perSecond {
+			return bucket.Rate{N: int64(n), Per: per, Burst: burst}
+		}
+	}
+	if perSecond < 1 {
+		per := math.Min(math.Ceil(float64(time.Second)/perSecond), math.MaxInt64/2)
+		return bucket.Rate{N: 1, Per: time.Duration(per), Burst: burst}
+	}
+	return bucket.Rate{N: int64(perSecond * 86400), Per: 24 * time.Hour, Burst: burst}
+}

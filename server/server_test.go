@@ -1,0 +1,558 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/httpapi"
+)
+
+// desk is a server and those who ask it, without a network between them.
+type desk struct {
+	*Server
+	t     *testing.T
+	store choked.Store
+	file  string // of tokens
+	logs  *logs
+}
+
+// logs keeps what is logged.
+type logs struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logs) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// open returns a desk over store, nil for a new one, with lines of tokens; with
+// none, everyone is let in.
+func open(t *testing.T, store choked.Store, lines ...string) *desk {
+	if store == nil {
+		store = choked.NewLocal()
+	}
+	d := &desk{t: t, store: store, logs: new(logs)}
+	log := slog.New(slog.NewTextHandler(d.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	cfg := Config{Store: store, Logger: log}
+	if len(lines) > 0 {
+		d.file = filepath.Join(t.TempDir(), "tokens")
+		d.list(lines...)
+		tokens, err := OpenTokens(d.file, log)
+		require.NoError(t, err)
+		cfg.Tokens = tokens
+	}
+	d.Server = New(cfg)
+	return d
+}
+
+// close ends the server and its store, as a bubble needs it.
+func (d *desk) close() {
+	d.Shutdown(context.Background())
+	d.store.Close()
+}
+
+// list writes the file of tokens.
+func (d *desk) list(lines ...string) {
+	require.NoError(d.t, os.WriteFile(d.file, []byte(strings.Join(lines, "\n")+"\n"), 0o600))
+}
+
+// reply is an answer, read.
+type reply struct {
+	*httptest.ResponseRecorder
+	t *testing.T
+}
+
+func (d *desk) do(r *http.Request) reply {
+	w := httptest.NewRecorder()
+	d.ServeHTTP(w, r)
+	return reply{w, d.t}
+}
+
+func bearing(r *http.Request, token string) *http.Request {
+	r.Header.Set("Authorization", "Bearer "+token)
+	return r
+}
+
+func get(path string, query ...string) *http.Request {
+	v := url.Values{}
+	for i := 0; i < len(query); i += 2 {
+		v.Set(query[i], query[i+1])
+	}
+	return httptest.NewRequest("GET", path+"?"+v.Encode(), nil)
+}
+
+func post(path, body string) *http.Request {
+	r := httptest.NewRequest("POST", path, strings.NewReader(body))
+	r.Header.Set("Content-Type", "application/json")
+	return r
+}
+
+func postJSON(path string, v any) *http.Request {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return post(path, string(b))
+}
+
+func (r reply) read(v any) {
+	require.NoError(r.t, json.Unmarshal(r.Body.Bytes(), v), r.Body.String())
+}
+
+func (r reply) code() string {
+	var f httpapi.Failure
+	r.read(&f)
+	return f.Error.Code
+}
+
+func (r reply) message() string {
+	var f httpapi.Failure
+	r.read(&f)
+	return f.Error.Message
+}
+
+func (r reply) lease() (l httpapi.Lease) {
+	require.Equal(r.t, 200, r.Code, r.Body.String())
+	r.read(&l)
+	return l
+}
+
+func TestEveryRouteIsInTheDocumentAndNothingElse(t *testing.T) {
+	var doc struct {
+		Paths map[string]map[string]struct {
+			Security  *[]any
+			Responses map[string]any
+		}
+	}
+	d := open(t, nil)
+	d.do(get("/openapi.json")).read(&doc)
+	listed := 0
+	for _, methods := range doc.Paths {
+		listed += len(methods)
+	}
+	for _, r := range routes {
+		op, ok := doc.Paths[r.path][strings.ToLower(r.method)]
+		assert.True(t, ok, "%s %s", r.method, r.path)
+		assert.Equal(t, r.open, op.Security != nil, "%s %s needs no token", r.method, r.path)
+		assert.Contains(t, op.Responses, "200")
+	}
+	assert.Equal(t, len(routes), listed)
+}
+
+// What the document refers to is there.
+func TestTheDocumentHoldsTogether(t *testing.T) {
+	var doc map[string]any
+	require.NoError(t, json.Unmarshal(openapi, &doc))
+	var walk func(v any)
+	refs := 0
+	walk = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, e := range v {
+				walk(e)
+			}
+		case map[string]any:
+			if name, ok := v["$ref"].(string); ok {
+				refs++
+				var at any = doc
+				for part := range strings.SplitSeq(strings.TrimPrefix(name, "#/"), "/") {
+					at = at.(map[string]any)[part]
+				}
+				assert.NotNil(t, at, name)
+			}
+			for _, e := range v {
+				walk(e)
+			}
+		}
+	}
+	walk(doc)
+	assert.Greater(t, refs, 20)
+}
+
+func TestRequestsHaveIds(t *testing.T) {
+	d := open(t, nil)
+	r := get("/healthz")
+	r.Header.Set("X-Request-Id", "their-own.1")
+	assert.Equal(t, "their-own.1", d.do(r).Header().Get("X-Request-Id"))
+	for _, bad := range []string{"", "with space", "\x1b[31m", strings.Repeat("x", 65)} {
+		r.Header.Set("X-Request-Id", bad)
+		id := d.do(r).Header().Get("X-Request-Id")
+		assert.Regexp(t, `^[A-Z0-9]{16}$`, id, "instead of %q", bad)
+	}
+	failed := d.do(get("/v1/acquire"))
+	var f httpapi.Failure
+	failed.read(&f)
+	assert.Equal(t, failed.Header().Get("X-Request-Id"), f.RequestID)
+}
+
+func TestWhatThereIsNot(t *testing.T) {
+	d := open(t, nil)
+	r := d.do(get("/v2/lease"))
+	assert.Equal(t, 404, r.Code)
+	assert.Equal(t, httpapi.NotFound, r.code())
+	r = d.do(get("/v1/lease"))
+	assert.Equal(t, 405, r.Code)
+	assert.Equal(t, "POST", r.Header().Get("Allow"))
+	assert.Equal(t, httpapi.NotFound, r.code())
+	assert.Equal(t, "GET, POST", d.do(httptest.NewRequest("PUT", "/v1/acquire", nil)).Header().Get("Allow"))
+}
+
+func TestReadiness(t *testing.T) {
+	missing := errors.New("no cluster yet, of the secret cluster")
+	s := New(Config{Store: choked.NewLocal(), Ready: func() error { return missing }})
+	d := &desk{Server: s, t: t}
+	assert.Equal(t, 200, d.do(get("/healthz")).Code)
+	r := d.do(get("/readyz"))
+	assert.Equal(t, 503, r.Code)
+	assert.NotContains(t, r.Body.String(), "secret", "strangers are not told why")
+	var st httpapi.Status
+	d.do(get("/v1/status")).read(&st)
+	assert.Equal(t, missing.Error(), st.Missing)
+	missing = nil
+	assert.Equal(t, 200, d.do(get("/readyz")).Code)
+	s.Drain()
+	assert.Equal(t, 503, d.do(get("/readyz")).Code)
+	r = d.do(get("/v1/acquire", "key", "k", "request_limit", "5/s"))
+	assert.Equal(t, 503, r.Code)
+	assert.Equal(t, httpapi.Closing, r.code())
+	assert.Equal(t, "1", r.Header().Get("Retry-After"))
+}
+
+func TestBadRequestsAreToldWhy(t *testing.T) {
+	d := open(t, nil)
+	const id = `"id":"1-1"`
+	for body, why := range map[string]string{
+		``:                      "EOF",
+		`{`:                     "unexpected EOF",
+		`[]`:                    "cannot unmarshal",
+		`{"key":"k","limit":1}`: `unknown field "limit"`,
+		`{"key":"k",` + id + `,"limits":{"requests":"5/s"}} {}`:                                         "more than one",
+		`{"key":"k","id":"1","limits":{"requests":"5/s"}}`:                                              "lease id",
+		`{"key":"k","id":7,"limits":{"requests":"5/s"}}`:                                                "cannot unmarshal",
+		`{` + id + `,"limits":{"requests":"5/s"}}`:                                                      "key is empty",
+		`{"key":"` + strings.Repeat("k", 513) + `",` + id + `,"limits":{"requests":"5/s"}}`:             "513 bytes",
+		`{"key":"k","key_base64":"aw==",` + id + `,"limits":{"requests":"5/s"}}`:                        "both key",
+		`{"key":"k` + "\xff" + `",` + id + `,"limits":{"requests":"5/s"}}`:                              "UTF-8",
+		`{"key":"k",` + id + `}`:                                                                        "no limits",
+		`{"key":"k",` + id + `,"limits":{"requests":"fast"}}`:                                           `rate "fast"`,
+		`{"key":"k",` + id + `,"limits":{"requests":[{"n":1}]}}`:                                        "rate per 0s",
+		`{"key":"k",` + id + `,"limits":{"requests":7}}`:                                                "want a string",
+		`{"key":"k",` + id + `,"limits":{"requests":"5/s"},"need":{"requests":-1}}`:                     "cost of -1",
+		`{"key":"k",` + id + `,"limits":{"requests":"5/s"},"done":[{"id":"1-1"}]}`:                      "key is empty",
+		`{"key":"k",` + id + `,"limits":{"requests":"5/s"},"done":[{"key":"k","spent":{"tokens":-1}}]}`: "-1 tokens",
+	} {
+		r := d.do(post("/v1/lease", body))
+		assert.Equal(t, 400, r.Code, body)
+		assert.Equal(t, httpapi.BadRequest, r.code(), body)
+		assert.Contains(t, r.message(), why, body)
+	}
+	r := d.do(post("/v1/lease", `{"key":"k",`+id+`,"limits":{"requests":"123/s"},"need":{"requests":777}}`))
+	assert.Equal(t, 400, r.Code)
+	assert.Equal(t, httpapi.ExceedsBurst, r.code())
+	assert.Contains(t, r.message(), "777")
+	assert.Contains(t, r.message(), "123")
+	assert.Equal(t, 400, d.do(post("/v1/settle", `{"done":[{"key":"","id":"1-1"}]}`)).Code)
+	assert.Equal(t, 400, d.do(post("/v1/adjust", `{"key":"k","limits":{"requests":"5/s"},"empty_ns":-1}`)).Code)
+	large := d.do(post("/v1/settle", `{"done":[`+strings.Repeat(" ", httpapi.MaxBody)+`]}`))
+	assert.Equal(t, 413, large.Code)
+	assert.Equal(t, httpapi.TooLarge, large.code())
+}
+
+// broken is a store that fails.
+type broken struct {
+	choked.Store
+	err   error
+	panic bool
+}
+
+func (b *broken) Lease(context.Context, bucket.Ask) (bucket.Lease, error) {
+	return bucket.Lease{}, b.fail()
+}
+func (b *broken) Settle(context.Context, []bucket.Settlement) error { return b.fail() }
+func (b *broken) Adjust(context.Context, bucket.Adjustment) error   { return b.fail() }
+
+func (b *broken) fail() error {
+	if b.panic {
+		panic("out of order")
+	}
+	return b.err
+}
+
+func TestErrorsOfTheStore(t *testing.T) {
+	store := &broken{Store: choked.NewLocal()}
+	d := open(t, store)
+	for _, c := range []struct {
+		err    error
+		status int
+		code   string
+	}{
+		{fmt.Errorf("lease: %w: the leader at 10.0.0.7", bucket.ErrNoQuorum), 503, httpapi.NoQuorum},
+		{bucket.ErrClosed, 503, httpapi.Closed},
+		{errors.New("disk of 10.0.0.7 is on fire"), 500, httpapi.Failed},
+	} {
+		store.err = c.err
+		for _, r := range []*http.Request{
+			get("/v1/acquire", "key", "k", "request_limit", "5/s"),
+			post("/v1/lease", `{"key":"k","id":"1-1","limits":{"requests":"5/s"}}`),
+			post("/v1/settle", `{"done":[{"key":"k","id":"1-1"}]}`),
+			post("/v1/adjust", `{"key":"k","limits":{"requests":"5/s"}}`),
+		} {
+			a := d.do(r)
+			assert.Equal(t, c.status, a.Code, "%s: %v", r.URL.Path, c.err)
+			assert.Equal(t, c.code, a.code())
+			assert.NotContains(t, a.Body.String(), "10.0.0.7", "how it looks inside is for the log")
+		}
+	}
+	assert.Contains(t, d.logs.String(), "disk of 10.0.0.7 is on fire")
+
+	store.panic = true
+	a := d.do(post("/v1/settle", `{"done":[{"key":"k","id":"1-1"}]}`))
+	assert.Equal(t, 500, a.Code)
+	assert.Contains(t, d.logs.String(), "out of order")
+}
+
+func TestHostileNamesDoNoHarmInLogs(t *testing.T) {
+	d := open(t, nil)
+	r := get("/")
+	r.URL.Path = "/\x1b[2J\nlevel=ERROR msg=forged\x00"
+	d.do(r)
+	d.do(get("/v1/acquire", "key", "k\n\x1b[2J<script>", "request_limit", "5/s"))
+	assert.NotContains(t, d.logs.String(), "\x1b")
+	assert.NotContains(t, d.logs.String(), "\nlevel=ERROR")
+}
+
+func TestLeaseSettleAdjustInFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, nil)
+		defer d.close()
+		body := `{"key":"k","id":"%s","limits":{"requests":"100/h burst 10","tokens":[{"n":1000,"per_ns":3600000000000,"burst":500}]},
+			"defined_ns":1,"need":{"requests":%d},"want":{"requests":8,"tokens":100}%s}`
+		r := d.do(post("/v1/lease", fmt.Sprintf(body, "ffffffffffffffff-18446744073709551615", 1, "")))
+		l := r.lease()
+		assert.True(t, l.OK)
+		assert.Equal(t, bucket.Cost{Requests: 8, Tokens: 100}, l.Granted)
+		assert.Equal(t, bucket.LeaseID{Holder: 1<<64 - 1, Seq: 1<<64 - 1}, bucket.LeaseID(l.ID))
+		assert.Greater(t, l.ValidFor, time.Second)
+		assert.Equal(t, `"requests";q=10;w=360, "tokens";q=500;w=1800`, r.Header().Get("RateLimit-Policy"))
+		assert.Equal(t, `"requests";r=2;t=288, "tokens";r=400;t=360`, r.Header().Get("RateLimit"))
+
+		r = d.do(post("/v1/lease", fmt.Sprintf(body, "1-2", 3, "")))
+		assert.False(t, r.lease().OK)
+		assert.Equal(t, "37", r.Header().Get("Retry-After"))
+
+		r = d.do(post("/v1/lease", fmt.Sprintf(body, "1-3", 7, `,"done":[{"key":"k","id":"ffffffffffffffff-18446744073709551615","spent":{"requests":3}}]`)))
+		assert.True(t, r.lease().OK, "7 are there: 10 but for the 3 that were spent")
+		assert.Equal(t, 200, d.do(post("/v1/settle", `{"done":[{"key":"k","id":"1-3","spent":{"requests":7}}]}`)).Code)
+		at := d.do(post("/v1/lease", fmt.Sprintf(body, "1-4", 0, ""))).lease().At
+		assert.Equal(t, 200, d.do(post("/v1/adjust", fmt.Sprintf(`{"key":"k","limits":{"requests":"100/h burst 10","tokens":"1000/h burst 500"},
+			"return":{"requests":4},"since_ns":%d,"charge":{"requests":1}}`, at))).Code)
+		assert.True(t, d.do(post("/v1/lease", fmt.Sprintf(body, "1-5", 3, ""))).lease().OK)
+		assert.False(t, d.do(post("/v1/lease", fmt.Sprintf(body, "1-6", 1, ""))).lease().OK)
+	})
+}
+
+func TestAcquire(t *testing.T) {
+	for name, request := range map[string]func(requests string) *http.Request{
+		"by query": func(n string) *http.Request {
+			return get("/v1/acquire", "key", "k", "request_limit", "10/s", "requests", n, "wait", "0")
+		},
+		"by form": func(n string) *http.Request {
+			r := post("/v1/acquire", "key=k&request_limit=10/s&wait=0&requests="+n)
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+			return r
+		},
+		"by JSON": func(n string) *http.Request {
+			return post("/v1/acquire", `{"key":"k","limits":{"requests":"10/s"},"cost":{"requests":`+n+`},"wait_ns":0}`)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := open(t, nil)
+				defer d.close()
+				r := d.do(request("8"))
+				require.Equal(t, 200, r.Code, r.Body)
+				assert.Equal(t, `"requests";q=10;w=1`, r.Header().Get("RateLimit-Policy"))
+				assert.Equal(t, `"requests";r=2;t=1`, r.Header().Get("RateLimit"))
+				synctest.Wait() // it is settled
+				r = d.do(request("7"))
+				assert.Equal(t, 429, r.Code)
+				assert.Equal(t, "1", r.Header().Get("Retry-After"))
+				var a httpapi.Acquired
+				r.read(&a)
+				assert.False(t, a.OK)
+				assert.Equal(t, 500*time.Millisecond, a.RetryAfter)
+				time.Sleep(a.RetryAfter)
+				assert.Equal(t, 200, d.do(request("7")).Code)
+				assert.Equal(t, 400, d.do(request("11")).Code, "more than the burst")
+				assert.Equal(t, 400, d.do(request("-1")).Code)
+				assert.Equal(t, 400, d.do(request("x")).Code)
+			})
+		})
+	}
+}
+
+func TestAcquireWaitsItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, nil)
+		defer d.close()
+		began := time.Now()
+		var order []string
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		for i, n := range []string{"10", "10", "1"} {
+			all.Go(func() {
+				r := d.do(get("/v1/acquire", "key", "k", "request_limit", "10/s", "requests", n))
+				mu.Lock()
+				defer mu.Unlock()
+				order = append(order, fmt.Sprintf("%d: %d after %v", i+1, r.Code, time.Since(began).Round(50*time.Millisecond)))
+			})
+			synctest.Wait()
+		}
+		all.Wait()
+		assert.Equal(t, []string{"1: 200 after 0s", "2: 200 after 1s", "3: 200 after 1.1s"}, order)
+	})
+}
+
+// A client that is gone is not waited for, and has spent nothing.
+func TestAcquireOfAClientThatGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, nil)
+		defer d.close()
+		d.do(get("/v1/acquire", "key", "k", "request_limit", "10/s", "requests", "10"))
+		ctx, cancel := context.WithCancel(t.Context())
+		var gone sync.WaitGroup
+		gone.Go(func() {
+			d.do(get("/v1/acquire", "key", "k", "request_limit", "10/s", "requests", "10").WithContext(ctx))
+		})
+		time.Sleep(990 * time.Millisecond) // it may have its promise, which drips
+		cancel()
+		gone.Wait()
+		time.Sleep(10 * time.Millisecond)
+		assert.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "10/s", "requests", "10", "wait", "0")).Code)
+	})
+}
+
+func TestAcquireSaysWhatIsWrong(t *testing.T) {
+	d := open(t, nil)
+	for query, why := range map[string]string{
+		"":                                      "no limits",
+		"request_limit=5/s":                     "key is empty",
+		"key=k":                                 "no limits",
+		"key=k&request_limit=5":                 `rate "5"`,
+		"key=k&request_limit=5/s&requests=many": "want a whole number",
+		"key=k&request_limit=5/s&wait=long":     "want up to 10m0s",
+		"key=k&request_limit=5/s&wait=1h":       "want 0 to 10m0s",
+		"key=k&request_limit=5/s&wait=-1":       "want up to 10m0s",
+		"key=k&request_limit=5/s&wait=NaN":      "want up to 10m0s",
+		"key=k&request_limits=5/s":              `parameter "request_limits"`,
+		"key=k&request_limit=5/s&token=1":       `parameter "token"`,
+		"key=k&key=l&request_limit=5/s":         "given twice",
+	} {
+		r := d.do(httptest.NewRequest("GET", "/v1/acquire?"+query, nil))
+		assert.Equal(t, 400, r.Code, query)
+		assert.Contains(t, r.message(), why, query)
+	}
+	assert.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "5/s", "wait", "0.5")).Code)
+}
+
+func TestAcquireAsThePythonPackageDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, nil, HashToken("t")+" a")
+		defer d.close()
+		ask := func(needed, tokens string) reply {
+			return d.do(bearing(get("/choked/acquire", "key", "openai_chat", "request_capacity", "50", "request_refill_rate", "50.0",
+				"token_capacity", "100000", "token_refill_rate", "1666.6666666666667", "requests_needed", needed, "tokens_needed", tokens), "t"))
+		}
+		assert.Equal(t, 200, ask("50", "40000").Code)
+		synctest.Wait()
+		assert.Equal(t, 200, ask("1", "100").Code, "what comes within 20 ms is worth a wait")
+		synctest.Wait()
+		r := ask("40", "100")
+		assert.Equal(t, 429, r.Code, "at once")
+		assert.Equal(t, "1", r.Header().Get("Retry-After"))
+		time.Sleep(time.Second)
+		assert.Equal(t, 200, ask("1", "60000").Code)
+		synctest.Wait()
+		assert.Equal(t, 429, ask("1", "60000").Code)
+		assert.Equal(t, 400, ask("51", "1").Code, "more than the capacity")
+		assert.Equal(t, 400, ask("1", "1.5").Code)
+
+		none := get("/choked/acquire", "key", "k", "request_capacity", "0", "request_refill_rate", "0.0",
+			"token_capacity", "0", "token_refill_rate", "0.0", "requests_needed", "9", "tokens_needed", "9")
+		assert.Equal(t, 200, d.do(bearing(none, "t")).Code, "nothing is limited")
+		none.Header.Del("Authorization")
+		assert.Equal(t, 401, d.do(none).Code)
+	})
+}
+
+func TestAcquireAsThePythonPackageDoesNot(t *testing.T) {
+	d := open(t, nil, HashToken("t")+" a")
+	for query, why := range map[string]string{
+		"request_capacity=5&request_refill_rate=5":         "key is empty",
+		"key=k&request_capacity=5":                         "request_refill_rate of 0",
+		"key=k&request_capacity=5&request_refill_rate=Inf": "want a number from 0",
+		"key=k&request_capacity=-5&request_refill_rate=5":  "want a number from 0",
+		"key=k&token_capacity=0.5&token_refill_rate=1":     "burst of 0",
+		"key=k&token_capacity=1&token_refill_rate=1e-12":   "want",
+		"key=k&token_capacity=1&token_refill_rate=1e11":    "want",
+		"key=k&max_tokens=5":                               `parameter "max_tokens"`,
+	} {
+		r := d.do(bearing(httptest.NewRequest("GET", "/choked/acquire?"+query, nil), "t"))
+		assert.Equal(t, 400, r.Code, query)
+		assert.Contains(t, r.message(), why, query)
+	}
+	assert.Equal(t, 401, d.do(get("/choked/acquire", "key", "k")).Code)
+}
+
+func TestFloatsBecomeTheRatesTheyCameFrom(t *testing.T) {
+	for perSecond, want := range map[float64]string{
+		50: "50/s", 100000.0 / 60: "100000/m", 1.0 / 60: "1/m", 7.0 / 60: "7/m", 10000.0 / 86400: "10000/d", 1.0 / 3600: "1/h", 2.5: "150/m",
+	} {
+		r := rateOf(perSecond, 1)
+		r.Burst = r.N
+		assert.Equal(t, want, r.String(), "%v a second", perSecond)
+	}
+	for _, perSecond := range []float64{0.1234567, 3.14159265, 1e-6, 1e8 / 7} {
+		r := rateOf(perSecond, 1)
+		got := float64(r.N) / r.Per.Seconds()
+		assert.LessOrEqual(t, got, perSecond*(1+1e-9), "never more")
+		assert.Greater(t, got, perSecond*(1-1e-4))
+	}
+}
+
+func TestCloseTwice(t *testing.T) {
+	d := open(t, nil)
+	require.NoError(t, d.Shutdown(t.Context()))
+	require.NoError(t, d.Shutdown(t.Context()))
+	_, err := io.ReadAll(d.do(get("/healthz")).Body)
+	require.NoError(t, err)
+}
