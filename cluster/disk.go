@@ -1,14 +1,18 @@
 package cluster
 
 import (
+	"bytes"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -221,15 +225,30 @@ func (l guardedLogs) LastIndex() (i uint64, err error) {
 }
 
 func (l guardedLogs) GetLog(i uint64, log *raft.Log) error {
-	return l.try(readLog, func() error { return l.store.GetLog(i, log) })
+	return l.try(readLog, func() error {
+		if err := l.store.GetLog(i, log); err != nil {
+			return err
+		}
+		if log.Index != i || !bytes.Equal(log.Extensions, sumOfLog(log)) {
+			return fmt.Errorf("entry %d is damaged: its checksum does not match", i)
+		}
+		log.Extensions = nil
+		return nil
+	})
 }
 
-func (l guardedLogs) StoreLog(log *raft.Log) error {
-	return l.try("write log", func() error { return l.store.StoreLog(log) })
-}
+func (l guardedLogs) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
 
+// StoreLogs keeps a checksum with each entry: bbolt has none. An entry that was
+// read wrongly would make this replica another than the rest, for good.
 func (l guardedLogs) StoreLogs(logs []*raft.Log) error {
-	return l.try("write log", func() error { return l.store.StoreLogs(logs) })
+	summed := make([]*raft.Log, len(logs))
+	for i, log := range logs {
+		entry := *log // Raft goes on to use its own
+		entry.Extensions = sumOfLog(log)
+		summed[i] = &entry
+	}
+	return l.try("write log", func() error { return l.store.StoreLogs(summed) })
 }
 
 func (l guardedLogs) DeleteRange(from, to uint64) error {
@@ -242,19 +261,49 @@ type guardedStable struct {
 }
 
 func (s guardedStable) Set(key, val []byte) error {
-	return s.try("write state", func() error { return s.store.Set(key, val) })
+	return s.try("write state", func() error { return s.store.Set(key, append(slices.Clip(val), sum(key, val)...)) })
 }
 
 func (s guardedStable) Get(key []byte) (val []byte, err error) {
-	err = s.try("read state", func() error { val, err = s.store.Get(key); return err })
+	err = s.try("read state", func() error {
+		summed, err := s.store.Get(key)
+		if err != nil {
+			return err
+		}
+		at := max(0, len(summed)-crc32.Size)
+		if val = summed[:at]; !bytes.Equal(summed[at:], sum(key, val)) {
+			return fmt.Errorf("%s is damaged: its checksum does not match", key)
+		}
+		return nil
+	})
 	return val, err
 }
 
 func (s guardedStable) SetUint64(key []byte, val uint64) error {
-	return s.try("write state", func() error { return s.store.SetUint64(key, val) })
+	return s.Set(key, binary.BigEndian.AppendUint64(nil, val))
 }
 
-func (s guardedStable) GetUint64(key []byte) (val uint64, err error) {
-	err = s.try("read state", func() error { val, err = s.store.GetUint64(key); return err })
-	return val, err
+func (s guardedStable) GetUint64(key []byte) (uint64, error) {
+	val, err := s.Get(key)
+	if err != nil || len(val) != 8 {
+		return 0, err
+	}
+	return binary.BigEndian.Uint64(val), nil
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// sum is the CRC-32C of some fields.
+func sum(fields ...[]byte) []byte {
+	var crc uint32
+	for _, f := range fields {
+		crc = crc32.Update(crc, castagnoli, f)
+	}
+	return binary.BigEndian.AppendUint32(nil, crc)
+}
+
+func sumOfLog(log *raft.Log) []byte {
+	head := binary.BigEndian.AppendUint64(nil, log.Index)
+	head = append(binary.BigEndian.AppendUint64(head, log.Term), byte(log.Type))
+	return sum(head, log.Data)
 }

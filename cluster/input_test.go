@@ -79,10 +79,24 @@ func TestDirThatIsNotWhole(t *testing.T) {
 		dir := t.TempDir()
 		n, err := Start(Config{Bind: "127.0.0.1:0", Dir: dir})
 		require.NoError(t, err)
-		_, err = n.Lease(t.Context(), oneRequest("k", 1))
+		_, err = n.Lease(t.Context(), oneRequest("the key", 1))
 		require.NoError(t, err)
 		require.NoError(t, n.Close())
 		return dir
+	}
+	// flip changes one bit of the log's file, so far behind each what.
+	flip := func(what string, behind int) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			b, err := os.ReadFile(filepath.Join(dir, logFile))
+			require.NoError(t, err)
+			require.True(t, bytes.Contains(b, []byte(what)))
+			for i := range len(b) - len(what) - behind {
+				if bytes.HasPrefix(b[i:], []byte(what)) {
+					b[i+len(what)+behind] ^= 1
+				}
+			}
+			require.NoError(t, os.WriteFile(filepath.Join(dir, logFile), b, 0o600))
+		}
 	}
 	for _, tt := range []struct {
 		name  string
@@ -104,6 +118,8 @@ func TestDirThatIsNotWhole(t *testing.T) {
 		{"the log is something else", func(t *testing.T, dir string) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, logFile), bytes.Repeat([]byte("no log "), 10000), 0o600))
 		}, "raft.db"},
+		{"a bit of an entry has changed", flip("the key", 0), "is damaged: its checksum does not match"},
+		{"a bit of the term has changed", flip("CurrentTerm", 7), "CurrentTerm is damaged"},
 		{"another process has it", func(t *testing.T, dir string) {
 			n, err := Start(Config{Bind: "127.0.0.1:0", Dir: dir})
 			require.NoError(t, err)
