@@ -30,6 +30,17 @@ type identity struct {
 	Cluster string `json:"cluster,omitempty"` // empty: of none yet
 }
 
+// saved is an identity as it is kept. With an id that was misread a node would
+// be another one.
+type saved struct {
+	identity
+	Sum string `json:"sum"`
+}
+
+func (id identity) sum() string {
+	return hex.EncodeToString(sum([]byte(id.Node), []byte{0}, []byte(id.Cluster)))
+}
+
 // disk is where a node keeps its log, its snapshots and its identity.
 type disk struct {
 	dir       string // "": in memory
@@ -129,10 +140,11 @@ func readIdentity(dir string) (id identity, known bool, err error) {
 	if err != nil {
 		return identity{}, false, err
 	}
-	if err := json.Unmarshal(b, &id); err != nil || id.Node == "" || len(id.Node) > 64 || len(id.Cluster) > 64 {
-		return identity{}, false, fmt.Errorf("%s is damaged: want a node and a cluster id, have %.100q", identityFile, b)
+	var s saved
+	if err := json.Unmarshal(b, &s); err != nil || s.Node == "" || s.Sum != s.sum() {
+		return identity{}, false, fmt.Errorf("%s is damaged: want a node and a cluster id and their checksum, have %.100q", identityFile, b)
 	}
-	return id, true, nil
+	return s.identity, true, nil
 }
 
 // identify writes down who the node is, and of which cluster.
@@ -148,7 +160,7 @@ func (d *disk) identify(node, cluster string) error {
 
 // writeIdentity replaces the file as a whole, and returns when it is on disk.
 func writeIdentity(dir string, id identity) error {
-	b, err := json.Marshal(id)
+	b, err := json.Marshal(saved{id, id.sum()})
 	if err != nil {
 		return err
 	}

@@ -112,6 +112,12 @@ func TestDirThatIsNotWhole(t *testing.T) {
 		{"the identity is damaged", func(t *testing.T, dir string) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, identityFile), []byte("{"), 0o600))
 		}, "identity.json is damaged"},
+		{"a bit of the identity has changed", func(t *testing.T, dir string) {
+			b, err := os.ReadFile(filepath.Join(dir, identityFile))
+			require.NoError(t, err)
+			b[bytes.Index(b, []byte(`"node":"`))+len(`"node":"`)] ^= 1
+			require.NoError(t, os.WriteFile(filepath.Join(dir, identityFile), b, 0o600))
+		}, "identity.json is damaged"},
 		{"the log is cut off", func(t *testing.T, dir string) {
 			require.NoError(t, os.Truncate(filepath.Join(dir, logFile), 5000))
 		}, "raft.db"},
