@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -75,8 +76,8 @@ func openDisk(dir string, noSync bool, log hclog.Logger, broken func(error)) (*d
 	if err != nil {
 		return fail(err)
 	}
-	_, err = os.Stat(filepath.Join(dir, logFile))
-	if fresh := errors.Is(err, os.ErrNotExist); fresh && known && id.Cluster != "" {
+	file, err := os.Stat(filepath.Join(dir, logFile))
+	if fresh := errors.Is(err, os.ErrNotExist); (fresh || err == nil && file.Size() == 0) && known && id.Cluster != "" {
 		return fail(fmt.Errorf("the log %s is gone that belongs to %s: restore it, or empty the directory to join as a new member", logFile, identityFile))
 	} else if !fresh && !known {
 		return fail(fmt.Errorf("there is a log %s without %s: restore it, or empty the directory to join as a new member", logFile, identityFile))
@@ -104,12 +105,10 @@ func openDisk(dir string, noSync bool, log hclog.Logger, broken func(error)) (*d
 // openBolt opens the log. What is not a log makes bbolt return errors, or
 // panic; both end here as an error.
 func openBolt(path string, noSync bool) (store *raftboltdb.BoltStore, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			store, err = nil, fmt.Errorf("log %s is damaged: %v", path, p)
-		}
-	}()
-	store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: noSync, BoltOptions: &bbolt.Options{Timeout: time.Second}})
+	err = survive(func() error {
+		store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: noSync, BoltOptions: &bbolt.Options{Timeout: time.Second}})
+		return err
+	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("log %s is in use by another process", path)
 	}
@@ -209,16 +208,20 @@ func (g *guard) check(what string, err error) error {
 
 const readLog = "read log"
 
-// try runs f, which may panic on a damaged file, under the guard.
-func (g *guard) try(what string, f func() error) error {
-	return g.check(what, func() (err error) {
-		defer func() {
-			if p := recover(); p != nil {
-				err = fmt.Errorf("%v", p)
-			}
-		}()
-		return f()
-	}())
+// try runs f under the guard.
+func (g *guard) try(what string, f func() error) error { return g.check(what, survive(f)) }
+
+// survive runs f, which may panic on a damaged file. The file is mapped into
+// memory: where it ends too early, or cannot be read, access is a fault, which
+// would end the process.
+func survive(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it is damaged: %v", p)
+		}
+	}()
+	return f()
 }
 
 type guardedLogs struct {

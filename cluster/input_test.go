@@ -121,10 +121,19 @@ func TestDirThatIsNotWhole(t *testing.T) {
 		{"the log is cut off", func(t *testing.T, dir string) {
 			require.NoError(t, os.Truncate(filepath.Join(dir, logFile), 5000))
 		}, "raft.db"},
+		{"the log is cut off at a page, behind which nobody can read", func(t *testing.T, dir string) {
+			require.NoError(t, os.Truncate(filepath.Join(dir, logFile), 16384))
+		}, "raft.db"},
+		{"the log is empty", func(t *testing.T, dir string) {
+			require.NoError(t, os.Truncate(filepath.Join(dir, logFile), 0))
+		}, "raft.db is gone"},
 		{"the log is something else", func(t *testing.T, dir string) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, logFile), bytes.Repeat([]byte("no log "), 10000), 0o600))
 		}, "raft.db"},
 		{"a bit of an entry has changed", flip("the key", 0), "is damaged: its checksum does not match"},
+		{"a bit of the first entry has changed", func(t *testing.T, dir string) {
+			flip("Servers", 4)(t, dir) // in the entry that names the members
+		}, "entry 1 is damaged: its checksum does not match"},
 		{"a bit of the term has changed", flip("CurrentTerm", 7), "CurrentTerm is damaged"},
 		{"another process has it", func(t *testing.T, dir string) {
 			n, err := Start(Config{Bind: "127.0.0.1:0", Dir: dir})
