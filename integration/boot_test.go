@@ -100,7 +100,7 @@ func TestEmptyDirs(t *testing.T) {
 // other they stay two, and say so.
 func TestTwoClustersMeet(t *testing.T) {
 	a, b := begin(t, 1), (*fleet.Fleet)(nil)
-	dir, err := os.MkdirTemp("", "choked-"+t.Name()+"-b-")
+	dir, err := os.MkdirTemp("", "choked-test-")
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	b, err = fleet.New(dir, 1)

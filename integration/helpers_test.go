@@ -60,13 +60,13 @@ func prepare(t *testing.T, make func(dir string) (*fleet.Fleet, error)) *fleet.F
 		t.Skip("takes seconds")
 	}
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "choked-"+t.Name()+"-")
+	dir, err := os.MkdirTemp("", "choked-test-")
 	require.NoError(t, err)
 	f, err := make(dir)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		f.Abandon()
-		if !t.Failed() {
+		if !t.Failed() && os.Getenv("CHOKED_KEEP") == "" {
 			os.RemoveAll(dir)
 			return
 		}

@@ -178,6 +178,9 @@ func (f *Fleet) Slot(slot int) *Process { return f.slots[slot] }
 // Put makes p, which was started before, the present process of a slot.
 func (f *Fleet) Put(slot int, p *Process) { f.slots[slot] = p }
 
+// All returns all processes that were ever started.
+func (f *Fleet) All() []*Process { return f.all }
+
 // Running returns the processes that run, and are not paused.
 func (f *Fleet) Running() (list []*Process) {
 	for _, p := range f.slots {

@@ -194,8 +194,13 @@ func (p *Process) Leave(within time.Duration) error {
 }
 
 // Kill ends the process as kill -9 does, and returns when it has ended.
+// One that is gone already is left at that.
 func (p *Process) Kill() error {
 	p.mu.Lock()
+	if p.over() {
+		p.mu.Unlock()
+		return nil
+	}
 	p.killed = true
 	p.mu.Unlock()
 	if err := p.signal(syscall.SIGKILL); err != nil {
