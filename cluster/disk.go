@@ -1,14 +1,19 @@
 package cluster
 
 import (
+	"bytes"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +29,17 @@ import (
 type identity struct {
 	Node    string `json:"node"`
 	Cluster string `json:"cluster,omitempty"` // empty: of none yet
+}
+
+// saved is an identity as it is kept. With an id that was misread a node would
+// be another one.
+type saved struct {
+	identity
+	Sum string `json:"sum"`
+}
+
+func (id identity) sum() string {
+	return hex.EncodeToString(sum([]byte(id.Node), []byte{0}, []byte(id.Cluster)))
 }
 
 // disk is where a node keeps its log, its snapshots and its identity.
@@ -60,8 +76,8 @@ func openDisk(dir string, noSync bool, log hclog.Logger, broken func(error)) (*d
 	if err != nil {
 		return fail(err)
 	}
-	_, err = os.Stat(filepath.Join(dir, logFile))
-	if fresh := errors.Is(err, os.ErrNotExist); fresh && known && id.Cluster != "" {
+	file, err := os.Stat(filepath.Join(dir, logFile))
+	if fresh := errors.Is(err, os.ErrNotExist); (fresh || err == nil && file.Size() == 0) && known && id.Cluster != "" {
 		return fail(fmt.Errorf("the log %s is gone that belongs to %s: restore it, or empty the directory to join as a new member", logFile, identityFile))
 	} else if !fresh && !known {
 		return fail(fmt.Errorf("there is a log %s without %s: restore it, or empty the directory to join as a new member", logFile, identityFile))
@@ -89,12 +105,10 @@ func openDisk(dir string, noSync bool, log hclog.Logger, broken func(error)) (*d
 // openBolt opens the log. What is not a log makes bbolt return errors, or
 // panic; both end here as an error.
 func openBolt(path string, noSync bool) (store *raftboltdb.BoltStore, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			store, err = nil, fmt.Errorf("log %s is damaged: %v", path, p)
-		}
-	}()
-	store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: noSync, BoltOptions: &bbolt.Options{Timeout: time.Second}})
+	err = survive(func() error {
+		store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: noSync, BoltOptions: &bbolt.Options{Timeout: time.Second}})
+		return err
+	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("log %s is in use by another process", path)
 	}
@@ -125,10 +139,11 @@ func readIdentity(dir string) (id identity, known bool, err error) {
 	if err != nil {
 		return identity{}, false, err
 	}
-	if err := json.Unmarshal(b, &id); err != nil || id.Node == "" || len(id.Node) > 64 || len(id.Cluster) > 64 {
-		return identity{}, false, fmt.Errorf("%s is damaged: want a node and a cluster id, have %.100q", identityFile, b)
+	var s saved
+	if err := json.Unmarshal(b, &s); err != nil || s.Node == "" || s.Sum != s.sum() {
+		return identity{}, false, fmt.Errorf("%s is damaged: want a node and a cluster id and their checksum, have %.100q", identityFile, b)
 	}
-	return id, true, nil
+	return s.identity, true, nil
 }
 
 // identify writes down who the node is, and of which cluster.
@@ -144,7 +159,7 @@ func (d *disk) identify(node, cluster string) error {
 
 // writeIdentity replaces the file as a whole, and returns when it is on disk.
 func writeIdentity(dir string, id identity) error {
-	b, err := json.Marshal(id)
+	b, err := json.Marshal(saved{id, id.sum()})
 	if err != nil {
 		return err
 	}
@@ -193,16 +208,20 @@ func (g *guard) check(what string, err error) error {
 
 const readLog = "read log"
 
-// try runs f, which may panic on a damaged file, under the guard.
-func (g *guard) try(what string, f func() error) error {
-	return g.check(what, func() (err error) {
-		defer func() {
-			if p := recover(); p != nil {
-				err = fmt.Errorf("%v", p)
-			}
-		}()
-		return f()
-	}())
+// try runs f under the guard.
+func (g *guard) try(what string, f func() error) error { return g.check(what, survive(f)) }
+
+// survive runs f, which may panic on a damaged file. The file is mapped into
+// memory: where it ends too early, or cannot be read, access is a fault, which
+// would end the process.
+func survive(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it is damaged: %v", p)
+		}
+	}()
+	return f()
 }
 
 type guardedLogs struct {
@@ -221,15 +240,30 @@ func (l guardedLogs) LastIndex() (i uint64, err error) {
 }
 
 func (l guardedLogs) GetLog(i uint64, log *raft.Log) error {
-	return l.try(readLog, func() error { return l.store.GetLog(i, log) })
+	return l.try(readLog, func() error {
+		if err := l.store.GetLog(i, log); err != nil {
+			return err
+		}
+		if log.Index != i || !bytes.Equal(log.Extensions, sumOfLog(log)) {
+			return fmt.Errorf("entry %d is damaged: its checksum does not match", i)
+		}
+		log.Extensions = nil
+		return nil
+	})
 }
 
-func (l guardedLogs) StoreLog(log *raft.Log) error {
-	return l.try("write log", func() error { return l.store.StoreLog(log) })
-}
+func (l guardedLogs) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
 
+// StoreLogs keeps a checksum with each entry: bbolt has none. An entry that was
+// read wrongly would make this replica another than the rest, for good.
 func (l guardedLogs) StoreLogs(logs []*raft.Log) error {
-	return l.try("write log", func() error { return l.store.StoreLogs(logs) })
+	summed := make([]*raft.Log, len(logs))
+	for i, log := range logs {
+		entry := *log // Raft goes on to use its own
+		entry.Extensions = sumOfLog(log)
+		summed[i] = &entry
+	}
+	return l.try("write log", func() error { return l.store.StoreLogs(summed) })
 }
 
 func (l guardedLogs) DeleteRange(from, to uint64) error {
@@ -242,19 +276,49 @@ type guardedStable struct {
 }
 
 func (s guardedStable) Set(key, val []byte) error {
-	return s.try("write state", func() error { return s.store.Set(key, val) })
+	return s.try("write state", func() error { return s.store.Set(key, append(slices.Clip(val), sum(key, val)...)) })
 }
 
 func (s guardedStable) Get(key []byte) (val []byte, err error) {
-	err = s.try("read state", func() error { val, err = s.store.Get(key); return err })
+	err = s.try("read state", func() error {
+		summed, err := s.store.Get(key)
+		if err != nil {
+			return err
+		}
+		at := max(0, len(summed)-crc32.Size)
+		if val = summed[:at]; !bytes.Equal(summed[at:], sum(key, val)) {
+			return fmt.Errorf("%s is damaged: its checksum does not match", key)
+		}
+		return nil
+	})
 	return val, err
 }
 
 func (s guardedStable) SetUint64(key []byte, val uint64) error {
-	return s.try("write state", func() error { return s.store.SetUint64(key, val) })
+	return s.Set(key, binary.BigEndian.AppendUint64(nil, val))
 }
 
-func (s guardedStable) GetUint64(key []byte) (val uint64, err error) {
-	err = s.try("read state", func() error { val, err = s.store.GetUint64(key); return err })
-	return val, err
+func (s guardedStable) GetUint64(key []byte) (uint64, error) {
+	val, err := s.Get(key)
+	if err != nil || len(val) != 8 {
+		return 0, err
+	}
+	return binary.BigEndian.Uint64(val), nil
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// sum is the CRC-32C of some fields.
+func sum(fields ...[]byte) []byte {
+	var crc uint32
+	for _, f := range fields {
+		crc = crc32.Update(crc, castagnoli, f)
+	}
+	return binary.BigEndian.AppendUint32(nil, crc)
+}
+
+func sumOfLog(log *raft.Log) []byte {
+	head := binary.BigEndian.AppendUint64(nil, log.Index)
+	head = append(binary.BigEndian.AppendUint64(head, log.Term), byte(log.Type))
+	return sum(head, log.Data)
 }

@@ -41,3 +41,38 @@ func TestADiskThatFailsAtTheFoundingDoesNotHang(t *testing.T) {
 		}
 	})
 }
+
+// Nor does one that is still there as a client stand in for a voter that leaves.
+func TestALeaderLeavesAVoterWhoseDiskHasFailed(t *testing.T) {
+	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
+		var nodes []*Node
+		for i, dir := range dirs {
+			cfg := c.config(i + 1)
+			cfg.Dir = dir
+			nodes = append(nodes, c.start(cfg))
+		}
+		c.await("three voters", func() bool { return c.voters() == 3 })
+		leader := c.leader()
+		var others []*Node
+		for _, n := range nodes {
+			if n != leader {
+				others = append(others, n)
+			}
+		}
+		assert.NoError(t, others[0].disk.bolt.Close())
+		_, err := leader.Lease(t.Context(), oneRequest("k", 1)) // which it is to write
+		assert.NoError(t, err)
+		c.await("the leader knows that its disk has failed", func() bool {
+			m, ok := leader.gossip.member(others[0].id)
+			return ok && m.Sick
+		})
+		delete(c.nodes, leader.port.Addr())
+		assert.NoError(t, leader.Close())
+		for i, n := range others {
+			_, err := n.Lease(t.Context(), oneRequest("k", uint64(2+i)))
+			assert.NoError(t, err, "whoever is left, is served")
+		}
+	})
+}

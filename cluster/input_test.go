@@ -79,10 +79,24 @@ func TestDirThatIsNotWhole(t *testing.T) {
 		dir := t.TempDir()
 		n, err := Start(Config{Bind: "127.0.0.1:0", Dir: dir})
 		require.NoError(t, err)
-		_, err = n.Lease(t.Context(), oneRequest("k", 1))
+		_, err = n.Lease(t.Context(), oneRequest("the key", 1))
 		require.NoError(t, err)
 		require.NoError(t, n.Close())
 		return dir
+	}
+	// flip changes one bit of the log's file, so far behind each what.
+	flip := func(what string, behind int) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			b, err := os.ReadFile(filepath.Join(dir, logFile))
+			require.NoError(t, err)
+			require.True(t, bytes.Contains(b, []byte(what)))
+			for i := range len(b) - len(what) - behind {
+				if bytes.HasPrefix(b[i:], []byte(what)) {
+					b[i+len(what)+behind] ^= 1
+				}
+			}
+			require.NoError(t, os.WriteFile(filepath.Join(dir, logFile), b, 0o600))
+		}
 	}
 	for _, tt := range []struct {
 		name  string
@@ -98,12 +112,29 @@ func TestDirThatIsNotWhole(t *testing.T) {
 		{"the identity is damaged", func(t *testing.T, dir string) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, identityFile), []byte("{"), 0o600))
 		}, "identity.json is damaged"},
+		{"a bit of the identity has changed", func(t *testing.T, dir string) {
+			b, err := os.ReadFile(filepath.Join(dir, identityFile))
+			require.NoError(t, err)
+			b[bytes.Index(b, []byte(`"node":"`))+len(`"node":"`)] ^= 1
+			require.NoError(t, os.WriteFile(filepath.Join(dir, identityFile), b, 0o600))
+		}, "identity.json is damaged"},
 		{"the log is cut off", func(t *testing.T, dir string) {
 			require.NoError(t, os.Truncate(filepath.Join(dir, logFile), 5000))
 		}, "raft.db"},
+		{"the log is cut off at a page, behind which nobody can read", func(t *testing.T, dir string) {
+			require.NoError(t, os.Truncate(filepath.Join(dir, logFile), 16384))
+		}, "raft.db"},
+		{"the log is empty", func(t *testing.T, dir string) {
+			require.NoError(t, os.Truncate(filepath.Join(dir, logFile), 0))
+		}, "raft.db is gone"},
 		{"the log is something else", func(t *testing.T, dir string) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, logFile), bytes.Repeat([]byte("no log "), 10000), 0o600))
 		}, "raft.db"},
+		{"a bit of an entry has changed", flip("the key", 0), "is damaged: its checksum does not match"},
+		{"a bit of the first entry has changed", func(t *testing.T, dir string) {
+			flip("Servers", 4)(t, dir) // in the entry that names the members
+		}, "entry 1 is damaged: its checksum does not match"},
+		{"a bit of the term has changed", flip("CurrentTerm", 7), "CurrentTerm is damaged"},
 		{"another process has it", func(t *testing.T, dir string) {
 			n, err := Start(Config{Bind: "127.0.0.1:0", Dir: dir})
 			require.NoError(t, err)

@@ -126,7 +126,11 @@ func (n *Node) open() (err error) {
 	c.ShutdownOnRemove = false // a voter that is not needed goes on as a client
 	c.NoLegacyTelemetry = true
 	c.Logger = hlog
-	if n.raft, err = raft.NewRaft(c, n.replica, n.disk.logs, n.disk.stable, n.disk.snapshots, n.transport); err != nil {
+	err = survive(func() (err error) { // Raft panics when it cannot read an entry
+		n.raft, err = raft.NewRaft(c, n.replica, n.disk.logs, n.disk.stable, n.disk.snapshots, n.transport)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("start raft from dir %q: %w", n.cfg.Dir, err)
 	}
 	if n.disk.guard != nil {

@@ -291,13 +291,14 @@ func (n *Node) released(id string) error {
 	n.mu.Lock()
 	n.gone[id] = true // until gossip has told everybody, too
 	n.mu.Unlock()
-	// One that vanished cannot stand in for one that leaves.
+	// One that vanished cannot stand in for one that leaves, nor can one whose
+	// disk has failed.
 	future := n.raft.GetConfiguration()
 	if err := future.Error(); err != nil {
 		return err
 	}
 	for _, s := range future.Configuration().Servers {
-		if _, alive := n.gossip.member(string(s.ID)); !alive && s.ID != raft.ServerID(id) {
+		if m, alive := n.gossip.member(string(s.ID)); (!alive || m.Sick) && s.ID != raft.ServerID(id) {
 			if err := n.remove(s.ID); err != nil {
 				return err
 			}

@@ -19,7 +19,7 @@ type prompt struct {
 	tokens int64 // that the provider will count
 	ready  int64 // instants of history.Now
 	asked  int64 // for admission
-	turn   int64 // of the caller, see queue
+	turn   int64 // of the caller, see history.Queue
 }
 
 // guess estimates a prompt by the provider's own tokenizer, wrong by a factor.

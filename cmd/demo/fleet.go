@@ -6,13 +6,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 
 	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/ports"
 )
 
 // fleet is the worker processes. What they say comes as events; the fleet's
@@ -52,7 +52,7 @@ type event struct {
 
 // newFleet prepares what the workers need. Nothing is started.
 func newFleet(o options, url, storeURL string, logs io.Writer) (*fleet, error) {
-	addrs, err := freePorts(o.workers)
+	addrs, err := ports.Free(o.workers)
 	if err != nil {
 		return nil, err
 	}
@@ -62,32 +62,6 @@ func newFleet(o options, url, storeURL string, logs io.Writer) (*fleet, error) {
 	}
 	return &fleet{options: o, dir: dir, addrs: addrs, secret: rand.Text(), url: url, storeURL: storeURL, logs: logs,
 		events: make(chan event), slots: make([]*process, o.workers)}, nil
-}
-
-// freePorts returns n addresses of loopback on which TCP and UDP are free.
-func freePorts(n int) (addrs []string, err error) {
-	var held []io.Closer
-	defer func() {
-		for _, c := range held {
-			c.Close()
-		}
-	}()
-	for tries := 0; len(addrs) < n; tries++ {
-		tcp, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("look for a free port: %w", err)
-		}
-		held = append(held, tcp)
-		addr := tcp.Addr().String()
-		udp, err := net.ListenPacket("udp", addr)
-		if err == nil {
-			held = append(held, udp)
-			addrs = append(addrs, addr)
-		} else if tries > 10*n {
-			return nil, fmt.Errorf("look for a free port: %w", err)
-		}
-	}
-	return addrs, nil
 }
 
 // start starts the next process of a slot. An event tells its end, so events

@@ -32,7 +32,7 @@ type worker struct {
 	home    home
 	limiter *choked.Limiter // nil: nothing is limited
 	records *history.Writer
-	queue   *queue
+	queue   *history.Queue
 	client  *client
 	prompts []string
 
@@ -93,7 +93,7 @@ func (w *worker) run(orders *bufio.Reader, out *json.Encoder) (err error) {
 		}
 		stats = w.limiter.Stats
 	}
-	w.queue = &queue{stats: stats}
+	w.queue = &history.Queue{Stats: stats}
 	w.client = newClient(w.job.Provider, w.job.Callers)
 	defer w.client.close()
 
@@ -113,7 +113,7 @@ func (w *worker) run(orders *bufio.Reader, out *json.Encoder) (err error) {
 	}()
 
 	var callers, others sync.WaitGroup
-	others.Go(func() { w.queue.watch(ctx) })
+	others.Go(func() { w.queue.Watch(ctx) })
 	others.Go(func() { w.tell(ctx, out) })
 	select {
 	case <-begin:
@@ -139,7 +139,7 @@ func (w *worker) call(ctx context.Context) {
 		p := &prompt{text: w.prompts[rand.IntN(len(w.prompts))], ready: history.Now()}
 		p.tokens = countTokens(p.text)
 		for ctx.Err() == nil {
-			p.asked, p.turn = w.queue.join()
+			p.asked, p.turn = w.queue.Join()
 			_, err := send(ctx, p)
 			if err == nil {
 				break
@@ -176,7 +176,7 @@ func (w *worker) send(ctx context.Context, p *prompt) (reply, error) {
 	if w.limiter == nil {
 		before = now // nobody else decides
 	} else if ctx.Err() == nil { // else some may have left the line unserved
-		before = w.queue.since(p.turn, p.asked)
+		before = w.queue.Since(p.turn, p.asked)
 	}
 	err := w.records.Append(history.Record{
 		Before: before, After: now, Waited: time.Duration(now - p.ready), Requests: 1, Tokens: p.tokens,

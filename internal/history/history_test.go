@@ -180,6 +180,25 @@ func TestQuantile(t *testing.T) {
 	assert.Zero(t, Quantile(nil, 0.5))
 }
 
+func TestGap(t *testing.T) {
+	rs := []Record{at(10), at(20), at(50), at(60)}
+	for _, tt := range []struct {
+		name     string
+		from, to int64
+		gap      time.Duration
+		end      int64
+	}{
+		{"between two admissions", 0, 70, 30, 50},
+		{"from the beginning", 21, 55, 29, 50},
+		{"to the end", 50, 200, 140, 200},
+		{"of no admissions", 30, 40, 10, 40},
+	} {
+		gap, end := Gap(rs, tt.from, tt.to)
+		assert.Equal(t, tt.gap, gap, tt.name)
+		assert.Equal(t, tt.end, end, tt.name)
+	}
+}
+
 func BenchmarkCheck(b *testing.B) {
 	rs := make([]Record, 100_000)
 	for i := range rs {

@@ -29,3 +29,22 @@ func Quantile(sorted []time.Duration, p float64) time.Duration {
 	i := int(math.Ceil(p*float64(len(sorted)))) - 1
 	return sorted[min(max(i, 0), len(sorted)-1)]
 }
+
+// Gap returns the longest time between from and to in which nothing was
+// admitted, and when it ended. rs is in order of After.
+func Gap(rs []Record, from, to int64) (gap time.Duration, end int64) {
+	last := from
+	look := func(at int64) {
+		if at-last > int64(gap) {
+			gap, end = time.Duration(at-last), at
+		}
+		last = at
+	}
+	for _, r := range rs {
+		if r.After > from && r.After < to {
+			look(r.After)
+		}
+	}
+	look(to)
+	return gap, end
+}

@@ -8,11 +8,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/choked/choked/internal/ports"
 )
 
 // ErrNotInstalled means that there is no server to start.
@@ -42,12 +43,13 @@ func Start(options ...string) (*Server, error) {
 		return nil, err
 	}
 	for range 5 { // another process may take the port that was free
-		port, e := freePort()
+		addrs, e := ports.Free(1)
 		if e != nil {
 			err = e
 			break
 		}
-		s := &Server{Addr: net.JoinHostPort("127.0.0.1", port), dir: dir}
+		s := &Server{Addr: addrs[0], dir: dir}
+		_, port, _ := net.SplitHostPort(s.Addr)
 		s.args = append([]string{path, "--port", port, "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--daemonize", "no"}, options...)
 		if err = s.Restart(); err == nil {
 			return s, nil
@@ -64,15 +66,6 @@ func find() (string, error) {
 		}
 	}
 	return "", ErrNotInstalled
-}
-
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port), nil
 }
 
 // URL is where clients find the server.

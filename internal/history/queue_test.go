@@ -1,4 +1,4 @@
-package main
+package history
 
 import (
 	"context"
@@ -16,26 +16,26 @@ import (
 // whose every move is known.
 func TestQueue(t *testing.T) {
 	var stats choked.Stats
-	q := &queue{stats: func() choked.Stats { return stats }}
+	q := &Queue{Stats: func() choked.Stats { return stats }}
 	stats = choked.Stats{Admitted: 7, Failed: 1, Waiting: 2}
-	asked, turn := q.join()
+	asked, turn := q.Join()
 	assert.Equal(t, int64(10), turn, "eight have left, two are ahead")
 
 	stats = choked.Stats{Admitted: 9, Failed: 1, Waiting: 1}
-	ahead, _ := q.join()
-	assert.Equal(t, ahead, q.since(turn, asked), "both have left: it may be its turn from then on")
+	ahead, _ := q.Join()
+	assert.Equal(t, ahead, q.Since(turn, asked), "both have left: it may be its turn from then on")
 
 	stats = choked.Stats{Admitted: 9, Failed: 1, Waiting: 3}
-	later, _ := q.join()
-	assert.Equal(t, later, q.since(turn, asked), "it was not yet, if nobody has left since")
+	later, _ := q.Join()
+	assert.Equal(t, later, q.Since(turn, asked), "it was not yet, if nobody has left since")
 
 	stats = choked.Stats{Admitted: 10, Failed: 1, Waiting: 2}
-	q.join()
-	assert.Equal(t, later, q.since(turn, asked), "it has left by now, so it was before")
-	assert.Equal(t, int64(1), q.since(3, 1), "of a turn before all that was seen nothing is known but the ask")
+	q.Join()
+	assert.Equal(t, later, q.Since(turn, asked), "it has left by now, so it was before")
+	assert.Equal(t, int64(1), q.Since(3, 1), "of a turn before all that was seen nothing is known but the ask")
 }
 
-// What queue takes for granted of a limiter: a caller's wait ends after all who
+// What Queue takes for granted of a limiter: a caller's wait ends after all who
 // stood before it have left the line.
 func TestALimiterServesInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -45,7 +45,7 @@ func TestALimiterServesInTurn(t *testing.T) {
 		defer choke.Close()
 		l, err := choke.Limiter("k", choked.MustLimits("50/s", ""), nil)
 		require.NoError(t, err)
-		q := &queue{stats: l.Stats}
+		q := &Queue{Stats: l.Stats}
 		ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
 		defer stop()
 		done := make(chan struct{})
@@ -53,7 +53,7 @@ func TestALimiterServesInTurn(t *testing.T) {
 			go func() {
 				defer func() { done <- struct{}{} }()
 				for ctx.Err() == nil {
-					_, turn := q.join()
+					_, turn := q.Join()
 					if l.Wait(ctx, choked.Cost{Requests: 1}) != nil {
 						return
 					}

@@ -1,4 +1,4 @@
-package main
+package history
 
 import (
 	"context"
@@ -7,18 +7,20 @@ import (
 	"time"
 
 	"github.com/choked/choked"
-	"github.com/choked/choked/internal/history"
 )
 
 // look is how often a worker looks at its line of waiting callers.
 const look = 5 * time.Millisecond
 
-// queue tells since when a caller may have been admitted. The caller itself sees
+// Queue tells since when a caller may have been admitted. The caller itself sees
 // only that its wait has ended, at some time after it was decided; and that it
 // asked, possibly seconds before. But the limiter serves a worker's callers in
 // turn, so while too few have left the line it was not yet this caller's turn.
-type queue struct {
-	stats func() choked.Stats
+//
+// It holds only while nobody leaves the line unserved and uncounted, as those
+// do whose context ends. Safe for concurrent use.
+type Queue struct {
+	Stats func() choked.Stats // of the limiter
 
 	mu   sync.Mutex
 	seen []sight // by time
@@ -27,7 +29,7 @@ type queue struct {
 // sight is what one look at the line has shown: at that instant, or later, no
 // more than left callers had left it.
 type sight struct {
-	at   int64 // of history.Now
+	at   int64 // of Now
 	left int64
 }
 
@@ -35,8 +37,8 @@ type sight struct {
 // which it is only said that they came after the ask.
 const kept = 1 << 14
 
-// watch looks at the line until ctx ends.
-func (q *queue) watch(ctx context.Context) {
+// Watch looks at the line until ctx ends.
+func (q *Queue) Watch(ctx context.Context) {
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	for {
@@ -44,18 +46,18 @@ func (q *queue) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			q.join()
+			q.Join()
 		}
 	}
 }
 
-// join looks at the line for a caller that is about to ask. Its turn is when as
+// Join looks at the line for a caller that is about to ask. Its turn is when as
 // many as turn have left the line, and no earlier than the instant at.
-func (q *queue) join() (at, turn int64) {
+func (q *Queue) Join() (at, turn int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	at = history.Now() // before the look: what it shows was so then, or later
-	s := q.stats()
+	at = Now() // before the look: what it shows was so then, or later
+	s := q.Stats()
 	left := s.Admitted + s.Failed + s.Refused + s.Opened
 	if n := len(q.seen); n > 0 && q.seen[n-1].left >= left {
 		q.seen[n-1].at = at
@@ -68,9 +70,9 @@ func (q *queue) join() (at, turn int64) {
 	return at, left + int64(s.Waiting)
 }
 
-// since returns the last instant at which it was not yet the turn of a caller
+// Since returns the last instant at which it was not yet the turn of a caller
 // that joined at asked for that turn.
-func (q *queue) since(turn, asked int64) int64 {
+func (q *Queue) Since(turn, asked int64) int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	i := sort.Search(len(q.seen), func(i int) bool { return q.seen[i].left > turn })

@@ -1,0 +1,127 @@
+//go:build linux
+
+package integration
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked/integration/internal/fleet"
+	"github.com/choked/choked/internal/history"
+)
+
+func killAll(f *fleet.Fleet) error {
+	var errs []error
+	for _, p := range f.Running() {
+		errs = append(errs, p.Kill())
+	}
+	return errors.Join(errs...)
+}
+
+// clusterOf returns the id of the cluster that a slot has written down.
+func clusterOf(t *testing.T, f *fleet.Fleet, slot int) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(f.State(slot), "identity.json"))
+	require.NoError(t, err)
+	var id struct{ Cluster string }
+	require.NoError(t, json.Unmarshal(b, &id))
+	return id.Cluster
+}
+
+func TestNewAddresses(t *testing.T) {
+	f := begin(t, 3)
+	f.Limits = fleet.Slow
+	startAll(t, f)
+	require.NoError(t, f.Served(20*time.Second, 35))
+	before := clusterOf(t, f, 0)
+	old := f.Hosts
+	require.NoError(t, f.Do("move all", f.Slot(0), func() error { return killAll(f) }))
+	require.NoError(t, f.Move())
+	assert.NotEqual(t, old, f.Hosts)
+	for slot := range 3 {
+		_, err := f.Start(slot, nil)
+		require.NoError(t, err)
+	}
+	_, err := f.Leader(5 * time.Second)
+	require.NoError(t, err)
+	found := time.Duration(history.Now() - f.Slot(2).Begun)
+	require.NoError(t, f.Whole(20*time.Second))
+	require.NoError(t, f.Served(10*time.Second, 5))
+	for slot := range 3 {
+		assert.Equal(t, before, clusterOf(t, f, slot), "it is the same cluster")
+	}
+	t.Logf("a leader %v after the last of them was started", found)
+	finish(t, f, 5*time.Second, "move all")
+}
+
+func TestStartedTwiceOnOneDir(t *testing.T) {
+	f := start(t, 3)
+	first := f.Slot(1)
+	second, err := f.Start(1, func(j *fleet.Job) { j.Bind = "127.0.0.1:0" })
+	require.NoError(t, err)
+	assert.Error(t, second.Ended(20*time.Second))
+	assert.Contains(t, second.LastWords(), "raft.db is in use by another process")
+	f.Put(1, first)
+	require.NoError(t, f.Whole(10*time.Second), "nothing has changed")
+	require.NoError(t, f.Served(10*time.Second, 20))
+	finish(t, f, 0)
+}
+
+// The founder comes back without its disk, then another one does. They join
+// what lives; nothing is founded, and no quota is new.
+func TestEmptyDirs(t *testing.T) {
+	f := begin(t, 3)
+	f.Limits = fleet.Slow
+	startAll(t, f)
+	before := clusterOf(t, f, 0)
+	require.NoError(t, f.Served(20*time.Second, 35))
+	for slot := range 2 {
+		p := f.Slot(slot)
+		require.NoError(t, f.Do("lose a disk", p, p.Kill))
+		require.NoError(t, os.RemoveAll(f.State(slot)))
+		_, err := f.Start(slot, nil)
+		require.NoError(t, err)
+		require.NoError(t, f.Whole(20*time.Second))
+		assert.Equal(t, before, clusterOf(t, f, slot), "no other cluster is founded")
+		require.NoError(t, f.Served(10*time.Second, 5))
+	}
+	finish(t, f, 3*time.Second, "lose a disk")
+}
+
+// Seeds that are started apart are two clusters. When they are told of each
+// other they stay two, and say so.
+func TestTwoClustersMeet(t *testing.T) {
+	a, b := begin(t, 1), (*fleet.Fleet)(nil)
+	dir, err := os.MkdirTemp("", "choked-test-")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	b, err = fleet.New(dir, 1)
+	require.NoError(t, err)
+	t.Cleanup(b.Abandon)
+	b.Secret = a.Secret
+	startAll(t, a)
+	startAll(t, b)
+	assert.NotEqual(t, clusterOf(t, a, 0), clusterOf(t, b, 0))
+
+	p := b.Slot(0)
+	require.NoError(t, p.Leave(10*time.Second))
+	b.Seeds = append(b.Seeds, a.Seeds...)
+	p, err = b.Start(0, nil)
+	require.NoError(t, err)
+	for _, f := range []*fleet.Fleet{a, b} {
+		require.NoError(t, f.Slot(0).Await(20*time.Second, "says that it has met another", func(s fleet.Status) bool {
+			return strings.Contains(s.Health, "two clusters do not merge") && s.Leads && len(s.Members) == 1
+		}))
+		require.NoError(t, f.Served(10*time.Second, 20))
+	}
+	finish(t, a, 0)
+	finish(t, b, 0)
+}

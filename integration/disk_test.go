@@ -1,0 +1,187 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/integration/internal/fleet"
+	"github.com/choked/choked/internal/history"
+)
+
+// steppedOut is how a worker stands whose disk has failed: it says so, and is
+// served by the others.
+func steppedOut(t *testing.T, f *fleet.Fleet, slot int) {
+	t.Helper()
+	p := f.Slot(slot)
+	require.NoError(t, p.Await(30*time.Second, "says that its disk has failed", func(s fleet.Status) bool {
+		return strings.Contains(s.Health, "disk failed")
+	}))
+	f.Faults = append(f.Faults, fleet.Fault{At: history.Now(), What: "step out", Slot: slot})
+	id := p.Status().ID
+	for i := range 3 {
+		require.NoError(t, f.Slot(i).Await(20*time.Second, "another leader", func(s fleet.Status) bool {
+			return s.Leader != "" && s.Leader != id
+		}))
+	}
+	require.NoError(t, f.Served(20*time.Second, 50), "all are served, it too")
+}
+
+func TestDiskFull(t *testing.T) {
+	need(t, fleet.NeedsForMount())
+	for _, who := range []string{"a follower's", "the leader's"} {
+		t.Run(who, func(t *testing.T) {
+			f := begin(t, 3)
+			for slot := range 3 { // the small one must not show by its name
+				remove, err := f.SmallDisk(slot, 8<<20)
+				require.NoError(t, err)
+				t.Cleanup(func() { assert.NoError(t, remove()) })
+			}
+			startAll(t, f)
+			leader, err := f.Leader(10 * time.Second)
+			require.NoError(t, err)
+			slot := leader.Job.Slot
+			if who == "a follower's" {
+				slot = (slot + 1) % 3
+			}
+			require.NoError(t, f.Fill(slot))
+			steppedOut(t, f, slot)
+			f.Spoiled[slot] = true
+			finish(t, f, 3*time.Second, "step out")
+		})
+	}
+}
+
+func TestDiskError(t *testing.T) {
+	need(t, fleet.NeedsForFaultInjection())
+	f := begin(t, 3)
+	for slot := range 3 {
+		var wrap []string
+		if slot == 1 {
+			wrap = fleet.FailingSync(40)
+		}
+		_, err := f.Start(slot, nil, wrap...)
+		require.NoError(t, err)
+	}
+	require.NoError(t, f.Served(30*time.Second, 5))
+	steppedOut(t, f, 1)
+	f.Spoiled[1] = true
+	leader, err := f.Leader(10 * time.Second)
+	require.NoError(t, err)
+	require.NoError(t, f.Do("leave", leader, func() error { return leader.Leave(20 * time.Second) }))
+	require.NoError(t, f.Served(20*time.Second, 20), "who is left is served, the one without a disk too")
+	finish(t, f, 3*time.Second, "step out", "leave")
+}
+
+// What a lone worker finds on its disk is what it knows. Where that is damaged
+// it must refuse to start and say so, or not have needed what is damaged: it
+// never begins anew.
+func TestDiskCorrupt(t *testing.T) {
+	for _, compacted := range []bool{false, true} {
+		t.Run(map[bool]string{false: "log", true: "snapshot"}[compacted], func(t *testing.T) {
+			f := begin(t, 1)
+			f.Limits = choked.MustLimits("1/s burst 100", "")
+			startAll(t, f)
+			require.NoError(t, f.Slot(0).Await(20*time.Second, "has spent the burst", func(s fleet.Status) bool { return s.Sent >= 100 }))
+			require.NoError(t, f.Slot(0).Kill())
+			if compacted {
+				require.NoError(t, f.Compact(0))
+			}
+			whole := filepath.Join(f.Dir, "whole")
+			require.NoError(t, os.CopyFS(whole, os.DirFS(f.State(0))))
+			before, err := f.Records()
+			require.NoError(t, err)
+
+			rnd := rand.New(rand.NewPCG(1, 2))
+			refused, went, waits := 0, 0, 0
+			for _, d := range damages(t, whole, rnd) {
+				require.NoError(t, os.RemoveAll(f.State(0)))
+				require.NoError(t, os.CopyFS(f.State(0), os.DirFS(whole)))
+				d.do(t, f.State(0))
+				p, err := f.Start(0, nil)
+				require.NoError(t, err)
+				err = p.Await(20*time.Second, "leads, or says why not", func(s fleet.Status) bool {
+					return s.Leads && s.Sent > 0 || strings.Contains(s.Health, "no leader")
+				})
+				switch {
+				case err != nil:
+					require.ErrorContains(t, err, "has ended", d.what)
+					assert.Regexp(t, `worker: choked: cluster: .*worker-1`, p.LastWords(), d.what)
+					refused++
+				case p.Status().Leads:
+					went++
+				default: // Raft has no checksum on what a snapshot says of the members
+					assert.Contains(t, d.what, "meta.json")
+					waits++
+				}
+				require.NoError(t, p.Kill())
+				after, err := history.Read(p.Job.Records)
+				if err == nil {
+					worst := history.Check(append(before[:len(before):len(before)], after...), f.Limits)
+					assert.LessOrEqual(t, worst.Proved, 1e-6, "%s: units over the bound", d.what)
+				}
+			}
+			require.NoError(t, f.Alarms())
+			t.Logf("figures: %s: refused to start %d times, did not need what was damaged %d times, had no leader %d times", t.Name(), refused, went, waits)
+		})
+	}
+}
+
+type damage struct {
+	what string
+	do   func(t *testing.T, dir string)
+}
+
+// damages returns what can become of the files in dir.
+func damages(t *testing.T, dir string, rnd *rand.Rand) (list []damage) {
+	t.Helper()
+	change := func(file, what string, f func(b []byte) []byte) {
+		list = append(list, damage{file + ": " + what, func(t *testing.T, dir string) {
+			b, err := os.ReadFile(filepath.Join(dir, file))
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(filepath.Join(dir, file), f(b), 0o600))
+		}})
+	}
+	err := fs.WalkDir(os.DirFS(dir), ".", func(file string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			return err
+		}
+		cuts, flips := 2, 3
+		if filepath.Ext(file) == ".db" {
+			cuts, flips = 4, 8
+		}
+		for i := range cuts {
+			at := len(b) * i / cuts
+			change(file, fmt.Sprint("cut off at ", at), func(b []byte) []byte { return b[:at] })
+		}
+		for range flips {
+			at := rnd.IntN(len(b))
+			for b[at] == 0 { // most of the file is not in use
+				at = rnd.IntN(len(b))
+			}
+			bit := byte(1) << rnd.IntN(8)
+			change(file, fmt.Sprintf("bit %#x flipped at %d", bit, at), func(b []byte) []byte {
+				b[at] ^= bit
+				return b
+			})
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	return list
+}

@@ -1,0 +1,120 @@
+//go:build linux
+
+package fleet
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+
+	"github.com/choked/choked/fsm"
+)
+
+// NeedsForMount returns what is missing for [Fleet.SmallDisk], or nil.
+func NeedsForMount() error {
+	if os.Geteuid() != 0 {
+		return errors.New("needs root, to mount a small file system")
+	}
+	return nil
+}
+
+// SmallDisk gives a slot that was never started a file system of its own, in
+// memory, of so many bytes. The function returned removes it.
+func (f *Fleet) SmallDisk(slot int, size int) (remove func() error, err error) {
+	dir := f.State(slot)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+		return nil, fmt.Errorf("mount a tmpfs on %s: %w", dir, err)
+	}
+	return func() error { return syscall.Unmount(dir, syscall.MNT_DETACH) }, nil
+}
+
+// Fill leaves no room on a slot's small disk.
+func (f *Fleet) Fill(slot int) error {
+	file, err := os.Create(filepath.Join(f.State(slot), "filler"))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for block := make([]byte, 4096); ; {
+		if _, err := file.Write(block); errors.Is(err, syscall.ENOSPC) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// NeedsForFaultInjection returns what is missing for [FailingSync], or nil.
+func NeedsForFaultInjection() error {
+	if _, err := exec.LookPath("strace"); err != nil {
+		return errors.New("needs the program strace (Debian: strace)")
+	}
+	cmd := exec.Command("strace", "-f", "-o", os.DevNull, "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO", "true")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("needs to be allowed to use strace: %w: %s", err, out)
+	}
+	return nil
+}
+
+// FailingSync is the command that runs another whose fdatasync fails, in each
+// thread, from the nth call on.
+func FailingSync(n int) []string {
+	return []string{"strace", "-f", "--seccomp-bpf", "-o", os.DevNull, "-e", "trace=fdatasync", "-e", fmt.Sprintf("inject=fdatasync:error=EIO:when=%d+", n)}
+}
+
+// Compact replaces a slot's log by two snapshots of what it says, as Raft does
+// after some thousands of entries. Its process has ended.
+func (f *Fleet) Compact(slot int) error {
+	dir := f.State(slot)
+	entries, err := readLog(dir)
+	if err != nil {
+		return err
+	}
+	snapshots, err := raft.NewFileSnapshotStore(dir, 2, io.Discard)
+	if err != nil {
+		return err
+	}
+	_, transport := raft.NewInmemTransport("") // names the members in the old way, beside the new
+	machine := fsm.New()
+	var config raft.Configuration
+	var configAt uint64
+	for i := range entries {
+		switch e := &entries[i]; e.Type {
+		case raft.LogCommand:
+			machine.Apply(e)
+		case raft.LogConfiguration:
+			config, configAt = raft.DecodeConfiguration(e.Data), e.Index
+		}
+		if i != len(entries)-2 && i != len(entries)-1 {
+			continue
+		}
+		sink, err := snapshots.Create(raft.SnapshotVersionMax, entries[i].Index, entries[i].Term, config, configAt, transport)
+		if err != nil {
+			return err
+		}
+		snapshot, err := machine.Snapshot()
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(snapshot.Persist(sink), sink.Close()); err != nil {
+			return err
+		}
+		time.Sleep(2 * time.Millisecond) // they are named by the time
+	}
+	store, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft.db"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(store.DeleteRange(1, uint64(len(entries))), store.Close())
+}

@@ -1,0 +1,260 @@
+//go:build linux
+
+package fleet
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/pprof"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/cluster"
+	"github.com/choked/choked/internal/history"
+)
+
+// workerEnv is set in the processes that a program starts from itself.
+const workerEnv = "CHOKED_INTEGRATION_WORKER"
+
+// Main makes the program a worker if it was started as one, and does not return
+// then. A program that starts a [Fleet] calls it first.
+func Main() {
+	if os.Getenv(workerEnv) != "" {
+		os.Exit(work(os.Stdin, os.Stdout, os.Stderr))
+	}
+}
+
+const tellEvery = 25 * time.Millisecond // status
+
+// Job is what a worker has to do: the first line on its standard input.
+type Job struct {
+	Slot, Incarnation int
+
+	// Of the node.
+	Name, Bind, Dir, Secret string
+	Join                    []string
+	QuorumTimeout           time.Duration
+
+	Key     string
+	Limits  choked.Limits
+	Callers int    // that ask for more as soon as they are served
+	Records string // file of admissions
+}
+
+// Order is each further line. The end of input tells the worker to leave.
+type Order struct {
+	Callers int // from now on
+}
+
+// Status is how a worker stands: each line on its standard output.
+type Status struct {
+	At      int64 // of history.Now
+	PID     int
+	ID      string // of the node
+	Health  string // or what is wrong
+	Leader  string // the id, as far as it knows
+	Leads   bool
+	Members []cluster.Member
+	Callers int // as ordered last
+
+	Sent     int64 // calls, admitted
+	NoQuorum int64 // calls refused for want of one
+	Failed   int64 // other calls that came to nothing
+	Error    string
+	Leased   choked.Cost // in hand
+
+	Final bool          // it admits no more
+	Leave time.Duration // when Final: how long its node took to leave
+}
+
+// worker is what one process of the fleet does.
+type worker struct {
+	job     Job
+	node    *cluster.Node
+	limiter *choked.Limiter
+	records *history.Writer
+	queue   *history.Queue
+
+	sent, noQuorum, failed, callers atomic.Int64
+
+	mu  sync.Mutex
+	err error // the last
+}
+
+// work is the whole life of a worker process. It returns the exit status.
+func work(in io.Reader, out, logs io.Writer) int {
+	signal.Ignore(os.Interrupt) // it reaches all processes of a terminal
+	before := runtime.NumGoroutine()
+	if err := run(bufio.NewReader(in), json.NewEncoder(out), logs); err != nil {
+		fmt.Fprintln(logs, "worker:", err)
+		return 1
+	}
+	for range 100 {
+		if runtime.NumGoroutine() <= before+1 { // the reader of orders
+			return 0
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	fmt.Fprintf(logs, "worker: goroutines are left over\n")
+	pprof.Lookup("goroutine").WriteTo(logs, 1) //nolint:errcheck // it is the last word
+	return 3
+}
+
+func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
+	orders := json.NewDecoder(in)
+	w := new(worker)
+	if err := orders.Decode(&w.job); err != nil {
+		return fmt.Errorf("read what to do: %w", err)
+	}
+	if w.records, err = history.Open(w.job.Records); err != nil {
+		return err
+	}
+	defer w.records.Close()
+	w.node, err = cluster.Start(cluster.Config{
+		Name: w.job.Name, Bind: w.job.Bind, Join: w.job.Join, Dir: w.job.Dir, Secret: w.job.Secret,
+		QuorumTimeout: w.job.QuorumTimeout, Logger: slog.New(slog.NewTextHandler(logs, nil)),
+	})
+	if err != nil {
+		return err
+	}
+	choke := choked.New(w.node)
+	if w.limiter, err = choke.Limiter(w.job.Key, w.job.Limits, nil); err != nil {
+		return errors.Join(err, w.node.Close())
+	}
+	w.queue = &history.Queue{Stats: w.limiter.Stats}
+
+	ctx, stop := context.WithCancel(context.Background())
+	counts := make(chan int, 1)
+	counts <- w.job.Callers
+	go func() { // ends after the input, and so after the parent
+		defer stop()
+		var o Order
+		for orders.Decode(&o) == nil {
+			select {
+			case counts <- o.Callers:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	var others sync.WaitGroup
+	others.Go(func() { w.queue.Watch(ctx) })
+	others.Go(func() { w.tell(ctx, out) })
+	w.serve(ctx, counts)
+	others.Wait()
+
+	final := w.status()
+	began := time.Now()
+	err = choke.Close()
+	if errors.Is(err, choked.ErrNoQuorum) || errors.Is(err, context.Canceled) { // its leases are lost, which is no fault of its own
+		err = nil
+	}
+	err = errors.Join(err, w.node.Close())
+	final.Final, final.Leave = true, time.Since(began)
+	return errors.Join(err, out.Encode(final))
+}
+
+// serve keeps as many callers as was said last, until ctx ends.
+func (w *worker) serve(ctx context.Context, counts <-chan int) {
+	var callers sync.WaitGroup
+	stop := func() {}
+	for {
+		n := 0
+		select {
+		case <-ctx.Done():
+		case n = <-counts:
+		}
+		stop()
+		callers.Wait()
+		if ctx.Err() != nil {
+			return
+		}
+		var during context.Context
+		during, stop = context.WithCancel(ctx)
+		for range n {
+			callers.Go(func() { w.call(during) })
+		}
+		w.callers.Store(int64(n))
+	}
+}
+
+// call asks for one admission after the other and writes each down, until ctx
+// ends.
+func (w *worker) call(ctx context.Context) {
+	for ctx.Err() == nil {
+		cost := choked.Cost{Requests: 1, Tokens: 1 + rand.Int64N(40)}
+		asked, turn := w.queue.Join()
+		err := w.limiter.Wait(ctx, cost)
+		if err == nil {
+			now, before := history.Now(), asked
+			if ctx.Err() == nil { // else some may have left the line unserved
+				before = w.queue.Since(turn, asked)
+			}
+			err = w.records.Append(history.Record{
+				Before: before, After: now, Waited: time.Duration(now - asked), Requests: cost.Requests, Tokens: cost.Tokens,
+				Worker: uint32(w.job.Slot), Incarnation: uint32(w.job.Incarnation),
+			})
+		}
+		switch {
+		case err == nil:
+			w.sent.Add(1)
+			continue
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, choked.ErrNoQuorum):
+			w.noQuorum.Add(1)
+		default:
+			w.failed.Add(1)
+		}
+		w.mu.Lock()
+		w.err = err
+		w.mu.Unlock()
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// tell writes the status until ctx ends, or until nobody reads it.
+func (w *worker) tell(ctx context.Context, out *json.Encoder) {
+	tick := time.NewTicker(tellEvery)
+	defer tick.Stop()
+	for out.Encode(w.status()) == nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (w *worker) status() Status {
+	stats := w.limiter.Stats()
+	s := Status{
+		At: history.Now(), PID: os.Getpid(), ID: w.node.ID(), Members: w.node.Members(), Callers: int(w.callers.Load()),
+		Sent: w.sent.Load(), NoQuorum: w.noQuorum.Load(), Failed: w.failed.Load(), Leased: stats.Leased,
+	}
+	if m, ok := w.node.Leader(); ok {
+		s.Leader, s.Leads = m.ID, m.Self
+	}
+	if err := w.node.Health(); err != nil {
+		s.Health = err.Error()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil {
+		s.Error = w.err.Error()
+	}
+	return s
+}
