@@ -76,3 +76,54 @@ func TestALeaderLeavesAVoterWhoseDiskHasFailed(t *testing.T) {
 		}
 	})
 }
+
+// A voter that was away, and was replaced meanwhile, comes back with a log that
+// says it votes. It finds out.
+func TestAVoterThatWasReplacedDoesNotSayThatItVotes(t *testing.T) {
+	dir := t.TempDir()
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
+		cfg := c.config(3)
+		cfg.Dir = dir
+		c.start(c.config(1))
+		c.start(c.config(2))
+		away := c.start(cfg)
+		c.await("three voters", func() bool { return c.voters() == 3 })
+		c.crash(away)
+		c.await("a leader", func() bool { return c.leader() != nil })
+		c.start(c.config(4))
+		c.await("another takes its place", func() bool {
+			if c.leader() == nil {
+				return false
+			}
+			for _, s := range c.leader().raft.GetConfiguration().Configuration().Servers {
+				if string(s.ID) == away.id {
+					return false
+				}
+			}
+			return c.voters() == 3
+		})
+		cfg = c.config(3)
+		cfg.Dir = dir
+		away = c.start(cfg)
+		c.await("all know the three that vote", func() bool {
+			for _, n := range c.nodes {
+				votes := 0
+				for _, m := range n.Members() {
+					if m.Voter && m.ID != away.id {
+						votes++
+					}
+					if m.Voter && m.ID == away.id {
+						return false
+					}
+				}
+				if votes != 3 {
+					return false
+				}
+			}
+			return true
+		})
+		time.Sleep(20 * time.Second)
+		assert.False(t, away.gossip.said().Voter, "and it stays so")
+	})
+}

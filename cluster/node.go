@@ -432,6 +432,7 @@ func (n *Node) followMembers() {
 	defer n.raft.DeregisterObserver(observer)
 	tick := time.NewTicker(reviewEvery)
 	defer tick.Stop()
+	led := n.clock.Now() // when Raft knew a leader last
 	for {
 		select {
 		case <-n.ctx.Done():
@@ -450,6 +451,14 @@ func (n *Node) followMembers() {
 			for _, s := range future.Configuration().Servers {
 				votes = votes || s.ID == raft.ServerID(n.id) && s.Suffrage == raft.Voter
 			}
+		}
+		// One that lost its vote while it was away is not told: its own log still
+		// says that it votes. But Raft's leader does not speak to it.
+		_, elsewhere := n.Leader()
+		if _, leader := n.raft.LeaderWithID(); leader != "" {
+			led = n.clock.Now()
+		} else if elsewhere && n.clock.Since(led) > leaderlessFor {
+			votes = false
 		}
 		n.gossip.say(func(m *meta) { m.Cluster, m.Voter = n.cluster(), votes && !m.Sick })
 	}

@@ -114,7 +114,7 @@ func TestTwoClustersMeet(t *testing.T) {
 	p := b.Slot(0)
 	require.NoError(t, p.Leave(10*time.Second))
 	b.Seeds = append(b.Seeds, a.Seeds...)
-	p, err = b.Start(0, nil)
+	_, err = b.Start(0, nil)
 	require.NoError(t, err)
 	for _, f := range []*fleet.Fleet{a, b} {
 		require.NoError(t, f.Slot(0).Await(20*time.Second, "says that it has met another", func(s fleet.Status) bool {

@@ -105,7 +105,7 @@ func TestDiskCorrupt(t *testing.T) {
 
 			rnd := rand.New(rand.NewPCG(1, 2))
 			refused, went, waits := 0, 0, 0
-			for _, d := range damages(t, whole, rnd) {
+			for _, d := range damages(t, whole, files(t, whole, compacted), rnd) {
 				require.NoError(t, os.RemoveAll(f.State(0)))
 				require.NoError(t, os.CopyFS(f.State(0), os.DirFS(whole)))
 				d.do(t, f.State(0))
@@ -143,8 +143,24 @@ type damage struct {
 	do   func(t *testing.T, dir string)
 }
 
-// damages returns what can become of the files in dir.
-func damages(t *testing.T, dir string, rnd *rand.Rand) (list []damage) {
+// files returns the names of those in dir: of its latest snapshot, or all.
+func files(t *testing.T, dir string, snapshot bool) (list []string) {
+	t.Helper()
+	err := fs.WalkDir(os.DirFS(dir), ".", func(file string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() && strings.HasPrefix(file, "snapshots") == snapshot {
+			list = append(list, file)
+		}
+		return err
+	})
+	require.NoError(t, err)
+	if snapshot {
+		list = list[len(list)-2:]
+	}
+	return list
+}
+
+// damages returns what can become of files in dir.
+func damages(t *testing.T, dir string, files []string, rnd *rand.Rand) (list []damage) {
 	t.Helper()
 	change := func(file, what string, f func(b []byte) []byte) {
 		list = append(list, damage{file + ": " + what, func(t *testing.T, dir string) {
@@ -153,14 +169,9 @@ func damages(t *testing.T, dir string, rnd *rand.Rand) (list []damage) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, file), f(b), 0o600))
 		}})
 	}
-	err := fs.WalkDir(os.DirFS(dir), ".", func(file string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
+	for _, file := range files {
 		b, err := os.ReadFile(filepath.Join(dir, file))
-		if err != nil {
-			return err
-		}
+		require.NoError(t, err)
 		cuts, flips := 2, 3
 		if filepath.Ext(file) == ".db" {
 			cuts, flips = 4, 8
@@ -180,8 +191,6 @@ func damages(t *testing.T, dir string, rnd *rand.Rand) (list []damage) {
 				return b
 			})
 		}
-		return nil
-	})
-	require.NoError(t, err)
+	}
 	return list
 }

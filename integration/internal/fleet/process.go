@@ -153,14 +153,22 @@ func (p *Process) Await(within time.Duration, what string, as func(Status) bool)
 
 var errEnded = errors.New("the process is gone")
 
+// ErrRuns means that a process has not ended.
+var ErrRuns = errors.New("the process still runs")
+
 // Ended waits for the end of a process that ends by itself, and returns its
 // error.
 func (p *Process) Ended(within time.Duration) error {
 	select {
+	case <-p.ended: // also if within is zero
+		return p.err
+	default:
+	}
+	select {
 	case <-p.ended:
 		return p.err
 	case <-time.After(within):
-		return fmt.Errorf("%s: has not ended within %v", p.Job.Name, within)
+		return fmt.Errorf("%s: %w after %v", p.Job.Name, ErrRuns, within)
 	}
 }
 
