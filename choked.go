@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/internal/boottime"
@@ -28,14 +30,14 @@ type Choke struct {
 	work   sync.WaitGroup // exchanges under way
 
 	mu     sync.Mutex
-	pools  map[string]*pool
+	pools  map[string]weak.Pointer[pool] // in use: by a limiter, or by leases in hand
 	closed bool
 }
 
 // New returns a Choke over store, which it does not close. It starts no
 // goroutines until a limiter is used.
 func New(store Store) *Choke {
-	c := &Choke{store: store, clock: boottime.New(), holder: rand.Uint64(), pools: make(map[string]*pool)}
+	c := &Choke{store: store, clock: boottime.New(), holder: rand.Uint64(), pools: make(map[string]weak.Pointer[pool])}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c
 }
@@ -73,7 +75,8 @@ func (c *Choke) Limiter(key string, limits Limits, e Estimator) (*Limiter, error
 }
 
 // Open returns a limiter. Those of one key share their quota and their line;
-// they may differ in estimator and failure policy, not in limits.
+// they may differ in estimator and failure policy, not in limits while any of
+// them is in use. A key without limiters is forgotten once its leases are back.
 func (c *Choke) Open(cfg Config) (*Limiter, error) {
 	if err := cmp.Or(bucket.CheckKey(cfg.Key), cfg.Limits.Check()); err != nil {
 		return nil, fmt.Errorf("choked: limiter %.64q: %w", cfg.Key, err)
@@ -83,15 +86,26 @@ func (c *Choke) Open(cfg Config) (*Limiter, error) {
 	if c.closed {
 		return nil, ErrClosed
 	}
-	p := c.pools[cfg.Key]
+	p := c.pools[cfg.Key].Value()
 	switch {
 	case p == nil:
 		p = newPool(c, cfg.Key, cfg.Limits)
-		c.pools[cfg.Key] = p
+		c.pools[cfg.Key] = weak.Make(p)
+		runtime.AddCleanup(p, c.forget, cfg.Key)
 	case !p.limits.Equal(cfg.Limits):
 		return nil, fmt.Errorf("choked: limiter %.64q: limits %q, but this worker has it with %q", cfg.Key, cfg.Limits, p.limits)
 	}
 	return &Limiter{pool: p, estimator: cfg.Estimator, failOpen: cfg.FailOpen}, nil
+}
+
+// forget makes room when no limiter of a key is left and nothing is leased for
+// it: a service may see any number of keys in its time.
+func (c *Choke) forget(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, ok := c.pools[key]; ok && p.Value() == nil { // and nobody has opened it again
+		delete(c.pools, key)
+	}
 }
 
 // closeWithin is how long Close waits for the store.
@@ -108,18 +122,24 @@ func (c *Choke) Close() error {
 		return nil
 	}
 	c.closed = true
+	var pools []*pool
+	for _, ref := range c.pools {
+		if p := ref.Value(); p != nil {
+			pools = append(pools, p)
+		}
+	}
 	c.mu.Unlock()
 
 	patience := time.AfterFunc(closeWithin, c.cancel)
 	defer patience.Stop()
 	defer c.cancel()
-	for _, p := range c.pools {
+	for _, p := range pools {
 		p.close()
 	}
 	c.work.Wait()
 	var done []Settlement
 	var errs []error
-	for _, p := range c.pools {
+	for _, p := range pools {
 		last, a := p.rest()
 		done = append(done, last...)
 		if a == nil {

@@ -116,7 +116,7 @@ func TestFailOpenOwesNothing(t *testing.T) {
 			}
 			l.Wait(ctx, requests(1))
 			s.spy.fail(nil)
-			s.choke.pools["k"].failing = false
+			s.pool.failing = false
 		}
 		time.Sleep(second)
 		assert.Empty(s, s.spy.adjusted)

@@ -68,6 +68,7 @@ func newPool(c *Choke, key string, limits Limits) *pool {
 		}
 	}
 	p.timer = time.AfterFunc(math.MaxInt64, p.tick)
+	p.timer.Stop() // while it runs, it keeps the pool from being forgotten
 	return p
 }
 
