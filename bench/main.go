@@ -38,6 +38,7 @@ type part struct {
 type config struct {
 	rounds  int           // of what takes nanoseconds
 	seconds time.Duration // of what runs for a while
+	plot    string        // file of the picture; none: not drawn
 }
 
 var parts = []part{
@@ -45,6 +46,8 @@ var parts = []part{
 	{"shared", "Three nodes, one key", shared},
 	{"accuracy", "Three nodes, 1,000/s, four callers each, flat out", accuracy},
 	{"fairness", "Eight workers that share a small limit", fairness},
+	{"exchange", "What is shared for an admission", exchange},
+	{"growth", "How cost grows", growth},
 	{"first", "The first admission under a key, three nodes that write to disk", first},
 	{"many", "Many keys, many workers", many},
 	{"state", "1,000,000 live keys", state},
@@ -70,6 +73,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	only := fs.String("only", "", "`parts` to run, separated by commas: "+strings.Join(names, ", "))
 	file := fs.String("o", "RESULTS.md", "`file` to write; nothing is written with -only, unless this is set")
 	c := config{}
+	fs.StringVar(&c.plot, "plot", "", "`file` to draw the picture of growth to, as SVG")
 	fs.IntVar(&c.rounds, "rounds", 7, "rounds of what takes nanoseconds")
 	fs.DurationVar(&c.seconds, "for", 10*time.Second, "how long a contestant runs for accuracy")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {

@@ -36,21 +36,29 @@ type team struct {
 // startNodes starts n nodes of choked on loopback, and waits until there is a
 // leader and three of them vote.
 func startNodes(ctx context.Context, n int, dirs bool) (nodes []*cluster.Node, stop func() error, err error) {
-	var dir string
+	if !dirs {
+		return startNodesIn(ctx, n, "")
+	}
+	dir, err := os.MkdirTemp("", "choked-bench-")
+	if err != nil {
+		return nil, nil, err
+	}
+	nodes, stop, err = startNodesIn(ctx, n, dir)
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return nodes, func() error { return errors.Join(stop(), os.RemoveAll(dir)) }, nil
+}
+
+// startNodesIn is startNodes, the state of each in a directory of its own in
+// dir. With none, nothing is written.
+func startNodesIn(ctx context.Context, n int, dir string) (nodes []*cluster.Node, stop func() error, err error) {
 	stop = func() error {
 		var err error
 		for _, node := range nodes {
 			err = errors.Join(err, node.Close())
 		}
-		if dir != "" {
-			err = errors.Join(err, os.RemoveAll(dir))
-		}
 		return err
-	}
-	if dirs {
-		if dir, err = os.MkdirTemp("", "choked-bench-"); err != nil {
-			return nil, nil, err
-		}
 	}
 	var addrs []string
 	for range n {
@@ -62,7 +70,7 @@ func startNodes(ctx context.Context, n int, dirs bool) (nodes []*cluster.Node, s
 	}
 	for i, addr := range addrs {
 		cfg := cluster.Config{Name: fmt.Sprint("node-", i+1), Bind: addr, Join: addrs[:min(n, 3)], Secret: "bench"}
-		if dirs {
+		if dir != "" {
 			cfg.Dir = fmt.Sprint(dir, "/", i)
 			if err := os.Mkdir(cfg.Dir, 0o700); err != nil {
 				return nil, nil, errors.Join(err, stop())
