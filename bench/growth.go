@@ -242,7 +242,11 @@ func drawGrowth(file string, panels []panel) error {
 	for i, p := range panels {
 		pl := plot.New()
 		pl.X.Label.Text = p.of
-		pl.X.Scale, pl.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+		var ticks plot.ConstantTicks
+		for _, xy := range p.cpu {
+			ticks = append(ticks, plot.Tick{Value: xy.X, Label: fmt.Sprint(xy.X)})
+		}
+		pl.X.Scale, pl.X.Tick.Marker = plot.LogScale{}, ticks
 		pl.Y.Scale, pl.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 		if i == 0 {
 			pl.Y.Label.Text = "CPU an admission, µs"
