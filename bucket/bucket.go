@@ -31,6 +31,8 @@ type Bucket struct {
 	out    Cost   // leased and neither settled nor expired
 	leases []held // in the order in which they expire
 	lows   lows   // nil in a copy that only looks ahead
+
+	round uint64 // of the table's snapshots, the last that has this bucket or came before it
 }
 
 type held struct {

@@ -20,6 +20,7 @@ const (
 	maxDrips  = 2 * maxRates
 	maxError  = 1 << 10
 	maxLeases = 1 << 20
+	minBucket = 12 // bytes: a key, two counts of rates, a rate, and what a bucket has for it
 )
 
 // Kinds of operation.
@@ -174,21 +175,11 @@ func (e *remoteError) Error() string { return e.text }
 func (e *remoteError) Unwrap() error { return e.is }
 
 // AppendTable appends the encoding of t to b: its time and the buckets that are
-// not idle.
+// not idle, in the order of their keys and as of its time. Tables that are equal
+// have equal encodings.
 func AppendTable(b []byte, t *Table) []byte {
 	b = binary.AppendVarint(b, t.now)
-	for key, bucket := range t.buckets {
-		if !bucket.Idle(t.now) {
-			b = appendBucket(appendString(b, key), bucket)
-		}
-	}
-	return appendString(b, "") // no key: the end
-}
-
-// AppendTableSorted is AppendTable with the buckets in the order of their keys,
-// as of the table's time: tables that are equal have equal encodings.
-func AppendTableSorted(b []byte, t *Table) []byte {
-	b = binary.AppendVarint(b, t.now)
+	b = binary.AppendUvarint(b, 0)
 	for _, key := range slices.Sorted(maps.Keys(t.buckets)) {
 		if bucket := t.buckets[key]; !bucket.Idle(t.now) {
 			c := bucket.at(t.now)
@@ -224,22 +215,26 @@ func appendBucket(b []byte, bucket *Bucket) []byte {
 	return b
 }
 
-// ParseTable reads a table from the front of b and returns what follows it.
+// ParseTable reads a table, as [AppendTable] or a [Snapshot] encodes it, from the
+// front of b and returns what follows it.
 func ParseTable(b []byte) (*Table, []byte, error) {
 	d := decoder{b: b}
 	t := NewTable()
 	if t.now = d.varint(); t.now < 0 {
 		d.fail("table of the time %d", t.now)
 	}
+	// How many there were, or a guess. Each takes more bytes here than there.
+	t.buckets = make(map[string]*Bucket, min(d.uvarint(), uint64(len(d.b)/minBucket)))
+	seen := make(map[string]*Limits) // by their encoding
 	for d.err == nil {
 		key := d.string(MaxKey)
 		if key == "" {
 			break
 		}
-		if t.buckets[key] != nil {
+		before := len(t.buckets)
+		if t.buckets[key] = d.bucket(t, seen); len(t.buckets) == before {
 			d.fail("key %q twice", key)
 		}
-		t.buckets[key] = d.bucket(t)
 	}
 	if d.err != nil {
 		return nil, nil, d.err
@@ -247,14 +242,8 @@ func ParseTable(b []byte) (*Table, []byte, error) {
 	return t, d.b, nil
 }
 
-func (d *decoder) bucket(t *Table) *Bucket {
-	limits := d.limits()
-	if d.err == nil {
-		if err := limits.Check(); err != nil {
-			d.fail("%v", err)
-		}
-	}
-	b := New(t.share(limits), d.varint())
+func (d *decoder) bucket(t *Table, seen map[string]*Limits) *Bucket {
+	b := New(d.sharedLimits(t, seen), d.varint())
 	b.keep = d.instant()
 	for i := range b.tats {
 		b.tats[i] = d.instant()
@@ -282,6 +271,26 @@ func (d *decoder) bucket(t *Table) *Bucket {
 		b.out = b.out.Add(l.granted)
 	}
 	return b
+}
+
+// sharedLimits reads limits that many buckets have, and makes sense of them once.
+func (d *decoder) sharedLimits(t *Table, seen map[string]*Limits) *Limits {
+	from := d.b
+	limits := d.limits()
+	name := from[:len(from)-len(d.b)]
+	if l := seen[string(name)]; l != nil {
+		return l
+	}
+	if d.err == nil {
+		if err := limits.Check(); err != nil {
+			d.fail("%v", err)
+		}
+	}
+	l := t.share(limits)
+	if len(seen) < maxShared {
+		seen[string(name)] = l
+	}
+	return l
 }
 
 func appendString(b []byte, s string) []byte {

@@ -29,6 +29,9 @@ type Table struct {
 	now     int64
 	buckets map[string]*Bucket
 	shared  map[string]*Limits // one copy of each set of limits, for all its keys
+
+	round    uint64    // of snapshots
+	snapshot *Snapshot // open; nil: none
 }
 
 // NewTable returns a table in which every bucket is full.
@@ -68,6 +71,7 @@ func (t *Table) Apply(now int64, op Op) Result {
 
 func (t *Table) settle(s *Settlement) {
 	if b := t.buckets[s.Key]; b != nil {
+		t.save(s.Key, b)
 		b.Settle(t.now, s.ID, s.Spent)
 	}
 }
@@ -75,6 +79,9 @@ func (t *Table) settle(s *Settlement) {
 // open returns the bucket of key under the later of its limits and these.
 func (t *Table) open(key string, limits Limits, defined int64) *Bucket {
 	b := t.buckets[key]
+	if b != nil {
+		t.save(key, b)
+	}
 	if b != nil && !b.Idle(t.now) {
 		if !limits.Equal(*b.limits) || defined > b.defined {
 			b.Redefine(t.now, t.share(limits), defined)
@@ -83,6 +90,7 @@ func (t *Table) open(key string, limits Limits, defined int64) *Bucket {
 	}
 	// One that is idle counts as absent, whether it was swept here or not.
 	b = New(t.share(limits), defined)
+	b.round = t.round
 	t.buckets[key] = b
 	return b
 }
@@ -115,6 +123,7 @@ func (t *Table) Sweep(n int) {
 			return
 		}
 		if b.Idle(t.now) {
+			t.save(key, b)
 			delete(t.buckets, key)
 		}
 	}

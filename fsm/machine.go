@@ -58,28 +58,61 @@ func (m *Machine) Hash() uint64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	h := fnv.New64a()
-	h.Write(bucket.AppendTableSorted(nil, m.table))
+	h.Write(bucket.AppendTable(nil, m.table))
 	return h.Sum64()
 }
 
-// Snapshot implements [raft.FSM].
+// Snapshot implements [raft.FSM]. It takes no time: the state is copied while
+// the snapshot is written, and what changes meanwhile before it does. There is
+// one at a time.
 func (m *Machine) Snapshot() (raft.FSMSnapshot, error) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return snapshot(bucket.AppendTable([]byte{version}, m.table)), nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.table.Snapshot()
+	if s == nil {
+		return nil, errors.New("snapshot: another is being written")
+	}
+	return &snapshot{m, s}, nil
 }
 
-// snapshot is the state at one instant, encoded.
-type snapshot []byte
+// snapshot is the machine as it was at one instant.
+type snapshot struct {
+	machine *Machine
+	table   *bucket.Snapshot
+}
 
-func (s snapshot) Persist(sink raft.SnapshotSink) error {
-	if _, err := sink.Write(s); err != nil {
+// Persist implements [raft.FSMSnapshot].
+func (s *snapshot) Persist(sink raft.SnapshotSink) error {
+	if err := s.write(sink); err != nil {
 		return errors.Join(fmt.Errorf("write snapshot: %w", err), sink.Cancel())
 	}
 	return sink.Close()
 }
 
-func (s snapshot) Release() {}
+func (s *snapshot) write(w io.Writer) error {
+	if _, err := w.Write([]byte{version}); err != nil {
+		return err
+	}
+	mu := &s.machine.mu
+	mu.Lock()
+	defer mu.Unlock()
+	for chunk := range s.table.Chunks() {
+		mu.Unlock() // entries are applied between any two chunks
+		_, err := w.Write(chunk)
+		mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Release implements [raft.FSMSnapshot].
+func (s *snapshot) Release() {
+	s.machine.mu.Lock()
+	defer s.machine.mu.Unlock()
+	s.table.Close()
+}
 
 // maxSnapshot bounds what Restore reads into memory.
 const maxSnapshot = 4 << 30

@@ -69,6 +69,7 @@ func snapshotOf(t *testing.T, m *Machine) []byte {
 	require.NoError(t, err)
 	var out sink
 	require.NoError(t, s.Persist(&out))
+	s.Release()
 	return out.Bytes()
 }
 
@@ -186,7 +187,11 @@ func FuzzRestore(f *testing.F) {
 	for _, e := range history(2, 30) {
 		apply(m, e)
 	}
-	f.Add([]byte(must(m.Snapshot()).(snapshot)))
+	var out sink
+	if err := must(m.Snapshot()).Persist(&out); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(out.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m := New()
 		if m.Restore(io.NopCloser(bytes.NewReader(b))) != nil {

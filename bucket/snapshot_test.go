@@ -1,0 +1,75 @@
+package bucket
+
+import (
+	"bytes"
+	"math"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// A snapshot is the table as it was when it was taken, whatever happens to the
+// table before it is written and between its pieces.
+func TestASnapshotIsOfOneInstant(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		tab := NewTable()
+		log := anyLog(t)
+		apply := func(n int) {
+			for _, e := range log[:min(n, len(log))] {
+				tab.Apply(e.at, e.op)
+				tab.Sweep(rapid.SampledFrom([]int{0, 1, math.MaxInt}).Draw(t, "sweep"))
+			}
+			log = log[min(n, len(log)):]
+		}
+		some := rapid.IntRange(0, 5)
+		for len(log) > 0 {
+			apply(1 + some.Draw(t, "before it is taken"))
+			want := AppendTable(nil, tab)
+			s := tab.Snapshot()
+			if tab.Snapshot() != nil {
+				t.Fatal("there are two at a time")
+			}
+			s.chunk = rapid.IntRange(1, 100).Draw(t, "chunk")
+			apply(some.Draw(t, "before it is written"))
+			var b []byte
+			stop := rapid.IntRange(0, 20).Draw(t, "pieces, at most")
+			for piece := range s.Chunks() {
+				if b = append(b, piece...); stop == 0 {
+					break
+				}
+				stop--
+				apply(some.Draw(t, "meanwhile"))
+			}
+			s.Close()
+			if stop == 0 {
+				continue // it was given up
+			}
+			got, rest, err := ParseTable(b)
+			if err != nil || len(rest) > 0 {
+				t.Fatalf("%v, %d bytes too many", err, len(rest))
+			}
+			if !bytes.Equal(AppendTable(nil, got), want) {
+				t.Fatalf("%+v, want %x", got.List(), want)
+			}
+		}
+	})
+}
+
+// A table without a snapshot that is open saves nothing.
+func TestASnapshotThatIsClosedIsForgotten(t *testing.T) {
+	tab := NewTable()
+	limits := Limits{Requests: Rates{{10, s, 10}}}
+	charge := &Adjustment{Key: "k", Limits: limits, Charge: Cost{1, 0}}
+	tab.Apply(1, charge)
+	snap := tab.Snapshot()
+	snap.Close()
+	tab.Apply(2, charge)
+	if len(snap.saved) > 0 || tab.snapshot != nil {
+		t.Errorf("%d bytes were saved", len(snap.saved))
+	}
+	again := tab.Snapshot()
+	snap.Close()
+	if tab.snapshot != again {
+		t.Error("closing one again closed another")
+	}
+}
