@@ -273,11 +273,11 @@ func TestAClockThatStepsBack(t *testing.T) {
 // Calls that come together go together.
 func TestHotKeysShareAPipeline(t *testing.T) {
 	mini := miniredis.RunT(t)
-	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+	client := redis.NewClient(&redis.Options{Addr: mini.Addr(), ReadTimeout: time.Minute})
 	defer client.Close()
 	var trips atomic.Int64
 	client.AddHook(tripCounter{&trips})
-	s := redisstore.New(client, redisstore.Config{})
+	s := redisstore.New(client, redisstore.Config{Patience: time.Minute}) // it interprets 400 scripts, on a machine that may be busy
 	defer s.Close()
 	require.True(t, lease(t, s, ask("warm", slow, 1, 0)).OK)
 	trips.Store(0)

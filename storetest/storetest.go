@@ -205,7 +205,9 @@ func (p *call) over() bool {
 // within waits for p and fails the rule if it takes longer than d.
 func (c *court) within(d time.Duration, p *call) *call {
 	pause := time.Microsecond // a prompt answer should not cost a whole step
-	for end := c.Now().Add(d + step + c.Slack); !p.over(); pause = min(2*pause, step) {
+	// By how much an answer is late tells little on a busy machine, and no rule
+	// rests on it: what matters is that it comes.
+	for end := c.Now().Add(d + step + 4*c.Slack); !p.over(); pause = min(2*pause, step) {
 		if c.Now().After(end) {
 			c.failf("%s has no answer after %v", p.what, d)
 		}
