@@ -26,7 +26,7 @@ type Local struct {
 // NewLocal returns a Local in which all buckets are full.
 func NewLocal() *Local {
 	s := &Local{clock: boottime.New(), table: bucket.NewTable()}
-	s.line = turn.New(s.table.Get)
+	s.line = turn.New(s.table.Find)
 	s.timer = time.AfterFunc(math.MaxInt64, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()

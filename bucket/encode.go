@@ -28,10 +28,10 @@ const (
 	kindAsk = iota + 1
 	kindSettlement
 	kindAdjustment
+	kindColdStart
 )
 
-// AppendOp appends the encoding of op, an *[Ask], *[Settlement] or
-// *[Adjustment], to b.
+// AppendOp appends the encoding of op to b.
 func AppendOp(b []byte, op Op) []byte {
 	switch op := op.(type) {
 	case *Ask:
@@ -59,6 +59,8 @@ func AppendOp(b []byte, op Op) []byte {
 		b = binary.AppendVarint(b, op.Since)
 		b = appendCost(b, op.Charge)
 		b = binary.AppendVarint(b, int64(op.Empty))
+	case *ColdStart:
+		b = append(b, kindColdStart)
 	}
 	return b
 }
@@ -85,6 +87,8 @@ func ParseOp(b []byte) (Op, []byte, error) {
 	case kindAdjustment:
 		op = &Adjustment{Key: d.string(MaxKey), Limits: d.limits(), Defined: d.varint(), Return: d.cost(), Since: d.varint(), Charge: d.cost(),
 			Empty: time.Duration(d.varint())}
+	case kindColdStart:
+		op = new(ColdStart)
 	default:
 		d.fail("operation of kind %d", kind)
 	}
@@ -178,8 +182,7 @@ func (e *remoteError) Unwrap() error { return e.is }
 // not idle, in the order of their keys and as of its time. Tables that are equal
 // have equal encodings.
 func AppendTable(b []byte, t *Table) []byte {
-	b = binary.AppendVarint(b, t.now)
-	b = binary.AppendUvarint(b, 0)
+	b = appendHead(b, t.now, t.cold, 0)
 	for _, key := range slices.Sorted(maps.Keys(t.buckets)) {
 		if bucket := t.buckets[key]; !bucket.Idle(t.now) {
 			c := bucket.at(t.now)
@@ -188,6 +191,11 @@ func AppendTable(b []byte, t *Table) []byte {
 		}
 	}
 	return appendString(b, "")
+}
+
+// appendHead begins a table with its time, and how many buckets it has or 0.
+func appendHead(b []byte, now, cold int64, buckets int) []byte {
+	return binary.AppendUvarint(binary.AppendVarint(binary.AppendVarint(b, now), cold), uint64(buckets))
 }
 
 func appendBucket(b []byte, bucket *Bucket) []byte {
@@ -223,6 +231,7 @@ func ParseTable(b []byte) (*Table, []byte, error) {
 	if t.now = d.varint(); t.now < 0 {
 		d.fail("table of the time %d", t.now)
 	}
+	t.cold = d.instant()
 	// How many there were, or a guess. Each takes more bytes here than there.
 	t.buckets = make(map[string]*Bucket, min(d.uvarint(), uint64(len(d.b)/minBucket)))
 	seen := make(map[string]*Limits) // by their encoding

@@ -1,9 +1,6 @@
 package bucket
 
-import (
-	"encoding/binary"
-	"iter"
-)
+import "iter"
 
 // Snapshot is a table as it was at one instant, to be written while the table
 // goes on. Taking it costs nothing; from then on the table saves each bucket
@@ -13,6 +10,7 @@ import (
 type Snapshot struct {
 	table *Table
 	now   int64
+	cold  int64
 	saved []byte // of buckets that have changed since
 	chunk int    // bytes to encode at a time
 }
@@ -27,7 +25,7 @@ func (t *Table) Snapshot() *Snapshot {
 		return nil
 	}
 	t.round++
-	t.snapshot = &Snapshot{table: t, now: t.now, chunk: chunk}
+	t.snapshot = &Snapshot{table: t, now: t.now, cold: t.cold, chunk: chunk}
 	return t.snapshot
 }
 
@@ -45,8 +43,7 @@ func (s *Snapshot) Close() {
 func (s *Snapshot) Chunks() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		t := s.table
-		b := binary.AppendVarint(make([]byte, 0, 2*s.chunk), s.now)
-		b = binary.AppendUvarint(b, uint64(len(t.buckets)))
+		b := appendHead(make([]byte, 0, 2*s.chunk), s.now, s.cold, len(t.buckets))
 		for key, bucket := range t.buckets { // one that comes or goes meanwhile is not there twice, and was saved if it had to be
 			if bucket.round != t.round {
 				bucket.round = t.round

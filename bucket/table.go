@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Op is what changes a [Table]: an *[Ask], a *[Settlement] or an *[Adjustment].
+// Op is what changes a [Table]: an *[Ask], a *[Settlement], an *[Adjustment] or
+// a *[ColdStart].
 type Op interface {
 	// Check reports why the operation cannot be applied, or nil.
 	Check() error
@@ -27,12 +28,20 @@ type Result struct {
 // A Table is not safe for concurrent use.
 type Table struct {
 	now     int64
+	cold    int64 // buckets that are not here were empty then; 0: they are full
 	buckets map[string]*Bucket
 	shared  map[string]*Limits // one copy of each set of limits, for all its keys
 
 	round    uint64    // of snapshots
 	snapshot *Snapshot // open; nil: none
 }
+
+// ColdStart has all buckets that a table does not know begin empty, as of now:
+// what was known of them is lost. By themselves, they begin full.
+type ColdStart struct{}
+
+// Check implements [Op].
+func (*ColdStart) Check() error { return nil }
 
 // NewTable returns a table in which every bucket is full.
 func NewTable() *Table {
@@ -65,8 +74,11 @@ func (t *Table) Apply(now int64, op Op) Result {
 	case *Adjustment:
 		t.open(op.Key, op.Limits, op.Defined).Adjust(t.now, op)
 		return Result{}
+	case *ColdStart:
+		t.cold = max(t.now, 1)
+		return Result{}
 	}
-	return Result{Err: fmt.Errorf("operation %T: want *Ask, *Settlement or *Adjustment", op)}
+	return Result{Err: fmt.Errorf("operation %T: want *Ask, *Settlement, *Adjustment or *ColdStart", op)}
 }
 
 func (t *Table) settle(s *Settlement) {
@@ -89,10 +101,27 @@ func (t *Table) open(key string, limits Limits, defined int64) *Bucket {
 		return b
 	}
 	// One that is idle counts as absent, whether it was swept here or not.
-	b = New(t.share(limits), defined)
+	b = t.fresh(t.share(limits), defined)
 	b.round = t.round
 	t.buckets[key] = b
 	return b
+}
+
+// fresh returns a bucket that the table does not know.
+func (t *Table) fresh(limits *Limits, defined int64) *Bucket {
+	b := New(limits, defined)
+	if t.cold > 0 {
+		b.rates(func(i int, _ Unit, r Rate) { b.tats[i] = later(t.cold, r.fill()) })
+	}
+	return b
+}
+
+// Find returns the bucket that a would find, for reading.
+func (t *Table) Find(a *Ask) *Bucket {
+	if b := t.buckets[a.Key]; b != nil && !b.Idle(t.now) {
+		return b
+	}
+	return t.fresh(&a.Limits, a.Defined)
 }
 
 // maxShared bounds the sets of limits that are remembered for sharing; beyond
@@ -111,8 +140,7 @@ func (t *Table) share(l Limits) *Limits {
 	return &l
 }
 
-// Get returns the bucket of key for reading, or nil when it is full and
-// nothing of it leased.
+// Get returns the bucket of key for reading, or nil when it is as good as new.
 func (t *Table) Get(key string) *Bucket { return t.buckets[key] }
 
 // Sweep looks at some n buckets and forgets those that are idle by the table's

@@ -23,6 +23,9 @@ func anyLog(t *rapid.T) []entry {
 	limits := rapid.SliceOfN(anyLimits(), 1, 3).Draw(t, "limits")
 	o := newOps(limits[0])
 	var log []entry
+	if rapid.IntRange(0, 3).Draw(t, "cold") == 0 {
+		log = append(log, entry{o.now, new(ColdStart)})
+	}
 	for range rapid.IntRange(1, 40).Draw(t, "length") {
 		key := rapid.SampledFrom([]string{"a", "b", "c\x00\xff"}).Draw(t, "key")
 		l := rapid.SampledFrom(limits).Draw(t, "limits")
@@ -106,6 +109,33 @@ func TestTable(t *testing.T) {
 	tab.Sweep(math.MaxInt)
 	if tab.Len() != 1 || tab.Get("k") != nil {
 		t.Errorf("a sweep leaves %d buckets of 1 in use", tab.Len())
+	}
+}
+
+// After a cold start nothing is there but what has been refilled since, and what
+// is full by then is as full as ever. What was known before stays as it was.
+func TestColdStart(t *testing.T) {
+	limits := Limits{Requests: Rates{{10, s, 20}}}
+	need := func(key string, n int64) *Ask {
+		return &Ask{Key: key, ID: LeaseID{uint64(n), 1}, Limits: limits, Defined: 1, Need: Cost{n, 0}, Want: Cost{n, 0}}
+	}
+	start := int64(time.Hour)
+	tab := NewTable()
+	tab.Apply(start, &Adjustment{Key: "known", Limits: limits, Defined: 1, Charge: Cost{5, 0}})
+	tab.Apply(start, new(ColdStart))
+	for _, at := range []struct {
+		key   string
+		after time.Duration
+		level int64
+	}{{"known", 0, 15}, {"a", 0, 0}, {"b", s / 2, 5}, {"c", 3 * s / 2, 15}, {"d", 2 * s, 20}, {"e", time.Hour, 20}} {
+		now := start + int64(at.after)
+		tab.Sweep(math.MaxInt)
+		if level := tab.Find(need(at.key, 1)).Level(now).Requests; level != at.level {
+			t.Errorf("%q, %v after the cold start: %d are there, want %d", at.key, at.after, level, at.level)
+		}
+		if r := tab.Apply(now, need(at.key, at.level)); at.level > 0 && (!r.Grant.OK || r.Grant.Level.Requests != 0 || len(r.Grant.Drips) > 0) {
+			t.Errorf("%q, %v after the cold start: %+v of %d", at.key, at.after, r, at.level)
+		}
 	}
 }
 

@@ -60,7 +60,7 @@ const (
 
 func newAuthority(r *raft.Raft, replica *replica) *authority {
 	a := &authority{raft: r, replica: replica, wake: make(chan struct{}, 1), ended: make(chan struct{})}
-	a.line = turn.New(func(key string) *bucket.Bucket { return a.table.Get(key) })
+	a.line = turn.New(func(ask *bucket.Ask) *bucket.Bucket { return a.table.Find(ask) })
 	return a
 }
 

@@ -50,6 +50,10 @@ type Config struct {
 	// memory, and a node that restarts is a new one. Not to be shared.
 	Dir string
 
+	// ColdStart says how buckets begin in a cluster that knows nothing: a new
+	// one, as after the loss of all that the voters kept. The same on all nodes.
+	ColdStart ColdStart
+
 	// Voters is how many members keep the log and vote: 1, 3 or 5. The others
 	// are clients of the leader. Default: 3.
 	Voters int
@@ -64,6 +68,43 @@ type Config struct {
 	network wire.Network    // nil: the system's
 	clock   *boottime.Clock // nil: a true one
 	noSync  bool            // the log survives the process, not the machine
+}
+
+// ColdStart is how buckets begin when nobody knows what was spent. [Full] or
+// [Empty].
+type ColdStart int
+
+const (
+	// Full buckets serve at once. What was spent just before all was lost is
+	// spent once more, at most a burst of each key.
+	Full ColdStart = iota
+	// Empty buckets keep the promise also then. In a new cluster calls wait for
+	// the refill, at first.
+	Empty
+)
+
+// MarshalText implements [encoding.TextMarshaler].
+func (s ColdStart) MarshalText() ([]byte, error) {
+	switch s {
+	case Full:
+		return []byte("full"), nil
+	case Empty:
+		return []byte("empty"), nil
+	}
+	return nil, fmt.Errorf("cold start %d: want Full or Empty", int(s))
+}
+
+// UnmarshalText implements [encoding.TextUnmarshaler]: "full" or "empty".
+func (s *ColdStart) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "full":
+		*s = Full
+	case "empty":
+		*s = Empty
+	default:
+		return fmt.Errorf("cold start %.20q: want full or empty", text)
+	}
+	return nil
 }
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
@@ -101,6 +142,9 @@ func (cfg Config) withDefaults() (Config, error) {
 		if err := checkAddr(addr, false); err != nil {
 			return cfg, fmt.Errorf("join %.80q: %w", addr, err)
 		}
+	}
+	if _, err := cfg.ColdStart.MarshalText(); err != nil {
+		return cfg, err
 	}
 	switch cfg.Voters {
 	case 0:

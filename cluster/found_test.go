@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -96,5 +97,59 @@ func TestALostClusterIsFoundedAnewByRestarts(t *testing.T) {
 			require.NotEqual(t, lost, nodes[i].cluster())
 			require.Equal(t, nodes[1].cluster(), nodes[i].cluster())
 		}
+	})
+}
+
+// With a cold start, a cluster that lost all it knew does not admit a burst on
+// top of what was spent before.
+func TestAClusterThatKnowsNothingMayBeginEmpty(t *testing.T) {
+	admitted := func(t *testing.T, how ColdStart) int {
+		n := 0
+		inBubble(t, func(t *testing.T, c *fleet) {
+			for range 2 {
+				cfg := c.config(1) // its host is another each time
+				cfg.ColdStart = how
+				node := c.start(cfg)
+				c.await("a leader", func() bool { return c.leader() != nil })
+				choke := choked.New(node)
+				l, err := choke.Limiter("k", choked.MustLimits("60/m", ""), nil)
+				require.NoError(t, err)
+				for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+					v, err := l.Allow(t.Context(), choked.Cost{Requests: 1})
+					require.NoError(t, err)
+					if v.OK {
+						n++
+					}
+				}
+				c.crash(node) // and nothing is left: it has no Dir
+				assert.ErrorIs(t, choke.Close(), choked.ErrClosed)
+			}
+		})
+		return n
+	}
+	assert.Greater(t, admitted(t, Full), 120, "two bursts")
+	assert.InDelta(t, 20, admitted(t, Empty), 4, "twice 10 s of 60/m")
+}
+
+// What is begun empty by one leader is not begun empty again by the next.
+func TestAColdStartComesOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
+		for i := 1; i <= 3; i++ {
+			cfg := c.config(i)
+			cfg.ColdStart = Empty
+			c.start(cfg)
+		}
+		c.await("three voters", func() bool { return c.voters() == 3 })
+		time.Sleep(2 * time.Minute) // 60/m has been refilled
+		c.crash(c.leader())
+		c.await("another leader", func() bool { return c.leader() != nil })
+		choke := choked.New(c.leader())
+		l, err := choke.Limiter("k", choked.MustLimits("60/m", ""), nil)
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.NoError(t, l.Wait(ctx, choked.Cost{Requests: 60}), "it is full by now")
+		require.NoError(t, choke.Close())
 	})
 }

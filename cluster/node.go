@@ -20,6 +20,7 @@ import (
 
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/cluster/internal/wire"
+	"github.com/choked/choked/fsm"
 	"github.com/choked/choked/internal/boottime"
 )
 
@@ -398,7 +399,11 @@ func (n *Node) lead(ctx context.Context) {
 	for ctx.Err() == nil && n.raft.State() == raft.Leader {
 		term := n.raft.CurrentTerm()
 		// All that earlier leaders have committed is applied here first.
-		if err := n.raft.Barrier(0).Error(); err != nil {
+		err := n.raft.Barrier(0).Error()
+		if err == nil && n.cfg.ColdStart == Empty && n.replica.last() == 0 { // nothing ever happened
+			err = n.raft.Apply((&fsm.Entry{At: n.replica.now(), Ops: []bucket.Op{new(bucket.ColdStart)}}).Encode(), 0).Error()
+		}
+		if err != nil {
 			select {
 			case <-ctx.Done():
 			case <-time.After(lookEvery / 10):

@@ -43,6 +43,7 @@ func serveFlags(f *flags, o *options) {
 	f.StringVar(&o.secretFile, "secret-file", "", "`file` that holds the secret")
 	f.Var(list{&o.node.PreviousSecrets}, "previous-secret", "`secret` that is still accepted from others, while it is changed")
 	f.StringVar(&o.node.Dir, "dir", "", "`directory` of the log; without one the node starts anew each time")
+	f.TextVar(&o.node.ColdStart, "cold-start", cluster.Full, "`full or empty`: how buckets begin in a cluster that has lost, or never had, all knowledge of them")
 	f.IntVar(&o.node.Voters, "voters", 3, "nodes that keep the log: 1, 3 or 5")
 	f.TextVar(&o.level, "log", slog.LevelInfo, "`level` from which on things are logged: debug, info, warn or error")
 	f.DurationVar(&o.drain, "drain", 0, "`time` between being not ready any more and stopping, for who balances load to notice")

@@ -48,7 +48,7 @@ const (
 // A Line is not safe for concurrent use. It calls reply functions from within
 // its methods, once for each entry that is not cancelled.
 type Line struct {
-	view  func(key string) *bucket.Bucket
+	view  func(*bucket.Ask) *bucket.Bucket
 	ready []*Entry // to be taken at the next occasion, in the order they came
 	keys  map[string]*queue
 	wakes wakes
@@ -64,9 +64,9 @@ type queue struct {
 	heap    int      // its place among wakes; -1: none
 }
 
-// New returns an empty line for the buckets that view shows: nil for one that
-// is full. The line only reads them.
-func New(view func(key string) *bucket.Bucket) *Line {
+// New returns an empty line for the buckets that view shows: those that an ask
+// would find, as [bucket.Table.Find] does. The line only reads them.
+func New(view func(*bucket.Ask) *bucket.Bucket) *Line {
 	return &Line{view: view, keys: make(map[string]*queue)}
 }
 
@@ -206,10 +206,10 @@ func (l *Line) Resolve(now int64, e *Entry, r bucket.Result) {
 		l.setWake(e.key, now)
 		return
 	}
-	if b := l.view(e.ask.Key); r.Err == nil && !r.Grant.OK && b != nil {
+	if r.Err == nil && !r.Grant.OK {
 		// The bucket says when it could promise. Who does not wait has no use
 		// for a promise.
-		r.Grant.RetryAfter = max(r.Grant.RetryAfter, b.Refill(now, e.ask.Need, false))
+		r.Grant.RetryAfter = max(r.Grant.RetryAfter, l.view(e.ask).Refill(now, e.ask.Need, false))
 	}
 	if r.Grant.OK && e.state == withdrawn {
 		l.Add(now, &bucket.Settlement{Key: e.ask.Key, ID: e.ask.ID}, func(Answer) {})

@@ -15,11 +15,7 @@ func (l *Line) pick(now int64, q *queue, batch []*Entry, most int) []*Entry {
 		l.setWake(q, math.MaxInt64)
 		return batch
 	}
-	r := round{now: now, bucket: l.view(q.key), unsure: q.unsure, wake: math.MaxInt64}
-	if r.bucket == nil || r.bucket.Idle(now) {
-		a := q.waiting[0].ask
-		r.bucket = bucket.New(&a.Limits, a.Defined)
-	}
+	r := round{now: now, bucket: l.view(q.waiting[0].ask), unsure: q.unsure, wake: math.MaxInt64}
 	r.room = r.bucket.Room(now)
 	fair := shared(r.bucket, q)
 	r.chunk = fair.chunk()

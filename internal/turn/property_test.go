@@ -26,7 +26,7 @@ func TestAnyHistory(t *testing.T) {
 			t.Fatal(err)
 		}
 		h := &history{T: t, limits: l, table: bucket.NewTable()}
-		h.line = New(h.table.Get)
+		h.line = New(h.table.Find)
 		t.Repeat(map[string]func(*rapid.T){
 			"ask":    h.ask,
 			"settle": h.settle,

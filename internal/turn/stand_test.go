@@ -24,7 +24,7 @@ type stand struct {
 
 func newStand(t testing.TB) *stand {
 	s := &stand{TB: t, table: bucket.NewTable()}
-	s.line = New(s.table.Get)
+	s.line = New(s.table.Find)
 	return s
 }
 
