@@ -152,6 +152,33 @@ func TestNothingIsSpentFromALeaseThatIsOver(t *testing.T) {
 	})
 }
 
+// By a slow clock a lease lives longer than by the store's, which refills what
+// it has taken for lost. A process that was stopped for a while, and so has given
+// nothing back, must not spend it then.
+func TestNothingIsSpentThatTheStoreTookBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := NewLocal()
+		slow := boottime.Distorted(func(ns int64) int64 { return ns - ns*99/10000 })
+		lease := func(holder uint64, n int64) (Lease, int64) {
+			sent := slow.Now()
+			l, err := store.Lease(t.Context(), Ask{
+				Key: "k", ID: bucket.LeaseID{Holder: holder, Seq: 1}, Limits: MustLimits("1000/s burst 100", ""),
+				Need: requests(n), Want: requests(n),
+			})
+			require.NoError(t, err)
+			require.True(t, l.OK)
+			return l, sent
+		}
+		var h hand
+		l, sent := lease(1, 100)
+		h.add(l, sent, slow.Now())
+		time.Sleep(bucket.TTL + 10*time.Millisecond) // it was stopped
+		lease(2, 10)
+		assert.False(t, h.spend(slow.Now(), requests(100)), "110 requests at once are over a burst of 100")
+		require.NoError(t, store.Close())
+	})
+}
+
 // What is promised ahead of its refill is not spent before that, by a fast
 // clock either.
 func TestPromisedQuotaRipens(t *testing.T) {

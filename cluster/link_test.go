@@ -1,0 +1,66 @@
+package cluster
+
+import (
+	"bufio"
+	"encoding/binary"
+	"net"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/turn"
+)
+
+// Answers come in any order, also after their asks have been given up. A grant
+// that is taken for that of a later ask would be valid for too long.
+func TestAnAnswerGoesToItsAsk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		l := newLink(here, "leader")
+		go l.run(bufio.NewReader(here))
+		leader := &session{conn: there, wake: make(chan struct{}, 1)}
+		done := make(chan struct{})
+		go leader.write(done)
+		seqs := make(map[string]uint64) // as sent, by key
+		go func() {
+			r := bufio.NewReader(there)
+			for buf := []byte(nil); ; {
+				kind, body, err := readFrame(r, &buf)
+				if err != nil {
+					return
+				}
+				for kind == frameOps && len(body) > 0 {
+					n, op, _ := seq(body)
+					var ask bucket.Op
+					ask, body, _ = bucket.ParseOp(op)
+					seqs[ask.(*bucket.Ask).Key] = n
+				}
+			}
+		}()
+		granted := make(map[string]int64)
+		for i, key := range []string{"a", "b", "c", "d"} {
+			go func() {
+				a, err := l.do(t.Context(), &bucket.Ask{Key: key, Need: bucket.Cost{Requests: int64(i)}})
+				assert.NoError(t, err)
+				granted[key] = a.Grant.Granted.Requests
+			}()
+			synctest.Wait()
+		}
+		answer := func(key string, n int64) {
+			leader.answer(seqs[key], turn.Answer{Result: bucket.Result{Grant: bucket.Grant{OK: true, Granted: bucket.Cost{Requests: n}}}})
+			synctest.Wait()
+		}
+		answer("c", 3)
+		leader.send(frameAnswers, append(binary.AppendUvarint(nil, 77), fateNotLeader)) // of one that was given up
+		answer("a", 1)
+		answer("d", 4)
+		answer("b", 2)
+		require.Equal(t, map[string]int64{"a": 1, "b": 2, "c": 3, "d": 4}, granted, "each has the grant that it asked for")
+		close(done)
+		here.Close()
+		there.Close()
+	})
+}
