@@ -66,6 +66,9 @@ func (a *Ask) Check() error {
 	if err := errors.Join(a.Need.Check(), a.Want.Check()); err != nil {
 		return err
 	}
+	if len(a.Done) > maxDone {
+		return fmt.Errorf("%d settlements with one ask: want at most %d", len(a.Done), maxDone)
+	}
 	for i := range a.Done {
 		if err := a.Done[i].Check(); err != nil {
 			return err

@@ -168,7 +168,7 @@ func (n *Node) remove(id raft.ServerID) error {
 func (n *Node) awaitLog(ctx context.Context, m Member, index uint64) error {
 	var last error
 	for {
-		applied, err := n.appliedAt(m.Addr)
+		applied, err := n.appliedAt(ctx, m.Addr)
 		if err == nil && applied >= index {
 			return nil
 		}
@@ -185,8 +185,8 @@ func (n *Node) awaitLog(ctx context.Context, m Member, index uint64) error {
 }
 
 // appliedAt asks the member at addr which entry it has applied last.
-func (n *Node) appliedAt(addr string) (uint64, error) {
-	body, err := n.call(addr, frameStatus, nil, frameState)
+func (n *Node) appliedAt(ctx context.Context, addr string) (uint64, error) {
+	body, err := n.call(ctx, addr, frameStatus, nil, frameState)
 	if err != nil {
 		return 0, err
 	}
@@ -199,12 +199,13 @@ func (n *Node) appliedAt(addr string) (uint64, error) {
 
 // call sends one frame to the member at addr and returns the body of the
 // answer, which is to be of the given kind.
-func (n *Node) call(addr string, kind byte, body []byte, answer byte) ([]byte, error) {
+func (n *Node) call(ctx context.Context, addr string, kind byte, body []byte, answer byte) ([]byte, error) {
 	conn, r, _, _, err := n.dialRPC(addr)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	conn.SetDeadline(time.Now().Add(changeWithin))
 	w := bufio.NewWriter(conn)
 	if err := errors.Join(writeFrame(w, kind, body), w.Flush()); err != nil {
@@ -271,7 +272,7 @@ func (n *Node) tryToLeave(ctx context.Context) error {
 		if addr == n.port.Addr() || ctx.Err() != nil {
 			continue
 		}
-		text, err := n.call(addr, frameLeave, []byte(n.id), frameLeft)
+		text, err := n.call(ctx, addr, frameLeave, []byte(n.id), frameLeft)
 		if err == nil && len(text) == 0 {
 			return nil
 		}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"sync"
 	"testing"
@@ -295,4 +296,37 @@ type deaf struct{ *choked.Local }
 func (deaf) Lease(ctx context.Context, _ bucket.Ask) (bucket.Lease, error) {
 	<-ctx.Done()
 	return bucket.Lease{}, ctx.Err()
+}
+
+// What serves the requests need not know of all that are under way: of an HTTP/2
+// connection that is gone, for one.
+func TestShutdownWaitsForRequestsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, nil)
+		body, w := io.Pipe()
+		r := postJSON("/v1/lease", wants(1, 1))
+		text, err := io.ReadAll(r.Body)
+		require.NoError(t, err)
+		r.Body = body
+		asked := d.start(r)
+		synctest.Wait()
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			assert.NoError(t, d.Shutdown(t.Context()))
+		}()
+		synctest.Wait()
+		select {
+		case <-over:
+			t.Error("it has shut down, and is about to ask the store")
+		default:
+		}
+		_, err = w.Write(text)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		<-asked.done
+		<-over
+		assert.Equal(t, 503, d.do(get("/v1/status")).Code, "nothing begins any more")
+		d.store.Close()
+	})
 }

@@ -85,7 +85,8 @@ type Server struct {
 	drain  context.CancelFunc
 	ctx    context.Context // of what the server has under way at the store
 	cancel context.CancelFunc
-	work   sync.WaitGroup // what goes on after an answer
+	mu     sync.Mutex     // held to begin a request, and to drain
+	work   sync.WaitGroup // requests, and what goes on after an answer
 }
 
 // New returns a server over cfg.Store. It is a handler; or see [Server.Serve].
@@ -144,14 +145,30 @@ func (s *Server) SayNotReady() { s.leaving.Store(true) }
 
 // Drain turns away requests from now on, those that wait for quota included,
 // and is not ready any more.
-func (s *Server) Drain() { s.drain() }
+func (s *Server) Drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drain()
+}
+
+// begin reports whether a request may be served, whose end is to be told to
+// s.work.
+func (s *Server) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open.Err() != nil {
+		return false
+	}
+	s.work.Add(1)
+	return true
+}
 
 // Shutdown drains, and returns when what was under way has ended, the store
 // included. If that is not before ctx ends, it cuts it off and returns the
 // error of ctx. It may be called twice.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.drain()
-	err := s.http.Shutdown(ctx)
+	s.Drain()
+	err := s.http.Shutdown(ctx) // it does not wait for requests whose connection is gone
 	if err != nil {
 		err = errors.Join(err, s.http.Close())
 	}
@@ -252,10 +269,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) serve(route route, w *answer, r *http.Request) {
 	c := &call{Request: r, w: w}
 	if !route.open {
-		if s.open.Err() != nil {
+		if !s.begin() {
 			s.fail(w, closing)
 			return
 		}
+		defer s.work.Done()
 		var err *httpapi.Error
 		if c.tenant, err = s.admit(r); err != nil {
 			switch err.Code {
