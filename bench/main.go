@@ -50,6 +50,7 @@ var parts = []part{
 	{"growth", "How cost grows", growth},
 	{"first", "The first admission under a key, three nodes that write to disk", first},
 	{"many", "Many keys, many workers", many},
+	{"service", "The service over HTTP", service},
 	{"state", "1,000,000 live keys", state},
 	{"idle", "A cluster without work", idle},
 }

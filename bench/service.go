@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/server"
+)
+
+// service measures the acquire of the HTTP service: what curl, or another
+// language, asks for each call.
+func service(ctx context.Context, c config) ([]table, error) {
+	t := table{
+		note: "64 clients with connections that are kept, each on a key of its own with quota for all, with a bearer token, over loopback for 5 s. The clients are in the same process and take a part of the CPU.",
+		head: []string{"buckets kept", "calls a second", "p50", "p99"},
+	}
+	nodes, stop, err := startNodes(ctx, 3, false)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	local := choked.NewLocal()
+	defer local.Close()
+	for _, s := range []struct {
+		name  string
+		store choked.Store
+	}{{"in memory", local}, {"by a cluster of three, asked at the first", nodes[0]}} {
+		took, err := acquires(ctx, s.store, 64, 5*time.Second)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
+		}
+		t.row(s.name, fmt.Sprintf("%.0f", float64(len(took))/5), quantile(took, 0.5), quantile(took, 0.99))
+	}
+	return []table{t}, nil
+}
+
+// acquires has clients call a service over store for d, and returns how long
+// each call took.
+func acquires(ctx context.Context, store choked.Store, clients int, d time.Duration) (took []time.Duration, err error) {
+	dir, err := os.MkdirTemp("", "choked-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	token, hash := server.NewToken()
+	file := filepath.Join(dir, "tokens")
+	if err := os.WriteFile(file, []byte(hash+" bench\n"), 0o600); err != nil {
+		return nil, err
+	}
+	tokens, err := server.OpenTokens(file, nil)
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	s := server.New(server.Config{Store: store, Tokens: tokens})
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	defer func() { err = errors.Join(err, s.Shutdown(ctx), <-served) }()
+
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: clients}}
+	defer client.CloseIdleConnections()
+	each := make([][]time.Duration, clients)
+	errs := make([]error, clients)
+	var wg sync.WaitGroup
+	for i := range clients {
+		wg.Go(func() {
+			url := fmt.Sprintf("http://%s/choked/acquire?key=k%d&request_capacity=1000000&request_refill_rate=1000000.0&token_capacity=1000000000&token_refill_rate=1000000000.0&requests_needed=1&tokens_needed=10", l.Addr(), i)
+			r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+			if err != nil {
+				errs[i] = err
+				return
+			}
+			r.Header.Set("Authorization", "Bearer "+token)
+			for end := time.Now().Add(d); ; {
+				begun := time.Now()
+				if begun.After(end) {
+					return
+				}
+				response, err := client.Do(r)
+				if err != nil {
+					errs[i] = err
+					return
+				}
+				io.Copy(io.Discard, response.Body)
+				response.Body.Close()
+				if response.StatusCode != http.StatusOK {
+					errs[i] = errors.New(response.Status)
+					return
+				}
+				each[i] = append(each[i], time.Since(begun))
+			}
+		})
+	}
+	wg.Wait()
+	return slices.Concat(each...), errors.Join(errs...)
+}
