@@ -16,7 +16,7 @@ import (
 
 // Bounds of what is decoded.
 const (
-	maxDone   = 1 << 16
+	maxDone   = 1 << 10
 	maxDrips  = 2 * maxRates
 	maxError  = 1 << 10
 	maxLeases = 1 << 20

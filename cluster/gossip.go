@@ -180,7 +180,7 @@ func (g *gossip) stranger(name, addr string, m meta) error {
 	if name == g.id || m.Cluster == "" || g.self.Cluster == "" || m.Cluster == g.self.Cluster {
 		return nil
 	}
-	return fmt.Errorf("member %q at %s is of cluster %s, and this node of %s", m.Name, addr, m.Cluster, g.self.Cluster)
+	return fmt.Errorf("member %q at %s is of cluster %.64q, and this node of %.64q", m.Name, addr, m.Cluster, g.self.Cluster)
 }
 
 // NotifyAlive implements [memberlist.AliveDelegate].

@@ -102,6 +102,9 @@ var faults = []fault{
 		}
 		return nil, nil
 	}},
+	{"starve", func(s *storm, slot int) (func() error, error) { // as on a machine that has too much to do
+		return s.repeat(60*time.Millisecond, s.Slot(slot).Pause, s.Slot(slot).Resume)
+	}},
 	{"kill all", func(s *storm, _ int) (func() error, error) {
 		var errs []error
 		for slot := range s.Hosts {
@@ -131,6 +134,23 @@ var networkFaults = []fault{
 	{"deafen", func(s *storm, slot int) (func() error, error) {
 		return s.net.Heal, s.net.Deaf(slot, s.others(slot)...)
 	}},
+	{"flap", func(s *storm, slot int) (func() error, error) {
+		return s.repeat(200*time.Millisecond, func() error { return s.net.Cut([]int{slot}, s.others(slot)) }, s.net.Heal)
+	}},
+	{"ring", func(s *storm, _ int) (func() error, error) { // each reaches its neighbours only
+		var errs []error
+		n := len(s.Hosts)
+		for i := range n {
+			var far []int
+			for j := range n {
+				if d := (i - j + n) % n; d > 1 && d < n-1 {
+					far = append(far, j)
+				}
+			}
+			errs = append(errs, s.net.Deaf(i, far...))
+		}
+		return s.net.Heal, errors.Join(errs...)
+	}},
 	{"deafen the leader", func(s *storm, slot int) (func() error, error) {
 		slot = s.leader(slot)
 		return s.net.Heal, s.net.Deaf(slot, s.others(slot)...)
@@ -143,6 +163,36 @@ var networkFaults = []fault{
 		}
 		return s.net.Heal, errors.Join(errs...)
 	}},
+}
+
+// repeat does something and undoes it, over and over, until end is called.
+func (s *storm) repeat(every time.Duration, do, undo func() error) (end func() error, err error) {
+	stop, over := make(chan struct{}), make(chan error, 1)
+	go func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			if err := do(); err != nil {
+				over <- err
+				return
+			}
+			<-tick.C
+			if err := undo(); err != nil {
+				over <- err
+				return
+			}
+			select {
+			case <-stop:
+				over <- nil
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return func() error {
+		close(stop)
+		return <-over
+	}, nil
 }
 
 // strike lets the next fault happen, waits, ends it, and waits again. Each draws

@@ -13,11 +13,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/pprof"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/cluster"
@@ -95,20 +95,16 @@ type worker struct {
 // work is the whole life of a worker process. It returns the exit status.
 func work(in io.Reader, out, logs io.Writer) int {
 	signal.Ignore(os.Interrupt) // it reaches all processes of a terminal
-	before := runtime.NumGoroutine()
+	before := goleak.IgnoreCurrent()
 	if err := run(bufio.NewReader(in), json.NewEncoder(out), logs); err != nil {
 		fmt.Fprintln(logs, "worker:", err)
 		return 1
 	}
-	for range 100 {
-		if runtime.NumGoroutine() <= before+1 { // the reader of orders
-			return 0
-		}
-		time.Sleep(20 * time.Millisecond)
+	if err := goleak.Find(before); err != nil {
+		fmt.Fprintln(logs, "worker:", err)
+		return 3
 	}
-	fmt.Fprintf(logs, "worker: goroutines are left over\n")
-	pprof.Lookup("goroutine").WriteTo(logs, 1) //nolint:errcheck // it is the last word
-	return 3
+	return 0
 }
 
 func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
