@@ -232,6 +232,20 @@ var redisRate = team{name: "redis_rate", open: func(ctx context.Context, n int, 
 	}, nil
 }}
 
+// stopGubernator gives up waiting after a while: now and then its daemons hang
+// when they are stopped under load.
+func stopGubernator() {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		gubercluster.Stop()
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(10 * time.Second):
+	}
+}
+
 // gubernatorTeam is three daemons in this process, the worker of each asking
 // its own.
 func gubernatorTeam(name string, behavior gubernator.Behavior) team {
@@ -252,7 +266,7 @@ func gubernatorTeam(name string, behavior gubernator.Behavior) team {
 		for _, p := range peers {
 			client, err := gubernator.DialV1Server(p.GRPCAddress, nil)
 			if err != nil {
-				gubercluster.Stop()
+				stopGubernator()
 				return nil, nil, err
 			}
 			takers = append(takers, func(ctx context.Context) (bool, time.Duration, error) {
@@ -270,6 +284,6 @@ func gubernatorTeam(name string, behavior gubernator.Behavior) team {
 				return one.Status == gubernator.Status_UNDER_LIMIT, time.Until(time.UnixMilli(one.ResetTime)), nil
 			})
 		}
-		return takers, func() error { gubercluster.Stop(); return nil }, nil
+		return takers, func() error { stopGubernator(); return nil }, nil
 	}}
 }

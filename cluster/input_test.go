@@ -230,7 +230,7 @@ func TestTwoClustersMeet(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second)
 		_, err := ones[0].gossip.list.Join([]string{ip(2) + ":7946"})
-		assert.ErrorContains(t, err, "refuses: this node is of cluster "+ones[1].cluster())
+		assert.ErrorContains(t, err, fmt.Sprintf("refuses: this node is of cluster %q", ones[1].cluster()))
 		for _, n := range ones {
 			assert.ErrorContains(t, n.Health(), "two clusters do not merge")
 			assert.Len(t, n.Members(), 1)

@@ -280,7 +280,7 @@ func (n *Node) adopt(id string) error {
 		return nil
 	}
 	if n.of != "" {
-		return fmt.Errorf("of cluster %s, not of %s", n.of, id)
+		return fmt.Errorf("of cluster %q, not of %q", n.of, id)
 	}
 	if err := n.disk.identify(n.id, id); err != nil {
 		return err
@@ -295,7 +295,7 @@ func (n *Node) adopt(id string) error {
 func (n *Node) admit(kind wire.Kind, peer wire.Hello) error {
 	of := n.cluster()
 	if of != "" && peer.Cluster != "" && of != peer.Cluster {
-		err := fmt.Errorf("this node is of cluster %s, not of %s", of, peer.Cluster)
+		err := fmt.Errorf("this node is of cluster %q, not of %q", of, peer.Cluster)
 		n.met(err)
 		return err
 	}

@@ -159,7 +159,7 @@ func (n *Node) promote(ctx context.Context, m Member) error {
 
 func (n *Node) remove(id raft.ServerID) error {
 	if err := n.raft.RemoveServer(id, 0, changeWithin).Error(); err != nil {
-		return fmt.Errorf("take the vote from %s: %w", id, err)
+		return fmt.Errorf("take the vote from %q: %w", id, err)
 	}
 	return nil
 }
@@ -277,7 +277,7 @@ func (n *Node) tryToLeave(ctx context.Context) error {
 			return nil
 		}
 		if err == nil {
-			err = fmt.Errorf("%s: %s", addr, text)
+			err = fmt.Errorf("%s: %q", addr, text)
 		}
 		errs = append(errs, err)
 	}

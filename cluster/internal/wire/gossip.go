@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -46,11 +47,13 @@ func newSeals(secrets ...Secret) (seals, error) {
 	return all, nil
 }
 
-// open returns what is in a packet, if one of the secrets has sealed it.
-func (all seals) open(packet []byte) ([]byte, bool) {
+// open returns what is in a packet, if one of the secrets has sealed it. It
+// uses space, which is to be as long as the packet: a packet that nobody sealed
+// costs no memory.
+func (all seals) open(space, packet []byte) ([]byte, bool) {
 	for _, s := range all {
-		if b, err := s.Open(nil, nil, packet, nil); err == nil {
-			return b, true
+		if b, err := s.Open(space[:0], nil, packet, nil); err == nil {
+			return bytes.Clone(b), true
 		}
 	}
 	return nil, false
@@ -73,7 +76,7 @@ func newGossipTransport(p *Port) *gossipTransport {
 // readPackets opens packets and passes them on until the socket is closed. What
 // memberlist is too busy to take is lost, as packets may be.
 func (t *gossipTransport) readPackets() {
-	buf := make([]byte, maxPacket)
+	buf, space := make([]byte, maxPacket), make([]byte, maxPacket)
 	for {
 		n, from, err := t.port.packets.ReadFrom(buf)
 		if errors.Is(err, net.ErrClosed) {
@@ -82,7 +85,7 @@ func (t *gossipTransport) readPackets() {
 		if err != nil {
 			continue
 		}
-		b, ok := t.port.seals.open(buf[:n])
+		b, ok := t.port.seals.open(space, buf[:n])
 		if !ok || len(b) == 0 {
 			continue
 		}

@@ -1,6 +1,11 @@
 package wire
 
 import (
+	"bytes"
+	"compress/lzw"
+	"encoding/binary"
+	"net"
+	"runtime"
 	"testing"
 	"testing/synctest"
 
@@ -29,16 +34,16 @@ func TestSealedPacketOpensForItsHolders(t *testing.T) {
 		packet := from[0].Seal(nil, nil, []byte("gossip"), nil)
 		assert.Len(t, packet, len("gossip")+Overhead)
 		assert.NotContains(t, string(packet), "gossip")
-		b, ok := to.open(packet)
+		b, ok := to.open(make([]byte, 100), packet)
 		assert.Equal(t, tt.opens, ok)
 		if ok {
 			assert.Equal(t, "gossip", string(b))
 		}
 		for i := range packet {
 			packet[i] ^= 1
-			_, ok := to.open(packet)
+			_, ok := to.open(make([]byte, 100), packet)
 			assert.False(t, ok, "byte %d was changed", i)
-			_, ok = to.open(packet[:i])
+			_, ok = to.open(make([]byte, 100), packet[:i])
 			assert.False(t, ok, "cut off at %d", i)
 			packet[i] ^= 1
 		}
@@ -64,5 +69,73 @@ func TestPacketsReachHoldersOfEitherSecret(t *testing.T) {
 			assert.Empty(t, p.gossip.packets)
 			assert.Empty(t, both.gossip.packets)
 		}
+	})
+}
+
+// bomb is a packet of memberlist's that says it is compressed: 31 kB that
+// become megabytes.
+func bomb(t *testing.T) []byte {
+	const size = 31_000
+	var packed bytes.Buffer
+	w := lzw.NewWriter(&packed, lzw.LSB, 8)
+	for zeros := make([]byte, 1<<16); packed.Len() < size-1000; {
+		_, err := w.Write(zeros)
+		require.NoError(t, err)
+	}
+	require.NoError(t, w.Close())
+	b := []byte("\x09\x82\xa4Algo\x00\xa3Buf\xda") // type 9: {Algo: 0, Buf: of a length of 16 bits}
+	b = binary.BigEndian.AppendUint16(b, uint16(packed.Len()))
+	return append(b, packed.Bytes()...)
+}
+
+// allocated is how many bytes f allocates, with all that goes on meanwhile.
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// Twenty of them, from who does not hold the secret, cost less than they have in
+// them: nobody looks inside.
+func TestBombsOfStrangersAllocateLittle(t *testing.T) {
+	packet := bomb(t)
+	cfg := host{System, "127.0.0.1"}.config("a")
+	cfg.Previous = []Secret{"b", "c"}
+	victim := open(t, cfg)
+	friend := open(t, host{System, "127.0.0.1"}.config("b"))
+	forger, err := newSeals("not one of them")
+	require.NoError(t, err)
+	sealed := forger[0].Seal(nil, nil, packet, nil)
+	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer socket.Close()
+	to, err := net.ResolveUDPAddr("udp", victim.Addr())
+	require.NoError(t, err)
+	for name, forged := range map[string][]byte{"as it is": packet, "sealed with another secret": sealed} {
+		assert.Less(t, allocated(func() {
+			for i := range 20 {
+				_, err := socket.WriteTo(forged, to)
+				require.NoError(t, err)
+				_, err = friend.Gossip().WriteTo([]byte{byte(i)}, victim.Addr()) // after which it is surely read
+				require.NoError(t, err)
+				require.Equal(t, []byte{byte(i)}, (<-victim.Gossip().PacketCh()).Buf, name)
+			}
+		}), uint64(1<<20), name)
+	}
+}
+
+// One from a member, to show that it is what it is called.
+func TestABombOfAMemberIsOne(t *testing.T) {
+	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
+		victim, friend := open(t, at(1).config("a")), open(t, at(2).config("a"))
+		gossip(t, "victim", victim)
+		packet := bomb(t)
+		assert.Greater(t, allocated(func() {
+			_, err := friend.Gossip().WriteTo(packet, victim.Addr())
+			require.NoError(t, err)
+			synctest.Wait()
+		}), uint64(5<<20))
 	})
 }

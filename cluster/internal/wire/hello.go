@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 )
 
 // Hello is what both sides of a stream say first.
@@ -86,9 +87,20 @@ func greet(rw io.ReadWriter, addr string, self Hello) (Hello, error) {
 		return Hello{}, err
 	}
 	if reason != "" {
-		return Hello{}, &RefusedError{Addr: addr, Reason: reason}
+		return Hello{}, &RefusedError{Addr: addr, Reason: printable(reason)}
 	}
 	return peer, nil
+}
+
+// printable is s with a mark in place of all that could do harm on a screen or
+// in a log.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
 }
 
 // receive is the accepting side's part. A peer that admit does not admit is

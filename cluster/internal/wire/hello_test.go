@@ -144,6 +144,7 @@ func TestRefusalIsHeard(t *testing.T) {
 		{"refused", errors.New("go off"), "go off"},
 		{"for no reason", errors.New(""), "no reason given"},
 		{"at length", errors.New(strings.Repeat("x", 300)), strings.Repeat("x", 255)},
+		{"with what could do harm", errors.New("go\n\x1b[2J\x00off <b>"), "go\ufffd\ufffd[2J\ufffdoff <b>"},
 		{"not cut within a letter", errors.New(strings.Repeat("é", 300)), strings.Repeat("é", 127)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

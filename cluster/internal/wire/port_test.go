@@ -179,21 +179,21 @@ func member(t *testing.T, secret Secret, kinds ...string) *tls.Config {
 	return cfg
 }
 
-// impostor is a member whose certificate nobody vouches for. It is made longer
-// by ballast.
-func impostor(t *testing.T, ballast int) *tls.Config {
-	cert := selfSigned(t, ballast)
+// impostor is a member whose certificate nobody vouches for, and says that it is
+// of some unit.
+func impostor(t *testing.T, unit string) *tls.Config {
+	cert := selfSigned(t, unit)
 	return &tls.Config{
 		InsecureSkipVerify: true, NextProtos: kinds, Certificates: []tls.Certificate{cert},
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil },
 	}
 }
 
-func selfSigned(t *testing.T, ballast int) tls.Certificate {
+func selfSigned(t *testing.T, unit string) tls.Certificate {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	require.NoError(t, err)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: serverName, OrganizationalUnit: []string{strings.Repeat("x", ballast)}},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: serverName, OrganizationalUnit: []string{unit}},
 		DNSNames: []string{serverName}, NotBefore: always, NotAfter: forever, IsCA: true, BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
@@ -229,8 +229,8 @@ func TestStrangersAreRefused(t *testing.T) {
 		{"no certificate", overTLS(hello, func(t *testing.T) *tls.Config {
 			return &tls.Config{InsecureSkipVerify: true, NextProtos: kinds}
 		}), "didn't provide a certificate"},
-		{"a certificate that nobody vouches for", overTLS(hello, func(t *testing.T) *tls.Config { return impostor(t, 0) }), "unknown authority"},
-		{"a certificate of 1 MB", overTLS(hello, func(t *testing.T) *tls.Config { return impostor(t, 1<<20) }), "exceeds maximum"},
+		{"a certificate that nobody vouches for", overTLS(hello, func(t *testing.T) *tls.Config { return impostor(t, "") }), "unknown authority"},
+		{"a certificate of 1 MB", overTLS(hello, func(t *testing.T) *tls.Config { return impostor(t, strings.Repeat("x", 1<<20)) }), "exceeds maximum"},
 		{"TLS 1.2", overTLS(hello, func(t *testing.T) *tls.Config {
 			cfg := member(t, "a", kinds...)
 			cfg.MinVersion, cfg.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
@@ -257,6 +257,49 @@ func TestStrangersAreRefused(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Nothing that a stranger says begins a line of its own in the log, or speaks to
+// the terminal that shows it.
+func TestStrangersCannotForgeLogLines(t *testing.T) {
+	const weapon = "\nlevel=ERROR msg=forged\x1b[2J\x00<script>"
+	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
+		var log journal
+		cfg := at(1).config("a")
+		cfg.Logger = log.logger()
+		cfg.Admit = func(Kind, Hello) error { return errors.New("not " + weapon) }
+		p := open(t, cfg)
+		for name, say := range map[string]func(raw net.Conn){
+			"bytes": func(raw net.Conn) { io.WriteString(raw, weapon) },
+			"protocols": func(raw net.Conn) {
+				tls.Client(raw, member(t, "a", weapon)).Handshake()
+			},
+			"a server name": func(raw net.Conn) {
+				cfg := member(t, "b", kinds...)
+				cfg.ServerName = weapon
+				tls.Client(raw, cfg).Handshake()
+			},
+			"a certificate": func(raw net.Conn) {
+				tls.Client(raw, impostor(t, weapon)).Handshake()
+			},
+			"a hello": func(raw net.Conn) {
+				io.WriteString(tls.Client(raw, member(t, "a", kinds...)), weapon)
+			},
+			"ids": func(raw net.Conn) {
+				tls.Client(raw, member(t, "a", kinds...)).Write(appendHello(nil, Hello{Cluster: weapon, Node: weapon}))
+			},
+		} {
+			raw := dial(t, at(2), p)
+			before := log.String()
+			say(raw)
+			ended(raw)
+			said := strings.TrimPrefix(log.String(), before)
+			assert.Contains(t, said, "stream refused", name)
+			assert.Equal(t, 1, strings.Count(said, "\n"), "%s: %s", name, said)
+			assert.NotContains(t, said, "\x1b", name)
+			assert.NotContains(t, said, "\x00", name)
+		}
+	})
 }
 
 // What the strangers above are refused for, they would come in by.
@@ -394,7 +437,7 @@ func TestDialSaysNothingToStrangers(t *testing.T) {
 		defer l.Close()
 		for name, cfg := range map[string]*tls.Config{
 			"another secret": member(t, "b", kinds...),
-			"self-signed":    impostor(t, 0),
+			"self-signed":    impostor(t, ""),
 		} {
 			cfg.ClientAuth, cfg.ClientCAs = tls.NoClientCert, nil
 			heard := make(chan []byte, 1)

@@ -38,7 +38,7 @@ func (l raftLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.
 	}
 	if c.Peer.Node != node {
 		c.cut()
-		return nil, fmt.Errorf("dial %s: node %s is there now, not %s", addr, c.Peer.Node, node)
+		return nil, fmt.Errorf("dial %s: node %q is there now, not %q", addr, c.Peer.Node, node)
 	}
 	return c, nil
 }
