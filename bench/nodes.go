@@ -10,8 +10,8 @@ import (
 
 	"github.com/go-redis/redis_rate/v10"
 	"github.com/gubernator-io/gubernator/v2"
-	gubercluster "github.com/gubernator-io/gubernator/v2/cluster"
 	"github.com/redis/go-redis/v9"
+	"github.com/sirupsen/logrus"
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/cluster"
@@ -232,18 +232,40 @@ var redisRate = team{name: "redis_rate", open: func(ctx context.Context, n int, 
 	}, nil
 }}
 
-// stopGubernator gives up waiting after a while: now and then its daemons hang
-// when they are stopped under load.
-func stopGubernator() {
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		gubercluster.Stop()
-	}()
-	select {
-	case <-stopped:
-	case <-time.After(10 * time.Second):
+// startGubernator starts a daemon at each of the peers. stop gives up waiting
+// after a while: now and then a daemon hangs when it is stopped after load.
+func startGubernator(ctx context.Context, peers []gubernator.PeerInfo) (stop func(), err error) {
+	var daemons []*gubernator.Daemon
+	stop = func() {
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for _, d := range daemons {
+				d.Close()
+			}
+		}()
+		select {
+		case <-stopped:
+		case <-time.After(5 * time.Second):
+		}
 	}
+	for _, p := range peers {
+		d, err := gubernator.SpawnDaemon(ctx, gubernator.DaemonConfig{
+			Logger: logrus.WithField("instance", p.GRPCAddress), InstanceID: p.GRPCAddress,
+			GRPCListenAddress: p.GRPCAddress, HTTPListenAddress: p.HTTPAddress, AdvertiseAddress: p.GRPCAddress,
+			Behaviors: gubernator.BehaviorConfig{GlobalSyncWait: 50 * time.Millisecond, GlobalTimeout: 5 * time.Second, BatchTimeout: 5 * time.Second},
+		})
+		if err != nil {
+			stop()
+			return nil, err
+		}
+		d.PeerInfo = p
+		daemons = append(daemons, d)
+	}
+	for _, d := range daemons {
+		d.SetPeers(peers)
+	}
+	return stop, nil
 }
 
 // gubernatorTeam is three daemons in this process, the worker of each asking
@@ -259,14 +281,15 @@ func gubernatorTeam(name string, behavior gubernator.Behavior) team {
 			}
 			peers = append(peers, gubernator.PeerInfo{GRPCAddress: grpc, HTTPAddress: http})
 		}
-		if err := gubercluster.StartWith(peers); err != nil {
+		stop, err := startGubernator(ctx, peers)
+		if err != nil {
 			return nil, nil, err
 		}
 		var takers []taker
 		for _, p := range peers {
 			client, err := gubernator.DialV1Server(p.GRPCAddress, nil)
 			if err != nil {
-				stopGubernator()
+				stop()
 				return nil, nil, err
 			}
 			takers = append(takers, func(ctx context.Context) (bool, time.Duration, error) {
@@ -284,6 +307,6 @@ func gubernatorTeam(name string, behavior gubernator.Behavior) team {
 				return one.Status == gubernator.Status_UNDER_LIMIT, time.Until(time.UnixMilli(one.ResetTime)), nil
 			})
 		}
-		return takers, func() error { stopGubernator(); return nil }, nil
+		return takers, func() error { stop(); return nil }, nil
 	}}
 }
