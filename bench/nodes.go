@@ -43,11 +43,11 @@ func startNodes(ctx context.Context, n int, dirs bool) (nodes []*cluster.Node, s
 	if err != nil {
 		return nil, nil, err
 	}
-	nodes, stop, err = startNodesIn(ctx, n, dir)
+	nodes, end, err := startNodesIn(ctx, n, dir)
 	if err != nil {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	return nodes, func() error { return errors.Join(stop(), os.RemoveAll(dir)) }, nil
+	return nodes, func() error { return errors.Join(end(), os.RemoveAll(dir)) }, nil
 }
 
 // startNodesIn is startNodes, the state of each in a directory of its own in
