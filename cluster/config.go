@@ -194,7 +194,10 @@ func (cfg Config) String() string {
 		cfg.Name, cfg.Bind, cfg.Advertise, cfg.Join, cfg.Dir, cfg.Voters)
 }
 
-// GoString is String, so that no verb of package fmt shows the secrets.
+// Format implements [fmt.Formatter], so that no verb shows the secrets.
+func (cfg Config) Format(f fmt.State, _ rune) { fmt.Fprint(f, cfg.String()) }
+
+// GoString is String, for those who look for it.
 func (cfg Config) GoString() string { return cfg.String() }
 
 // LogValue implements [slog.LogValuer], without the secrets.

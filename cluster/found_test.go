@@ -153,3 +153,27 @@ func TestAColdStartComesOnce(t *testing.T) {
 		require.NoError(t, choke.Close())
 	})
 }
+
+// Two that have different lists of seeds, each with itself first, meet before
+// either has founded a cluster. Then both do, and neither takes the other for a
+// member any longer.
+func TestFoundersThatMeetBeforeTheyFoundStayApart(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		var nodes []*Node
+		for i := range 2 {
+			cfg := c.config(1 + i)
+			cfg.Join = []string{ip(1+i) + ":7946", ip(2-i) + ":7946"}
+			nodes = append(nodes, c.start(cfg))
+		}
+		c.await("both have founded", func() bool { return nodes[0].cluster() != "" && nodes[1].cluster() != "" })
+		time.Sleep(10 * time.Second)
+		for i, n := range nodes {
+			t.Log(n.cluster(), n.Members())
+			assert.Len(t, n.Members(), 1)
+			assert.ErrorContains(t, n.Health(), "two clusters do not merge")
+			l, err := n.Lease(t.Context(), oneRequest("k", uint64(i)))
+			assert.NoError(t, err)
+			assert.True(t, l.OK)
+		}
+	})
+}

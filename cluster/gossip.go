@@ -183,9 +183,14 @@ func (g *gossip) stranger(name, addr string, m meta) error {
 	return fmt.Errorf("member %q at %s is of cluster %.64q, and this node of %.64q", m.Name, addr, m.Cluster, g.self.Cluster)
 }
 
-// NotifyAlive implements [memberlist.AliveDelegate].
+// NotifyAlive implements [memberlist.AliveDelegate]. A member that was of no
+// cluster when it came may turn out to be of another one.
 func (g *gossip) NotifyAlive(n *memberlist.Node) error {
-	return g.stranger(n.Name, n.Address(), readMeta(n.Meta))
+	err := g.stranger(n.Name, n.Address(), readMeta(n.Meta))
+	if err != nil {
+		g.NotifyLeave(n)
+	}
+	return err
 }
 
 // NotifyMerge implements [memberlist.MergeDelegate].

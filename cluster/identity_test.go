@@ -42,10 +42,8 @@ func formerSelf(t *testing.T, c *fleet) {
 	// is left who could tell, so nobody may decide.
 	c.net.Split([]string{host(a)}, []string{host(b)})
 	c.net.Join([]string{host(behind)}, []string{host(b)})
-	cfg := b.cfg
 	c.crash(b)
-	cfg.network = c.net.Host(host(b))
-	c.start(cfg)
+	c.start(c.config(2))
 	time.Sleep(10 * time.Second)
 	l, err = ask(behind, 2)
 	assert.ErrorIs(t, err, choked.ErrNoQuorum)

@@ -108,6 +108,7 @@ func (n *Node) open() (err error) {
 		Secret: wire.Secret(n.cfg.Secret), Previous: previous,
 		Hello: n.hello, Admit: n.admit, Refused: n.refused, Logger: n.cfg.Logger,
 	})
+	n.cfg.Secret, n.cfg.PreviousSecrets = "", nil // the port has keys, and what prints a Node prints no secret
 	if err != nil {
 		return err
 	}
