@@ -4,83 +4,142 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
-	"runtime"
+	"fmt"
+	"io"
+	"net"
+	"strings"
 	"testing"
+	"time"
 
-	"github.com/stretchr/testify/assert"
+	"github.com/hashicorp/memberlist"
+	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/fsm"
+	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/turn"
 )
 
-func frame(kind byte, body []byte) []byte {
-	var b bytes.Buffer
-	w := bufio.NewWriter(&b)
-	writeFrame(w, kind, body) //nolint:errcheck // in memory
+// said is a stream whose other side has said all it will.
+type said struct{ io.Reader }
+
+func (said) Write(b []byte) (int, error)      { return len(b), nil }
+func (said) Close() error                     { return nil }
+func (said) LocalAddr() net.Addr              { return nil }
+func (said) RemoteAddr() net.Addr             { return nil }
+func (said) SetDeadline(time.Time) error      { return nil }
+func (said) SetReadDeadline(time.Time) error  { return nil }
+func (said) SetWriteDeadline(time.Time) error { return nil }
+
+func frames(bodies ...string) []byte { // each with its kind first
+	var out bytes.Buffer
+	w := bufio.NewWriter(&out)
+	for _, b := range bodies {
+		writeFrame(w, b[0], []byte(b[1:])) //nolint:errcheck // to memory
+	}
 	w.Flush()
-	return b.Bytes()
+	return out.Bytes()
 }
 
-// Whatever comes, a frame is read as it was sent, or is an error.
+// Whatever a member sends, the leader goes on: what it cannot read ends the
+// stream, and what it can is decided, and can be read back from the log. The
+// same bytes, sent by a leader, end its client's stream at the latest with
+// their own end.
 func FuzzFrames(f *testing.F) {
-	ask := oneRequest("k", 1)
-	op := bucket.AppendOp([]byte{7}, &ask)
-	f.Add(append(frame(frameOps, op), frame(framePing, nil)...))
-	f.Add([]byte{0x7f, 0xff, 0xff, 0xff, 'o'})
-	f.Add([]byte{0, 0, 0, 0})
+	op := func(seq byte, op bucket.Op) string { return string(bucket.AppendOp([]byte{seq}, op)) }
+	one := oneRequest("k", 1)
+	other := oneRequest("k", 2)
+	other.MaxWait, other.Need.Requests = time.Hour, 10
+	other.Done = []bucket.Settlement{{Key: "k", ID: one.ID, Spent: bucket.Cost{Requests: 5}}, {Key: "other"}}
+	f.Add(frames("p", "s", "lsomebody"))
+	f.Add(frames("o"+op(1, &one)+op(2, &other), "p", "c\x02", "o"+op(3, &bucket.Settlement{Key: "k", ID: one.ID})))
+	f.Add(frames("o" + op(1, &bucket.Adjustment{Key: "k", Limits: one.Limits, Charge: one.Need, Empty: time.Second}) + op(1, &bucket.ColdStart{}) + op(9, &other)))
+	f.Add(frames("R\x01", "A\x01\x00\x02"+string(bucket.AppendResult(nil, bucket.Result{Err: bucket.ErrClosed})), "P"))
+	f.Add(frames("A\x01\x01\x02\x02\x03\x00\x00"+string(bucket.AppendResult(nil, bucket.Result{Grant: bucket.Grant{OK: true, Granted: one.Need, Drips: []bucket.Drip{{Ready: 1, N: 1, Per: 1}}}})), "R\x00"))
+	f.Add([]byte("\x7f\xff\xff\xffo"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r := bufio.NewReader(bytes.NewReader(b))
-		for at, buf := 0, []byte(nil); ; {
-			kind, body, err := readFrame(r, &buf)
-			if err != nil {
-				return
-			}
-			again := frame(kind, body)
-			require.Equal(t, b[at:at+len(again)], again)
-			at += len(again)
-			l := &link{pending: nil}
-			for len(body) > 0 && kind == frameAnswers && err == nil {
-				body, err = l.answer(body)
-			}
-			for len(body) > 0 && kind == frameOps && err == nil {
-				if _, body, err = seq(body); err == nil {
-					_, body, err = bucket.ParseOp(body)
-				}
-			}
+		leads(t, b)
+		l := newLink(said{}, "leader")
+		for n := range uint64(4) {
+			l.pending[n] = make(chan turn.Answer, 1)
 		}
+		require.Error(t, l.read(bufio.NewReader(bytes.NewReader(b))))
 	})
 }
 
-func TestAFramesLengthIsNotBelieved(t *testing.T) {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for range 100 {
-		var buf []byte
-		_, _, err := readFrame(bufio.NewReader(bytes.NewReader([]byte{0x80, 0, 0, 0, frameOps})), &buf)
-		require.ErrorContains(t, err, "frame of 2147483648 bytes: want 1 to 1048576")
-	}
-	runtime.ReadMemStats(&after)
-	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(5<<20), "bytes, for 2 GiB that are announced")
+// leads has a leader without others be sent b, decide what is in it, and give up
+// leadership.
+func leads(t *testing.T, b []byte) {
+	replica := newReplica(boottime.New())
+	a := newAuthority(nil, replica)
+	s := &session{conn: said{bytes.NewReader(b)}, authority: a, wake: make(chan struct{}, 1)}
+	s.serve(func(kind byte, _ []byte) (byte, []byte) {
+		if kind != frameStatus && kind != frameLeave {
+			return 0, nil
+		}
+		a.decideAll(t, 1) // as it does at any time
+		return frameState, nil
+	})
+	a.decideAll(t, 1)
+	a.decideAll(t, int64(2*time.Hour))
+	a.view(func() { a.line.Fail(replica.now(), nil, errNotLeader) })
 }
 
-// What a member says of itself is shown to people and compared: it is of the
-// form that it should be, or nothing of it counts.
-func FuzzMeta(f *testing.F) {
-	for _, m := range []meta{{Name: "worker-1", Cluster: "c", Leader: true}, {Name: "\x1b[31m"}, {Name: "<script>"}, {}} {
-		b, err := json.Marshal(m)
-		if err != nil {
-			f.Fatal(err)
+// decideAll is a round of [authority.run], with the log cut short.
+func (a *authority) decideAll(t *testing.T, now int64) {
+	a.accept(now)
+	for range 1000 {
+		var batch []*turn.Entry
+		a.view(func() { batch = a.line.Take(now, maxBatch) })
+		if len(batch) == 0 {
+			return
 		}
+		entry := fsm.Entry{At: now}
+		for _, e := range batch {
+			entry.Ops = append(entry.Ops, e.Op)
+		}
+		results, ok := a.replica.Apply(&raft.Log{Term: 1, Data: entry.Encode()}).([]bucket.Result)
+		require.True(t, ok, "an entry that this node wrote and cannot read")
+		a.view(func() {
+			for i, e := range batch {
+				a.line.Resolve(now, e, results[i])
+			}
+		})
+	}
+	require.Fail(t, "it does not come to rest")
+}
+
+// What a member says of itself is taken as it is meant, or as nothing.
+func FuzzMeta(f *testing.F) {
+	for _, m := range []meta{{}, {Name: "worker-1"}, {Cluster: "0123456789abcdef", Name: "a.b_c-d", Leader: true, Voter: true}, {Name: "x", Sick: true, Leaving: true}} {
+		b, err := json.Marshal(m)
+		require.NoError(f, err)
 		f.Add(b)
 	}
-	f.Add([]byte(`{"n":"a","c":{}}`))
+	f.Add([]byte(`{"n":"a\nb"}`))
+	f.Add([]byte(`{"n":"ok","c":"\u001b[2J"}`))
+	f.Add([]byte(`{"c":"` + strings.Repeat("x", 65) + `","n":"x"}`))
+	f.Add([]byte(`[[[[[[[[`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m := readMeta(b)
 		if m.Name == "?" {
 			require.Equal(t, meta{Name: "?"}, m)
-			return
+		} else {
+			require.Regexp(t, nameForm, m.Name)
+			require.LessOrEqual(t, len(m.Cluster), 64)
+			again, err := json.Marshal(m)
+			require.NoError(t, err)
+			require.Equal(t, m, readMeta(again))
 		}
-		require.Regexp(t, nameForm, m.Name)
-		require.LessOrEqual(t, len(m.Cluster), 64)
+		g := &gossip{id: "self", self: meta{Cluster: "ours", Name: "self"}, poke: func() {}, alive: make(map[string]known)}
+		node := &memberlist.Node{Name: "peer", Addr: net.IPv4(10, 0, 0, 1), Port: 7946, Meta: b}
+		stranger := g.NotifyAlive(node)
+		require.Equal(t, m.Cluster != "" && m.Cluster != "ours", stranger != nil)
+		require.Equal(t, stranger != nil, g.NotifyMerge([]*memberlist.Node{node}) != nil)
+		g.NotifyJoin(node)
+		require.NotRegexp(t, `[\x00-\x1f\x7f]`, fmt.Sprint(g.members(), stranger))
+		g.NotifyAlive(node) //nolint:errcheck // as above
+		require.Equal(t, stranger == nil, len(g.members()) == 1)
 	})
 }

@@ -158,7 +158,7 @@ func (g *gossip) cluster() (id string, led bool) {
 // readMeta returns what b says, or nothing: memberlist bounds its size.
 func readMeta(b []byte) meta {
 	var m meta
-	if json.Unmarshal(b, &m) != nil || !nameForm.MatchString(m.Name) || len(m.Cluster) > 64 {
+	if json.Unmarshal(b, &m) != nil || !nameForm.MatchString(m.Name) || m.Cluster != "" && !nameForm.MatchString(m.Cluster) {
 		return meta{Name: "?"}
 	}
 	return m
