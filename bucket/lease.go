@@ -52,7 +52,7 @@ type Ask struct {
 	// MaxWait is how long to wait in line for Need. Zero: decide at once.
 	MaxWait time.Duration
 
-	Done []Settlement // applied first, whatever becomes of the ask
+	Done []Settlement // applied first, whatever becomes of the ask; at most 1,024
 }
 
 // Check reports why a cannot be decided, or nil.
@@ -66,8 +66,8 @@ func (a *Ask) Check() error {
 	if err := errors.Join(a.Need.Check(), a.Want.Check()); err != nil {
 		return err
 	}
-	if len(a.Done) > maxDone {
-		return fmt.Errorf("%d settlements with one ask: want at most %d", len(a.Done), maxDone)
+	if n := len(a.Done); n > maxDone {
+		return fmt.Errorf("%d settlements with an ask: want at most %d", n, maxDone)
 	}
 	for i := range a.Done {
 		if err := a.Done[i].Check(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,7 +171,7 @@ func TestBadInput(t *testing.T) {
 		{with(func(a *Ask) { a.Want.Requests = -7 }), "-7 requests"},
 		{with(func(a *Ask) { a.Want.Requests = MaxUnits + 1 }), "1000000000001 requests"},
 		{with(func(a *Ask) { a.Done = []Settlement{{Key: "k", Spent: Cost{-1, 0}}} }), "-1 requests"},
-		{with(func(a *Ask) { a.Done = make([]Settlement, maxDone+1) }), "1025 settlements"},
+		{with(func(a *Ask) { a.Done = slices.Repeat([]Settlement{{Key: "k"}}, 1025) }), "1025 settlements"},
 		{&Settlement{Key: ""}, "key is empty"},
 		{&Settlement{Key: "k", Spent: Cost{0, -3}}, "-3 tokens"},
 		{&Adjustment{Key: "k", Limits: limits, Return: Cost{-1, 0}}, "-1 requests"},

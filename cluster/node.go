@@ -42,6 +42,7 @@ type Node struct {
 	authority atomic.Pointer[authority] // not nil while this node leads
 	router    router
 	news      chan struct{} // holds one when gossip, or Raft, has news
+	returns   chan struct{} // holds one for each lease that is being given back
 
 	ctx    context.Context // ends when the node closes
 	cancel context.CancelFunc
@@ -68,7 +69,7 @@ func Start(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("choked: cluster: %w", err)
 	}
-	n := &Node{cfg: cfg, clock: cfg.clock, news: make(chan struct{}, 1), gone: make(map[string]bool)}
+	n := &Node{cfg: cfg, clock: cfg.clock, news: make(chan struct{}, 1), returns: make(chan struct{}, maxReturns), gone: make(map[string]bool)}
 	n.router.changed = make(chan struct{})
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.close = sync.OnceValue(n.shutdown)

@@ -110,7 +110,7 @@ func (n *Node) findLeader() (*link, *bufio.Reader, error) {
 			continue
 		}
 		asked[addr] = true
-		conn, reader, leads, hint, err := n.dialRPC(addr)
+		conn, reader, leads, hint, err := n.dialRPC(n.ctx, addr)
 		if err != nil {
 			why = errors.Join(why, err)
 			continue
@@ -152,16 +152,19 @@ func (n *Node) whereToAsk() []string {
 
 // dialRPC opens a stream to the member at addr, which says first whether it
 // leads, and if not, who does.
-func (n *Node) dialRPC(addr string) (conn *wire.Conn, r *bufio.Reader, leads bool, hint string, err error) {
-	ctx, cancel := context.WithTimeout(n.ctx, dialWithin)
+func (n *Node) dialRPC(ctx context.Context, addr string) (conn *wire.Conn, r *bufio.Reader, leads bool, hint string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, dialWithin)
 	defer cancel()
 	if conn, err = n.port.Dial(ctx, wire.RPC, addr); err != nil {
 		return nil, nil, false, "", err
 	}
+	stays := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	r = bufio.NewReaderSize(conn, 32<<10)
-	conn.SetReadDeadline(time.Now().Add(dialWithin))
 	var buf []byte
 	kind, body, err := readFrame(r, &buf)
+	if !stays() {
+		err = context.Cause(ctx)
+	}
 	if err == nil && (kind != frameRole || len(body) < 1) {
 		err = fmt.Errorf("frame of kind %q where a role is expected", kind)
 	}
@@ -169,6 +172,5 @@ func (n *Node) dialRPC(addr string) (conn *wire.Conn, r *bufio.Reader, leads boo
 		conn.Close()
 		return nil, nil, false, "", fmt.Errorf("ask %s: %w", addr, err)
 	}
-	conn.SetReadDeadline(time.Time{})
 	return conn, r, body[0] == 1, string(body[1:]), nil
 }

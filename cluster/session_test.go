@@ -2,7 +2,11 @@ package cluster
 
 import (
 	"context"
+	"math"
+	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -46,5 +50,102 @@ func TestACancelThatCrossesTheGrant(t *testing.T) {
 			})
 			assert.Zero(t, leased, "still leased, cancelled after %d ms", 40+seq*8)
 		}
+	})
+}
+
+// A caller gives up after its leader was cut off from it, and cannot know
+// whether its ask was granted. What was goes back as soon as there is a way.
+func TestWhatMayHaveBeenGrantedGoesBack(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		leader := c.leader()
+		client := nodes[0]
+		if client == leader {
+			client = nodes[1]
+		}
+		leased := func() (sum choked.Cost) {
+			leader.replica.View(func(t *bucket.Table) {
+				if b := t.Get("k"); b != nil {
+					sum = b.Leased(leader.replica.now())
+				}
+			})
+			return sum
+		}
+		hosts := func(n *Node) []string { return []string{n.cfg.Bind[:len(n.cfg.Bind)-len(":7946")]} }
+		ask := oneRequest("k", 1)
+		ask.Limits, ask.MaxWait = choked.MustLimits("1/s", ""), time.Minute
+		l, err := client.Lease(t.Context(), ask)
+		require.NoError(t, err)
+		require.NoError(t, client.Settle(t.Context(), []bucket.Settlement{{Key: "k", ID: l.ID, Spent: l.Granted}}))
+		ask.ID.Seq++ // what it gets is promised, and lives for three seconds
+		c.net.Faults(20*time.Millisecond, 0, 0)
+
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 1300*time.Millisecond)
+		defer cancel()
+		time.AfterFunc(30*time.Millisecond, func() { c.net.Split(hosts(leader), hosts(client)) }) // the ask is there, the answer is not
+		_, err = client.Lease(ctx, ask)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, 1300*time.Millisecond, time.Since(began))
+		require.Same(t, leader, c.leader(), "it leads with the third")
+		require.Equal(t, choked.Cost{Requests: 1}, leased())
+
+		c.net.Join(hosts(leader), hosts(client))
+		time.Sleep(time.Second)
+		assert.Less(t, time.Since(began), bucket.TTL+800*time.Millisecond, "it has not expired")
+		assert.Zero(t, leased())
+		assert.Empty(t, client.returns)
+	})
+}
+
+// There is an end to what is given back at a time, and to how long it takes.
+func TestWhatIsGivenBackIsBounded(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		client := nodes[0]
+		for _, n := range nodes[1:] {
+			c.crash(n)
+		}
+		time.Sleep(10 * time.Second)
+		for seq := range uint64(2 * maxReturns) {
+			ask := oneRequest("k", seq)
+			client.giveBack(&ask)
+		}
+		assert.Len(t, client.returns, maxReturns)
+		time.Sleep(bucket.TTL)
+		synctest.Wait()
+		assert.Empty(t, client.returns)
+		for seq := range uint64(maxReturns) {
+			ask := oneRequest("k", seq)
+			client.giveBack(&ask)
+		}
+		delete(c.nodes, client.Addr())
+		assert.NoError(t, client.Close(), "which ends them")
+		assert.Empty(t, client.returns)
+		client.giveBack(&bucket.Ask{})
+		assert.Empty(t, client.returns)
+	})
+}
+
+// The largest ask that there may be fits into a frame.
+func TestTheLargestAskIsSent(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		client := nodes[0]
+		if client == c.leader() {
+			client = nodes[1]
+		}
+		ask := oneRequest(strings.Repeat("k", bucket.MaxKey), 1)
+		ask.Done = slices.Repeat([]bucket.Settlement{{
+			Key: ask.Key, ID: bucket.LeaseID{Holder: math.MaxUint64, Seq: math.MaxUint64}, Spent: choked.Cost{Requests: bucket.MaxUnits, Tokens: bucket.MaxUnits},
+		}}, 1024)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		l, err := client.Lease(ctx, ask)
+		require.NoError(t, err)
+		assert.True(t, l.OK)
+		ask.Done = append(ask.Done, ask.Done[0])
+		_, err = client.Lease(ctx, ask)
+		assert.ErrorContains(t, err, "1025 settlements with an ask: want at most 1024")
 	})
 }

@@ -101,7 +101,13 @@ func (n *Node) Adjust(ctx context.Context, a bucket.Adjustment) error {
 // decide has an operation decided by whoever leads. op is called before each
 // attempt, just before it is sent. With again, an attempt whose outcome is
 // unclear is made again.
-func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (turn.Answer, error) {
+func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (answer turn.Answer, err error) {
+	var unclear *bucket.Ask // it may have been granted
+	defer func() {
+		if err != nil && unclear != nil {
+			n.giveBack(unclear)
+		}
+	}()
 	leaderless := n.clock.Now() // since when
 	for {
 		lead, err := n.leader(ctx, leaderless+int64(n.cfg.QuorumTimeout))
@@ -110,8 +116,12 @@ func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (tur
 		}
 		began := n.clock.Now()
 		try, cancel := context.WithTimeoutCause(ctx, attempt, errAgain)
-		answer, err := lead.do(try, op())
+		op := op()
+		answer, err := lead.do(try, op)
 		cancel()
+		if errors.Is(err, errUnclear) {
+			unclear, _ = op.(*bucket.Ask)
+		}
 		switch {
 		case err == nil:
 			return answer, nil
@@ -125,5 +135,30 @@ func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (tur
 		if now := n.clock.Now(); now-began > int64(lostAfter) {
 			leaderless = now - int64(lostAfter)
 		}
+	}
+}
+
+// maxReturns bounds the leases that are given back at a time.
+const maxReturns = 256
+
+// giveBack returns what ask may have been granted, though nobody waits for the
+// answer any more. It tries for as long as the lease would live.
+func (n *Node) giveBack(ask *bucket.Ask) {
+	select {
+	case n.returns <- struct{}{}:
+	default:
+		return // it expires
+	}
+	back := func() {
+		defer func() { <-n.returns }()
+		ctx, cancel := context.WithTimeout(n.ctx, bucket.TTL)
+		defer cancel()
+		none := &bucket.Settlement{Key: ask.Key, ID: ask.ID}
+		if _, err := n.decide(ctx, func() bucket.Op { return none }, true); err != nil {
+			n.log.Debug("give back a lease", "key", fmt.Sprintf("%.64q", ask.Key), "lease", ask.ID, "error", err)
+		}
+	}
+	if !n.spawn(back) {
+		<-n.returns
 	}
 }

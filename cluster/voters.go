@@ -200,13 +200,14 @@ func (n *Node) appliedAt(ctx context.Context, addr string) (uint64, error) {
 // call sends one frame to the member at addr and returns the body of the
 // answer, which is to be of the given kind.
 func (n *Node) call(ctx context.Context, addr string, kind byte, body []byte, answer byte) ([]byte, error) {
-	conn, r, _, _, err := n.dialRPC(addr)
+	ctx, cancel := context.WithTimeout(ctx, changeWithin)
+	defer cancel()
+	conn, r, _, _, err := n.dialRPC(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	conn.SetDeadline(time.Now().Add(changeWithin))
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 	w := bufio.NewWriter(conn)
 	if err := errors.Join(writeFrame(w, kind, body), w.Flush()); err != nil {
 		return nil, fmt.Errorf("ask %s: %w", addr, err)

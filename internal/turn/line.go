@@ -27,7 +27,8 @@ type Entry struct {
 	ask      *bucket.Ask // as it came; nil for a settlement or an adjustment
 	key      *queue
 	reply    func(Answer)
-	place    uint64 // in line: entries of a key are served in this order
+	done     *settling // what the ask has to settle; nil: nothing
+	place    uint64    // in line: entries of a key are served in this order
 	arrived  int64
 	deadline int64 // for an answer
 	state    state
@@ -70,6 +71,25 @@ func New(view func(*bucket.Ask) *bucket.Bucket) *Line {
 	return &Line{view: view, keys: make(map[string]*queue)}
 }
 
+// settling is the settlements that came with an ask. Whoever hears an answer to
+// the ask takes them for applied, so a refusal, which needs no deciding, waits
+// for them, and fails if they do.
+type settling struct {
+	left int // to be decided
+	err  error
+	then func() // not nil: the answer is known
+}
+
+func (s *settling) decided(a Answer) {
+	s.left--
+	if s.err == nil {
+		s.err = a.Err
+	}
+	if s.left == 0 && s.then != nil {
+		s.then()
+	}
+}
+
 // Add hands op to the line, which calls reply when it is decided. What an ask
 // has to settle goes ahead of it. An ask whose id is in line already takes that
 // place, and reply is called instead of the earlier one's.
@@ -85,9 +105,12 @@ func (l *Line) Add(now int64, op bucket.Op, reply func(Answer)) *Entry {
 	e.ask, e.state = &ask, waiting
 	e.deadline = now + int64(min(max(a.MaxWait, 0), math.MaxInt64/4))
 	l.enqueue(e)
+	if len(a.Done) > 0 {
+		e.done = &settling{left: len(a.Done)}
+	}
 	for i := range a.Done {
 		e.key.unsure = e.key.unsure || a.Done[i].Key == a.Key
-		l.Add(now, &a.Done[i], func(Answer) {})
+		l.Add(now, &a.Done[i], e.done.decided)
 	}
 	l.setWake(e.key, now)
 	return e
@@ -144,6 +167,10 @@ func (l *Line) Cancel(e *Entry) {
 		l.setWake(q, 0) // the next in line may need less
 	case taken:
 		e.state = withdrawn
+	case over:
+		if e.done != nil {
+			e.done.then = nil // it may be about to be answered
+		}
 	}
 }
 
@@ -232,10 +259,22 @@ func (l *Line) Fail(now int64, batch []*Entry, err error) {
 }
 
 func (l *Line) answer(now int64, e *Entry, r bucket.Result) {
-	if e.state != withdrawn && e.state != over {
+	wanted := e.state != withdrawn && e.state != over
+	e.state = over
+	if !wanted {
+		return
+	}
+	reply := func() {
+		if e.done != nil && e.done.err != nil {
+			r = bucket.Result{Err: e.done.err}
+		}
 		e.reply(Answer{Result: r, Waited: time.Duration(now - e.arrived)})
 	}
-	e.state = over
+	if e.done != nil && e.done.left > 0 {
+		e.done.then = reply
+	} else {
+		reply()
+	}
 }
 
 func (l *Line) setWake(q *queue, at int64) {

@@ -310,3 +310,51 @@ func TestRetryAfterIsNoPromise(t *testing.T) {
 		assert.Equal(t, 3*s, c.answers[0].Grant.RetryAfter)
 	}
 }
+
+// Who is refused takes what came with the ask for settled. So the refusal waits
+// until it is, and when that comes to nothing, so does the refusal.
+func TestARefusalWaitsForItsSettlements(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		decided bool
+		refused bool
+	}{{"decided", true, true}, {"given up", false, false}} {
+		t.Run(tt.name, func(t *testing.T) {
+			st := newStand(t)
+			l := limits(t, "10/h", "")
+			all := st.ask("all", bucket.Ask{ID: id(1, 1), Limits: l, Need: requests(10)})
+			other := st.ask("other", bucket.Ask{Key: "other", ID: id(1, 2), Limits: l, Need: requests(10)})
+			st.run()
+			require.True(t, all.granted() && other.granted())
+			next := st.ask("next", bucket.Ask{ID: id(1, 3), Limits: l, Need: requests(10), Done: []bucket.Settlement{
+				{Key: "other", ID: other.id, Spent: requests(3)}, {Key: "more", ID: id(9, 9)},
+			}})
+			batch := st.line.Take(st.now, math.MaxInt)
+			require.Len(t, batch, 2, "the settlements")
+			require.Empty(t, next.answers)
+			errLost := errors.New("lost")
+			if tt.decided {
+				for _, e := range batch {
+					require.Empty(t, next.answers)
+					st.line.Resolve(st.now, e, st.table.Apply(st.now, e.Op))
+				}
+			} else {
+				st.line.Fail(st.now, batch, errLost)
+			}
+			require.Len(t, next.answers, 1)
+			require.Equal(t, tt.refused, next.refused())
+			require.Equal(t, !tt.refused, errors.Is(next.answers[0].Err, errLost))
+		})
+	}
+}
+
+// One who is refused, and gives up before that is heard, hears nothing.
+func TestCancelledBetweenRefusalAndSettlement(t *testing.T) {
+	st := drained(t, limits(t, "10/h", ""))
+	next := st.ask("next", bucket.Ask{ID: id(1, 3), Limits: limits(t, "10/h", ""), Need: requests(10), Done: []bucket.Settlement{{Key: "more", ID: id(9, 9)}}})
+	batch := st.line.Take(st.now, math.MaxInt)
+	require.Len(t, batch, 1, "the settlement")
+	st.line.Cancel(next.Entry)
+	st.line.Resolve(st.now, batch[0], st.table.Apply(st.now, batch[0].Op))
+	require.Empty(t, next.answers)
+}
