@@ -152,10 +152,11 @@ func (n *Node) whereToAsk() []string {
 
 // dialRPC opens a stream to the member at addr, which says first whether it
 // leads, and if not, who does.
-func (n *Node) dialRPC(ctx context.Context, addr string) (conn *wire.Conn, r *bufio.Reader, leads bool, hint string, err error) {
+func (n *Node) dialRPC(ctx context.Context, addr string) (_ *wire.Conn, r *bufio.Reader, leads bool, hint string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dialWithin)
 	defer cancel()
-	if conn, err = n.port.Dial(ctx, wire.RPC, addr); err != nil {
+	conn, err := n.port.Dial(ctx, wire.RPC, addr)
+	if err != nil {
 		return nil, nil, false, "", err
 	}
 	stays := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
