@@ -3,6 +3,8 @@
 package integration
 
 import (
+	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,16 +23,18 @@ func calls(f *fleet.Fleet) (noQuorum, failed int64) {
 	return noQuorum, failed
 }
 
-// One worker alone is a cluster. Four more come, at once; all but one go again,
-// some of them killed. One comes back under the name of a dead one, without its
-// disk.
+// One worker alone is a cluster. Nineteen more come, some at a time, and nobody
+// changes any setting; all but one go again, and one of them is killed. One comes
+// back under the name of a dead one, without its disk.
 func TestChurn(t *testing.T) {
-	f := begin(t, 5)
+	const most = 20
+	f := begin(t, most)
 	f.Seeds = f.Seeds[:1]
 	join := func(slots ...int) {
 		t.Helper()
 		for _, slot := range slots {
 			_, err := f.Start(slot, func(j *fleet.Job) {
+				j.Callers = 3
 				if slot > 2 {
 					j.Dir = "" // as in a container that keeps nothing
 				}
@@ -38,23 +42,43 @@ func TestChurn(t *testing.T) {
 			require.NoError(t, err)
 		}
 		require.NoError(t, f.Whole(30*time.Second))
-		require.NoError(t, f.Served(10*time.Second, 5))
+		require.NoError(t, f.Served(20*time.Second, 5))
+	}
+	leave := func(slots ...int) {
+		t.Helper()
+		var all sync.WaitGroup
+		errs := make([]error, len(slots))
+		for i, slot := range slots {
+			p := f.Slot(slot)
+			require.NoError(t, f.Do("leave", p, func() error {
+				all.Go(func() { errs[i] = p.Leave(20 * time.Second) })
+				return nil
+			}))
+		}
+		all.Wait()
+		require.NoError(t, errors.Join(errs...))
+		require.NoError(t, f.Whole(30*time.Second))
+		require.NoError(t, f.Served(20*time.Second, 20))
 	}
 	join(0)
 	refused, _ := calls(f)
 	join(1, 2, 3, 4)
+	for slot := 5; slot < most; slot += 5 {
+		join(slot, slot+1, slot+2, slot+3, slot+4)
+	}
 
 	dead := f.Slot(3)
 	require.NoError(t, f.Do("kill a member", dead, dead.Kill))
 	join(3)
 	assert.NotEqual(t, dead.Status().ID, f.Slot(3).Status().ID, "it is another node under the same name")
 
-	for _, slot := range []int{0, 4, 1, 3} { // the founder, too
-		p := f.Slot(slot)
-		require.NoError(t, f.Do("leave", p, func() error { return p.Leave(20 * time.Second) }))
-		require.NoError(t, f.Whole(30*time.Second))
-		require.NoError(t, f.Served(10*time.Second, 20))
+	leave(0) // the founder
+	for slot := most - 5; slot >= 5; slot -= 5 {
+		leave(slot, slot+1, slot+2, slot+3, slot+4)
 	}
+	leave(4)
+	leave(1)
+	leave(3)
 	noQuorum, failed := calls(f)
 	assert.Equal(t, refused, noQuorum, "once there is a cluster, nobody is refused for want of a quorum")
 	assert.Zero(t, failed)

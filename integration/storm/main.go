@@ -40,6 +40,7 @@ type options struct {
 	network bool
 	dir     string
 	keep    bool
+	drift   int
 }
 
 func parse(args []string, out io.Writer) (o options, err error) {
@@ -50,6 +51,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f.IntVar(&o.workers, "workers", 5, "how many, 3 at least")
 	f.BoolVar(&o.network, "network", fleet.NeedsForNetwork() == nil, "give each worker a host of its own, and have the network fail, too")
 	f.StringVar(&o.dir, "dir", "", "where to keep logs and records; default: a new `directory`, removed when all went well")
+	f.IntVar(&o.drift, "drift", 0, "by how many `percent` the clocks of the workers may be fast, and the rates with them")
 	f.BoolVar(&o.keep, "keep", false, "keep it anyway")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -59,6 +61,8 @@ func parse(args []string, out io.Writer) (o options, err error) {
 		return o, fmt.Errorf("argument %q: want flags only", f.Arg(0))
 	case o.workers < 3:
 		return o, fmt.Errorf("-workers %d: want 3 or more: fewer are no majority when one fails", o.workers)
+	case o.drift < 0 || o.drift > 50:
+		return o, fmt.Errorf("-drift %d: want 0 to 50", o.drift)
 	case o.span <= 0:
 		return o, fmt.Errorf("-for %v: want more than 0", o.span)
 	}

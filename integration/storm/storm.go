@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/integration/internal/fleet"
 	"github.com/choked/choked/internal/history"
 )
@@ -29,6 +30,7 @@ const (
 type storm struct {
 	*fleet.Fleet
 	net     *fleet.Network // nil: none of its own
+	drift   int            // percent
 	rnd     *rand.Rand
 	out     io.Writer
 	began   time.Time
@@ -42,7 +44,7 @@ type storm struct {
 
 // rage runs a storm, and returns what it has broken.
 func rage(ctx context.Context, o options, out io.Writer) (err error) {
-	s := &storm{rnd: rand.New(rand.NewPCG(o.seed, 0)), out: out, counts: make(map[string]int), worst: history.Nothing}
+	s := &storm{drift: o.drift, rnd: rand.New(rand.NewPCG(o.seed, 0)), out: out, counts: make(map[string]int), worst: history.Nothing}
 	if o.network {
 		if s.net, err = fleet.NewNetwork(o.workers); err != nil {
 			return err
@@ -363,6 +365,19 @@ func (s *storm) wipe() error {
 // windows of some minutes. In the end all are checked together.
 const recent = 30_000
 
+// allowed is the limits of the key, as a clock that is fast by the drift sees
+// them.
+func (s *storm) allowed() bucket.Limits {
+	l := s.Limits
+	for _, rates := range []*bucket.Rates{&l.Requests, &l.Tokens} {
+		*rates = slices.Clone(*rates)
+		for i := range *rates {
+			(*rates)[i].Per = (*rates)[i].Per * 100 / time.Duration(100+s.drift)
+		}
+	}
+	return l
+}
+
 func (s *storm) check() error {
 	all, err := s.Records()
 	if err != nil {
@@ -370,9 +385,9 @@ func (s *storm) check() error {
 	}
 	from := max(0, len(s.checked)-recent)
 	if len(s.checked) > 0 {
-		s.worst = s.worst.Max(history.Check(all[min(from, len(all)):], s.Limits))
+		s.worst = s.worst.Max(history.Check(all[min(from, len(all)):], s.allowed()))
 	} else {
-		s.worst = s.worst.Max(history.Check(all, s.Limits))
+		s.worst = s.worst.Max(history.Check(all, s.allowed()))
 	}
 	s.checked = all
 	if s.worst.Proved > 1e-6 {
@@ -389,7 +404,7 @@ func (s *storm) sumUp() error {
 	if err != nil {
 		return err
 	}
-	s.worst = history.Check(rs, s.Limits)
+	s.worst = history.Check(rs, s.allowed())
 	var list []string
 	for _, name := range slices.Sorted(maps.Keys(s.counts)) {
 		list = append(list, fmt.Sprintf("%s %d", name, s.counts[name]))
