@@ -54,10 +54,10 @@ func (p *pool) askMore(now int64) {
 	default:
 		want = p.demand.lease()
 	}
-	want = p.limits.Limited(want).Min(p.burst).Max(need)
-	if want.IsZero() {
+	if want = p.limits.Limited(want).Min(p.burst).Max(need); want.IsZero() {
 		return
 	}
+	want = want.Max(p.least)
 	ctx, cancel := context.WithCancel(p.choke.ctx)
 	p.ask = &asking{sent: now, forWho: who, deadline: deadline, cancel: cancel, Ask: bucket.Ask{
 		Key: p.key, ID: p.choke.leaseID(), Limits: p.limits, Defined: p.defined,

@@ -14,6 +14,7 @@ const (
 	settleWithin = 50 * time.Millisecond  // when something comes back
 	spentWithin  = 200 * time.Millisecond // a little that nothing comes back of: the next ask takes it along
 	little       = 100 * time.Millisecond // of refill
+	trifle       = time.Millisecond       // of refill
 	idleAfter    = 500 * time.Millisecond // a lease goes back, if nobody needs it
 	tick         = 250 * time.Millisecond // how often leases in hand are looked over
 	spare        = 100 * time.Millisecond // before its end, a lease that is not used up goes back
@@ -32,6 +33,7 @@ type pool struct {
 	limits  Limits
 	burst   Cost
 	eager   bool // settle at once: the burst is small against the rate
+	least   Cost // to ask for: others hardly notice that it is gone
 	defined int64
 
 	mu     sync.Mutex
@@ -61,7 +63,7 @@ type pool struct {
 }
 
 func newPool(c *Choke, key string, limits Limits) *pool {
-	p := &pool{choke: c, key: key, limits: limits, burst: limits.Burst(), defined: time.Now().UnixNano()}
+	p := &pool{choke: c, key: key, limits: limits, burst: limits.Burst(), least: limits.In(trifle), defined: time.Now().UnixNano()}
 	for _, rs := range [...]bucket.Rates{limits.Requests, limits.Tokens} {
 		for _, r := range rs {
 			p.eager = p.eager || r.In(idleAfter) >= r.Burst

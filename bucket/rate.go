@@ -282,6 +282,18 @@ func (l Limits) Burst() Cost {
 	return c
 }
 
+// In is how many whole units of each kind are restored in d, at most a burst, and
+// none of a kind that is not limited.
+func (l Limits) In(d time.Duration) Cost {
+	c := l.Burst()
+	for u := range Tokens + 1 {
+		for _, r := range l.Of(u) {
+			c = c.with(u, min(c.Of(u), r.In(d)))
+		}
+	}
+	return l.Limited(c)
+}
+
 // Limited returns c without the units that l does not limit.
 func (l Limits) Limited(c Cost) Cost {
 	if len(l.Requests) == 0 {

@@ -225,6 +225,25 @@ func anyLimits() *rapid.Generator[Limits] {
 	})
 }
 
+func TestLimitsRestoreInATime(t *testing.T) {
+	for _, tt := range []struct {
+		requests, tokens string
+		in               time.Duration
+		want             Cost
+	}{
+		{"50/s", "", time.Second, Cost{50, 0}},
+		{"50/s", "", 19 * time.Millisecond, Cost{}},
+		{"50/s", "", time.Hour, Cost{50, 0}},
+		{"50/s,100/m", "6000/m", time.Second, Cost{1, 100}},
+		{"", "6000/m burst 7", time.Second, Cost{0, 7}},
+	} {
+		l, err := ParseLimits(tt.requests, tt.tokens)
+		if got := l.In(tt.in); err != nil || got != tt.want {
+			t.Errorf("%v restores %v in %v, %v; want %v", l, got, tt.in, err, tt.want)
+		}
+	}
+}
+
 func TestTextRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l := anyLimits().Draw(t, "limits")
