@@ -115,15 +115,15 @@ func fairness(ctx context.Context, c config) ([]table, error) {
 		{bucket.Rate{N: 60, Per: time.Minute, Burst: 60}, 1, 2 * time.Minute},
 	} {
 		t := table{
-			note: fmt.Sprintf("%v, %d callers on each worker, %v. Jain's index is 1 when all workers get the same.", s.limit, s.callers, s.d),
-			head: []string{"", "admitted", "over, units", "use", "Jain", "longest wait"},
+			note: fmt.Sprintf("%v, %d callers on each worker, %v. Jain's index is 1 when all workers get the same; of the burst, those get most who are there first.", s.limit, s.callers, s.d),
+			head: []string{"", "admitted", "over, units", "use", "Jain", "Jain after the burst", "longest wait"},
 		}
 		for _, tm := range []team{chokedTeam(true), chokedRedisTeam(true), redisRate} {
 			r, err := race(ctx, tm, 8, s.callers, s.limit, s.d)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", tm.name, err)
 			}
-			t.row(tm.name, len(r.records), fmt.Sprintf("%.1f", r.over), fmt.Sprintf("%.1f%%", 100*r.use), fmt.Sprintf("%.4f", r.jain), r.longest.Round(time.Millisecond))
+			t.row(tm.name, len(r.records), fmt.Sprintf("%.1f", r.over), fmt.Sprintf("%.1f%%", 100*r.use), fmt.Sprintf("%.4f", r.jain), fmt.Sprintf("%.4f", r.then), r.longest.Round(time.Millisecond))
 		}
 		tables = append(tables, t)
 	}
@@ -134,8 +134,18 @@ func fairness(ctx context.Context, c config) ([]table, error) {
 type result struct {
 	records   []history.Record
 	over, use float64
-	jain      float64
+	jain      float64 // of all; then: of those after the burst
+	then      float64
 	longest   time.Duration
+}
+
+// jain is Jain's index of what each of n workers was admitted.
+func jain(rs []history.Record, n int) float64 {
+	each := make([]int64, n)
+	for _, r := range rs {
+		each[r.Worker] += r.Requests
+	}
+	return history.Jain(each)
 }
 
 // race has callers on n nodes take from one limit for d. Who is refused comes
@@ -147,7 +157,6 @@ func race(ctx context.Context, tm team, n, callers int, limit bucket.Rate, d tim
 	}
 	defer func() { err = cmp.Or(err, stop()) }()
 	var mu sync.Mutex
-	each := make([]int64, n)
 	var wg sync.WaitGroup
 	begun := history.Now()
 	end := begun + int64(d)
@@ -191,7 +200,6 @@ func race(ctx context.Context, tm team, n, callers int, limit bucket.Rate, d tim
 				defer mu.Unlock()
 				r.records = append(r.records, mine...)
 				r.longest = max(r.longest, longest, time.Duration(end-wanted))
-				each[i] += int64(len(mine))
 			})
 		}
 	}
@@ -199,6 +207,7 @@ func race(ctx context.Context, tm team, n, callers int, limit bucket.Rate, d tim
 	slices.SortFunc(r.records, func(a, b history.Record) int { return cmp.Compare(a.After, b.After) })
 	r.over = max(history.CheckRate(r.records, bucket.Requests, limit).Proved, 0)
 	r.use = float64(len(r.records)) / (float64(limit.Burst) + d.Seconds()*float64(limit.N)/limit.Per.Seconds())
-	r.jain = history.Jain(each)
+	r.jain = jain(r.records, n)
+	r.then = jain(r.records[min(int(limit.Burst), len(r.records)):], n)
 	return r, err
 }
