@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
@@ -96,6 +97,9 @@ func openDisk(dir string, noSync bool, log hclog.Logger, broken func(error)) (*d
 	if err != nil {
 		return fail(errors.Join(err, d.bolt.Close()))
 	}
+	if err := newestReadable(filepath.Join(dir, "snapshots"), snapshots); err != nil {
+		return fail(errors.Join(err, d.bolt.Close()))
+	}
 	d.logs = guardedLogs{d.guard, d.bolt}
 	d.stable = guardedStable{d.guard, d.bolt}
 	d.snapshots = snapshots
@@ -116,6 +120,59 @@ func openBolt(path string, noSync bool) (store *raftboltdb.BoltStore, err error)
 		return nil, fmt.Errorf("log %s: %w", path, err)
 	}
 	return store, nil
+}
+
+// newestReadable returns an error unless the newest snapshot in dir is whole.
+// Raft would pass over it and begin with one before: what was granted between
+// them would be forgotten, if the log does not go back so far. A crash leaves no
+// such snapshot, for it gets its name when all of it is on the disk.
+func newestReadable(dir string, snapshots raft.SnapshotStore) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var newest snapshotName
+	for _, e := range entries {
+		if name, ok := parseSnapshotName(e.Name()); ok && name.compare(newest) > 0 {
+			newest = name
+		}
+	}
+	if newest == (snapshotName{}) {
+		return nil
+	}
+	damaged := func(err error) error {
+		return fmt.Errorf("snapshot %v is damaged: %w: restore it, or empty the directory to join as a new member", newest, err)
+	}
+	meta, state, err := snapshots.Open(newest.String())
+	if err != nil {
+		return damaged(err)
+	}
+	if err := state.Close(); err != nil {
+		return err
+	}
+	if meta.ID != newest.String() || meta.Term != newest.term || meta.Index != newest.index {
+		return damaged(fmt.Errorf("its meta.json is that of %s, of term %d, index %d", meta.ID, meta.Term, meta.Index))
+	}
+	if list, err := snapshots.List(); err != nil || len(list) == 0 || list[0].ID != meta.ID {
+		return damaged(fmt.Errorf("its meta.json is of version %d", meta.Version))
+	}
+	return nil
+}
+
+// snapshotName is what Raft's store of snapshots calls one.
+type snapshotName struct{ term, index, ms uint64 }
+
+// parseSnapshotName returns false for what is not the name of a snapshot, such
+// as that of one that is not finished.
+func parseSnapshotName(s string) (n snapshotName, ok bool) {
+	_, err := fmt.Sscanf(s, "%d-%d-%d", &n.term, &n.index, &n.ms)
+	return n, err == nil && n.String() == s
+}
+
+func (n snapshotName) String() string { return fmt.Sprintf("%d-%d-%d", n.term, n.index, n.ms) }
+
+func (n snapshotName) compare(m snapshotName) int {
+	return cmp.Or(cmp.Compare(n.term, m.term), cmp.Compare(n.index, m.index), cmp.Compare(n.ms, m.ms))
 }
 
 func (d *disk) close() error {

@@ -1,13 +1,82 @@
 package cluster
 
 import (
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
+
+// A damaged snapshot is not passed over for an older one, which knows less of
+// what was granted. What a crash leaves unfinished is.
+func TestTheNewestSnapshotIsTheOneToBeginWith(t *testing.T) {
+	meta := func(of func(meta string) string) func(t *testing.T, snapshot string) {
+		return func(t *testing.T, snapshot string) {
+			file := filepath.Join(snapshot, "meta.json")
+			b, err := os.ReadFile(file)
+			require.NoError(t, err)
+			changed := of(string(b))
+			require.NotEqual(t, string(b), changed)
+			require.NoError(t, os.WriteFile(file, []byte(changed), 0o600))
+		}
+	}
+	for _, test := range []struct {
+		name    string
+		do      func(t *testing.T, snapshot string)
+		damaged string // what of the error is particular to it
+	}{
+		{"nothing", func(*testing.T, string) {}, ""},
+		{"not finished", func(t *testing.T, snapshot string) {
+			require.NoError(t, os.Rename(snapshot, snapshot+".tmp"))
+		}, ""},
+		{"state is changed", func(t *testing.T, snapshot string) {
+			require.NoError(t, os.WriteFile(filepath.Join(snapshot, "state.bin"), []byte("10-10?"), 0o600))
+		}, "CRC mismatch"},
+		{"state is gone", func(t *testing.T, snapshot string) {
+			require.NoError(t, os.Remove(filepath.Join(snapshot, "state.bin")))
+		}, "no such file"},
+		{"meta is cut off", meta(func(s string) string { return s[:len(s)/2] }), "unexpected EOF"},
+		{"meta tells another index", meta(func(s string) string {
+			return strings.Replace(s, `"Index":10`, `"Index":1`, 1)
+		}), "term 2, index 1"},
+		{"meta tells another version", meta(func(s string) string {
+			return strings.Replace(s, `"Version":1`, `"Version":9`, 1)
+		}), "version 9"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			store, err := raft.NewFileSnapshotStore(dir, keepSnaps, io.Discard)
+			require.NoError(t, err)
+			_, transport := raft.NewInmemTransport("")
+			var newest string
+			for _, index := range []uint64{9, 10} { // by their letters, 9 is the later one
+				sink, err := store.Create(raft.SnapshotVersionMax, index, 2, raft.Configuration{}, 1, transport)
+				require.NoError(t, err)
+				_, err = fmt.Fprintf(sink, "%d-%d", index, index)
+				require.NoError(t, err)
+				require.NoError(t, sink.Close())
+				newest = sink.ID()
+			}
+			snapshots := filepath.Join(dir, "snapshots")
+			test.do(t, filepath.Join(snapshots, newest))
+			err = newestReadable(snapshots, store)
+			if test.damaged == "" {
+				assert.NoError(t, err)
+				return
+			}
+			assert.ErrorContains(t, err, "snapshot "+newest+" is damaged")
+			assert.ErrorContains(t, err, test.damaged)
+		})
+	}
+}
 
 // A disk that fails while the cluster is founded keeps the node from ending, for
 // Raft answers nobody who waits for the founding.

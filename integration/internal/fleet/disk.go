@@ -73,8 +73,8 @@ func FailingSync(n int) []string {
 	return []string{"strace", "-f", "--seccomp-bpf", "-o", os.DevNull, "-e", "trace=fdatasync", "-e", fmt.Sprintf("inject=fdatasync:error=EIO:when=%d+", n)}
 }
 
-// Compact replaces a slot's log by two snapshots of what it says, as Raft does
-// after some thousands of entries. Its process has ended.
+// Compact replaces a slot's log by two snapshots, one of half of what it says and
+// one of all, as Raft does after some thousands of entries. Its process has ended.
 func (f *Fleet) Compact(slot int) error {
 	dir := f.State(slot)
 	entries, err := readLog(dir)
@@ -96,7 +96,7 @@ func (f *Fleet) Compact(slot int) error {
 		case raft.LogConfiguration:
 			config, configAt = raft.DecodeConfiguration(e.Data), e.Index
 		}
-		if i != len(entries)-2 && i != len(entries)-1 {
+		if i != len(entries)/2 && i != len(entries)-1 {
 			continue
 		}
 		sink, err := snapshots.Create(raft.SnapshotVersionMax, entries[i].Index, entries[i].Term, config, configAt, transport)
