@@ -99,7 +99,7 @@ func (w *crowd) run(d time.Duration) time.Duration {
 		w.wg.Go(f)
 	}
 	for w.Now().Before(w.end) {
-		w.Advance(step)
+		w.Harness.Advance(step)
 		w.tick.Broadcast()
 	}
 	w.mu.Lock()

@@ -29,6 +29,33 @@ func TestMemoryOnRealClock(t *testing.T) {
 	storetest.Test(t, h)
 }
 
+// A store is not to blame for a machine that had something else to do.
+func TestALateAnswerIsNoDefect(t *testing.T) {
+	h := harness(none)
+	for _, lates := range []int{0, 1, 1000} {
+		var left int
+		h.In = func(t *testing.T, rule func(*testing.T)) {
+			left = lates
+			synctest.Test(t, rule)
+		}
+		h.Advance = func(d time.Duration) {
+			if d >= 100*time.Millisecond && left > 0 {
+				left--
+				d += 2 * time.Second
+			}
+			time.Sleep(d)
+		}
+		verdicts := storetest.Verdicts(t, h)
+		if lates < 1000 {
+			for rule, verdict := range verdicts {
+				t.Errorf("late %d times: %q: %s", lates, rule, verdict)
+			}
+		} else if verdict := verdicts["empty"]; !strings.Contains(verdict, "late by 2.0") {
+			t.Errorf("late each time: %q, want that told", verdict)
+		}
+	}
+}
+
 // Each defect breaks the rules that speak of it. A rule that no defect breaks
 // would say nothing.
 func TestDefects(t *testing.T) {
