@@ -51,6 +51,9 @@ func New(limits *Limits, defined int64) *Bucket {
 // Limits returns the limits in force.
 func (b *Bucket) Limits() Limits { return *b.limits }
 
+// Defined is when the limits in force were defined.
+func (b *Bucket) Defined() int64 { return b.defined }
+
 // Idle reports whether the bucket is full and nothing of it leased: it then
 // stands as if it had never been used, and may be forgotten.
 //

@@ -149,6 +149,31 @@ var settleRules = []rule{
 		tight.Defined = 3
 		c.refused(tight)
 	}},
+	{"redefine at once", "a later definition holds as soon as an ask brings it, even if the old one had nothing to give", func(c *court) {
+		c.limit(slow, "")
+		c.spend(requests(10))
+		c.limit("100/h burst 30", "")
+		newer := c.ask(requests(20), 0)
+		newer.Defined = 2
+		c.granted(newer)
+		c.holds(0)
+	}},
+	{"wait under another's limits", "whose definition is older waits by the one in force, and holds nobody up", func(c *court) {
+		c.limit("10/s burst 20", "")
+		newer := c.ask(requests(20), 0)
+		newer.Defined = 2
+		c.granted(newer)
+		c.settle(newer, requests(20))
+		c.limit("10/s burst 5", "")
+		older := c.start(c.ask(requests(10), time.Minute)) // more than its own definition allows
+		c.waiting(step, older)
+		other := c.ask(requests(1), 0)
+		other.Key += "-other"
+		c.granted(other)
+		if l := c.answer(time.Second+c.Slack, older); !l.OK {
+			c.failf("%s is refused: retry after %v, level %v", older.what, l.RetryAfter, l.Level)
+		}
+	}},
 	{"close", "Close may be called twice, and what comes after it is ErrClosed", func(c *court) {
 		c.limit(slow, "")
 		c.holds(10)

@@ -1,7 +1,9 @@
 package turn
 
 import (
+	"cmp"
 	"math"
+	"slices"
 
 	"github.com/choked/choked/bucket"
 )
@@ -15,7 +17,14 @@ func (l *Line) pick(now int64, q *queue, batch []*Entry, most int) []*Entry {
 		l.setWake(q, math.MaxInt64)
 		return batch
 	}
-	r := round{now: now, bucket: l.view(q.waiting[0].ask), unsure: q.unsure, wake: math.MaxInt64}
+	latest := q.latest()
+	b := l.view(latest)
+	if latest.Defined > b.Defined() && !latest.Limits.Equal(b.Limits()) {
+		// Whose turn it is goes by the latest definition, so that has to hold first.
+		l.setWake(q, math.MaxInt64) // until then
+		return append(batch, define(latest))
+	}
+	r := round{now: now, bucket: b, unsure: q.unsure, wake: math.MaxInt64}
 	r.room = r.bucket.Room(now)
 	fair := shared(r.bucket, q)
 	r.chunk = fair.chunk()
@@ -48,6 +57,18 @@ func (l *Line) pick(now int64, q *queue, batch []*Entry, most int) []*Entry {
 	return batch
 }
 
+// latest is the ask in q whose limits were defined last.
+func (q *queue) latest() *bucket.Ask {
+	return slices.MaxFunc(q.waiting, func(e, f *Entry) int { return cmp.Compare(e.ask.Defined, f.ask.Defined) }).ask
+}
+
+// define is an operation that does nothing but to bring a's definition of the
+// limits. It is for nobody to hear of.
+func define(a *bucket.Ask) *Entry {
+	op := &bucket.Adjustment{Key: a.Key, Limits: a.Limits, Defined: a.Defined}
+	return &Entry{Op: op, reply: func(Answer) {}, state: taken}
+}
+
 type verdict uint8
 
 const (
@@ -73,7 +94,7 @@ type round struct {
 // the most that it may be granted.
 func (r *round) judge(e *Entry) (verdict, bucket.Cost) {
 	a := e.ask
-	if r.bucket.Holds(a.ID) || r.bucket.Limits().Fits(a.Need) != nil || a.Limits.Fits(a.Need) != nil {
+	if r.bucket.Holds(a.ID) || r.bucket.Limits().Fits(a.Need) != nil {
 		return serve, a.Want.Max(a.Need) // granted before, or hopeless: the bucket knows
 	}
 	room := r.room.Sub(r.before)

@@ -1,6 +1,7 @@
 package turn
 
 import (
+	"errors"
 	"math"
 	"slices"
 	"testing"
@@ -20,12 +21,15 @@ func TestAnyHistory(t *testing.T) {
 		// A unit of each takes whole nanoseconds. Where it does not, the look
 		// ahead may be a nanosecond too hopeful for one and not for the next,
 		// who is then served first: once, for the other keeps its place.
-		lim := rapid.SampledFrom([]string{"10/s", "1/s burst 4", "5/m", "20/s burst 1", "4/s,60/m burst 10"}).Draw(t, "limits")
-		l, err := bucket.ParseLimits(lim, rapid.SampledFrom([]string{"", "100/s", "50/m"}).Draw(t, "tokens"))
-		if err != nil {
-			t.Fatal(err)
+		h := &history{T: t, table: bucket.NewTable()}
+		for range rapid.IntRange(1, 2).Draw(t, "definitions") {
+			lim := rapid.SampledFrom([]string{"10/s", "1/s burst 4", "5/m", "20/s burst 1", "4/s,60/m burst 10"}).Draw(t, "limits")
+			l, err := bucket.ParseLimits(lim, rapid.SampledFrom([]string{"", "100/s", "50/m"}).Draw(t, "tokens"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.definitions = append(h.definitions, l)
 		}
-		h := &history{T: t, limits: l, table: bucket.NewTable()}
 		h.line = New(h.table.Find)
 		t.Repeat(map[string]func(*rapid.T){
 			"ask":    h.ask,
@@ -43,14 +47,14 @@ func TestAnyHistory(t *testing.T) {
 
 type history struct {
 	*rapid.T
-	limits bucket.Limits
-	line   *Line
-	table  *bucket.Table
-	now    int64
-	asks   []*asked
-	seq    uint64
-	batch  []*Entry
-	served map[string]uint64 // by key: the place of the last who waited and was granted
+	definitions []bucket.Limits // of all keys, the earliest first
+	line        *Line
+	table       *bucket.Table
+	now         int64
+	asks        []*asked
+	seq         uint64
+	batch       []*Entry
+	served      map[string]uint64 // by key: the place of the last who waited and was granted
 }
 
 type asked struct {
@@ -64,9 +68,13 @@ type asked struct {
 
 func (h *history) ask(t *rapid.T) {
 	h.seq++
-	burst := h.limits.Limited(h.limits.Burst())
+	defined := rapid.IntRange(0, len(h.definitions)-1).Draw(t, "defined")
+	limits := h.definitions[defined]
+	// Need may be more than the asker's own definition allows.
+	most := h.definitions[rapid.IntRange(0, len(h.definitions)-1).Draw(t, "of")]
+	burst := most.Limited(most.Burst())
 	a := bucket.Ask{
-		Key: rapid.SampledFrom([]string{"k", "k2"}).Draw(t, "key"), Limits: h.limits,
+		Key: rapid.SampledFrom([]string{"k", "k2"}).Draw(t, "key"), Limits: limits, Defined: int64(defined),
 		ID: bucket.LeaseID{Holder: rapid.Uint64Range(1, 4).Draw(t, "holder"), Seq: h.seq},
 		Need: bucket.Cost{
 			Requests: rapid.Int64Range(0, burst.Requests).Draw(t, "requests"),
@@ -109,10 +117,11 @@ func (h *history) settleNow(a *asked, spent bucket.Cost) {
 }
 
 func (h *history) charge(t *rapid.T) {
+	limits := h.definitions[0]
 	h.line.Add(h.now, &bucket.Adjustment{
-		Key: "k", Limits: h.limits,
-		Charge: h.limits.Limited(bucket.Cost{Requests: rapid.Int64Range(0, 2).Draw(t, "charge")}),
-		Return: h.limits.Limited(bucket.Cost{Requests: rapid.Int64Range(0, 2).Draw(t, "return")}),
+		Key: "k", Limits: limits,
+		Charge: limits.Limited(bucket.Cost{Requests: rapid.Int64Range(0, 2).Draw(t, "charge")}),
+		Return: limits.Limited(bucket.Cost{Requests: rapid.Int64Range(0, 2).Draw(t, "return")}),
 	}, func(Answer) {})
 }
 
@@ -161,7 +170,7 @@ func (h *history) decide() {
 		r := h.table.Apply(h.now, e.Op)
 		h.line.Resolve(h.now, e, r)
 		at := slices.IndexFunc(h.asks, func(a *asked) bool { return a.Entry == e })
-		if at < 0 || !r.Grant.OK || h.asks[at].repeated {
+		if at < 0 || !r.Grant.OK || h.asks[at].repeated || len(h.definitions) > 1 {
 			continue
 		}
 		a := h.asks[at]
@@ -204,11 +213,12 @@ func (h *history) finish() {
 		if len(a.answers) == 1 {
 			g := a.answers[0].Grant
 			switch {
+			case len(h.definitions) > 1 && errors.Is(a.answers[0].Err, bucket.ErrCostExceedsBurst):
 			case a.answers[0].Err != nil:
 				h.Fatalf("ask %v: %v", a.ask.ID, a.answers[0].Err)
 			case g.OK && !g.Granted.Covers(a.ask.Need):
 				h.Fatalf("ask %v for %v got %v", a.ask.ID, a.ask.Need, g.Granted)
-			case !g.OK && a.ask.MaxWait == 100*time.Hour && !a.repeated && !a.ask.Need.IsZero():
+			case len(h.definitions) == 1 && !g.OK && a.ask.MaxWait == 100*time.Hour && !a.repeated && !a.ask.Need.IsZero():
 				h.Fatalf("ask %v was refused after %v of %v: there is quota enough for all in that time", a.ask.ID, a.answers[0].Waited, a.ask.MaxWait)
 			}
 		}
