@@ -21,11 +21,11 @@ import (
 type Bucket struct {
 	limits  *Limits // shared, never changed
 	defined int64
-	keep    int64 // until then it is not forgotten, nor by which definition it stands
+	former  *Limits // rates of earlier definitions that are not full yet; nil: none
 
 	// tats holds the theoretical arrival time of each rate, those on requests
 	// first: the instant at which its bucket would be full if all that is
-	// granted were spent and nothing more taken.
+	// granted were spent and nothing more taken. Those of former come last.
 	tats []int64
 
 	out    Cost   // leased and neither settled nor expired
@@ -44,7 +44,7 @@ type held struct {
 
 // New returns a full bucket with the given limits, which it keeps and shares.
 func New(limits *Limits, defined int64) *Bucket {
-	n := len(limits.Requests) + len(limits.Tokens)
+	n := limits.len()
 	return &Bucket{limits: limits, defined: defined, tats: make([]int64, n), lows: make(lows, 0, n)}
 }
 
@@ -58,12 +58,9 @@ func (b *Bucket) Defined() int64 { return b.defined }
 // stands as if it had never been used, and may be forgotten.
 //
 // One whose limits were changed stays until it would have been full under those
-// before. Else who still has the old definition would find a full bucket each
-// time that the new one is.
+// before, too. Else who still has the old definition would find a full bucket
+// each time that the new one is.
 func (b *Bucket) Idle(now int64) bool {
-	if now < b.keep {
-		return false
-	}
 	if n := len(b.leases); n > 0 {
 		if b.leases[n-1].expiry > now {
 			return false
@@ -74,15 +71,27 @@ func (b *Bucket) Idle(now int64) bool {
 	return !slices.ContainsFunc(b.tats, func(tat int64) bool { return tat > now })
 }
 
-// rates calls f for each rate with its unit and its index in tats.
-func (b *Bucket) rates(f func(i int, u Unit, r Rate)) {
-	i := 0
+// rates calls f for each rate in force with its unit and its index in tats.
+func (b *Bucket) rates(f func(i int, u Unit, r Rate)) { b.limits.each(0, f) }
+
+// all calls f for former rates, too.
+func (b *Bucket) all(f func(i int, u Unit, r Rate)) {
+	n := b.limits.each(0, f)
+	if b.former != nil {
+		b.former.each(n, f)
+	}
+}
+
+// each calls f for each rate with its unit, counting from i, and returns the
+// count.
+func (l *Limits) each(i int, f func(i int, u Unit, r Rate)) int {
 	for u := range Tokens + 1 {
-		for _, r := range b.limits.Of(u) {
+		for _, r := range l.Of(u) {
 			f(i, u, r)
 			i++
 		}
 	}
+	return i
 }
 
 // Level is what the bucket holds at now in each unit, the least over its rates.
@@ -314,7 +323,8 @@ func (b *Bucket) move(now int64, c Cost) {
 // those in force. What the bucket lacked of being full it still lacks, so that
 // nobody gains by a new definition: a rate takes over the debt of the old rate
 // over the same window, else it begins with the largest debt of its unit, at
-// the most empty. limits is kept and shared.
+// the most empty. A rate that comes back has at least the debt with which it
+// went. limits is kept and shared.
 func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
 	switch c := cmp.Compare(defined, b.defined); {
 	case c < 0:
@@ -328,15 +338,51 @@ func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
 	b.advance(now)
 	old := *b
 	b.limits, b.defined = limits, defined
-	b.keep = max(b.keep, slices.Max(b.tats))
-	b.tats = make([]int64, len(limits.Requests)+len(limits.Tokens))
+	b.tats = make([]int64, limits.len())
 	b.rates(func(i int, u Unit, r Rate) {
-		debt := old.debt(now, u, r)
-		b.tats[i] = later(now, r.span(debt))
+		b.tats[i] = later(now, r.span(old.debt(now, u, r)))
+		old.all(func(j int, v Unit, q Rate) {
+			if v == u && q.N == r.N && q.Per == r.Per {
+				b.tats[i] = max(b.tats[i], old.tats[j])
+			}
+		})
 	})
+	b.remember(now, &old)
 	b.clamp(now)
 	b.lows = b.lows[:0]
 	b.rates(func(i int, _ Unit, _ Rate) { b.lows = b.lows.note(i, now, 0) })
+}
+
+// remember makes former what is not full of old's rates and not in force now:
+// who still has the old definition may bring them back. Of one unit, only so
+// many as limits can have, those that take longest to be full.
+func (b *Bucket) remember(now int64, old *Bucket) {
+	type rate struct {
+		Rate
+		tat int64
+	}
+	var left [Tokens + 1][]rate
+	old.all(func(i int, u Unit, r Rate) {
+		if old.tats[i] > now && !slices.ContainsFunc(b.limits.Of(u), func(q Rate) bool { return q.N == r.N && q.Per == r.Per }) {
+			left[u] = append(left[u], rate{r, old.tats[i]})
+		}
+	})
+	b.former = nil
+	if len(left[Requests])+len(left[Tokens]) == 0 {
+		return
+	}
+	b.former = new(Limits)
+	for u, rs := range left {
+		slices.SortStableFunc(rs, func(x, y rate) int { return cmp.Compare(y.tat, x.tat) })
+		for _, r := range rs[:min(len(rs), maxRates)] {
+			if Unit(u) == Requests {
+				b.former.Requests = append(b.former.Requests, r.Rate)
+			} else {
+				b.former.Tokens = append(b.former.Tokens, r.Rate)
+			}
+			b.tats = append(b.tats, r.tat)
+		}
+	}
 }
 
 // debt is what rate r on unit u takes over from the bucket.
@@ -400,7 +446,7 @@ func (b *Bucket) note(t int64) {
 // that those units take. Without this, leases that lie idle while the bucket
 // refills would add up to more than a burst.
 func (b *Bucket) clamp(t int64) {
-	b.rates(func(i int, u Unit, r Rate) {
+	b.all(func(i int, u Unit, r Rate) {
 		b.tats[i] = max(b.tats[i], later(t, r.span(b.out.Of(u))))
 	})
 }

@@ -201,7 +201,11 @@ func appendHead(b []byte, now, cold int64, buckets int) []byte {
 func appendBucket(b []byte, bucket *Bucket) []byte {
 	b = appendLimits(b, *bucket.limits)
 	b = binary.AppendVarint(b, bucket.defined)
-	b = binary.AppendVarint(b, bucket.keep)
+	if bucket.former == nil {
+		b = append(b, 0, 0)
+	} else {
+		b = appendLimits(b, *bucket.former)
+	}
 	for _, tat := range bucket.tats {
 		b = binary.AppendVarint(b, tat)
 	}
@@ -253,13 +257,21 @@ func ParseTable(b []byte) (*Table, []byte, error) {
 
 func (d *decoder) bucket(t *Table, seen map[string]*Limits) *Bucket {
 	b := New(d.sharedLimits(t, seen), d.varint())
-	b.keep = d.instant()
+	if former := d.limits(); former.len() > 0 {
+		b.former = &former
+		former.each(0, func(_ int, _ Unit, r Rate) {
+			if err := r.Check(); err != nil {
+				d.fail("%v", err)
+			}
+		})
+		b.tats = make([]int64, b.limits.len()+former.len())
+	}
 	for i := range b.tats {
 		b.tats[i] = d.instant()
 	}
-	for range d.count(len(b.tats)*(keptLows+1), 3) {
+	for range d.count(b.limits.len()*(keptLows+1), 3) {
 		l := low{rate: d.byte(), at: d.instant(), least: d.instant()}
-		if int(l.rate) >= len(b.tats) {
+		if int(l.rate) >= b.limits.len() {
 			d.fail("low of rate %d", l.rate)
 		}
 		b.lows = append(b.lows, l)

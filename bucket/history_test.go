@@ -34,6 +34,7 @@ type history struct {
 // inHand is a lease as its holder sees it.
 type inHand struct {
 	granted, left Cost
+	under         Limits // in force at the grant
 	sent, came    int64  // real time of its ask and its answer
 	clock         int64  // what its clock counts in 100 of real time: 99 to 101
 	lease         Lease  //
@@ -74,7 +75,10 @@ func newHistory(seed uint64) *history {
 	// bounds of the others in force. Nobody may gain by going there and back.
 	more := Limits{Requests: slices.Clone(l.Requests), Tokens: l.Tokens}
 	more.Requests = append(Rates{{N: 40, Per: 2 * s, Burst: 30}}, more.Requests...)
-	h.limits = []Limits{l, more}
+	// One that drops a rate is not held to it. But what was leased under that rate
+	// counts when it comes back.
+	less := Limits{Requests: l.Requests[:1]}
+	h.limits = []Limits{l, more, less}
 	for u := range Tokens + 1 {
 		for _, r := range l.Of(u) {
 			h.checks = append(h.checks, check{Rate: r, unit: u})
@@ -180,7 +184,7 @@ func (h *history) ask() {
 	h.seq++
 	a.ID = LeaseID{1, h.seq}
 	if g, err := h.b.Lease(h.now, a); err == nil && g.OK {
-		l := &inHand{granted: g.Granted, left: g.Granted, clock: pickOf(h.r, 99, 100, 101)}
+		l := &inHand{granted: g.Granted, left: g.Granted, under: h.b.Limits(), clock: pickOf(h.r, 99, 100, 101)}
 		l.answer(h, g, a.ID)
 		h.leases[a.ID] = l
 	}
@@ -219,7 +223,7 @@ func (h *history) spend() {
 		}
 		l.left = l.left.with(u, l.left.Of(u)-n)
 		for i := range h.checks {
-			if c := &h.checks[i]; c.unit == u {
+			if c := &h.checks[i]; c.unit == u && slices.Contains(l.under.Of(u), c.Rate) {
 				h.worst = max(h.worst, c.spend(h.now, n))
 			}
 		}

@@ -11,6 +11,7 @@ import (
 type ops struct {
 	now     int64
 	limits  Limits
+	former  []Limits // those before
 	defined int64
 	last    uint64 // sequence number given out
 	grants  map[LeaseID]Cost
@@ -69,13 +70,17 @@ func (o *ops) next(t *rapid.T, mayRedefine bool) any {
 	}
 	r := redefine{defined: o.defined + rapid.Int64Range(-1, 2).Draw(t, "defined"), limits: o.limits}
 	o.defined = max(o.defined, r.defined)
-	switch rapid.IntRange(0, 2).Draw(t, "redefine") {
+	switch rapid.IntRange(0, 3).Draw(t, "redefine") {
 	case 0:
 		r.limits = anyLimits().Draw(t, "limits")
 	case 1: // the windows stay, the sizes change
 		r.limits.Requests = slices.Clone(o.limits.Requests)
 		for i := range r.limits.Requests {
 			r.limits.Requests[i].Burst = rapid.Int64Range(1, r.limits.Requests[i].Burst).Draw(t, "burst")
+		}
+	case 2: // those who have an older one have it anew
+		if len(o.former) > 0 {
+			r.limits = rapid.SampledFrom(o.former).Draw(t, "former")
 		}
 	}
 	return r
@@ -117,6 +122,7 @@ func (o *ops) apply(b *Bucket, op any) (g Grant, err error) {
 	case *Adjustment:
 		b.Adjust(o.now, op)
 	case redefine:
+		o.former = append(o.former, o.limits)
 		b.Redefine(o.now, &op.limits, op.defined)
 		o.limits = b.Limits()
 	}

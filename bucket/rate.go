@@ -246,7 +246,7 @@ func ParseLimits(requests, tokens string) (Limits, error) {
 
 // Check reports why l cannot limit a key, or nil.
 func (l Limits) Check() error {
-	if len(l.Requests)+len(l.Tokens) == 0 {
+	if l.len() == 0 {
 		return errors.New("no limits: want a rate on requests, on tokens, or on both")
 	}
 	if err := l.Requests.Check(); err != nil {
@@ -265,6 +265,8 @@ func (l Limits) Of(u Unit) Rates {
 	}
 	return l.Tokens
 }
+
+func (l *Limits) len() int { return len(l.Requests) + len(l.Tokens) }
 
 // Equal reports whether l and m are the same rates in the same order.
 func (l Limits) Equal(m Limits) bool {

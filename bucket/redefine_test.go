@@ -33,3 +33,25 @@ func TestAnOldDefinitionDoesNotComeBackWhileTheNewOneIsInUse(t *testing.T) {
 	}
 	assert.LessOrEqual(t, admitted, int64(1200))
 }
+
+// Workers of the old release have five a second and ten a day, those of the new
+// one have dropped the second. As they are restarted by turns, each brings its
+// own definition as the latest. Those who go by ten a day get ten.
+func TestARateThatComesBackRemembers(t *testing.T) {
+	older, err := ParseLimits("5/s,10/d", "")
+	require.NoError(t, err)
+	newer, err := ParseLimits("5/s", "")
+	require.NoError(t, err)
+	table := NewTable()
+	var admitted int64
+	for i := range int64(20) {
+		now := i * int64(3*time.Second)
+		id := LeaseID{Holder: 1, Seq: uint64(i)}
+		ask := Ask{Key: "k", ID: id, Limits: older, Defined: 2 * i, Want: Cost{Requests: 5}}
+		g := table.Apply(now, &ask).Grant
+		admitted += g.Granted.Requests
+		table.Apply(now, &Settlement{Key: "k", ID: id, Spent: g.Granted})
+		table.Apply(now, &Adjustment{Key: "k", Limits: newer, Defined: 2*i + 1})
+	}
+	assert.EqualValues(t, 10, admitted)
+}

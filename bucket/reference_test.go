@@ -1,6 +1,7 @@
 package bucket
 
 import (
+	"iter"
 	"math"
 	"math/big"
 	"slices"
@@ -27,7 +28,9 @@ import (
 // arrival time and t + out·T, of which the second is rounded up by less than
 // 1ns: max(a+lag, b+1) ≤ max(a, b) + max(lag, 1), and rounding up never makes
 // it less. A redefinition rounds what is missing up to whole units, which adds
-// less than one, and that up to a nanosecond. Neither the passing of time nor
+// less than one, and that up to a nanosecond; where a rate comes back, the later
+// of two arrival times counts, max(a+lag, b+lag') ≤ max(a, b) + max(lag, lag').
+// Neither the passing of time nor
 // an expiry rounds anything else; the reference expires a lease at the instant
 // at which the real one does. What caps the arrival time at the end of time
 // caps both.
@@ -39,6 +42,7 @@ type reference struct {
 	defined int64
 	at      *big.Rat // the instant that level is for, in nanoseconds
 	rates   []refRate
+	former  []refRate // of earlier definitions
 	leases  []refLease
 }
 
@@ -85,6 +89,19 @@ func newReference(l Limits, defined int64) *reference {
 	return f
 }
 
+// all are the rates in force and those before.
+func (f *reference) all() iter.Seq[*refRate] {
+	return func(yield func(*refRate) bool) {
+		for _, rates := range [][]refRate{f.rates, f.former} {
+			for i := range rates {
+				if !yield(&rates[i]) {
+					return
+				}
+			}
+		}
+	}
+}
+
 func (f *reference) out(u Unit) (n int64) {
 	for _, l := range f.leases {
 		n += l.granted.Of(u)
@@ -106,8 +123,7 @@ func (f *reference) advance(now int64) {
 func (f *reference) refill(now int64) {
 	dt := sub(rat(now), f.at)
 	f.at = rat(now)
-	for i := range f.rates {
-		r := &f.rates[i]
+	for r := range f.all() {
 		r.level = add(r.level, quo(dt, r.unitTime()))
 	}
 	f.limit()
@@ -115,8 +131,7 @@ func (f *reference) refill(now int64) {
 
 // limit holds rule 1, level + out ≤ burst, and the end of time.
 func (f *reference) limit() {
-	for i := range f.rates {
-		r := &f.rates[i]
+	for r := range f.all() {
 		r.level = least(r.level, rat(r.Burst-f.out(r.unit)))
 		r.level = most(r.level, sub(rat(r.Burst), quo(sub(rat(math.MaxInt64/2), f.at), r.unitTime())))
 	}
@@ -206,11 +221,48 @@ func (f *reference) redefine(l Limits, defined int64) {
 		if !same {
 			missing = least(missing, rat(r.Burst))
 		}
-		r.level = sub(rat(r.Burst), missing)
 		r.bound = add(mul(add(lag, rat(1)), r.unitTime()), rat(1))
+		for old := range f.all() {
+			if old.unit == r.unit && old.N == r.N && old.Per == r.Per {
+				missing = most(missing, old.missing())
+				r.bound = most(r.bound, old.bound)
+			}
+		}
+		r.level = sub(rat(r.Burst), missing)
+	}
+	for old := range f.all() {
+		if !slices.ContainsFunc(next.rates, func(r refRate) bool { return r.unit == old.unit && r.N == old.N && r.Per == old.Per }) {
+			next.former = append(next.former, *old)
+		}
 	}
 	*f = *next
 	f.limit()
+}
+
+func (r *refRate) missing() *big.Rat { return sub(rat(r.Burst), r.level) }
+
+// remembers checks which former rates b has kept: those that are not full,
+// unless they are too many. Whether one is full may hang on a rounding, so the
+// reference follows.
+func (f *reference) remembers(t *rapid.T, b *Bucket) {
+	kept := Limits{}
+	if b.former != nil {
+		kept = *b.former
+	}
+	f.former = slices.DeleteFunc(f.former, func(r refRate) bool {
+		there := slices.Contains(kept.Of(r.unit), r.Rate)
+		lacks := mul(r.missing(), r.unitTime())
+		if !there && lacks.Sign() > 0 && len(kept.Of(r.unit)) < maxRates {
+			t.Fatalf("%v is forgotten, and lacks %v", r.Rate, r.missing().FloatString(12))
+		}
+		if there && add(lacks, r.bound).Sign() < 0 {
+			t.Fatalf("%v is remembered, and full", r.Rate)
+		}
+		return !there
+	})
+	if n := kept.len(); n != len(f.former) {
+		t.Fatalf("%d rates remembered: %v, want %d", n, kept, len(f.former))
+	}
 }
 
 func TestAgreesWithReference(t *testing.T) {
@@ -236,6 +288,7 @@ func TestAgreesWithReference(t *testing.T) {
 				f.adjust(op)
 			case redefine:
 				f.redefine(op.limits, op.defined)
+				f.remembers(t, b)
 			}
 			compare(t, o.now, b, f)
 		}

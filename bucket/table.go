@@ -178,7 +178,7 @@ func (t *Table) List() []Info {
 		c := b.at(t.now)
 		list = append(list, Info{
 			Key: key, Limits: *c.limits, Level: c.level(t.now), Leased: c.out, Leases: len(c.leases),
-			Full: time.Duration(slices.Max(c.tats) - t.now),
+			Full: time.Duration(slices.Max(c.tats[:c.limits.len()]) - t.now),
 		})
 	}
 	return list

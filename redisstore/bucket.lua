@@ -15,6 +15,7 @@ local key = KEYS[1]
 local MOST = 9007199254740992 -- 2^53
 local END = MOST / 2          -- the end of time: what lies beyond is never reached
 local KEPT_LOWS = 6
+local MAX_RATES = 8 -- on a unit
 local VERSION = '1'
 
 local min, max, fmod = math.min, math.max, math.fmod
@@ -89,8 +90,9 @@ local function fresh(b, limits, defined)
   b.defined = defined
   b.tats, b.lows = {}, {}
   for i = 1, #b.rates do b.tats[i], b.lows[i] = 0, {} end
+  b.former = {} -- rates of earlier definitions that are not full yet
   b.out = {0, 0}
-  b.holders, b.next, b.last, b.keep = 0, END, 0, 0
+  b.holders, b.next, b.last = 0, END, 0
 end
 
 -- load returns the bucket as it was saved, or nil.
@@ -102,19 +104,20 @@ local function load()
   local b = {defined = defined}
   limited(b, s[2])
   local f = numbers(rest)
-  b.now, b.behind, b.next, b.last, b.keep, b.holders, b.out = f[1], f[2], f[3], f[4], f[5], f[6], {f[7], f[8]}
-  b.tats, b.lows = {}, {}
-  local at = 9
+  b.now, b.behind, b.next, b.last, b.holders, b.out = f[1], f[2], f[3], f[4], f[5], {f[6], f[7]}
+  b.tats, b.lows, b.former = {}, {}, {}
+  local at = 8
   for i = 1, #b.rates do
     b.tats[i], b.lows[i] = f[at], {}
     for j = 1, f[at + 1] do b.lows[i][j] = {at = f[at + 2 * j], least = f[at + 2 * j + 1]} end
     at = at + 2 + 2 * f[at + 1]
   end
+  for i = at, #f, 5 do b.former[#b.former + 1] = {u = f[i], n = f[i + 1], per = f[i + 2], window = f[i + 3], tat = f[i + 4]} end
   return b
 end
 
 local function save(b)
-  local f = {VERSION, b.defined, text(b.now), text(b.behind), text(b.next), text(b.last), text(b.keep), text(b.holders), text(b.out[1]), text(b.out[2])}
+  local f = {VERSION, b.defined, text(b.now), text(b.behind), text(b.next), text(b.last), text(b.holders), text(b.out[1]), text(b.out[2])}
   for i = 1, #b.rates do
     f[#f + 1] = text(b.tats[i])
     f[#f + 1] = text(#b.lows[i])
@@ -122,6 +125,9 @@ local function save(b)
       f[#f + 1] = text(x.at)
       f[#f + 1] = text(x.least)
     end
+  end
+  for _, r in ipairs(b.former) do
+    for _, x in ipairs({r.u, r.n, r.per, r.window, r.tat}) do f[#f + 1] = text(x) end
   end
   redis.call('HSET', key, 'b', table.concat(f, ' '), 'l', b.limits)
 end
@@ -160,6 +166,7 @@ end
 -- clamp keeps what is leased in the bucket: see Bucket.clamp.
 local function clamp(b, t)
   for i, r in ipairs(b.rates) do b.tats[i] = max(b.tats[i], later(t, span(r, b.out[r.u]))) end
+  for _, r in ipairs(b.former) do r.tat = max(r.tat, later(t, span(r, b.out[r.u]))) end
 end
 
 -- note remembers how little the bucket lacks at t: see type lows.
@@ -203,12 +210,16 @@ local function advance(b, now)
   b.now = now
 end
 
+-- full is when b is, under former limits, too, if nothing more is taken.
+local function full(b)
+  local at = 0
+  for _, tat in ipairs(b.tats) do at = max(at, tat) end
+  for _, r in ipairs(b.former) do at = max(at, r.tat) end
+  return at
+end
+
 local function idle(b, now)
-  if b.holders > 0 or now < b.keep then return false end
-  for i = 1, #b.rates do
-    if b.tats[i] > now then return false end
-  end
-  return true
+  return b.holders == 0 and full(b) <= now
 end
 
 local function missing(b, i, now)
@@ -251,7 +262,7 @@ end
 local function wait(b, now, need, promise)
   local at = now + refill(b, now, need, promise)
   if b.holders == 0 or at < b.next and not over(b, need) then return at - now end
-  local c = {rates = b.rates, tats = {unpack(b.tats)}, out = {b.out[1], b.out[2]}}
+  local c = {rates = b.rates, tats = {unpack(b.tats)}, former = {}, out = {b.out[1], b.out[2]}}
   local t = now
   for _, l in ipairs(leases()) do
     if l.expiry > t then
@@ -382,6 +393,25 @@ local function adjust(b, now, a)
   end
 end
 
+local function same(r, q) return r.u == q.u and r.n == q.n and r.per == q.per and r.window == q.window end
+
+-- remember makes former what is not full of the rates in left and not in force
+-- now: of each unit so many, those that take longest to be full.
+local function remember(b, now, left)
+  for i, r in ipairs(left) do r.place = i end
+  table.sort(left, function(r, q) return r.u < q.u or r.u == q.u and (r.tat > q.tat or r.tat == q.tat and r.place < q.place) end)
+  b.former = {}
+  local kept = {0, 0}
+  for _, r in ipairs(left) do
+    local gone = r.tat > now and kept[r.u] < MAX_RATES
+    for _, q in ipairs(b.rates) do gone = gone and not same(r, q) end
+    if gone then
+      kept[r.u] = kept[r.u] + 1
+      b.former[#b.former + 1] = r
+    end
+  end
+end
+
 -- redefine gives b other limits if they were defined later: see Bucket.Redefine.
 local function redefine(b, now, limits, defined)
   if defined < b.defined then return end
@@ -394,19 +424,25 @@ local function redefine(b, now, limits, defined)
   limited(new, limits)
   if defined == b.defined and new.name < old.name then return end
   limited(b, limits)
-  b.keep = max(b.keep, unpack(old.tats))
+  local left = {}
+  for i, r in ipairs(old.rates) do left[i] = {u = r.u, n = r.n, per = r.per, window = r.window, tat = old.tats[i]} end
+  for _, r in ipairs(b.former) do left[#left + 1] = r end
   b.defined, b.tats, b.lows = defined, {}, {}
   for i, r in ipairs(b.rates) do
-    local most, same = 0, nil
+    local most, missed = 0, nil
     for j, q in ipairs(old.rates) do
       if q.u == r.u then
         local n = missing(old, j, now)
         most = max(most, n)
-        if q.window == r.window then same = n end
+        if q.window == r.window then missed = n end
       end
     end
-    b.tats[i] = later(now, span(r, same or min(most, r.burst)))
+    b.tats[i] = later(now, span(r, missed or min(most, r.burst)))
+    for _, q in ipairs(left) do
+      if same(r, q) then b.tats[i] = max(b.tats[i], q.tat) end
+    end
   end
+  remember(b, now, left)
   clamp(b, now)
   for i = 1, #b.rates do b.lows[i] = {{at = now, least = 0}} end
 end

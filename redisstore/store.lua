@@ -203,8 +203,7 @@ answer, b = op(b, now)
 if b then
   save(b)
   -- Full and with nothing leased, it is the same as no bucket.
-  local idle = max(b.last, b.keep, now)
-  for _, tat in ipairs(b.tats) do idle = max(idle, tat) end
+  local idle = max(b.last, full(b), now)
   for _, e in ipairs(waiting(now)) do idle = max(idle, e.due) end
   redis.call('PEXPIREAT', key, text(math.floor((idle - b.behind + MARGIN) * (tick / 1e6))))
 end
