@@ -30,8 +30,9 @@ type Store interface {
 	// refused at once. An ask without Need is never kept waiting.
 	//
 	// The settlements in ask.Done are applied first, and at once, also while
-	// the ask waits. If ctx ends before the answer, Lease returns its error
-	// and the store takes back what it may have granted meanwhile.
+	// the ask waits. If ctx ends before the answer, Lease returns its error.
+	// After an error the store takes back what it may have granted, at once or
+	// later: the next ask has a new id.
 	Lease(ctx context.Context, ask Ask) (Lease, error)
 
 	// Settle closes leases: what was spent is gone, the rest returns to the

@@ -27,8 +27,9 @@ func (r Rate) Horizon() time.Duration {
 }
 
 // LeaseID names a lease. Its holder picks it: Holder once, at random, and Seq
-// counting up. An ask repeated after an unclear answer bears the same id and
-// gets the same lease; once settled, an id is not asked for again.
+// counting up. An ask that a bucket has granted already gets the same lease when
+// it comes again under its id, as it may after an unclear answer. Once a lease
+// is settled or taken back, its id is not asked for again.
 type LeaseID struct {
 	Holder uint64 `json:"holder"`
 	Seq    uint64 `json:"seq"`

@@ -7,6 +7,7 @@ package turn
 import (
 	"cmp"
 	"container/heap"
+	"errors"
 	"math"
 	"slices"
 	"time"
@@ -90,9 +91,13 @@ func (s *settling) decided(a Answer) {
 	}
 }
 
+// ErrAskedAgain is the answer to an ask whose place in line was taken by a later
+// one with the same id.
+var ErrAskedAgain = errors.New("choked: the same lease was asked for again")
+
 // Add hands op to the line, which calls reply when it is decided. What an ask
 // has to settle goes ahead of it. An ask whose id is in line already takes that
-// place, and reply is called instead of the earlier one's.
+// place, and the earlier one ends with [ErrAskedAgain].
 func (l *Line) Add(now int64, op bucket.Op, reply func(Answer)) *Entry {
 	e := &Entry{Op: op, reply: reply, arrived: now, state: taken}
 	a, ok := op.(*bucket.Ask)
@@ -104,7 +109,7 @@ func (l *Line) Add(now int64, op bucket.Op, reply func(Answer)) *Entry {
 	ask.Done = nil
 	e.ask, e.state = &ask, waiting
 	e.deadline = now + int64(min(max(a.MaxWait, 0), math.MaxInt64/4))
-	l.enqueue(e)
+	l.enqueue(now, e)
 	if len(a.Done) > 0 {
 		e.done = &settling{left: len(a.Done)}
 	}
@@ -117,7 +122,7 @@ func (l *Line) Add(now int64, op bucket.Op, reply func(Answer)) *Entry {
 }
 
 // enqueue puts e in the queue of its key, at its place if it has one.
-func (l *Line) enqueue(e *Entry) {
+func (l *Line) enqueue(now int64, e *Entry) {
 	q := l.keys[e.ask.Key]
 	if q == nil {
 		q = &queue{key: e.ask.Key, wake: math.MaxInt64, heap: -1}
@@ -126,8 +131,9 @@ func (l *Line) enqueue(e *Entry) {
 	e.key = q
 	if e.place == 0 {
 		if i := slices.IndexFunc(q.waiting, func(f *Entry) bool { return f.ask.ID == e.ask.ID }); i >= 0 {
-			e.place, q.waiting[i].state = q.waiting[i].place, over
-			q.waiting[i] = e
+			earlier := q.waiting[i]
+			e.place, q.waiting[i] = earlier.place, e
+			l.answer(now, earlier, bucket.Result{Err: ErrAskedAgain})
 			return
 		}
 		l.last++
@@ -229,7 +235,7 @@ func (l *Line) Resolve(now int64, e *Entry, r bucket.Result) {
 		// Someone was faster, or it was tried on the chance. It goes back to
 		// its place, and is judged by what the bucket shows now.
 		e.state = waiting
-		l.enqueue(e)
+		l.enqueue(now, e)
 		l.setWake(e.key, now)
 		return
 	}

@@ -59,11 +59,12 @@ type history struct {
 
 type asked struct {
 	*Entry
-	ask      bucket.Ask
-	answers  []Answer
-	settled  bool
-	gone     bool // cancelled, or asked again: need not be answered
-	repeated bool
+	ask       bucket.Ask
+	answers   []Answer
+	settled   bool
+	cancelled bool // need not be answered
+	again     bool // another took its place
+	repeated  bool // it, or another, asked for the same lease
 }
 
 func (h *history) ask(t *rapid.T) {
@@ -125,17 +126,17 @@ func (h *history) charge(t *rapid.T) {
 	}, func(Answer) {})
 }
 
-func pending(a *asked) bool { return len(a.answers) == 0 && !a.gone }
+func pending(a *asked) bool { return len(a.answers) == 0 && !a.cancelled && !a.again }
 
 func (h *history) cancel(t *rapid.T) {
 	a := h.pick(t, pending)
 	h.line.Cancel(a.Entry)
-	a.gone = true
+	a.cancelled = true
 }
 
 func (h *history) again(t *rapid.T) {
 	a := h.pick(t, pending)
-	a.gone, a.repeated = true, true
+	a.again, a.repeated = true, true
 	h.add(a.ask).repeated = true
 }
 
@@ -204,7 +205,7 @@ func (h *history) finish() {
 		h.now = max(h.now, next)
 	}
 	for _, a := range h.asks {
-		if n := len(a.answers); n > 1 || n == 0 && !a.gone {
+		if n := len(a.answers); n > 1 || n == 0 && !a.cancelled {
 			h.Fatalf("ask %v, wait %v: %d answers", a.ask.ID, a.ask.MaxWait, n)
 		}
 		if pending := a.state == waiting || a.state == taken; pending {
@@ -213,6 +214,7 @@ func (h *history) finish() {
 		if len(a.answers) == 1 {
 			g := a.answers[0].Grant
 			switch {
+			case a.again && errors.Is(a.answers[0].Err, ErrAskedAgain):
 			case len(h.definitions) > 1 && errors.Is(a.answers[0].Err, bucket.ErrCostExceedsBurst):
 			case a.answers[0].Err != nil:
 				h.Fatalf("ask %v: %v", a.ask.ID, a.answers[0].Err)
