@@ -24,6 +24,7 @@ type spy struct {
 	settled  []report // by Settle or with an ask
 	alone    int      // calls of Settle
 	adjusted []Adjustment
+	last     error // of the context of the last adjustment
 }
 
 type report struct {
@@ -67,7 +68,7 @@ func (s *spy) Settle(ctx context.Context, done []Settlement) error {
 
 func (s *spy) Adjust(ctx context.Context, a Adjustment) error {
 	s.mu.Lock()
-	s.adjusted = append(s.adjusted, a)
+	s.adjusted, s.last = append(s.adjusted, a), ctx.Err()
 	script := s.onAdjust
 	s.mu.Unlock()
 	if script != nil {

@@ -64,11 +64,16 @@ func WrapUsage[In, Out any](l *Limiter, call func(context.Context, In) (Out, err
 				_ = l.Settle(began, cost, Cost{Requests: cost.Requests, Tokens: tokens})
 			}
 		case errors.As(err, &slow) && slow.RetryAfter() > 0:
+			// The others have to hear of it, whether or not this caller still waits.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backoffWithin)
 			err = errors.Join(err, l.Backoff(ctx, min(slow.RetryAfter(), maxBackoff)))
+			cancel()
 		}
 		return out, err
 	}
 }
 
-// maxBackoff bounds what one reply can keep all workers waiting for.
-const maxBackoff = time.Hour
+const (
+	maxBackoff    = time.Hour       // what one reply can keep all workers waiting for
+	backoffWithin = 2 * time.Second // the store is to be told of it
+)

@@ -145,6 +145,22 @@ func TestWrapBacksOffWhenToldTo(t *testing.T) {
 	})
 }
 
+// The provider's answer concerns all workers, also when it comes after the
+// caller's time is over.
+func TestWrapBacksOffForACallerWhoIsGone(t *testing.T) {
+	play(t, "100/s", "", func(s *scene) {
+		ctx, cancel := context.WithCancel(s.Context())
+		ask := Wrap(s.Limiter, func(context.Context, string) (string, error) {
+			cancel()
+			return "", tooMany{20 * second}
+		})
+		_, err := ask(ctx, "")
+		assert.EqualError(s, err, "429")
+		require.Len(s, s.spy.adjusted, 1)
+		assert.NoError(s, s.spy.last)
+	})
+}
+
 // Providers have been seen to say nonsense. No reply keeps all workers waiting
 // for more than an hour, and none at all if it does not say for how long.
 func TestWrapBacksOffWithinReason(t *testing.T) {
