@@ -63,10 +63,14 @@ func (p *pool) hurry(now int64) {
 // earliest is when the caller now coming could be admitted, as far as is known:
 // those before it and what the store said last leave it no sooner.
 func (p *pool) earliest(now int64, cost Cost) int64 {
-	if p.line.len == 0 || !p.heard {
+	sum := p.line.sum.Add(cost)
+	switch {
+	case p.hand.left.Covers(sum):
+		return p.hand.ripens(now, sum)
+	case p.line.len == 0 || !p.heard:
 		return now // the store knows
 	}
-	return p.refilled(now, p.line.sum.Add(cost))
+	return p.refilled(now, sum)
 }
 
 // refilled is when sum will be there by the level last heard; if none was, by

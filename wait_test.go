@@ -40,6 +40,22 @@ func TestADeadlineThatCannotBeMetFailsAtOnce(t *testing.T) {
 }
 
 // Whoever is not first in line counts those before it.
+// What is in hand and not ripe counts as what it is: there later.
+func TestADeadlineBeforeWhatIsInHandIsRipeFailsAtOnce(t *testing.T) {
+	play(t, "1/s", "", func(s *scene) {
+		s.spend(requests(1))
+		ctx, cancel := context.WithCancel(s.Context())
+		gone := s.wait(ctx, requests(1))
+		cancel()
+		require.True(s, gone.returned())
+		require.NotZero(s, s.Stats().Leased, "promised to who is gone")
+		before := s.now()
+		assert.ErrorIs(s, s.Wait(within(s.T, 300*time.Millisecond), requests(1)), ErrDeadline)
+		assert.Equal(s, before, s.now())
+		s.admittedAt(s.wait(within(s.T, 2*second), requests(1)), second)
+	})
+}
+
 func TestADeadlineBehindOthersFailsAtOnce(t *testing.T) {
 	play(t, "1/s burst 3", "", func(s *scene) {
 		s.spend(requests(3))
