@@ -129,12 +129,12 @@ func (p *pool) refused(now int64, ask *asking, lease Lease) {
 	}
 }
 
-// failed handles an error of the store: nothing was decided. Those who wait are
-// told, or pass, as each has chosen.
+// failed handles an error of the store: nothing was decided. Those who wait for
+// more than is in hand are told, or pass, as each has chosen.
 func (p *pool) failed(now int64, err error) {
 	p.failing = true
 	p.pauseUntil = now + int64(tick)
-	for w := p.line.first; w != nil; w = p.line.first {
+	for _, w := p.need(); w != nil; _, w = p.need() {
 		if w.failOpen {
 			p.stats.Opened++
 			w.opened, p.opened = true, now+1

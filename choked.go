@@ -78,6 +78,9 @@ func (c *Choke) Limiter(key string, limits Limits, e Estimator) (*Limiter, error
 // they may differ in estimator and failure policy, not in limits while any of
 // them is in use. A key without limiters is forgotten once its leases are back.
 func (c *Choke) Open(cfg Config) (*Limiter, error) {
+	if c.store == nil {
+		return nil, fmt.Errorf("choked: limiter %.64q: no store: want one such as choked.NewLocal() in choked.New", cfg.Key)
+	}
 	if err := cmp.Or(bucket.CheckKey(cfg.Key), cfg.Limits.Check()); err != nil {
 		return nil, fmt.Errorf("choked: limiter %.64q: %w", cfg.Key, err)
 	}

@@ -47,6 +47,20 @@ func TestWhenTheStoreFailsLeasesAreStillSpent(t *testing.T) {
 	})
 }
 
+// Nor do those in line who only wait for what is in hand to ripen need the store.
+func TestWhenTheStoreFailsWhatIsPromisedIsStillSpent(t *testing.T) {
+	play(t, "5/s", "", func(s *scene) {
+		s.spend(requests(5))
+		first := s.wait(s.Context(), requests(1))
+		require.NotZero(s, s.Stats().Leased, "promised ahead")
+		s.spy.fail(ErrNoQuorum)
+		second := s.wait(s.Context(), requests(2))
+		require.True(s, second.returned())
+		assert.ErrorIs(s, second.err, ErrNoQuorum)
+		s.admittedAt(first, 200*time.Millisecond)
+	})
+}
+
 // A limiter that fails open lets all pass while the store fails, makes nobody
 // wait for the store again, and limits again soon after the store is back.
 func TestFailOpen(t *testing.T) {
@@ -275,6 +289,11 @@ func TestOpenTellsWhatCannotBe(t *testing.T) {
 			assert.NotContains(s, err.Error(), "\n", tt.name)
 		}
 	})
+}
+
+func TestWithoutAStoreThereIsNoLimiter(t *testing.T) {
+	_, err := New(nil).Limiter("k", MustLimits("50/s", ""), nil)
+	assert.ErrorContains(t, err, "no store")
 }
 
 func TestMustLimitsPanics(t *testing.T) {
