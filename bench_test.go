@@ -55,7 +55,7 @@ func fill(t testing.TB, l *Limiter) {
 	defer p.mu.Unlock()
 	p.hand.add(Lease{ID: p.choke.leaseID(), OK: true, Granted: p.limits.Limited(Cost{Requests: 1 << 50, Tokens: 1 << 59}), ValidFor: forever}, 0, p.choke.clock.Now())
 	p.hand.leases[0].ripe = 0
-	p.hand.leases[0].since = forever
+	p.hand.leases[0].used = forever
 	require.False(t, p.closed)
 }
 

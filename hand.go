@@ -19,7 +19,7 @@ type open struct {
 	id      bucket.LeaseID
 	left    Cost
 	spent   Cost
-	since   int64
+	used    int64 // when something was spent of it last, or it came
 	expires int64 // spend nothing from then on
 	ripe    int64 // when all of it is spendable
 	drips   []bucket.Drip
@@ -37,7 +37,7 @@ func (h *hand) usedUp() bool { return len(h.leases) == 0 || h.leases[0].left.IsZ
 
 // add takes a lease in hand that was asked for at sent and came at now.
 func (h *hand) add(l Lease, sent, now int64) {
-	o := open{id: l.ID, left: l.Granted, since: now, expires: sent + int64(l.ValidFor)}
+	o := open{id: l.ID, left: l.Granted, used: now, expires: sent + int64(l.ValidFor)}
 	for _, d := range l.Drips {
 		// A fast clock here and a slow one there must not let quota ripen early.
 		d.Ready += d.Ready/driftParts + 1 + time.Duration(now)
@@ -53,7 +53,7 @@ func (h *hand) add(l Lease, sent, now int64) {
 func (h *hand) spend(now int64, cost Cost) bool {
 	if len(h.leases) > 0 {
 		if o := &h.leases[0]; now < o.expires && now >= o.ripe && o.left.Covers(cost) {
-			o.left, o.spent = o.left.Sub(cost), o.spent.Add(cost)
+			o.left, o.spent, o.used = o.left.Sub(cost), o.spent.Add(cost), now
 			h.left = h.left.Sub(cost)
 			return true
 		}
@@ -64,7 +64,10 @@ func (h *hand) spend(now int64, cost Cost) bool {
 	for i := range h.leases {
 		o := &h.leases[i]
 		part := cost.Min(o.usable(now))
-		o.left, o.spent = o.left.Sub(part), o.spent.Add(part)
+		if part.IsZero() {
+			continue
+		}
+		o.left, o.spent, o.used = o.left.Sub(part), o.spent.Add(part), now
 		h.left, cost = h.left.Sub(part), cost.Sub(part)
 	}
 	return true

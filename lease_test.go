@@ -57,16 +57,26 @@ func TestIdleLeasesGoBack(t *testing.T) {
 	})
 }
 
-func TestLeasesFollowDemandDown(t *testing.T) {
+// As long as it is used, a lease stays: what is used slowly needs few exchanges.
+func TestALeaseInUseStays(t *testing.T) {
 	play(t, "10000/s", "", func(s *scene) {
-		s.busy(2000, second)
-		require.Greater(s, s.out().Requests, int64(50))
-		s.busy(10, 2*second)
-		assert.LessOrEqual(s, s.out().Requests, int64(10), "what is restored in a millisecond")
+		s.busy(4, second)
+		require.Equal(s, 1, s.spy.exchanges(), "for a call every 250 ms")
+		time.Sleep(idleAfter + 2*tick)
+		assert.Zero(s, s.out())
 	})
 }
 
-// Nobody misses what the store has again a millisecond later. With it a worker
+func TestLeasesFollowDemandDown(t *testing.T) {
+	play(t, "10000/s", "", func(s *scene) {
+		s.busy(5000, second)
+		require.Greater(s, s.out().Requests, int64(150))
+		s.busy(10, 2*second)
+		assert.LessOrEqual(s, s.out().Requests, int64(100), "what is restored in ten milliseconds")
+	})
+}
+
+// Nobody misses what the store has again in ten milliseconds. With it a worker
 // that calls now and then, on each of many keys, does without most exchanges.
 func TestALittleIsLeasedWhateverTheDemand(t *testing.T) {
 	for _, tt := range []struct {

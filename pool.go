@@ -14,7 +14,7 @@ const (
 	settleWithin = 50 * time.Millisecond  // when something comes back
 	spentWithin  = 200 * time.Millisecond // a little that nothing comes back of: the next ask takes it along
 	little       = 100 * time.Millisecond // of refill
-	trifle       = time.Millisecond       // of refill
+	trifle       = 10 * time.Millisecond  // of refill
 	idleAfter    = 500 * time.Millisecond // a lease goes back, if nobody needs it
 	tick         = 250 * time.Millisecond // how often leases in hand are looked over
 	spare        = 100 * time.Millisecond // before its end, a lease that is not used up goes back
@@ -125,6 +125,7 @@ func (p *pool) admitted(cost Cost) {
 func (p *pool) wait(ctx context.Context, w *waiter) error {
 	p.mu.Lock()
 	now := p.choke.clock.Now()
+	joined := now
 	switch {
 	case p.closed:
 		p.mu.Unlock()
@@ -180,7 +181,7 @@ func (p *pool) wait(ctx context.Context, w *waiter) error {
 		} else {
 			p.stats.Admitted--
 			p.stats.Spent = p.stats.Spent.Sub(w.cost)
-			p.returns(now, w.cost, now)
+			p.returns(now, w.cost, joined)
 		}
 	} else if p.ask != nil && p.ask.forWho != nil {
 		// The next keeps the place in the store's line, unless it needs less:
@@ -265,7 +266,7 @@ func (p *pool) look(now int64) {
 			served = served.Sub(part)
 			return false
 		}
-		if starved || now-max(o.since, o.ripe) >= int64(idleAfter) {
+		if starved || now-max(o.used, o.ripe) >= int64(idleAfter) {
 			within = 0
 			return true
 		}
