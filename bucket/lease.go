@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Clock rates may differ between machines by less than Drift parts of one.
+// Drift is by how much clock rates may differ between machines, in parts of one.
 const Drift = 0.01
 
 // TTL is how long a lease lives once all of it is spendable, in the store's

@@ -72,12 +72,13 @@ var windows = []struct {
 	{"m", time.Minute}, {"min", time.Minute}, {"minute", time.Minute},
 	{"s", time.Second}, {"sec", time.Second}, {"second", time.Second},
 	{"ms", time.Millisecond},
+	{"us", time.Microsecond}, {"ns", time.Nanosecond}, // for those that no other divides
 }
 
 const rateForm = `want "50/s", "100000/m", "5/10s", "10/h", or "50/s burst 10"`
 
-// ParseRate reads a rate: a count, a slash, a window of one or more ms, s, m, h
-// or d, and optionally the word burst with a count. Burst defaults to N.
+// ParseRate reads a rate: a count, a slash, a window of one or more ns, us, ms, s,
+// m, h or d, and optionally the word burst with a count. Burst defaults to N.
 // Digits may be grouped by underscores.
 func ParseRate(s string) (Rate, error) {
 	fail := func(err error) (Rate, error) {
@@ -138,7 +139,7 @@ func parseWindow(s string) (time.Duration, bool) {
 
 // String returns the form that [ParseRate] reads.
 func (r Rate) String() string {
-	s := fmt.Sprintf("%d/%v", r.N, r.Per) // a window that no unit divides: not one that ParseRate returns
+	s := fmt.Sprintf("%d/%v", r.N, r.Per) // a window of nothing or less
 	for _, w := range windows {
 		if r.Per < w.per || r.Per%w.per != 0 {
 			continue

@@ -252,7 +252,8 @@ func TestTextRoundTrip(t *testing.T) {
 		}
 		roundTrip(t, l, new(Limits), func(m *Limits) bool { return l.Equal(*m) })
 		roundTrip(t, l.Requests, new(Rates), func(m *Rates) bool { return m.String() == l.Requests.String() })
-		for _, r := range append(l.Requests, l.Tokens...) {
+		any := Rate{N: 1, Per: time.Duration(rapid.Int64Range(int64(minPer), int64(maxPer)).Draw(t, "per")), Burst: 1}
+		for _, r := range append(append(l.Requests, l.Tokens...), any) {
 			roundTrip(t, r, new(Rate), func(m *Rate) bool { return *m == r })
 		}
 	})
