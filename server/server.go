@@ -112,8 +112,8 @@ func New(cfg Config) *Server {
 	protocols.SetUnencryptedHTTP2(cfg.TLS == nil)
 	s.http = &http.Server{
 		Handler: s, TLSConfig: cfg.TLS, Protocols: &protocols,
-		// There is no ReadTimeout, for it would end the requests that wait;
-		// the time to read a body is bounded where it is read.
+		// There is no ReadTimeout, for it would end the requests that wait:
+		// ServeHTTP bounds the time that a body may take.
 		ReadHeaderTimeout: headerWithin, IdleTimeout: idleFor, MaxHeaderBytes: maxHeader,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxStreams, SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second,
@@ -249,6 +249,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.id = rand.Text()[:16]
 	}
 	w.Header().Set("X-Request-Id", a.id)
+	if r.ContentLength != 0 { // of a body that no handler reads, package http awaits the end
+		http.NewResponseController(w).SetReadDeadline(began.Add(bodyWithin))
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			if p == http.ErrAbortHandler {
@@ -321,10 +324,8 @@ func (c *call) read(v any) *httpapi.Error {
 }
 
 // body reads the whole of the body, which also lets the server notice when the
-// client goes.
+// client goes. What is read has no deadline any more: the request may wait.
 func (c *call) body() ([]byte, *httpapi.Error) {
-	control := http.NewResponseController(c.w)
-	control.SetReadDeadline(time.Now().Add(bodyWithin))
 	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.Request.Body, httpapi.MaxBody))
 	var large *http.MaxBytesError
 	switch {
@@ -333,7 +334,7 @@ func (c *call) body() ([]byte, *httpapi.Error) {
 	case err != nil:
 		return nil, badRequest(fmt.Errorf("the body ends early: %w", err))
 	}
-	control.SetReadDeadline(time.Time{})
+	http.NewResponseController(c.w).SetReadDeadline(time.Time{})
 	return body, nil
 }
 
