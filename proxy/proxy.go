@@ -92,8 +92,7 @@ const (
 	mostPause  = 500 * time.Millisecond
 	giveBackIn = 2 * time.Second
 
-	maxSettled = 1000 // in one request
-	maxConns   = 8    // each of which has a thousand requests under way
+	maxConns = 8 // each of which has a thousand requests under way
 )
 
 // Store is a choked.Store at a service. It owns a few connections, and no
@@ -261,7 +260,7 @@ func (s *Store) Settle(ctx context.Context, done []bucket.Settlement) error {
 
 func (s *Store) settle(ctx context.Context, done []bucket.Settlement) error {
 	for len(done) > 0 {
-		n := min(len(done), maxSettled)
+		n := min(len(done), httpapi.MaxSettlements)
 		request := httpapi.SettleRequest{Done: httpapi.SettlementsOf(done[:n])}
 		if err := s.retry(ctx, "/v1/settle", request, func(error) bool { return true }); err != nil {
 			return err

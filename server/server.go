@@ -342,11 +342,12 @@ func badRequest(err error) *httpapi.Error {
 	return &httpapi.Error{Code: httpapi.BadRequest, Message: err.Error()}
 }
 
-// storeError is what a client is told of err, which the log has in full.
+// storeError is what a client is told of err, of which the log has more: as much
+// as it takes to see what is wrong, for of many settlements each may have failed.
 func (s *Server) storeError(c *call, err error) *httpapi.Error {
 	e := httpapi.ErrorOf(err)
 	if e.Code == httpapi.Failed || e.Code == httpapi.NoQuorum {
-		s.log.Warn("the store has failed", "error", err, "request", c.w.id)
+		s.log.Warn("the store has failed", "error", fmt.Sprintf("%.1000s", err.Error()), "request", c.w.id)
 	}
 	return e
 }

@@ -287,6 +287,45 @@ func TestBadRequestsAreToldWhy(t *testing.T) {
 	assert.Equal(t, httpapi.TooLarge, large.code())
 }
 
+// One request is not many thousand operations to the store, nor as many lines in
+// the log.
+func TestSettlementsInARequestAreBounded(t *testing.T) {
+	errs := make([]error, httpapi.MaxSettlements)
+	for i := range errs {
+		errs[i] = fmt.Errorf("lease %d: the disk is on fire", i)
+	}
+	d := open(t, &broken{Store: choked.NewLocal(), err: errors.Join(errs...)})
+	settle := func(n int) reply {
+		done := make([]httpapi.Settlement, n)
+		for i := range done {
+			done[i].Key = httpapi.KeyOf("k")
+		}
+		lease := wants(1, 1)
+		lease.Done = done
+		r := d.do(postJSON("/v1/settle", httpapi.SettleRequest{Done: done}))
+		assert.Equal(t, r.Code, d.do(postJSON("/v1/lease", lease)).Code, "a lease settles no more")
+		return r
+	}
+	assert.Equal(t, 500, settle(httpapi.MaxSettlements).Code, "so many the store is asked")
+	assert.Contains(t, d.logs.String(), "lease 0: the disk is on fire")
+	assert.Less(t, len(d.logs.String()), 5000)
+	r := settle(httpapi.MaxSettlements + 1)
+	assert.Equal(t, 400, r.Code)
+	assert.Equal(t, "1025 settlements: want at most 1024 in a request", r.message())
+
+	var doc struct {
+		Components struct {
+			Schemas map[string]struct {
+				Properties struct{ Done struct{ MaxItems int } }
+			}
+		}
+	}
+	require.NoError(t, json.Unmarshal(openapi, &doc))
+	for _, name := range []string{"LeaseRequest", "SettleRequest"} {
+		assert.Equal(t, httpapi.MaxSettlements, doc.Components.Schemas[name].Properties.Done.MaxItems, name)
+	}
+}
+
 // broken is a store that fails.
 type broken struct {
 	choked.Store

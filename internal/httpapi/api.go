@@ -20,6 +20,10 @@ import (
 // MaxBody bounds a request and an answer, in bytes.
 const MaxBody = 1 << 20
 
+// MaxSettlements bounds the settlements in a request, each of which may be an
+// operation of its own to the store.
+const MaxSettlements = 1024
+
 // Poll is how long the service keeps an ask waiting before it answers that the
 // ask still waits. The client then asks again to resume it. So the service
 // hears of a client that is gone, and a lease's validity, which counts from the
@@ -156,6 +160,9 @@ func SettlementsOf(done []bucket.Settlement) []Settlement {
 
 // Settlements returns what list says.
 func Settlements(list []Settlement) ([]bucket.Settlement, error) {
+	if len(list) > MaxSettlements {
+		return nil, fmt.Errorf("%d settlements: want at most %d in a request", len(list), MaxSettlements)
+	}
 	var done []bucket.Settlement
 	for _, s := range list {
 		key, err := s.Key.Value()
