@@ -189,6 +189,13 @@ func (s *Store) lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 	tries := s.tries(ctx)
 	resume := false
 	for {
+		if len(attempt.Done) > batch(attempt.Done) {
+			if err := s.settle(ctx, attempt.Done); err != nil {
+				s.giveBack(attempt)
+				return bucket.Lease{}, err
+			}
+			attempt.Done = nil
+		}
 		sent := s.clock.Now()
 		attempt.MaxWait = time.Duration(max(until-sent, 0))
 		request := httpapi.LeaseRequestOf(attempt)
@@ -260,7 +267,7 @@ func (s *Store) Settle(ctx context.Context, done []bucket.Settlement) error {
 
 func (s *Store) settle(ctx context.Context, done []bucket.Settlement) error {
 	for len(done) > 0 {
-		n := min(len(done), httpapi.MaxSettlements)
+		n := batch(done)
 		request := httpapi.SettleRequest{Done: httpapi.SettlementsOf(done[:n])}
 		if err := s.retry(ctx, "/v1/settle", request, func(error) bool { return true }); err != nil {
 			return err
@@ -268,6 +275,22 @@ func (s *Store) settle(ctx context.Context, done []bucket.Settlement) error {
 		done = done[n:]
 	}
 	return nil
+}
+
+// batch is how many of done fit into one request, beside an ask.
+func batch(done []bucket.Settlement) (n int) {
+	const (
+		ask     = 16 << 10 // bytes of a key and its rates
+		numbers = 256      // of a settlement without its key
+		escaped = 6        // of one byte of a key at most, as in \u001f
+	)
+	size := ask
+	for ; n < min(len(done), httpapi.MaxSettlements); n++ {
+		if size += numbers + escaped*len(done[n].Key); size > httpapi.MaxBody {
+			break
+		}
+	}
+	return n
 }
 
 // Adjust implements choked.Store.
