@@ -232,10 +232,12 @@ func TestClaimedSizesAreNotAllocated(t *testing.T) {
 func TestConnectionsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
+		require.Equal(t, 1000, d.cfg.ConnsPerSource)
+		d.Server = New(Config{Store: d.store, ConnsPerSource: 20})
 		n, end := d.serve()
 		defer end()
 		var conns []net.Conn
-		for range maxConnsFrom { // pipes have one source
+		for range 20 { // pipes have one source
 			conn, err := n.Dial(t.Context(), "", "")
 			require.NoError(t, err)
 			conns = append(conns, conn)
@@ -257,7 +259,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		line, _ := bufio.NewReader(conn).ReadString('\n')
 		assert.Contains(t, line, "200", "the silent ones are gone")
 	})
-	l := &listener{from: make(map[netip.Addr]int)}
+	l := &listener{perSource: 1, from: make(map[netip.Addr]int)}
 	for i := range maxConns {
 		require.True(t, l.add(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})))
 	}

@@ -40,6 +40,12 @@ type Config struct {
 	// TLS, if set, is what [Server.Serve] speaks, and it needs certificates.
 	TLS *tls.Config
 
+	// ConnsPerSource bounds the connections from one address, or one network of
+	// IPv6, that [Server.Serve] has open at a time. What is over it is closed at
+	// once. Behind an ingress or a NAT all clients are one source. Default: 1,000;
+	// there are 10,000 at most in all.
+	ConnsPerSource int
+
 	// Ready returns nil when the store can be asked, or what is missing for
 	// that. Nil: it always can.
 	Ready func() error
@@ -94,6 +100,9 @@ func New(cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
+	if cfg.ConnsPerSource <= 0 {
+		cfg.ConnsPerSource = connsPerSource
+	}
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, clock: boottime.New(), mux: http.NewServeMux(), guards: newGuards(), anyone: &tenant{namespace: "*"},
 		asks: asks{pending: make(map[askID]*pending)}, holder: mathrand.Uint64(),
@@ -128,7 +137,7 @@ func New(cfg Config) *Server {
 // returns nil then. It keeps to bounds on connections, headers, bodies and
 // times, so that it may face strangers.
 func (s *Server) Serve(l net.Listener) error {
-	l = bounded(l)
+	l = bounded(l, s.cfg.ConnsPerSource)
 	serve := func() error { return s.http.Serve(l) }
 	if s.cfg.TLS != nil {
 		serve = func() error { return s.http.ServeTLS(l, "", "") }

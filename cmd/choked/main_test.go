@@ -292,6 +292,7 @@ func TestWhatIsAskedWrongly(t *testing.T) {
 		{[]string{"serve", "-listen", ":7980"}, nil, "without -tokens"},
 		{[]string{"serve", "-listen", "7980"}, nil, "want host:port"},
 		{[]string{"serve", "-tls-cert", "x"}, nil, "want both or none"},
+		{[]string{"serve", "-conns-per-source", "0"}, nil, "want 1 or more"},
 		{[]string{"serve", "-stop", "-1s"}, nil, "no negative time"},
 		{[]string{"serve", "-secret", "x", "-secret-file", tokens}, nil, "want one of them"},
 		{[]string{"serve", "-secret-file", file("\n")}, nil, "it is empty"},
