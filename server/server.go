@@ -192,21 +192,30 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // route is one thing that the service can do.
 type route struct {
 	method, path string
-	open         bool // to who has no token
+	to           access
 	handle       func(s *Server, c *call) (any, *httpapi.Error)
 }
 
+// access is whom a route answers.
+type access int
+
+const (
+	anyone   access = iota
+	admitted        // who bears a token
+	capped          // the same, within the token's caps
+)
+
 var routes = []route{
-	{"POST", "/v1/lease", false, (*Server).lease},
-	{"POST", "/v1/settle", false, (*Server).settle},
-	{"POST", "/v1/adjust", false, (*Server).adjust},
-	{"GET", "/v1/acquire", false, (*Server).acquire},
-	{"POST", "/v1/acquire", false, (*Server).acquire},
-	{"GET", "/v1/status", false, (*Server).status},
-	{"GET", "/choked/acquire", false, (*Server).acquireAsChoked},
-	{"GET", "/healthz", true, (*Server).healthy},
-	{"GET", "/readyz", true, (*Server).ready},
-	{"GET", "/openapi.json", true, (*Server).describe},
+	{"POST", "/v1/lease", capped, (*Server).lease},
+	{"POST", "/v1/settle", admitted, (*Server).settle},
+	{"POST", "/v1/adjust", admitted, (*Server).adjust},
+	{"GET", "/v1/acquire", capped, (*Server).acquire},
+	{"POST", "/v1/acquire", capped, (*Server).acquire},
+	{"GET", "/v1/status", capped, (*Server).status},
+	{"GET", "/choked/acquire", capped, (*Server).acquireAsChoked},
+	{"GET", "/healthz", anyone, (*Server).healthy},
+	{"GET", "/readyz", anyone, (*Server).ready},
+	{"GET", "/openapi.json", anyone, (*Server).describe},
 }
 
 // nothing answers what is for no route.
@@ -280,7 +289,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve answers a request for a route.
 func (s *Server) serve(route route, w *answer, r *http.Request) {
 	c := &call{Request: r, w: w}
-	if !route.open {
+	if route.to != anyone {
 		if !s.begin() {
 			s.fail(w, closing)
 			return
@@ -297,6 +306,8 @@ func (s *Server) serve(route route, w *answer, r *http.Request) {
 			s.fail(w, err)
 			return
 		}
+	}
+	if route.to == capped {
 		retry, done := c.tenant.begin(time.Now())
 		if done == nil {
 			setRetryAfter(w.Header(), retry)

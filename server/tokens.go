@@ -33,7 +33,8 @@ import (
 // namespace * is all keys there are, under their full names.
 //
 // Caps bound what the token may ask of one node of the service: "asks=100" at
-// a time, and "rate=500/s", of calls, in any form that a rate has.
+// a time, and "rate=500/s", of calls, in any form that a rate has. To settle and
+// to adjust is free, for what waits may wait for that.
 type Tokens struct {
 	path string
 	log  *slog.Logger

@@ -42,7 +42,7 @@ func TestTokensAdmit(t *testing.T) {
 	}
 	assert.Equal(t, 200, d.do(get("/healthz")).Code, "needs none")
 	for _, r := range routes {
-		if !r.open {
+		if r.to != anyone {
 			assert.Equal(t, 401, d.do(httptest.NewRequest(r.method, r.path, nil)).Code, "%s %s", r.method, r.path)
 		}
 	}
@@ -225,6 +225,25 @@ func TestCaps(t *testing.T) {
 		assert.Equal(t, 200, d.do(bearing(get("/v1/status"), "rate")).Code)
 		waiting[1].cancel()
 		<-waiting[1].done
+	})
+}
+
+// What waits for quota may wait for that which is settled: no cap holds that back.
+func TestSettlementsAreFreeOfCaps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, nil, HashToken("t")+" a asks=1 rate=2/h")
+		defer d.close()
+		holder := wants(1, 10)
+		require.True(t, d.do(bearing(postJSON("/v1/lease", holder), "t")).lease().OK)
+		waiting := d.start(bearing(postJSON("/v1/lease", wants(2, 10)), "t"))
+		synctest.Wait()
+		require.Equal(t, 429, d.do(bearing(postJSON("/v1/lease", wants(3, 10)), "t")).Code)
+		adjust := httpapi.AdjustRequest{Key: holder.Key, Limits: holder.Limits, Charge: bucket.Cost{Requests: 1}}
+		assert.Equal(t, 200, d.do(bearing(postJSON("/v1/adjust", adjust), "t")).Code)
+		settle := httpapi.SettleRequest{Done: []httpapi.Settlement{{Key: holder.Key, ID: holder.ID}}}
+		assert.Equal(t, 200, d.do(bearing(postJSON("/v1/settle", settle), "t")).Code)
+		<-waiting.done
+		assert.True(t, waiting.lease().OK)
 	})
 }
 
