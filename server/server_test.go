@@ -515,10 +515,17 @@ func TestAcquireSaysWhatIsWrong(t *testing.T) {
 		"key=k&request_limits=5/s":              `parameter "request_limits"`,
 		"key=k&request_limit=5/s&token=1":       `parameter "token"`,
 		"key=k&key=l&request_limit=5/s":         "given twice",
+		// Dropped, it would lift the limit.
+		"key=k&request_limit=5/s&token_limit=1/m%&tokens=5000": `invalid URL escape "%"`,
+		"key=k&request_limit=5/s&requests=5%zz":                `invalid URL escape "%zz"`,
+		"key=k&request_limit=5/s;token_limit=1/m":              "semicolon",
 	} {
-		r := d.do(httptest.NewRequest("GET", "/v1/acquire?"+query, nil))
-		assert.Equal(t, 400, r.Code, query)
-		assert.Contains(t, r.message(), why, query)
+		form := post("/v1/acquire", query)
+		form.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		for _, r := range []reply{d.do(httptest.NewRequest("GET", "/v1/acquire?"+query, nil)), d.do(form)} {
+			assert.Equal(t, 400, r.Code, query)
+			assert.Contains(t, r.message(), why, query)
+		}
 	}
 	assert.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "5/s", "wait", "0.5")).Code)
 }
@@ -564,6 +571,7 @@ func TestAcquireAsThePythonPackageDoesNot(t *testing.T) {
 		"key=k&token_capacity=1&token_refill_rate=1e-12":   "want",
 		"key=k&token_capacity=1&token_refill_rate=1e11":    "want",
 		"key=k&max_tokens=5":                               `parameter "max_tokens"`,
+		"key=k&request_capacity=5&request_refill_rate=1&token_capacity=10%&token_refill_rate=1&tokens_needed=5000": `invalid URL escape "%"`,
 	} {
 		r := d.do(bearing(httptest.NewRequest("GET", "/choked/acquire?"+query, nil), "t"))
 		assert.Equal(t, 400, r.Code, query)
