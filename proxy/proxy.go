@@ -38,6 +38,9 @@ var (
 	ErrUnauthorized = errors.New("choked: the service refuses the token")
 )
 
+// errHTTP1 means that operations cannot share a connection.
+var errHTTP1 = errors.New("choked: the service, or what is before it, speaks HTTP/1.1 only: want proxy.Config.HTTP1, or HTTP/2 there")
+
 // Config says which service a store is at. URL is required.
 type Config struct {
 	// URL is where the service is, as in "https://choked.internal:7980". A name
@@ -57,7 +60,9 @@ type Config struct {
 	Timeout time.Duration
 
 	// HTTP1 speaks HTTP/1.1, with a connection for each operation under way,
-	// for services behind something that knows no HTTP/2.
+	// for services behind something that knows no HTTP/2. Without it, such a
+	// service is an error: a few connections would be taken by those who wait,
+	// and nothing could be settled meanwhile.
 	HTTP1 bool
 
 	dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil: the system's
@@ -220,6 +225,9 @@ func (s *Store) lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 		case ctx.Err() != nil:
 			s.giveBack(attempt)
 			return bucket.Lease{}, context.Cause(ctx)
+		case errors.Is(err, errHTTP1): // too late to have changed nothing
+			s.giveBack(attempt)
+			return bucket.Lease{}, err
 		case isFinal(err):
 			return bucket.Lease{}, err
 		}
@@ -424,6 +432,9 @@ func (e *answerError) Unwrap() error { return e.why.Unwrap() }
 
 // isFinal reports whether it is no use to ask again.
 func isFinal(err error) bool {
+	if errors.Is(err, errHTTP1) {
+		return true
+	}
 	var e *answerError
 	if !errors.As(err, &e) {
 		return false
@@ -465,9 +476,15 @@ func (s *Store) post(ctx context.Context, path string, request, answer any) erro
 	}
 	response, err := s.http.Do(r)
 	if err != nil {
+		if strings.Contains(err.Error(), "looked like an HTTP/1.1 header") { // so package http says
+			return errHTTP1
+		}
 		return err
 	}
 	defer response.Body.Close()
+	if response.ProtoMajor == 1 && !s.cfg.HTTP1 {
+		return errHTTP1
+	}
 	b, err := io.ReadAll(io.LimitReader(response.Body, httpapi.MaxBody))
 	if err != nil {
 		return fmt.Errorf("read the answer: %w", err)
