@@ -82,12 +82,14 @@ func (cfg Config) LogValue() slog.Value { return slog.StringValue(cfg.String()) 
 // MarshalText shows cfg without its secrets to encoding/json and the like.
 func (cfg Config) MarshalText() ([]byte, error) { return []byte(cfg.String()), nil }
 
+// redacted is what of a URL is no secret: a user's name, a query and a fragment
+// may be as secret as a password.
 func redacted(s string) string {
 	u, err := url.Parse(s)
-	if err != nil {
+	if err != nil || u.Host == "" { // then the rest of it may be anything
 		return "(not a URL)"
 	}
-	return u.Redacted()
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
 const (
@@ -125,7 +127,7 @@ func New(url, token string) (*Store, error) { return Open(Config{URL: url, Token
 // Open returns a store as cfg says.
 func Open(cfg Config) (*Store, error) {
 	u, err := url.Parse(cfg.URL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return nil, fmt.Errorf(`choked: proxy: URL %.120q: want "https://host:port"`, redacted(cfg.URL))
 	}
 	if strings.ContainsFunc(cfg.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {

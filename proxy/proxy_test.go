@@ -38,12 +38,15 @@ func ask(holder uint64, n int64, maxWait time.Duration) bucket.Ask {
 }
 
 func TestAddressesThatCannotBe(t *testing.T) {
-	for _, url := range []string{"", "host:7980", "ftp://host", "http://", "://", "http://user:SECRET@host", "http://host/?token=SECRET", "http://host/#x", "http://ho st"} {
+	for _, url := range []string{"", "host:7980", "ftp://host", "http://", "://", "http://user:SECRET@host", "http://SECRET@host", "user:SECRET@host",
+		"http:SECRET@host", "http://host/?token=SECRET", "http://host/?", "http://host/#SECRET", "http://SECRET@ho st"} {
 		_, err := New(url, "")
 		if assert.ErrorContains(t, err, "want \"https://host:port\"", url) {
-			assert.NotContains(t, err.Error(), ":SECRET")
+			assert.NotContains(t, err.Error(), "SECRET")
 		}
+		assert.NotContains(t, Config{URL: url}.String(), "SECRET")
 	}
+	assert.Contains(t, Config{URL: "https://user@host:1/path?query"}.String(), `"https://host:1/path"`)
 	_, err := New("http://host", "SECRET\r\nX: y")
 	require.ErrorContains(t, err, "the token")
 	assert.NotContains(t, err.Error(), "SECRET")
