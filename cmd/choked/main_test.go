@@ -125,6 +125,21 @@ func newToken(t *testing.T, namespace string) (token, file string) {
 	return strings.TrimSpace(out), file
 }
 
+// Some editors leave the last line without an end.
+func TestATokenIsALineOfItsOwn(t *testing.T) {
+	_, file := newToken(t, "team-a")
+	first, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, bytes.TrimSpace(first), 0o600))
+	for range 2 {
+		status, _, errs := say(t, nil, "token", "-file", file, "team-b")
+		require.Zero(t, status, errs)
+	}
+	all, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Regexp(t, `^[0-9a-f]{64} team-a\n[0-9a-f]{64} team-b\n[0-9a-f]{64} team-b\n$`, string(all))
+}
+
 func TestTheServiceFromStartToEnd(t *testing.T) {
 	token, file := newToken(t, "team-a")
 	p := alone(t, "-tokens", file, "-log", "debug", "-secret", "SECRET-of-nodes")
