@@ -164,6 +164,9 @@ func TestEveryRouteIsInTheDocumentAndNothingElse(t *testing.T) {
 		assert.True(t, ok, "%s %s", r.method, r.path)
 		assert.Equal(t, r.to == anyone, op.Security != nil, "%s %s needs no token", r.method, r.path)
 		assert.Contains(t, op.Responses, "200")
+		if r.to != anyone && r.path != "/v1/status" {
+			assert.Contains(t, op.Responses, "500", "%s %s asks the store", r.method, r.path)
+		}
 	}
 	assert.Equal(t, len(routes), listed)
 }
