@@ -288,6 +288,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serve answers a request for a route.
 func (s *Server) serve(route route, w *answer, r *http.Request) {
+	if r.Method == "HEAD" && route.to != anyone { // it goes the way of GET, and nobody expects it to spend
+		s.nothing(w, r)
+		return
+	}
 	c := &call{Request: r, w: w}
 	if route.to != anyone {
 		if !s.begin() {

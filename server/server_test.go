@@ -229,6 +229,18 @@ func TestWhatThereIsNot(t *testing.T) {
 	assert.Equal(t, "GET, POST", d.do(httptest.NewRequest("PUT", "/v1/acquire", nil)).Header().Get("Allow"))
 }
 
+// Who asks for the head of an answer wants nothing to happen.
+func TestHeadSpendsNothing(t *testing.T) {
+	d := open(t, nil)
+	for _, path := range []string{"/v1/acquire?key=k&request_limit=1/h", "/choked/acquire?key=k&request_capacity=1&request_refill_rate=1"} {
+		r := d.do(httptest.NewRequest("HEAD", path, nil))
+		assert.Equal(t, 405, r.Code, path)
+		assert.Contains(t, r.Header().Get("Allow"), "GET")
+	}
+	assert.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "1/h", "wait", "0")).Code)
+	assert.Equal(t, 200, d.do(httptest.NewRequest("HEAD", "/readyz", nil)).Code, "some balancers ask so")
+}
+
 func TestReadiness(t *testing.T) {
 	missing := errors.New("no cluster yet, of the secret cluster")
 	s := New(Config{Store: choked.NewLocal(), Ready: func() error { return missing }})
