@@ -1,8 +1,10 @@
 package server
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"mime"
@@ -119,6 +121,9 @@ func readAcquire(c *call) (acquisition, *httpapi.Error) {
 		}
 		switch kind, _, _ := mime.ParseMediaType(c.Header.Get("Content-Type")); kind {
 		case "application/x-www-form-urlencoded":
+			if bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) { // curl -d says so of whatever it sends
+				return acquisition{}, badRequest(errors.New("the body is JSON: send it with the header Content-Type: application/json"))
+			}
 			query = string(body)
 		default:
 			a, err := decodeAcquire(body)

@@ -543,6 +543,12 @@ func TestAcquireSaysWhatIsWrong(t *testing.T) {
 		}
 	}
 	assert.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "5/s", "wait", "0.5")).Code)
+
+	untold := post("/v1/acquire", ` {"key":"k","limits":{"requests":"5/s"}}`)
+	untold.Header.Set("Content-Type", "application/x-www-form-urlencoded") // as curl -d does
+	r := d.do(untold)
+	assert.Equal(t, 400, r.Code)
+	assert.Contains(t, r.message(), "Content-Type: application/json")
 }
 
 func TestAcquireAsThePythonPackageDoes(t *testing.T) {
