@@ -80,15 +80,21 @@ func (s *Server) take(c *call, a acquisition) (any, *httpapi.Error) {
 		return refused{answer}, nil
 	}
 	settled := bucket.Settlement{Key: ask.Key, ID: ask.ID}
-	if !ripe(ctx, lease) || s.clock.Since(began) >= lease.ValidFor {
+	switch {
+	case !ripe(ctx, lease):
 		s.settleLater(settled) // unspent
 		return nil, closing
+	case s.clock.Since(began) >= lease.ValidFor:
+		s.settleLater(settled)
+		return nil, tooLate
 	}
 	settled.Spent = a.cost
 	s.settleLater(settled)
 	answer.Waited = s.clock.Since(began)
 	return answer, nil
 }
+
+var tooLate = &httpapi.Error{Code: httpapi.Late, Message: "the quota came too late to be spent, and has gone back: ask again"}
 
 // ripe waits until all of a lease may be spent, or ctx ends. A fast clock here
 // and a slow one there must not let it be early.

@@ -496,6 +496,33 @@ func TestAcquireWaitsItsTurn(t *testing.T) {
 	})
 }
 
+// What is granted and runs out on the way is not spent, and the client learns that
+// it was that.
+func TestAcquireOfWhatComesTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &brief{choked.NewLocal()}
+		d := open(t, store)
+		defer d.close()
+		r := d.do(get("/v1/acquire", "key", "k", "request_limit", "10/h", "requests", "10"))
+		assert.Equal(t, 503, r.Code)
+		assert.Equal(t, httpapi.Late, r.code())
+		assert.Equal(t, "1", r.Header().Get("Retry-After"))
+		synctest.Wait()
+		l, err := store.Local.Lease(t.Context(), bucket.Ask{Key: "k", Limits: choked.MustLimits("10/h", ""), Need: bucket.Cost{Requests: 10}})
+		require.NoError(t, err)
+		assert.True(t, l.OK, "it has gone back")
+	})
+}
+
+// brief is a store whose leases are over when they arrive.
+type brief struct{ *choked.Local }
+
+func (s *brief) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
+	l, err := s.Local.Lease(ctx, a)
+	l.ValidFor = 0
+	return l, err
+}
+
 // A client that is gone is not waited for, and has spent nothing.
 func TestAcquireOfAClientThatGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
