@@ -73,7 +73,7 @@ func (s *Server) take(c *call, a acquisition) (any, *httpapi.Error) {
 		return nil, s.storeError(c, err)
 	}
 	setRateLimit(c.w.Header(), a.limits, lease.Level)
-	answer := httpapi.Acquired{OK: lease.OK, RetryAfter: lease.RetryAfter, Level: lease.Level}
+	answer := httpapi.Acquired{OK: lease.OK, RetryAfter: lease.RetryAfter, Level: httpapi.LevelOf(lease.Level)}
 	if !lease.OK {
 		setRetryAfter(c.w.Header(), lease.RetryAfter)
 		answer.Waited = s.clock.Since(began)

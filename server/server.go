@@ -457,7 +457,7 @@ func (s *Server) status(c *call) (any, *httpapi.Error) {
 		for _, b := range store.Buckets() {
 			if key, ok := c.tenant.own(b.Key); ok {
 				st.Keys = append(st.Keys, httpapi.KeyInfo{
-					Key: httpapi.KeyOf(key), Limits: b.Limits.String(), Level: b.Level, Leased: b.Leased, Leases: b.Leases, Full: b.Full,
+					Key: httpapi.KeyOf(key), Limits: b.Limits.String(), Level: httpapi.LevelOf(b.Level), Leased: b.Leased, Leases: b.Leases, Full: b.Full,
 				})
 			}
 		}

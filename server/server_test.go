@@ -496,6 +496,28 @@ func TestAcquireWaitsItsTurn(t *testing.T) {
 	})
 }
 
+// A unit that is not limited has no level, rather than one that is more than the
+// numbers of some languages can tell.
+func TestLevelsAreOfWhatIsLimited(t *testing.T) {
+	d := open(t, &listing{Local: choked.NewLocal()})
+	tokens := wants(1, 1)
+	tokens.Key, tokens.Limits, tokens.Need, tokens.Want = httpapi.KeyOf("t"), httpapi.LimitsOf(choked.MustLimits("", "10/h")), bucket.Cost{}, bucket.Cost{Tokens: 3}
+	for _, c := range []struct {
+		r    *http.Request
+		want string
+	}{
+		{get("/v1/acquire", "key", "k", "request_limit", "10/h"), `"level":{"requests":9}`},
+		{get("/v1/acquire", "key", "k2", "request_limit", "10/h", "requests", "10"), `"level":{"requests":0}`},
+		{get("/choked/acquire", "key", "k", "tokens_needed", "5"), `"level":{}`},
+		{postJSON("/v1/lease", tokens), `"level":{"tokens":7}`},
+	} {
+		assert.Contains(t, d.do(c.r).Body.String(), c.want, c.r.URL)
+	}
+	for _, l := range []bucket.Cost{{}, {Requests: -5, Tokens: bucket.MaxUnits}, bucket.Limits{}.Burst(), choked.MustLimits("5/s", "").Burst()} {
+		assert.Equal(t, l, httpapi.LevelOf(l).Value(), "what is sent is what was meant")
+	}
+}
+
 // What is granted and runs out on the way is not spent, and the client learns that
 // it was that.
 func TestAcquireOfWhatComesTooLate(t *testing.T) {
