@@ -153,6 +153,11 @@ func TestTokensAreReadAgain(t *testing.T) {
 		assert.Contains(t, d.logs.String(), "cannot be read again")
 		assert.NotContains(t, d.logs.String(), "MISTAKE", "what stands for a hash may be a token")
 
+		d.list("")
+		time.Sleep(lookEvery)
+		assert.Equal(t, 200, status("new"), "an empty one is about to be written")
+		assert.Contains(t, d.logs.String(), "it is empty")
+
 		require.NoError(t, os.Remove(d.file))
 		time.Sleep(lookEvery)
 		assert.Equal(t, 200, status("new"))
