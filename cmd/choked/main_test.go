@@ -284,6 +284,31 @@ func TestFlagsEnvironmentAndFileAlike(t *testing.T) {
 	assert.Equal(t, 10*time.Second, o.stop, "then the default")
 }
 
+// What may be given more than once adds up, within the place where it is given. A
+// secret is one value, commas included.
+func TestFlagsThatAreGivenAgain(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "choked.conf")
+	require.NoError(t, os.WriteFile(file, []byte("join = a:1\njoin = b:2, c:3\nprevious-secret = x,y\nprevious-secret = z\n"), 0o600))
+	for name, c := range map[string]struct {
+		args []string
+		env  map[string]string
+		join []string
+		old  []string
+	}{
+		"command line":     {[]string{"-join", "d:4", "-previous-secret", "one, two", "-join", "e:5,f:6", "-previous-secret", "three"}, nil, []string{"d:4", "e:5", "f:6"}, []string{"one, two", "three"}},
+		"file":             {[]string{"-config", file}, nil, []string{"a:1", "b:2", "c:3"}, []string{"x,y", "z"}},
+		"environment":      {nil, map[string]string{"CHOKED_JOIN": "d:4,e:5", "CHOKED_PREVIOUS_SECRET": "x,y"}, []string{"d:4", "e:5"}, []string{"x,y"}},
+		"one and the file": {[]string{"-config", file, "-join", "d:4"}, nil, []string{"d:4"}, []string{"x,y", "z"}},
+	} {
+		var o options
+		f := newFlags("choked serve", func(name string) string { return c.env[name] }, io.Discard, io.Discard)
+		serveFlags(f, &o)
+		require.NoError(t, f.parse(c.args, 0, 0, ""), name)
+		assert.Equal(t, c.join, o.node.Join, name)
+		assert.Equal(t, c.old, o.node.PreviousSecrets, name)
+	}
+}
+
 func TestWhatIsAskedWrongly(t *testing.T) {
 	dir := t.TempDir()
 	file := func(text string) string {
@@ -347,6 +372,7 @@ func TestWhatIsAskedWrongly(t *testing.T) {
 		status, out, _ := say(t, nil, command, "-h")
 		assert.Zero(t, status)
 		assert.Contains(t, out, "Usage: choked "+command)
+		assert.Contains(t, out, "a line that begins with # is a comment")
 	}
 }
 
