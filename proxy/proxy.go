@@ -38,6 +38,9 @@ var (
 	ErrUnauthorized = errors.New("choked: the service refuses the token")
 )
 
+// errHTTP1 means that operations cannot share a connection.
+var errHTTP1 = errors.New("choked: the service, or what is before it, speaks HTTP/1.1 only: want proxy.Config.HTTP1, or HTTP/2 there")
+
 // Config says which service a store is at. URL is required.
 type Config struct {
 	// URL is where the service is, as in "https://choked.internal:7980". A name
@@ -57,7 +60,9 @@ type Config struct {
 	Timeout time.Duration
 
 	// HTTP1 speaks HTTP/1.1, with a connection for each operation under way,
-	// for services behind something that knows no HTTP/2.
+	// for services behind something that knows no HTTP/2. Without it, such a
+	// service is an error: a few connections would be taken by those who wait,
+	// and nothing could be settled meanwhile.
 	HTTP1 bool
 
 	dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil: the system's
@@ -77,12 +82,14 @@ func (cfg Config) LogValue() slog.Value { return slog.StringValue(cfg.String()) 
 // MarshalText shows cfg without its secrets to encoding/json and the like.
 func (cfg Config) MarshalText() ([]byte, error) { return []byte(cfg.String()), nil }
 
+// redacted is what of a URL is no secret: a user's name, a query and a fragment
+// may be as secret as a password.
 func redacted(s string) string {
 	u, err := url.Parse(s)
-	if err != nil {
+	if err != nil || u.Host == "" { // then the rest of it may be anything
 		return "(not a URL)"
 	}
-	return u.Redacted()
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
 const (
@@ -92,8 +99,7 @@ const (
 	mostPause  = 500 * time.Millisecond
 	giveBackIn = 2 * time.Second
 
-	maxSettled = 1000 // in one request
-	maxConns   = 8    // each of which has a thousand requests under way
+	maxConns = 8 // each of which has a thousand requests under way
 )
 
 // Store is a choked.Store at a service. It owns a few connections, and no
@@ -121,7 +127,7 @@ func New(url, token string) (*Store, error) { return Open(Config{URL: url, Token
 // Open returns a store as cfg says.
 func Open(cfg Config) (*Store, error) {
 	u, err := url.Parse(cfg.URL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return nil, fmt.Errorf(`choked: proxy: URL %.120q: want "https://host:port"`, redacted(cfg.URL))
 	}
 	if strings.ContainsFunc(cfg.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
@@ -190,6 +196,13 @@ func (s *Store) lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 	tries := s.tries(ctx)
 	resume := false
 	for {
+		if len(attempt.Done) > batch(attempt.Done) {
+			if err := s.settle(ctx, attempt.Done); err != nil {
+				s.giveBack(attempt)
+				return bucket.Lease{}, err
+			}
+			attempt.Done = nil
+		}
 		sent := s.clock.Now()
 		attempt.MaxWait = time.Duration(max(until-sent, 0))
 		request := httpapi.LeaseRequestOf(attempt)
@@ -214,6 +227,9 @@ func (s *Store) lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 		case ctx.Err() != nil:
 			s.giveBack(attempt)
 			return bucket.Lease{}, context.Cause(ctx)
+		case errors.Is(err, errHTTP1): // too late to have changed nothing
+			s.giveBack(attempt)
+			return bucket.Lease{}, err
 		case isFinal(err):
 			return bucket.Lease{}, err
 		}
@@ -261,7 +277,7 @@ func (s *Store) Settle(ctx context.Context, done []bucket.Settlement) error {
 
 func (s *Store) settle(ctx context.Context, done []bucket.Settlement) error {
 	for len(done) > 0 {
-		n := min(len(done), maxSettled)
+		n := batch(done)
 		request := httpapi.SettleRequest{Done: httpapi.SettlementsOf(done[:n])}
 		if err := s.retry(ctx, "/v1/settle", request, func(error) bool { return true }); err != nil {
 			return err
@@ -269,6 +285,22 @@ func (s *Store) settle(ctx context.Context, done []bucket.Settlement) error {
 		done = done[n:]
 	}
 	return nil
+}
+
+// batch is how many of done fit into one request, beside an ask.
+func batch(done []bucket.Settlement) (n int) {
+	const (
+		ask     = 16 << 10 // bytes of a key and its rates
+		numbers = 256      // of a settlement without its key
+		escaped = 6        // of one byte of a key at most, as in \u001f
+	)
+	size := ask
+	for ; n < min(len(done), httpapi.MaxSettlements); n++ {
+		if size += numbers + escaped*len(done[n].Key); size > httpapi.MaxBody {
+			break
+		}
+	}
+	return n
 }
 
 // Adjust implements choked.Store.
@@ -402,6 +434,9 @@ func (e *answerError) Unwrap() error { return e.why.Unwrap() }
 
 // isFinal reports whether it is no use to ask again.
 func isFinal(err error) bool {
+	if errors.Is(err, errHTTP1) {
+		return true
+	}
 	var e *answerError
 	if !errors.As(err, &e) {
 		return false
@@ -443,9 +478,15 @@ func (s *Store) post(ctx context.Context, path string, request, answer any) erro
 	}
 	response, err := s.http.Do(r)
 	if err != nil {
+		if strings.Contains(err.Error(), "looked like an HTTP/1.1 header") { // so package http says
+			return errHTTP1
+		}
 		return err
 	}
 	defer response.Body.Close()
+	if response.ProtoMajor == 1 && !s.cfg.HTTP1 {
+		return errHTTP1
+	}
 	b, err := io.ReadAll(io.LimitReader(response.Body, httpapi.MaxBody))
 	if err != nil {
 		return fmt.Errorf("read the answer: %w", err)

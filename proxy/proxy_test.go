@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,8 @@ import (
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/internal/history"
 	"github.com/choked/choked/internal/httpapi"
+	"github.com/choked/choked/internal/pipes"
+	"github.com/choked/choked/server"
 )
 
 func ask(holder uint64, n int64, maxWait time.Duration) bucket.Ask {
@@ -35,12 +38,15 @@ func ask(holder uint64, n int64, maxWait time.Duration) bucket.Ask {
 }
 
 func TestAddressesThatCannotBe(t *testing.T) {
-	for _, url := range []string{"", "host:7980", "ftp://host", "http://", "://", "http://user:SECRET@host", "http://host/?token=SECRET", "http://host/#x", "http://ho st"} {
+	for _, url := range []string{"", "host:7980", "ftp://host", "http://", "://", "http://user:SECRET@host", "http://SECRET@host", "user:SECRET@host",
+		"http:SECRET@host", "http://host/?token=SECRET", "http://host/?", "http://host/#SECRET", "http://SECRET@ho st"} {
 		_, err := New(url, "")
 		if assert.ErrorContains(t, err, "want \"https://host:port\"", url) {
-			assert.NotContains(t, err.Error(), ":SECRET")
+			assert.NotContains(t, err.Error(), "SECRET")
 		}
+		assert.NotContains(t, Config{URL: url}.String(), "SECRET")
 	}
+	assert.Contains(t, Config{URL: "https://user@host:1/path?query"}.String(), `"https://host:1/path"`)
 	_, err := New("http://host", "SECRET\r\nX: y")
 	require.ErrorContains(t, err, "the token")
 	assert.NotContains(t, err.Error(), "SECRET")
@@ -225,6 +231,63 @@ func TestErrorsThatCallersBranchOn(t *testing.T) {
 		_, err = b.Lease(t.Context(), ask(1, 11, 0))
 		assert.ErrorIs(t, err, choked.ErrCostExceedsBurst)
 	})
+}
+
+// However many, settlements reach the store as they were, whatever the bytes of
+// their keys.
+func TestManySettlements(t *testing.T) {
+	for name, key := range map[string]string{
+		"short": "k", "of what HTML escapes": strings.Repeat("<", bucket.MaxKey), "of what JSON escapes": strings.Repeat("\x1f", bucket.MaxKey),
+		"of quotes": strings.Repeat(`"`, bucket.MaxKey), "not UTF-8": strings.Repeat("\xff", bucket.MaxKey),
+		"UTF-8 cut short": strings.Repeat("\u2028", bucket.MaxKey/3) + "\xe2\x80",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			store := &ledger{Local: choked.NewLocal()}
+			b := &bubbled{service: service{Server: server.New(server.Config{Store: store})}, net: pipes.New()}
+			b.serving.Go(func() { b.service.Serve(b.net) })
+			var err error
+			b.Store, err = Open(Config{URL: "http://service.test", HTTP1: true, dial: b.net.Dial})
+			require.NoError(t, err)
+			defer b.Close()
+			var done []bucket.Settlement
+			for i := range uint64(httpapi.MaxSettlements + 1) {
+				done = append(done, bucket.Settlement{Key: key, ID: bucket.LeaseID{Holder: 1<<64 - 1, Seq: 1<<64 - 1 - i}, Spent: bucket.Cost{Requests: bucket.MaxUnits, Tokens: bucket.MaxUnits}})
+			}
+			require.NoError(t, b.Settle(t.Context(), done), name)
+			assert.True(t, slices.Equal(done, store.done), name)
+
+			store.done = nil
+			a := ask(1, 1, time.Hour)
+			a.Key, a.Done = key, done[1:] // an ask brings no more
+			answers(b, dropped(b.pool))
+			l, err := b.Lease(t.Context(), a)
+			require.NoError(t, err, name)
+			assert.True(t, l.OK, name)
+			settled := make(map[bucket.Settlement]bool)
+			for _, d := range store.done { // some of them twice: an answer was lost
+				settled[d] = true
+			}
+			for _, d := range a.Done {
+				require.True(t, settled[d], name)
+			}
+		})
+	}
+}
+
+// ledger is a store that keeps what is settled.
+type ledger struct {
+	*choked.Local
+	done []bucket.Settlement
+}
+
+func (l *ledger) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
+	l.done = append(l.done, a.Done...)
+	return l.Local.Lease(ctx, a)
+}
+
+func (l *ledger) Settle(ctx context.Context, done []bucket.Settlement) error {
+	l.done = append(l.done, done...)
+	return l.Local.Settle(ctx, done)
 }
 
 // A lease whose answer is lost is asked for again by another id, and what was

@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"sync"
@@ -125,32 +127,93 @@ func TestManyKeysShareAFewConnections(t *testing.T) {
 	counted := &counting{Listener: l}
 	var serving sync.WaitGroup
 	serving.Go(func() { s.Serve(counted) })
-	store, err := New("http://"+l.Addr().String(), s.token)
+	store, err := Open(Config{URL: "http://" + l.Addr().String(), Token: s.token, Timeout: time.Hour})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
-	var asks sync.WaitGroup
-	limits := choked.MustLimits("1/h", "")
-	var waiting atomic.Int64
-	for n := range uint64(500) {
+	var asks, waiting sync.WaitGroup
+	for n := range uint64(200) {
+		waiting.Add(1)
 		asks.Go(func() {
-			a := choked.Ask{Key: bucket.LeaseID{Holder: n}.String(), ID: bucket.LeaseID{Holder: n, Seq: 1}, Limits: limits, Defined: 1,
-				Need: choked.Cost{Requests: 1}, MaxWait: 3 * time.Hour}
-			l, err := store.Lease(ctx, a)
-			assert.NoError(t, err)
-			assert.True(t, l.OK)
-			waiting.Add(1)
-			a.ID.Seq++
-			_, err = store.Lease(ctx, a) // for the first to be settled
+			a := ask(n, 1, 3*time.Hour)
+			a.Key = a.ID.String()
+			assert.NoError(t, store.Adjust(ctx, bucket.Adjustment{Key: a.Key, Limits: a.Limits, Empty: time.Hour}))
+			waiting.Done()
+			_, err := store.Lease(ctx, a)
 			assert.ErrorIs(t, err, context.Canceled)
 		})
 	}
-	require.Eventually(t, func() bool { return waiting.Load() == 500 }, 20*time.Second, 10*time.Millisecond)
+	waiting.Wait()
 	cancel()
 	asks.Wait()
 	assert.LessOrEqual(t, counted.n.Load(), int64(4*maxConns))
 	require.NoError(t, store.Close())
 	require.NoError(t, s.Shutdown(t.Context()))
 	serving.Wait()
+}
+
+// However many wait, over HTTP/1.1 as well, what is settled is not behind them.
+func TestSettlementsDoNotWaitBehindAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bubble(t)
+		defer b.Close()
+		holder := ask(1, 10, 0)
+		_, err := b.Lease(t.Context(), holder)
+		require.NoError(t, err)
+		require.NoError(t, b.Adjust(t.Context(), bucket.Adjustment{Key: "k", Limits: holder.Limits, Empty: time.Hour}))
+		ctx, cancel := context.WithCancel(t.Context())
+		var asks sync.WaitGroup
+		for n := range uint64(100) {
+			asks.Go(func() {
+				_, err := b.Lease(ctx, ask(n+2, 1, 3*time.Hour))
+				assert.ErrorIs(t, err, context.Canceled)
+			})
+		}
+		synctest.Wait()
+		began := time.Now()
+		require.NoError(t, b.Settle(t.Context(), []bucket.Settlement{{Key: "k", ID: holder.ID}}))
+		assert.Zero(t, time.Since(began))
+		cancel()
+		asks.Wait()
+	})
+}
+
+// Who did not ask for HTTP/1.1 is told that it would be spoken, at once, and of
+// what it may have been granted nothing is lost.
+func TestHTTP1IsAskedForOrRefused(t *testing.T) {
+	s := newService(t)
+	serve := func(start func(*httptest.Server)) string {
+		h := httptest.NewUnstartedServer(s)
+		start(h)
+		t.Cleanup(h.Close)
+		return h.URL
+	}
+	plain := serve((*httptest.Server).Start)
+	sealed := serve((*httptest.Server).StartTLS)
+	trust := &tls.Config{InsecureSkipVerify: true}
+	limits := choked.MustLimits("10/h", "")
+	all := choked.Ask{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}, Limits: limits, Defined: 1, Need: choked.Cost{Requests: 10}}
+	for _, url := range []string{plain, sealed} {
+		store, err := Open(Config{URL: url, Token: s.token, TLS: trust, Timeout: time.Hour})
+		require.NoError(t, err)
+		_, err = store.Lease(t.Context(), all)
+		assert.ErrorContains(t, err, "want proxy.Config.HTTP1", url)
+		assert.NotErrorIs(t, err, ErrUnavailable)
+		err = store.Settle(t.Context(), []bucket.Settlement{{Key: "k"}})
+		assert.ErrorContains(t, err, "want proxy.Config.HTTP1", url)
+		store.work.Wait() // it gives back
+		require.NoError(t, store.Close())
+		all.ID.Holder++
+	}
+	for _, url := range []string{plain, sealed} {
+		store, err := Open(Config{URL: url, Token: s.token, TLS: trust, HTTP1: true})
+		require.NoError(t, err)
+		l, err := store.Lease(t.Context(), all)
+		require.NoError(t, err)
+		assert.True(t, l.OK)
+		require.NoError(t, store.Settle(t.Context(), []bucket.Settlement{{Key: "k", ID: all.ID}}))
+		require.NoError(t, store.Close())
+		all.ID.Holder++
+	}
 }
 
 // The service restarts, over the same store: those who wait, and those who come

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"runtime"
 	"strings"
 	"sync"
@@ -49,6 +48,8 @@ func untilClosed(conn net.Conn) (string, time.Duration) {
 }
 
 func TestSilentAndSlowClientsAreCutOff(t *testing.T) {
+	const known = "Host: x\r\nAuthorization: Bearer t\r\n"
+	const soon = bodyWithin + time.Second
 	for name, c := range map[string]struct {
 		says    string
 		trickle bool
@@ -59,13 +60,23 @@ func TestSilentAndSlowClientsAreCutOff(t *testing.T) {
 		"headers without an end":        {"GET /healthz HTTP/1.1\r\nHost: x\r\n", false, headerWithin},
 		"headers a byte at a time":      {"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 1000), true, headerWithin},
 		"an HTTP/2 preface and no more": {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false, 10 * time.Second},
-		"a body that does not come":     {"POST /v1/settle HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", false, bodyWithin + time.Second},
-		"a body a byte at a time":       {"POST /v1/settle HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{\"done\":[" + strings.Repeat(" ", 900), true, bodyWithin + time.Second},
+		"a body that does not come":     {"POST /v1/settle HTTP/1.1\r\n" + known + "Content-Length: 10\r\n\r\n", false, soon},
+		"a body a byte at a time":       {"POST /v1/settle HTTP/1.1\r\n" + known + "Content-Length: 1000\r\n\r\n{\"done\":[" + strings.Repeat(" ", 900), true, soon},
+		"chunks that do not come":       {"POST /v1/settle HTTP/1.1\r\n" + known + "Transfer-Encoding: chunked\r\n\r\n", false, soon},
 		"one request and no other":      {"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", false, idleFor},
+
+		// Nobody reads these bodies, and their ends are awaited nonetheless.
+		"without a token":                   {"POST /v1/settle HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", false, soon},
+		"without a token, a byte at a time": {"POST /v1/settle HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + strings.Repeat(" ", 900), true, soon},
+		"for nothing that there is":         {"POST /nope HTTP/1.1\r\n" + known + "Content-Length: 10\r\n\r\n", false, soon},
+		"for nothing, in chunks":            {"POST /nope HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", false, soon},
+		"by a method that there is not":     {"PUT /v1/settle HTTP/1.1\r\n" + known + "Content-Length: 10\r\n\r\n", false, soon},
+		"of a GET":                          {"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", false, soon},
+		"of a GET with a token":             {"GET /v1/status HTTP/1.1\r\n" + known + "Content-Length: 10\r\n\r\n", false, soon},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				d := open(t, nil)
+				d := open(t, nil, HashToken("t")+" a")
 				n, end := d.serve()
 				defer end()
 				conn, err := n.Dial(t.Context(), "", "")
@@ -115,6 +126,50 @@ func TestASlowBodyOverHTTP2(t *testing.T) {
 		}
 		assert.LessOrEqual(t, time.Since(began), bodyWithin+time.Second)
 	})
+}
+
+// The time for a body ends with the body: who has sent it may wait for quota
+// longer, and for the next request on the same connection.
+func TestTheTimeForABodyIsForTheBody(t *testing.T) {
+	for _, major := range []int{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			d := open(t, nil)
+			n, end := d.serve()
+			defer end()
+			var protocols http.Protocols
+			protocols.SetHTTP1(major == 1)
+			protocols.SetUnencryptedHTTP2(major == 2)
+			dialled := 0
+			transport := &http.Transport{Protocols: &protocols, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				dialled++
+				return n.Dial(ctx, network, addr)
+			}}
+			defer transport.CloseIdleConnections()
+			post := func(path, body string) (status int, took time.Duration) {
+				began := time.Now()
+				r, err := http.NewRequest("POST", "http://service.test"+path, strings.NewReader(body))
+				require.NoError(t, err)
+				r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+				response, err := transport.RoundTrip(r)
+				require.NoError(t, err)
+				defer response.Body.Close()
+				io.Copy(io.Discard, response.Body)
+				assert.Equal(t, major, response.ProtoMajor)
+				return response.StatusCode, time.Since(began)
+			}
+			for i, want := range []time.Duration{0, time.Minute, time.Minute} {
+				status, took := post("/v1/acquire", "key=k&request_limit=1/m&wait=90s")
+				assert.Equal(t, 200, status)
+				assert.InDelta(t, want, took, float64(time.Second), "acquire %d", i+1)
+			}
+			status, _ := post("/nope", "a body that nobody reads")
+			assert.Equal(t, 404, status)
+			time.Sleep(2 * bodyWithin)
+			status, _ = post("/v1/acquire", "key=l&request_limit=1/m")
+			assert.Equal(t, 200, status)
+			assert.Equal(t, 1, dialled)
+		})
+	}
 }
 
 // A client that does not read its answer does not keep what serves it.
@@ -176,10 +231,12 @@ func TestClaimedSizesAreNotAllocated(t *testing.T) {
 func TestConnectionsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
+		require.Equal(t, 1000, d.cfg.ConnsPerSource)
+		d.Server = New(Config{Store: d.store, ConnsPerSource: 20})
 		n, end := d.serve()
 		defer end()
 		var conns []net.Conn
-		for range maxConnsFrom { // pipes have one source
+		for range 20 { // pipes have one source
 			conn, err := n.Dial(t.Context(), "", "")
 			require.NoError(t, err)
 			conns = append(conns, conn)
@@ -201,7 +258,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		line, _ := bufio.NewReader(conn).ReadString('\n')
 		assert.Contains(t, line, "200", "the silent ones are gone")
 	})
-	l := &listener{from: make(map[netip.Addr]int)}
+	l := &listener{perSource: 1, from: make(map[netip.Addr]int)}
 	for i := range maxConns {
 		require.True(t, l.add(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})))
 	}
@@ -217,7 +274,7 @@ func FuzzBodies(f *testing.F) {
 		`{"done":[{"key":"k","id":"1-1","spent":{"requests":1}}]}`,
 		`{"key":"k","limits":{"requests":"5/s"},"return":{"requests":1},"since_ns":1,"charge":{"tokens":2},"empty_ns":1}`,
 		`{"key":"k","limits":{"requests":"5/s"},"cost":{"requests":1},"wait_ns":0}`,
-		"key=k&request_limit=5/s&requests=1&wait=0",
+		"key=k&request_limit=5/s&requests=1&wait=0", "key=k&request_limit=5/s&token_limit=1/m%",
 		`{"key":"k","id":"1-1","resume":true}`, strings.Repeat("[", 20_000),
 	} {
 		f.Add([]byte(seed))
@@ -250,10 +307,8 @@ func FuzzBodies(f *testing.F) {
 		if a, err := decodeAcquire(body); err == nil {
 			require.NoError(t, a.check())
 		}
-		if v, err := url.ParseQuery(string(body)); err == nil {
-			if a, err := parseAcquire(v); err == nil {
-				require.NoError(t, a.check())
-			}
+		if a, err := parseAcquire(string(body)); err == nil {
+			require.NoError(t, a.check())
 		}
 	})
 }
@@ -262,11 +317,7 @@ func FuzzChokedQuery(f *testing.F) {
 	f.Add("key=k&request_capacity=50&request_refill_rate=50.0&token_capacity=100000&token_refill_rate=1666.6666666666667&requests_needed=1&tokens_needed=7")
 	f.Add("key=k&request_capacity=0&request_refill_rate=0.0&token_capacity=1e3&token_refill_rate=1e-9")
 	f.Fuzz(func(t *testing.T, query string) {
-		v, err := url.ParseQuery(query)
-		if err != nil {
-			return
-		}
-		a, err := parseChoked(v)
+		a, err := parseChoked(query)
 		if err != nil {
 			return
 		}

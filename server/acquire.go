@@ -1,12 +1,15 @@
 package server
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"mime"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -40,7 +43,7 @@ func (s *Server) acquire(c *call) (any, *httpapi.Error) {
 }
 
 func (s *Server) acquireAsChoked(c *call) (any, *httpapi.Error) {
-	a, err := parseChoked(c.URL.Query())
+	a, err := parseChoked(c.URL.RawQuery)
 	if err != nil {
 		return nil, askError(err)
 	}
@@ -70,22 +73,28 @@ func (s *Server) take(c *call, a acquisition) (any, *httpapi.Error) {
 		return nil, s.storeError(c, err)
 	}
 	setRateLimit(c.w.Header(), a.limits, lease.Level)
-	answer := httpapi.Acquired{OK: lease.OK, RetryAfter: lease.RetryAfter, Level: lease.Level}
+	answer := httpapi.Acquired{OK: lease.OK, RetryAfter: lease.RetryAfter, Level: httpapi.LevelOf(lease.Level)}
 	if !lease.OK {
 		setRetryAfter(c.w.Header(), lease.RetryAfter)
 		answer.Waited = s.clock.Since(began)
 		return refused{answer}, nil
 	}
 	settled := bucket.Settlement{Key: ask.Key, ID: ask.ID}
-	if !ripe(ctx, lease) || s.clock.Since(began) >= lease.ValidFor {
+	switch {
+	case !ripe(ctx, lease):
 		s.settleLater(settled) // unspent
 		return nil, closing
+	case s.clock.Since(began) >= lease.ValidFor:
+		s.settleLater(settled)
+		return nil, tooLate
 	}
 	settled.Spent = a.cost
 	s.settleLater(settled)
 	answer.Waited = s.clock.Since(began)
 	return answer, nil
 }
+
+var tooLate = &httpapi.Error{Code: httpapi.Late, Message: "the quota came too late to be spent, and has gone back: ask again"}
 
 // ripe waits until all of a lease may be spent, or ctx ends. A fast clock here
 // and a slow one there must not let it be early.
@@ -110,7 +119,7 @@ func ripe(ctx context.Context, l bucket.Lease) bool {
 // readAcquire reads an acquire: from the query, or from a body that is a form or
 // JSON.
 func readAcquire(c *call) (acquisition, *httpapi.Error) {
-	values := c.URL.Query()
+	query := c.URL.RawQuery
 	if c.Method == "POST" {
 		body, e := c.body()
 		if e != nil {
@@ -118,11 +127,10 @@ func readAcquire(c *call) (acquisition, *httpapi.Error) {
 		}
 		switch kind, _, _ := mime.ParseMediaType(c.Header.Get("Content-Type")); kind {
 		case "application/x-www-form-urlencoded":
-			form, err := url.ParseQuery(string(body))
-			if err != nil {
-				return acquisition{}, badRequest(err)
+			if bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) { // curl -d says so of whatever it sends
+				return acquisition{}, badRequest(errors.New("the body is JSON: send it with the header Content-Type: application/json"))
 			}
-			values = form
+			query = string(body)
 		default:
 			a, err := decodeAcquire(body)
 			if err != nil {
@@ -131,7 +139,7 @@ func readAcquire(c *call) (acquisition, *httpapi.Error) {
 			return a, nil
 		}
 	}
-	a, err := parseAcquire(values)
+	a, err := parseAcquire(query)
 	if err != nil {
 		return a, askError(err)
 	}
@@ -165,8 +173,9 @@ func (a *acquisition) check() error {
 }
 
 // parseAcquire reads an acquire from a query or a form.
-func parseAcquire(v url.Values) (a acquisition, err error) {
-	if err := known(v, "key", "request_limit", "token_limit", "requests", "tokens", "wait"); err != nil {
+func parseAcquire(query string) (a acquisition, err error) {
+	v, err := parseQuery(query, "key", "request_limit", "token_limit", "requests", "tokens", "wait")
+	if err != nil {
 		return a, err
 	}
 	a = acquisition{key: v.Get("key"), cost: bucket.Cost{Requests: 1}, wait: defaultWait}
@@ -200,36 +209,33 @@ func parseWait(s string) (time.Duration, error) {
 	return time.Duration(f * float64(time.Second)), nil
 }
 
-// known reports a parameter that is misspelt, or given twice.
-func known(v url.Values, names ...string) error {
-	n := 0
-	for _, name := range names {
-		if len(v[name]) > 1 {
-			return fmt.Errorf("%s is given twice", name)
-		}
-		n += len(v[name])
+// parseQuery reads parameters of these names. One that cannot be read, is
+// misspelt, or is given twice, is not one that was left out: that could lift a
+// limit.
+func parseQuery(query string, names ...string) (url.Values, error) {
+	v, err := url.ParseQuery(query)
+	if err != nil {
+		return nil, fmt.Errorf("parameters: %w", err)
 	}
-	if n != len(v) {
-		for name := range v {
-			ok := false
-			for _, want := range names {
-				ok = ok || name == want
-			}
-			if !ok {
-				return fmt.Errorf("parameter %.40q: want %q", name, names)
-			}
+	for name, values := range v {
+		switch {
+		case !slices.Contains(names, name):
+			return nil, fmt.Errorf("parameter %.40q: want %q", name, names)
+		case len(values) > 1:
+			return nil, fmt.Errorf("%s is given twice", name)
 		}
 	}
-	return nil
+	return v, nil
 }
 
 // parseChoked reads an acquire as the client of the Python package choked makes
 // it: capacities and rates per second, where a capacity of 0 means that the unit
 // is not limited. It waits for no more than the store promises ahead, a second at
 // most, for that client comes again.
-func parseChoked(v url.Values) (a acquisition, err error) {
-	if err := known(v, "key", "request_capacity", "request_refill_rate", "token_capacity", "token_refill_rate",
-		"requests_needed", "tokens_needed"); err != nil {
+func parseChoked(query string) (a acquisition, err error) {
+	v, err := parseQuery(query, "key", "request_capacity", "request_refill_rate", "token_capacity", "token_refill_rate",
+		"requests_needed", "tokens_needed")
+	if err != nil {
 		return a, err
 	}
 	a = acquisition{key: v.Get("key")}

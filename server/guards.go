@@ -16,69 +16,40 @@ import (
 // guessRate is how many bad tokens may come from one source.
 var guessRate = bucket.Rate{N: 20, Per: time.Minute, Burst: 20}
 
-const (
-	maxSources   = 1 << 16
-	goodOfSource = 256 // tokens of a source that are remembered as good
-)
+const maxSources = 1 << 16
 
-// guards count the bad tokens of each source. One that has sent too many is
-// not heard any more for a while, unless by tokens that it has used before:
-// clients behind one address have nothing to fear from each other.
+// guards count the bad tokens of each source. One that has sent too many is told
+// to come later. Its good tokens are admitted all the same: clients behind one
+// address have nothing to fear from each other, and a guesser gains nothing by
+// that, for a token is random and too long to be guessed.
 type guards struct {
 	mu      sync.Mutex
-	sources map[netip.Addr]*source
+	sources map[netip.Addr]*meter // of bad tokens
 }
 
-type source struct {
-	bad  meter
-	good map[[sha256.Size]byte]struct{}
-}
+func newGuards() *guards { return &guards{sources: make(map[netip.Addr]*meter)} }
 
-func newGuards() *guards { return &guards{sources: make(map[netip.Addr]*source)} }
-
-// blocked says for how long the source is not heard with this token.
-func (g *guards) blocked(from netip.Addr, hash [sha256.Size]byte, now time.Time) time.Duration {
+// bad notes a bad token, and says how much later the source should have come.
+func (g *guards) bad(from netip.Addr, now time.Time) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := g.sources[from]
-	if s == nil {
-		return 0
-	}
-	if _, ok := s.good[hash]; ok {
-		return 0
-	}
-	return s.bad.wait(now, guessRate)
-}
-
-// judged notes what became of a token.
-func (g *guards) judged(from netip.Addr, hash [sha256.Size]byte, good bool, now time.Time) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	s := g.sources[from]
-	if s == nil {
+	m := g.sources[from]
+	if m == nil {
 		if len(g.sources) >= maxSources {
 			g.forgetLocked(now)
 		}
-		s = &source{good: make(map[[sha256.Size]byte]struct{})}
-		g.sources[from] = s
+		m = new(meter)
+		g.sources[from] = m
 	}
-	if !good {
-		delete(s.good, hash) // it may have been revoked
-		s.bad.take(now, guessRate)
-		return
-	}
-	if _, ok := s.good[hash]; !ok && len(s.good) >= goodOfSource {
-		clear(s.good)
-	}
-	s.good[hash] = struct{}{}
+	return m.take(now, guessRate)
 }
 
 // forgetLocked makes room: it forgets sources that have nothing against them,
 // or if it meets none, any.
 func (g *guards) forgetLocked(now time.Time) {
 	looked, forgotten := 0, 0
-	for from, s := range g.sources { // a map is walked from a random place
-		if looked++; !s.bad.full.After(now) || looked == 64 && forgotten == 0 {
+	for from, m := range g.sources { // a map is walked from a random place
+		if looked++; !m.full.After(now) || looked == 64 && forgotten == 0 {
 			delete(g.sources, from)
 			forgotten++
 		}
@@ -122,16 +93,14 @@ func (s *Server) admit(r *http.Request) (*tenant, *httpapi.Error) {
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return nil, &httpapi.Error{Code: httpapi.Unauthorized, Message: `no token: want the header "Authorization: Bearer ..."`}
 	}
-	now, from, hash := time.Now(), sourceOf(r), sha256.Sum256([]byte(token))
-	if s.guards.blocked(from, hash, now) > 0 {
-		return nil, &httpapi.Error{Code: httpapi.Guessing, Message: "too many bad tokens from your address, come again in a minute"}
+	now := time.Now()
+	if t := s.cfg.Tokens.match(sha256.Sum256([]byte(token)), now); t != nil {
+		return t, nil
 	}
-	t := s.cfg.Tokens.match(hash, now)
-	s.guards.judged(from, hash, t != nil, now)
-	if t == nil {
-		return nil, &httpapi.Error{Code: httpapi.Unauthorized, Message: "this token is not known"}
+	if s.guards.bad(sourceOf(r), now) > 0 {
+		return nil, &httpapi.Error{Code: httpapi.Guessing, Message: "this token is not known, and too many such came from your address"}
 	}
-	return t, nil
+	return nil, &httpapi.Error{Code: httpapi.Unauthorized, Message: "this token is not known"}
 }
 
 // meter is a bucket of its own, of one rate.

@@ -8,18 +8,19 @@ import (
 
 // Bounds of the connections that are open at a time.
 const (
-	maxConns     = 10_000
-	maxConnsFrom = 1_000 // from one source
+	maxConns       = 10_000
+	connsPerSource = 1_000
 )
 
 // bounded returns l with bounds on what it accepts: connections over them are
 // closed at once.
-func bounded(l net.Listener) net.Listener {
-	return &listener{Listener: l, from: make(map[netip.Addr]int)}
+func bounded(l net.Listener, perSource int) net.Listener {
+	return &listener{Listener: l, perSource: perSource, from: make(map[netip.Addr]int)}
 }
 
 type listener struct {
 	net.Listener
+	perSource int
 
 	mu   sync.Mutex
 	all  int
@@ -52,7 +53,7 @@ func sourceOfConn(conn net.Conn) netip.Addr {
 func (l *listener) add(source netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.all >= maxConns || l.from[source] >= maxConnsFrom {
+	if l.all >= maxConns || l.from[source] >= l.perSource {
 		return false
 	}
 	l.all++

@@ -40,6 +40,12 @@ type Config struct {
 	// TLS, if set, is what [Server.Serve] speaks, and it needs certificates.
 	TLS *tls.Config
 
+	// ConnsPerSource bounds the connections from one address, or one network of
+	// IPv6, that [Server.Serve] has open at a time. What is over it is closed at
+	// once. Behind an ingress or a NAT all clients are one source. Default: 1,000;
+	// there are 10,000 at most in all.
+	ConnsPerSource int
+
 	// Ready returns nil when the store can be asked, or what is missing for
 	// that. Nil: it always can.
 	Ready func() error
@@ -94,6 +100,9 @@ func New(cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
+	if cfg.ConnsPerSource <= 0 {
+		cfg.ConnsPerSource = connsPerSource
+	}
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, clock: boottime.New(), mux: http.NewServeMux(), guards: newGuards(), anyone: &tenant{namespace: "*"},
 		asks: asks{pending: make(map[askID]*pending)}, holder: mathrand.Uint64(),
@@ -112,8 +121,8 @@ func New(cfg Config) *Server {
 	protocols.SetUnencryptedHTTP2(cfg.TLS == nil)
 	s.http = &http.Server{
 		Handler: s, TLSConfig: cfg.TLS, Protocols: &protocols,
-		// There is no ReadTimeout, for it would end the requests that wait;
-		// the time to read a body is bounded where it is read.
+		// There is no ReadTimeout, for it would end the requests that wait:
+		// ServeHTTP bounds the time that a body may take.
 		ReadHeaderTimeout: headerWithin, IdleTimeout: idleFor, MaxHeaderBytes: maxHeader,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxStreams, SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second,
@@ -128,7 +137,7 @@ func New(cfg Config) *Server {
 // returns nil then. It keeps to bounds on connections, headers, bodies and
 // times, so that it may face strangers.
 func (s *Server) Serve(l net.Listener) error {
-	l = bounded(l)
+	l = bounded(l, s.cfg.ConnsPerSource)
 	serve := func() error { return s.http.Serve(l) }
 	if s.cfg.TLS != nil {
 		serve = func() error { return s.http.ServeTLS(l, "", "") }
@@ -183,21 +192,30 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // route is one thing that the service can do.
 type route struct {
 	method, path string
-	open         bool // to who has no token
+	to           access
 	handle       func(s *Server, c *call) (any, *httpapi.Error)
 }
 
+// access is whom a route answers.
+type access int
+
+const (
+	anyone   access = iota
+	admitted        // who bears a token
+	capped          // the same, within the token's caps
+)
+
 var routes = []route{
-	{"POST", "/v1/lease", false, (*Server).lease},
-	{"POST", "/v1/settle", false, (*Server).settle},
-	{"POST", "/v1/adjust", false, (*Server).adjust},
-	{"GET", "/v1/acquire", false, (*Server).acquire},
-	{"POST", "/v1/acquire", false, (*Server).acquire},
-	{"GET", "/v1/status", false, (*Server).status},
-	{"GET", "/choked/acquire", false, (*Server).acquireAsChoked},
-	{"GET", "/healthz", true, (*Server).healthy},
-	{"GET", "/readyz", true, (*Server).ready},
-	{"GET", "/openapi.json", true, (*Server).describe},
+	{"POST", "/v1/lease", capped, (*Server).lease},
+	{"POST", "/v1/settle", admitted, (*Server).settle},
+	{"POST", "/v1/adjust", admitted, (*Server).adjust},
+	{"GET", "/v1/acquire", capped, (*Server).acquire},
+	{"POST", "/v1/acquire", capped, (*Server).acquire},
+	{"GET", "/v1/status", capped, (*Server).status},
+	{"GET", "/choked/acquire", capped, (*Server).acquireAsChoked},
+	{"GET", "/healthz", anyone, (*Server).healthy},
+	{"GET", "/readyz", anyone, (*Server).ready},
+	{"GET", "/openapi.json", anyone, (*Server).describe},
 }
 
 // nothing answers what is for no route.
@@ -249,6 +267,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.id = rand.Text()[:16]
 	}
 	w.Header().Set("X-Request-Id", a.id)
+	if r.ContentLength != 0 { // of a body that no handler reads, package http awaits the end
+		http.NewResponseController(w).SetReadDeadline(began.Add(bodyWithin))
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			if p == http.ErrAbortHandler {
@@ -267,8 +288,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serve answers a request for a route.
 func (s *Server) serve(route route, w *answer, r *http.Request) {
+	if r.Method == "HEAD" && route.to != anyone { // it goes the way of GET, and nobody expects it to spend
+		s.nothing(w, r)
+		return
+	}
 	c := &call{Request: r, w: w}
-	if !route.open {
+	if route.to != anyone {
 		if !s.begin() {
 			s.fail(w, closing)
 			return
@@ -285,6 +310,8 @@ func (s *Server) serve(route route, w *answer, r *http.Request) {
 			s.fail(w, err)
 			return
 		}
+	}
+	if route.to == capped {
 		retry, done := c.tenant.begin(time.Now())
 		if done == nil {
 			setRetryAfter(w.Header(), retry)
@@ -321,10 +348,8 @@ func (c *call) read(v any) *httpapi.Error {
 }
 
 // body reads the whole of the body, which also lets the server notice when the
-// client goes.
+// client goes. What is read has no deadline any more: the request may wait.
 func (c *call) body() ([]byte, *httpapi.Error) {
-	control := http.NewResponseController(c.w)
-	control.SetReadDeadline(time.Now().Add(bodyWithin))
 	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.Request.Body, httpapi.MaxBody))
 	var large *http.MaxBytesError
 	switch {
@@ -333,7 +358,7 @@ func (c *call) body() ([]byte, *httpapi.Error) {
 	case err != nil:
 		return nil, badRequest(fmt.Errorf("the body ends early: %w", err))
 	}
-	control.SetReadDeadline(time.Time{})
+	http.NewResponseController(c.w).SetReadDeadline(time.Time{})
 	return body, nil
 }
 
@@ -341,11 +366,12 @@ func badRequest(err error) *httpapi.Error {
 	return &httpapi.Error{Code: httpapi.BadRequest, Message: err.Error()}
 }
 
-// storeError is what a client is told of err, which the log has in full.
+// storeError is what a client is told of err, of which the log has more: as much
+// as it takes to see what is wrong, for of many settlements each may have failed.
 func (s *Server) storeError(c *call, err error) *httpapi.Error {
 	e := httpapi.ErrorOf(err)
 	if e.Code == httpapi.Failed || e.Code == httpapi.NoQuorum {
-		s.log.Warn("the store has failed", "error", err, "request", c.w.id)
+		s.log.Warn("the store has failed", "error", fmt.Sprintf("%.1000s", err.Error()), "request", c.w.id)
 	}
 	return e
 }
@@ -431,7 +457,7 @@ func (s *Server) status(c *call) (any, *httpapi.Error) {
 		for _, b := range store.Buckets() {
 			if key, ok := c.tenant.own(b.Key); ok {
 				st.Keys = append(st.Keys, httpapi.KeyInfo{
-					Key: httpapi.KeyOf(key), Limits: b.Limits.String(), Level: b.Level, Leased: b.Leased, Leases: b.Leases, Full: b.Full,
+					Key: httpapi.KeyOf(key), Limits: b.Limits.String(), Level: httpapi.LevelOf(b.Level), Leased: b.Leased, Leases: b.Leases, Full: b.Full,
 				})
 			}
 		}

@@ -162,8 +162,11 @@ func TestEveryRouteIsInTheDocumentAndNothingElse(t *testing.T) {
 	for _, r := range routes {
 		op, ok := doc.Paths[r.path][strings.ToLower(r.method)]
 		assert.True(t, ok, "%s %s", r.method, r.path)
-		assert.Equal(t, r.open, op.Security != nil, "%s %s needs no token", r.method, r.path)
+		assert.Equal(t, r.to == anyone, op.Security != nil, "%s %s needs no token", r.method, r.path)
 		assert.Contains(t, op.Responses, "200")
+		if r.to != anyone && r.path != "/v1/status" {
+			assert.Contains(t, op.Responses, "500", "%s %s asks the store", r.method, r.path)
+		}
 	}
 	assert.Equal(t, len(routes), listed)
 }
@@ -226,6 +229,18 @@ func TestWhatThereIsNot(t *testing.T) {
 	assert.Equal(t, "GET, POST", d.do(httptest.NewRequest("PUT", "/v1/acquire", nil)).Header().Get("Allow"))
 }
 
+// Who asks for the head of an answer wants nothing to happen.
+func TestHeadSpendsNothing(t *testing.T) {
+	d := open(t, nil)
+	for _, path := range []string{"/v1/acquire?key=k&request_limit=1/h", "/choked/acquire?key=k&request_capacity=1&request_refill_rate=1"} {
+		r := d.do(httptest.NewRequest("HEAD", path, nil))
+		assert.Equal(t, 405, r.Code, path)
+		assert.Contains(t, r.Header().Get("Allow"), "GET")
+	}
+	assert.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "1/h", "wait", "0")).Code)
+	assert.Equal(t, 200, d.do(httptest.NewRequest("HEAD", "/readyz", nil)).Code, "some balancers ask so")
+}
+
 func TestReadiness(t *testing.T) {
 	missing := errors.New("no cluster yet, of the secret cluster")
 	s := New(Config{Store: choked.NewLocal(), Ready: func() error { return missing }})
@@ -285,6 +300,45 @@ func TestBadRequestsAreToldWhy(t *testing.T) {
 	large := d.do(post("/v1/settle", `{"done":[`+strings.Repeat(" ", httpapi.MaxBody)+`]}`))
 	assert.Equal(t, 413, large.Code)
 	assert.Equal(t, httpapi.TooLarge, large.code())
+}
+
+// One request is not many thousand operations to the store, nor as many lines in
+// the log.
+func TestSettlementsInARequestAreBounded(t *testing.T) {
+	errs := make([]error, httpapi.MaxSettlements)
+	for i := range errs {
+		errs[i] = fmt.Errorf("lease %d: the disk is on fire", i)
+	}
+	d := open(t, &broken{Store: choked.NewLocal(), err: errors.Join(errs...)})
+	settle := func(n int) reply {
+		done := make([]httpapi.Settlement, n)
+		for i := range done {
+			done[i].Key = httpapi.KeyOf("k")
+		}
+		lease := wants(1, 1)
+		lease.Done = done
+		r := d.do(postJSON("/v1/settle", httpapi.SettleRequest{Done: done}))
+		assert.Equal(t, r.Code, d.do(postJSON("/v1/lease", lease)).Code, "a lease settles no more")
+		return r
+	}
+	assert.Equal(t, 500, settle(httpapi.MaxSettlements).Code, "so many the store is asked")
+	assert.Contains(t, d.logs.String(), "lease 0: the disk is on fire")
+	assert.Less(t, len(d.logs.String()), 5000)
+	r := settle(httpapi.MaxSettlements + 1)
+	assert.Equal(t, 400, r.Code)
+	assert.Equal(t, "1025 settlements: want at most 1024 in a request", r.message())
+
+	var doc struct {
+		Components struct {
+			Schemas map[string]struct {
+				Properties struct{ Done struct{ MaxItems int } }
+			}
+		}
+	}
+	require.NoError(t, json.Unmarshal(openapi, &doc))
+	for _, name := range []string{"LeaseRequest", "SettleRequest"} {
+		assert.Equal(t, httpapi.MaxSettlements, doc.Components.Schemas[name].Properties.Done.MaxItems, name)
+	}
 }
 
 // broken is a store that fails.
@@ -442,6 +496,55 @@ func TestAcquireWaitsItsTurn(t *testing.T) {
 	})
 }
 
+// A unit that is not limited has no level, rather than one that is more than the
+// numbers of some languages can tell.
+func TestLevelsAreOfWhatIsLimited(t *testing.T) {
+	d := open(t, &listing{Local: choked.NewLocal()})
+	tokens := wants(1, 1)
+	tokens.Key, tokens.Limits, tokens.Need, tokens.Want = httpapi.KeyOf("t"), httpapi.LimitsOf(choked.MustLimits("", "10/h")), bucket.Cost{}, bucket.Cost{Tokens: 3}
+	for _, c := range []struct {
+		r    *http.Request
+		want string
+	}{
+		{get("/v1/acquire", "key", "k", "request_limit", "10/h"), `"level":{"requests":9}`},
+		{get("/v1/acquire", "key", "k2", "request_limit", "10/h", "requests", "10"), `"level":{"requests":0}`},
+		{get("/choked/acquire", "key", "k", "tokens_needed", "5"), `"level":{}`},
+		{postJSON("/v1/lease", tokens), `"level":{"tokens":7}`},
+	} {
+		assert.Contains(t, d.do(c.r).Body.String(), c.want, c.r.URL)
+	}
+	for _, l := range []bucket.Cost{{}, {Requests: -5, Tokens: bucket.MaxUnits}, bucket.Limits{}.Burst(), choked.MustLimits("5/s", "").Burst()} {
+		assert.Equal(t, l, httpapi.LevelOf(l).Value(), "what is sent is what was meant")
+	}
+}
+
+// What is granted and runs out on the way is not spent, and the client learns that
+// it was that.
+func TestAcquireOfWhatComesTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &brief{choked.NewLocal()}
+		d := open(t, store)
+		defer d.close()
+		r := d.do(get("/v1/acquire", "key", "k", "request_limit", "10/h", "requests", "10"))
+		assert.Equal(t, 503, r.Code)
+		assert.Equal(t, httpapi.Late, r.code())
+		assert.Equal(t, "1", r.Header().Get("Retry-After"))
+		synctest.Wait()
+		l, err := store.Local.Lease(t.Context(), bucket.Ask{Key: "k", Limits: choked.MustLimits("10/h", ""), Need: bucket.Cost{Requests: 10}})
+		require.NoError(t, err)
+		assert.True(t, l.OK, "it has gone back")
+	})
+}
+
+// brief is a store whose leases are over when they arrive.
+type brief struct{ *choked.Local }
+
+func (s *brief) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
+	l, err := s.Local.Lease(ctx, a)
+	l.ValidFor = 0
+	return l, err
+}
+
 // A client that is gone is not waited for, and has spent nothing.
 func TestAcquireOfAClientThatGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -476,12 +579,25 @@ func TestAcquireSaysWhatIsWrong(t *testing.T) {
 		"key=k&request_limits=5/s":              `parameter "request_limits"`,
 		"key=k&request_limit=5/s&token=1":       `parameter "token"`,
 		"key=k&key=l&request_limit=5/s":         "given twice",
+		// Dropped, it would lift the limit.
+		"key=k&request_limit=5/s&token_limit=1/m%&tokens=5000": `invalid URL escape "%"`,
+		"key=k&request_limit=5/s&requests=5%zz":                `invalid URL escape "%zz"`,
+		"key=k&request_limit=5/s;token_limit=1/m":              "semicolon",
 	} {
-		r := d.do(httptest.NewRequest("GET", "/v1/acquire?"+query, nil))
-		assert.Equal(t, 400, r.Code, query)
-		assert.Contains(t, r.message(), why, query)
+		form := post("/v1/acquire", query)
+		form.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		for _, r := range []reply{d.do(httptest.NewRequest("GET", "/v1/acquire?"+query, nil)), d.do(form)} {
+			assert.Equal(t, 400, r.Code, query)
+			assert.Contains(t, r.message(), why, query)
+		}
 	}
 	assert.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "5/s", "wait", "0.5")).Code)
+
+	untold := post("/v1/acquire", ` {"key":"k","limits":{"requests":"5/s"}}`)
+	untold.Header.Set("Content-Type", "application/x-www-form-urlencoded") // as curl -d does
+	r := d.do(untold)
+	assert.Equal(t, 400, r.Code)
+	assert.Contains(t, r.message(), "Content-Type: application/json")
 }
 
 func TestAcquireAsThePythonPackageDoes(t *testing.T) {
@@ -525,6 +641,7 @@ func TestAcquireAsThePythonPackageDoesNot(t *testing.T) {
 		"key=k&token_capacity=1&token_refill_rate=1e-12":   "want",
 		"key=k&token_capacity=1&token_refill_rate=1e11":    "want",
 		"key=k&max_tokens=5":                               `parameter "max_tokens"`,
+		"key=k&request_capacity=5&request_refill_rate=1&token_capacity=10%&token_refill_rate=1&tokens_needed=5000": `invalid URL escape "%"`,
 	} {
 		r := d.do(bearing(httptest.NewRequest("GET", "/choked/acquire?"+query, nil), "t"))
 		assert.Equal(t, 400, r.Code, query)

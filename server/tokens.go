@@ -33,7 +33,8 @@ import (
 // namespace * is all keys there are, under their full names.
 //
 // Caps bound what the token may ask of one node of the service: "asks=100" at
-// a time, and "rate=500/s", of calls, in any form that a rate has.
+// a time, and "rate=500/s", of calls, in any form that a rate has. To settle and
+// to adjust is free, for what waits may wait for that.
 type Tokens struct {
 	path string
 	log  *slog.Logger
@@ -51,7 +52,8 @@ const maxTokens = 4096
 const lookEvery = time.Second
 
 // OpenTokens reads the file at path. It is read again when it has changed; if
-// that fails, log is told and what was read before stays.
+// that fails, or nothing is left in it, log is told and what was read before
+// stays. A file with a comment only admits nobody.
 func OpenTokens(path string, log *slog.Logger) (*Tokens, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -99,6 +101,9 @@ func (t *Tokens) read() error {
 	list, err := parseTokens(b)
 	if err != nil {
 		return fmt.Errorf("%s: %w", t.path, err)
+	}
+	if len(t.list) > 0 && len(bytes.TrimSpace(b)) == 0 { // an editor is about to write it
+		return fmt.Errorf("%s: it is empty: want a line of comment at least, if nobody is to be admitted", t.path)
 	}
 	for i, n := range list {
 		for _, old := range t.list { // keeps the counts of what is under way

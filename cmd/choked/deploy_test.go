@@ -33,4 +33,10 @@ func TestFilesForDeployment(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join("..", "..", "deploy", "choked.service"))
 	require.NoError(t, err)
 	assert.Contains(t, string(b), "choked serve -config /etc/choked/choked.conf")
+	for _, file := range []string{o.tokens, o.secretFile, o.cert, o.key} {
+		assert.Contains(t, string(b), filepath.Base(file), "it says how %s gets there", file)
+	}
+	b, err = os.ReadFile(filepath.Join("..", "..", "deploy", "Dockerfile"))
+	require.NoError(t, err)
+	assert.Regexp(t, `(?s)choked token -file tokens .*docker run --user "\$\(id -u\)" `, string(b), "as who may read the tokens")
 }

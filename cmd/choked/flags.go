@@ -29,7 +29,7 @@ func newFlags(name string, getenv func(string) string, stdout, stderr io.Writer)
 	f := &flags{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError), getenv: getenv, stdout: stdout, stderr: stderr}
 	f.SetOutput(io.Discard) // an error is told by who called, in one line
 	f.Usage = func() {}
-	f.StringVar(&f.config, "config", "", "`file` with a line \"name = value\" for each flag to set; # begins a comment")
+	f.StringVar(&f.config, "config", "", "`file` with a line \"name = value\" for each flag to set; a line that begins with # is a comment")
 	return f
 }
 
@@ -108,7 +108,7 @@ func (f *flags) file(set map[string]bool) error {
 			return wrong("%s: line %d: want \"name = value\"", f.config, n)
 		case f.Lookup(name) == nil || name == "config":
 			return wrong("%s: line %d: there is no flag %.40q", f.config, n, name)
-		case seen[name]:
+		case seen[name] && !mayRepeat(f.Lookup(name).Value):
 			return wrong("%s: line %d: %s is set twice", f.config, n, name)
 		}
 		seen[name] = true
@@ -122,7 +122,7 @@ func (f *flags) file(set map[string]bool) error {
 	return lines.Err()
 }
 
-// list is a flag of values with commas between them.
+// list is a flag of values with commas between them. Given again, it has more.
 type list struct{ p *[]string }
 
 func (l list) String() string {
@@ -133,11 +133,31 @@ func (l list) String() string {
 }
 
 func (l list) Set(s string) error {
-	*l.p = nil
 	for part := range strings.SplitSeq(s, ",") {
 		if part = strings.TrimSpace(part); part != "" {
 			*l.p = append(*l.p, part)
 		}
 	}
 	return nil
+}
+
+// each is a flag of one value, whatever is in it. Given again, it has more.
+type each struct{ p *[]string }
+
+func (e each) String() string { return list(e).String() }
+
+func (e each) Set(s string) error {
+	if s != "" {
+		*e.p = append(*e.p, s)
+	}
+	return nil
+}
+
+// mayRepeat reports whether a flag has a value more each time that it is given.
+func mayRepeat(v flag.Value) bool {
+	switch v.(type) {
+	case list, each:
+		return true
+	}
+	return false
 }

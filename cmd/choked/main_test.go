@@ -125,6 +125,21 @@ func newToken(t *testing.T, namespace string) (token, file string) {
 	return strings.TrimSpace(out), file
 }
 
+// Some editors leave the last line without an end.
+func TestATokenIsALineOfItsOwn(t *testing.T) {
+	_, file := newToken(t, "team-a")
+	first, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, bytes.TrimSpace(first), 0o600))
+	for range 2 {
+		status, _, errs := say(t, nil, "token", "-file", file, "team-b")
+		require.Zero(t, status, errs)
+	}
+	all, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Regexp(t, `^[0-9a-f]{64} team-a\n[0-9a-f]{64} team-b\n[0-9a-f]{64} team-b\n$`, string(all))
+}
+
 func TestTheServiceFromStartToEnd(t *testing.T) {
 	token, file := newToken(t, "team-a")
 	p := alone(t, "-tokens", file, "-log", "debug", "-secret", "SECRET-of-nodes")
@@ -269,6 +284,31 @@ func TestFlagsEnvironmentAndFileAlike(t *testing.T) {
 	assert.Equal(t, 10*time.Second, o.stop, "then the default")
 }
 
+// What may be given more than once adds up, within the place where it is given. A
+// secret is one value, commas included.
+func TestFlagsThatAreGivenAgain(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "choked.conf")
+	require.NoError(t, os.WriteFile(file, []byte("join = a:1\njoin = b:2, c:3\nprevious-secret = x,y\nprevious-secret = z\n"), 0o600))
+	for name, c := range map[string]struct {
+		args []string
+		env  map[string]string
+		join []string
+		old  []string
+	}{
+		"command line":     {[]string{"-join", "d:4", "-previous-secret", "one, two", "-join", "e:5,f:6", "-previous-secret", "three"}, nil, []string{"d:4", "e:5", "f:6"}, []string{"one, two", "three"}},
+		"file":             {[]string{"-config", file}, nil, []string{"a:1", "b:2", "c:3"}, []string{"x,y", "z"}},
+		"environment":      {nil, map[string]string{"CHOKED_JOIN": "d:4,e:5", "CHOKED_PREVIOUS_SECRET": "x,y"}, []string{"d:4", "e:5"}, []string{"x,y"}},
+		"one and the file": {[]string{"-config", file, "-join", "d:4"}, nil, []string{"d:4"}, []string{"x,y", "z"}},
+	} {
+		var o options
+		f := newFlags("choked serve", func(name string) string { return c.env[name] }, io.Discard, io.Discard)
+		serveFlags(f, &o)
+		require.NoError(t, f.parse(c.args, 0, 0, ""), name)
+		assert.Equal(t, c.join, o.node.Join, name)
+		assert.Equal(t, c.old, o.node.PreviousSecrets, name)
+	}
+}
+
 func TestWhatIsAskedWrongly(t *testing.T) {
 	dir := t.TempDir()
 	file := func(text string) string {
@@ -292,6 +332,7 @@ func TestWhatIsAskedWrongly(t *testing.T) {
 		{[]string{"serve", "-listen", ":7980"}, nil, "without -tokens"},
 		{[]string{"serve", "-listen", "7980"}, nil, "want host:port"},
 		{[]string{"serve", "-tls-cert", "x"}, nil, "want both or none"},
+		{[]string{"serve", "-conns-per-source", "0"}, nil, "want 1 or more"},
 		{[]string{"serve", "-stop", "-1s"}, nil, "no negative time"},
 		{[]string{"serve", "-secret", "x", "-secret-file", tokens}, nil, "want one of them"},
 		{[]string{"serve", "-secret-file", file("\n")}, nil, "it is empty"},
@@ -331,6 +372,7 @@ func TestWhatIsAskedWrongly(t *testing.T) {
 		status, out, _ := say(t, nil, command, "-h")
 		assert.Zero(t, status)
 		assert.Contains(t, out, "Usage: choked "+command)
+		assert.Contains(t, out, "a line that begins with # is a comment")
 	}
 }
 

@@ -22,6 +22,7 @@ type options struct {
 	tokens     string
 	insecure   bool
 	cert, key  string
+	perSource  int
 	node       cluster.Config
 	secretFile string
 	level      slog.Level
@@ -35,13 +36,14 @@ func serveFlags(f *flags, o *options) {
 	f.BoolVar(&o.insecure, "insecure", false, "listen on any address without -tokens")
 	f.StringVar(&o.cert, "tls-cert", "", "`file` of the certificate, and those that vouch for it; read again when it changes")
 	f.StringVar(&o.key, "tls-key", "", "`file` of its key")
+	f.IntVar(&o.perSource, "conns-per-source", 1000, "connections from one address at a time, those of all clients behind an ingress or a NAT; more are closed")
 	f.StringVar(&o.node.Name, "name", "", "of this node, for people (default the host's name)")
 	f.StringVar(&o.node.Bind, "bind", "", "`host:port` for the other nodes, TCP and UDP (default :7946, or without -secret 127.0.0.1:7946)")
 	f.StringVar(&o.node.Advertise, "advertise", "", "`host:port` at which the other nodes reach this one (default that of -bind)")
-	f.Var(list{&o.node.Join}, "join", "`host:port,...` of other nodes, the same on all of them; a DNS name stands for all its addresses.\nThe address that comes first founds the cluster. None: this node is alone")
+	f.Var(list{&o.node.Join}, "join", "`host:port,...` of other nodes, the same on all of them; a DNS name stands for all its addresses;\nmay be given again. The address that comes first founds the cluster. None: this node is alone")
 	f.StringVar(&o.node.Secret, "secret", "", "that all nodes share; better by CHOKED_SECRET or -secret-file, for others see a command line")
 	f.StringVar(&o.secretFile, "secret-file", "", "`file` that holds the secret")
-	f.Var(list{&o.node.PreviousSecrets}, "previous-secret", "`secret` that is still accepted from others, while it is changed")
+	f.Var(each{&o.node.PreviousSecrets}, "previous-secret", "`secret` that is still accepted from others, while it is changed; may be given again")
 	f.StringVar(&o.node.Dir, "dir", "", "`directory` of the log; without one the node starts anew each time")
 	f.TextVar(&o.node.ColdStart, "cold-start", cluster.Full, "`full or empty`: how buckets begin in a cluster that has lost, or never had, all knowledge of them")
 	f.IntVar(&o.node.Voters, "voters", 3, "nodes that keep the log: 1, 3 or 5")
@@ -57,6 +59,9 @@ func (o *options) check() error {
 	}
 	if o.drain < 0 || o.stop < 0 {
 		return wrong("-drain %v -stop %v: want no negative time", o.drain, o.stop)
+	}
+	if o.perSource < 1 {
+		return wrong("-conns-per-source %d: want 1 or more", o.perSource)
 	}
 	host, _, err := net.SplitHostPort(o.listen)
 	if err != nil {
@@ -92,7 +97,7 @@ func serve(ctx context.Context, f *flags, args []string) (err error) {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(f.stderr, &slog.HandlerOptions{Level: o.level}))
-	cfg := server.Config{Logger: log}
+	cfg := server.Config{ConnsPerSource: o.perSource, Logger: log}
 	if o.tokens != "" {
 		if cfg.Tokens, err = server.OpenTokens(o.tokens, log); err != nil {
 			return err

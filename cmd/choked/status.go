@@ -128,7 +128,7 @@ func show(out io.Writer, st httpapi.Status) error {
 			return err
 		}
 		limits, _ := parseLimits(k.Limits)
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%v\n", quoted(key), k.Limits, ofLimited(limits, k.Level), ofLimited(limits, k.Leased), k.Leases, k.Full.Round(time.Millisecond))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%v\n", quoted(key), k.Limits, ofLimited(limits, k.Level.Value()), ofLimited(limits, k.Leased), k.Leases, k.Full.Round(time.Millisecond))
 	}
 	return w.Flush()
 }

@@ -29,11 +29,16 @@ func token(_ context.Context, f *flags, args []string) error {
 		_, err := fmt.Fprintf(f.stdout, "%s\n%s\n", token, line)
 		return err
 	}
-	out, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	out, err := os.OpenFile(file, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
+	if within, err := endsInALine(out); err != nil {
+		return err
+	} else if within {
+		line = "\n" + line
+	}
 	if _, err := fmt.Fprintln(out, line); err != nil {
 		return err
 	}
@@ -42,4 +47,15 @@ func token(_ context.Context, f *flags, args []string) error {
 	}
 	_, err = fmt.Fprintln(f.stdout, token)
 	return err
+}
+
+// endsInALine reports whether f ends within a line, as some editors leave it.
+func endsInALine(f *os.File) (bool, error) {
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return false, err
+	}
+	last := make([]byte, 1)
+	_, err = f.ReadAt(last, info.Size()-1)
+	return last[0] != '\n', err
 }

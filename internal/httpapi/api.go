@@ -20,6 +20,10 @@ import (
 // MaxBody bounds a request and an answer, in bytes.
 const MaxBody = 1 << 20
 
+// MaxSettlements bounds the settlements in a request, each of which may be an
+// operation of its own to the store.
+const MaxSettlements = 1024
+
 // Poll is how long the service keeps an ask waiting before it answers that the
 // ask still waits. The client then asks again to resume it. So the service
 // hears of a client that is gone, and a lease's validity, which counts from the
@@ -138,6 +142,36 @@ func (l Limits) Value() bucket.Limits {
 	return bucket.Limits{Requests: bucket.Rates(l.Requests), Tokens: bucket.Rates(l.Tokens)}
 }
 
+// Level is what a bucket holds of each unit that it limits. Of another it holds
+// more than the numbers of some languages can tell: that one is left out.
+type Level struct {
+	Requests *int64 `json:"requests,omitempty"`
+	Tokens   *int64 `json:"tokens,omitempty"`
+}
+
+// LevelOf returns c as it is sent.
+func LevelOf(c bucket.Cost) (l Level) {
+	if c.Requests <= bucket.MaxUnits {
+		l.Requests = &c.Requests
+	}
+	if c.Tokens <= bucket.MaxUnits {
+		l.Tokens = &c.Tokens
+	}
+	return l
+}
+
+// Value returns the level.
+func (l Level) Value() bucket.Cost {
+	c := bucket.Limits{}.Burst() // of what is not limited
+	if l.Requests != nil {
+		c.Requests = *l.Requests
+	}
+	if l.Tokens != nil {
+		c.Tokens = *l.Tokens
+	}
+	return c
+}
+
 // Settlement is [bucket.Settlement].
 type Settlement struct {
 	Key
@@ -156,6 +190,9 @@ func SettlementsOf(done []bucket.Settlement) []Settlement {
 
 // Settlements returns what list says.
 func Settlements(list []Settlement) ([]bucket.Settlement, error) {
+	if len(list) > MaxSettlements {
+		return nil, fmt.Errorf("%d settlements: want at most %d in a request", len(list), MaxSettlements)
+	}
 	var done []bucket.Settlement
 	for _, s := range list {
 		key, err := s.Key.Value()
@@ -220,7 +257,7 @@ type Lease struct {
 	ValidFor   time.Duration `json:"valid_for_ns"` // from the instant at which the request was sent
 	Drips      []Drip        `json:"drips,omitempty"`
 	RetryAfter time.Duration `json:"retry_after_ns"`
-	Level      bucket.Cost   `json:"level"`
+	Level      Level         `json:"level"`
 	At         int64         `json:"at_ns"`
 }
 
@@ -234,7 +271,7 @@ type Drip struct {
 
 // LeaseOf returns l as it is sent.
 func LeaseOf(l bucket.Lease) Lease {
-	out := Lease{ID: ID(l.ID), OK: l.OK, Granted: l.Granted, ValidFor: l.ValidFor, RetryAfter: l.RetryAfter, Level: l.Level, At: l.At}
+	out := Lease{ID: ID(l.ID), OK: l.OK, Granted: l.Granted, ValidFor: l.ValidFor, RetryAfter: l.RetryAfter, Level: LevelOf(l.Level), At: l.At}
 	for _, d := range l.Drips {
 		out.Drips = append(out.Drips, Drip{d.Unit.String(), d.Ready, d.N, d.Per})
 	}
@@ -243,7 +280,7 @@ func LeaseOf(l bucket.Lease) Lease {
 
 // Value returns the lease, if it is one.
 func (l Lease) Value() (bucket.Lease, error) {
-	out := bucket.Lease{ID: bucket.LeaseID(l.ID), OK: l.OK, Granted: l.Granted, ValidFor: l.ValidFor, RetryAfter: l.RetryAfter, Level: l.Level, At: l.At}
+	out := bucket.Lease{ID: bucket.LeaseID(l.ID), OK: l.OK, Granted: l.Granted, ValidFor: l.ValidFor, RetryAfter: l.RetryAfter, Level: l.Level.Value(), At: l.At}
 	if err := l.Granted.Check(); err != nil {
 		return out, err
 	}
@@ -310,7 +347,7 @@ type Acquired struct {
 	OK         bool          `json:"ok"`
 	Waited     time.Duration `json:"waited_ns"`
 	RetryAfter time.Duration `json:"retry_after_ns,omitempty"`
-	Level      bucket.Cost   `json:"level"`
+	Level      Level         `json:"level"`
 }
 
 // Status is how the service stands.
@@ -337,7 +374,7 @@ type Member struct {
 type KeyInfo struct {
 	Key
 	Limits string        `json:"limits"`
-	Level  bucket.Cost   `json:"level"`
+	Level  Level         `json:"level"`
 	Leased bucket.Cost   `json:"leased"`
 	Leases int           `json:"leases"`
 	Full   time.Duration `json:"full_in_ns"`

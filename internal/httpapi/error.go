@@ -31,6 +31,7 @@ const (
 	Lost         = "lost"      // the ask does not wait here any more, and holds nothing
 	Busy         = "busy"      // over the caps of the token; nothing was done
 	NoQuorum     = "no_quorum" // nothing can be decided
+	Late         = "late"      // granted too late to be spent; nothing was done
 	Closing      = "closing"   // this node stops; nothing was done
 	Closed       = "closed"    // the store is closed
 	Failed       = "failed"    // the store has failed, and may have done it or not
@@ -40,7 +41,7 @@ var statuses = map[string]int{
 	BadRequest: http.StatusBadRequest, Unauthorized: http.StatusUnauthorized, Guessing: http.StatusTooManyRequests,
 	NotFound: http.StatusNotFound, TooLarge: http.StatusRequestEntityTooLarge, ExceedsBurst: http.StatusBadRequest,
 	InHand: http.StatusConflict, Lost: http.StatusGone, Busy: http.StatusTooManyRequests,
-	NoQuorum: http.StatusServiceUnavailable, Closing: http.StatusServiceUnavailable, Closed: http.StatusServiceUnavailable,
+	NoQuorum: http.StatusServiceUnavailable, Late: http.StatusServiceUnavailable, Closing: http.StatusServiceUnavailable, Closed: http.StatusServiceUnavailable,
 	Failed: http.StatusInternalServerError,
 }
 
