@@ -103,9 +103,6 @@ func total(parts ...int64) int64 {
 }
 
 func (e *Counted) text(text string) int64 {
-	if isDataURL(text) {
-		return 0
-	}
 	if e.options.exact || len(text) <= sampleAbove {
 		return int64(e.counter.Count(text))
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"strings"
 )
 
 // Prompt is what a model reads of an input, and what a provider counts beside
@@ -44,14 +43,19 @@ const understood = "want a string, []byte, []string, chat messages, or a request
 //     and anything else as plain text.
 //
 // Requests are those of OpenAI chat, completions, responses and embeddings,
-// Anthropic messages, Voyage embeddings (multimodal too) and Gemini contents. Of
-// a message it takes role, name, string or multi-part content, tool calls and
-// their results; of a request also system, instructions, tools and response schemas.
+// Anthropic messages, Voyage embeddings (multimodal too) and Gemini contents, and
+// a line of an OpenAI or Anthropic batch of them. Of a message it takes role, name,
+// string or multi-part content, tool calls and their results; of a request also
+// system, instructions, tools and response schemas.
 //
-// It never takes image, audio or file data, a string that is a base64 data URL
-// as a whole, an id, a signature, or the model's name. Of a message or a part of
-// a kind that is not known it takes every text that is not base64. An error names
-// the type or the keys that were given and what would have been understood.
+// It never takes image, audio or file data, an id, a signature, or the model's
+// name. A string where a model reads text counts, whatever is in it. In what is an
+// object to the model, a tool's input or result, and in a message or a part of a
+// kind that is not known, every string counts but those of a kilobyte and more
+// that are base64 or a data URL.
+//
+// An error names the type or the keys that were given and what would have been
+// understood.
 func Extract(input any) (Prompt, error) {
 	var p Prompt
 	switch in := input.(type) {
@@ -143,6 +147,11 @@ func (p *Prompt) decoded(v any) error {
 		if p.request(v) || p.message(v) {
 			return nil
 		}
+		for _, key := range []string{"body", "params"} { // a line of a batch, of OpenAI's or Anthropic's
+			if body, ok := v[key].(map[string]any); ok && p.request(body) {
+				return nil
+			}
+		}
 		return fmt.Errorf("estimator: an object with keys %s: %w: %s", keysOf(v), errNoText, understood)
 	case []any:
 		return p.list(v)
@@ -231,7 +240,7 @@ func (p *Prompt) other(input any) error {
 }
 
 func (p *Prompt) text(s string) {
-	if s != "" && !isDataURL(s) {
+	if s != "" {
 		p.Texts = append(p.Texts, s)
 	}
 }
@@ -242,38 +251,6 @@ func (p *Prompt) image(detail string) {
 	} else {
 		p.Images++
 	}
-}
-
-// isDataURL says whether s as a whole is binary data in base64 (RFC 2397). What
-// only begins like it is text: else it would be a way to send text for nothing.
-func isDataURL(s string) bool {
-	if len(s) == 0 || s[0] > 'd' { // most texts
-		return false
-	}
-	s = strings.TrimSpace(s)
-	if len(s) < 5 || !strings.EqualFold(s[:5], "data:") {
-		return false
-	}
-	head := s[:min(len(s), 256)] // a media type and its parameters are short
-	comma := strings.IndexByte(head, ',')
-	return comma > 0 && strings.HasSuffix(strings.ToLower(head[:comma]), ";base64") && inBase64(s[comma+1:])
-}
-
-// isBase64 says whether s is binary data rather than a word.
-func isBase64(s string) bool { return len(s) >= 64 && inBase64(s) }
-
-// inBase64 says whether all of s is of the letters of base64, either alphabet,
-// padded, in lines, or escaped for a URL.
-func inBase64(s string) bool {
-	for i := range len(s) {
-		switch b := s[i]; {
-		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9':
-		case b == '+', b == '/', b == '-', b == '_', b == '=', b == '%', b == '\r', b == '\n':
-		default:
-			return false
-		}
-	}
-	return true
 }
 
 // countTokens counts a list, or a list of lists, of numbers.
