@@ -66,6 +66,7 @@ func TestExtractTakesText(t *testing.T) {
 		{"bytes that are some JSON", []byte(`{"colour":"red"}`), []string{`{"colour":"red"}`}},
 		{"bytes that are broken JSON", []byte(`{"messages":[`), []string{`{"messages":[`}},
 		{"numbers in JSON bytes are text", []byte(`7`), []string{`7`}},
+		{"bytes in a list", []any{"a", bytes}, []string{"a", "bytes"}},
 		{"a data URL where text is expected", png, []string{png}},
 	} {
 		p, err := estimator.Extract(test.input)
@@ -94,6 +95,8 @@ func TestExtractTakesMessages(t *testing.T) {
 			estimator.Prompt{Texts: []string{"system", "be kind", "user", "ann", "hi"}, Messages: 2, Names: 1}},
 		{"maps of strings", []map[string]string{{"role": "user", "content": "hi"}},
 			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1}},
+		{"bytes in maps", m{"messages": []any{m{"role": "user", "content": []byte("hi")}, m{"role": "user", "content": []any{m{"type": "text", "text": []byte("ho")}}}}},
+			estimator.Prompt{Texts: []string{"user", "hi", "user", "ho"}, Messages: 2}},
 		{"a library's structs", []sdkMessage{{"user", sdkContent{[]string{"a"}}}, {"user", sdkContent{[]string{"b", "c"}}}},
 			estimator.Prompt{Texts: []string{"user", "a", "user", "b", "c"}, Messages: 2}},
 		{"Go types inside a map", m{"messages": []estimator.Message{{Role: "user", Content: "hi"}}, "max_tokens": 7},
@@ -231,6 +234,10 @@ func TestExtractNamesWhatItCannotRead(t *testing.T) {
 	loop["messages"] = []any{loop}
 	var self selfPointer
 	self = &self
+	var shared any = "text" // small, and two to the fortieth values
+	for range 40 {
+		shared = m{"a": shared, "b": shared}
+	}
 	var deep any = "text"
 	for range 100_000 {
 		deep = []any{deep}
@@ -253,6 +260,7 @@ func TestExtractNamesWhatItCannotRead(t *testing.T) {
 		{loop, "JSON"},
 		{self, "JSON"},
 		{deep, "JSON"},
+		{m{"messages": shared}, "more than 1048576 values"},
 		{new(any), "interface"},
 		{(*[]byte)(nil), "uint8"},
 		{m{"messages": []hidden{{"user", "unseen"}}}, "fields that encoding/json sees"},

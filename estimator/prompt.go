@@ -52,7 +52,8 @@ const understood = "want a string, []byte, []string, chat messages, or a request
 // name. A string where a model reads text counts, whatever is in it. In what is an
 // object to the model, a tool's input or result, and in a message or a part of a
 // kind that is not known, every string counts but those of a kilobyte and more
-// that are base64 or a data URL.
+// that are base64 or a data URL. A []byte is text in a map[string]any and in a
+// []any, and in any other type the base64 that encoding/json makes of it.
 //
 // An error names the type or the keys that were given and what would have been
 // understood.
@@ -77,45 +78,68 @@ func Extract(input any) (Prompt, error) {
 		p.raw(in)
 	case []byte:
 		p.raw(in)
-	case map[string]any:
-		if isPlain(in, 0) {
-			return p, p.decoded(in)
+	case map[string]any, []any:
+		var seen survey
+		seen.take(input, 0)
+		switch {
+		case seen.values > mostValues:
+			return p, fmt.Errorf("estimator: a %T that holds more than %d values, or some of them many times over: %w", input, mostValues, errNoText)
+		case seen.other:
+			return p, p.other(input)
+		case seen.bytes:
+			input = replace(input, asText)
 		}
-		return p, p.other(input)
+		return p, p.decoded(input)
 	default:
 		return p, p.other(input)
 	}
 	return p, nil
 }
 
-// isPlain says whether v is as encoding/json decodes it all through, so that
-// nothing in it goes unseen. What is nested too deep to tell is not: a map may
-// hold itself, and encoding/json reports that.
-func isPlain(v any, depth int) bool {
-	if depth > 100 {
-		return false
+// mostValues bounds what a map or a list may hold. One that holds another twice, and
+// that one a third twice, is small and has no end.
+const mostValues = 1 << 20
+
+// survey is what is in a map or a list of any values.
+type survey struct {
+	values int
+	bytes  bool // some are bytes
+	other  bool // some are neither that nor as encoding/json decodes them, and could go unseen
+}
+
+func (s *survey) take(v any, depth int) {
+	if s.values++; s.values > mostValues {
+		return
+	}
+	if depth > 100 { // a map may hold itself, and encoding/json reports that
+		s.other = true
+		return
 	}
 	switch v := v.(type) {
 	case nil, string, bool:
-		return true
+	case []byte:
+		s.bytes = true
 	case float64:
-		return !math.IsNaN(v) && !math.IsInf(v, 0) // which encoding/json reports
+		s.other = s.other || math.IsNaN(v) || math.IsInf(v, 0) // which encoding/json reports
 	case []any:
 		for _, item := range v {
-			if !isPlain(item, depth+1) {
-				return false
-			}
+			s.take(item, depth+1)
 		}
-		return true
 	case map[string]any:
 		for _, item := range v {
-			if !isPlain(item, depth+1) {
-				return false
-			}
+			s.take(item, depth+1)
 		}
-		return true
+	default:
+		s.other = true
 	}
-	return false
+}
+
+// asText makes text of bytes, of which encoding/json would make base64.
+func asText(v any) any {
+	if b, ok := v.([]byte); ok {
+		return string(b)
+	}
+	return v
 }
 
 // raw takes a JSON body that it knows, and any other bytes as text: a document
