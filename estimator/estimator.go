@@ -71,7 +71,7 @@ type Counted struct {
 }
 
 // Using returns an estimator that counts text with c. Above 32 KB it counts a
-// random sample and scales it up: see [Exact].
+// random sample, and reads the rest as [Default] does: see [Exact].
 func Using(c Counter, opts ...Option) *Counted {
 	o := options{overhead: OpenAIChat}
 	for _, opt := range opts {
