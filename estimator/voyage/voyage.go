@@ -30,8 +30,8 @@ type Estimator struct {
 }
 
 // Load reads a tokenizer.json, or the one in a directory. The file is read once,
-// in about a second for the largest, and not again: make one estimator and
-// share it. The error names the file and what in it is not supported.
+// in about a second for the largest that Voyage publishes, and not again: make one
+// estimator and share it. The error names the file and what in it is not supported.
 func Load(path string, opts ...estimator.Option) (*Estimator, error) {
 	info, err := os.Stat(path)
 	if err != nil {
