@@ -72,6 +72,21 @@ func TestChatOverhead(t *testing.T) {
 	}
 }
 
+func TestVoyageAddsNothingToTextAndCountsImagesByPixels(t *testing.T) {
+	e, err := estimator.New("voyageai")
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := []byte(`{"model":"voyage-multimodal-3","inputs":[{"content":[{"type":"image_url","image_url":"https://x/y.png"}]}]}`)
+	if got := estimate(t, e, image); got != 1872 {
+		t.Errorf("Estimate of an image = %d, want 1872: 1024 × 1024 pixels, 560 to a token", got)
+	}
+	text := []byte(`{"model":"voyage-3","input":["one two three"]}`)
+	if got, want := estimate(t, e, text), estimate(t, estimator.Default(), "one two three"); got != want {
+		t.Errorf("Estimate of a text = %d, want %d", got, want)
+	}
+}
+
 func TestOverheadCanBeReplaced(t *testing.T) {
 	e := estimator.Using(words, estimator.WithOverhead(estimator.Overhead{Message: 10}))
 	if got := estimate(t, e, estimator.Message{Role: "user", Content: "one"}); got != 12 {

@@ -68,6 +68,11 @@ var OpenAIChat = Overhead{
 	LowImage: 85, Image: 765,
 }
 
+// VoyageEmbeddings is what Voyage adds: nothing to text. An image costs a token
+// for each 560 pixels, and is taken as 1024 × 1024.
+// https://docs.voyageai.com/docs/multimodal-embeddings
+var VoyageEmbeddings = Overhead{LowImage: 1872, Image: 1872}
+
 func (v Overhead) of(p Prompt) int64 {
 	n := p.Messages*v.Message + p.Names*v.Name + p.Calls*v.Call +
 		p.Functions*v.Function + p.Objects*v.Object + p.Properties*v.Property +
