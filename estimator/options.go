@@ -20,7 +20,7 @@ func Output(fallback int64) Option {
 
 // Exact counts all of a large text instead of a sample. The cost then grows with
 // the text: with package tiktoken by a second for each 20 to 100 MB, or for each
-// 3 MB of the most hostile.
+// 2 MB of the most hostile.
 func Exact() Option {
 	return func(o *options) { o.exact = true }
 }

@@ -132,8 +132,15 @@ func Uneven(n int) []Text {
 // Hostile returns texts of about n bytes that make a careless encoder slow.
 func Hostile(n int) []Text {
 	repeat := func(s string) string { return strings.Repeat(s, n/len(s)+1) }
+	r := rand.New(rand.NewPCG(3, uint64(n)))
+	letters := make([]byte, n)
+	for i := range letters {
+		letters[i] = byte('a' + r.IntN(26))
+	}
 	return []Text{
 		{"one letter", repeat("a")},
+		{"random letters", string(letters)},
+		{"bytes that are not UTF-8", repeat("\xf0\x9f")},
 		{"spaces", repeat(" ")},
 		{"spaces and a letter", repeat(" ") + "x"},
 		{"emoji", repeat("😀")},
