@@ -175,7 +175,7 @@ func (p *Prompt) loose(v map[string]any) {
 func (p *Prompt) value(v any) {
 	switch v := v.(type) {
 	case string:
-		if !isBase64(v) {
+		if !isData(v) {
 			p.text(v)
 		}
 	case map[string]any:
@@ -203,13 +203,4 @@ func detailOf(v map[string]any) string {
 	}
 	detail, _ := v["detail"].(string)
 	return detail
-}
-
-// isDataKey says whether a key holds binary data in the bodies of the providers.
-func isDataKey(key string) bool {
-	switch key {
-	case "data", "b64_json", "file_data", "image_base64", "encrypted_content", "signature":
-		return true
-	}
-	return false
 }

@@ -43,16 +43,18 @@ const (
 )
 
 // New returns the estimator of that name, among those that need no vocabulary:
-// "default", and "voyageai", which estimates as [Default] does (voyage.Load
-// counts exactly, from a file).
+// "default", and "voyageai", which estimates text as [Default] does and adds what
+// Voyage does (voyage.Load counts exactly, from a file).
 //
 // "openai" and "tiktoken" promise exact counts, which this package cannot give
 // without OpenAI's vocabulary. Rather than guess in silence New returns an error
 // that names the package to import: tiktoken.New knows all four names.
 func New(name string, opts ...Option) (Estimator, error) {
 	switch name {
-	case NameDefault, NameVoyage:
+	case NameDefault:
 		return Default(opts...), nil
+	case NameVoyage:
+		return Default(append([]Option{WithOverhead(VoyageEmbeddings)}, opts...)...), nil
 	case NameOpenAI, NameTiktoken:
 		return nil, fmt.Errorf("estimator: %q counts exactly and needs OpenAI's vocabulary: use tiktoken.New(%q) of "+
 			"github.com/choked/choked/estimator/tiktoken, or %q to do without", name, name, NameDefault)
@@ -71,7 +73,7 @@ type Counted struct {
 }
 
 // Using returns an estimator that counts text with c. Above 32 KB it counts a
-// random sample and scales it up: see [Exact].
+// random sample, and reads the rest as [Default] does: see [Exact].
 func Using(c Counter, opts ...Option) *Counted {
 	o := options{overhead: OpenAIChat}
 	for _, opt := range opts {
@@ -103,9 +105,6 @@ func total(parts ...int64) int64 {
 }
 
 func (e *Counted) text(text string) int64 {
-	if isDataURL(text) {
-		return 0
-	}
 	if e.options.exact || len(text) <= sampleAbove {
 		return int64(e.counter.Count(text))
 	}

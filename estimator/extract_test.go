@@ -66,11 +66,8 @@ func TestExtractTakesText(t *testing.T) {
 		{"bytes that are some JSON", []byte(`{"colour":"red"}`), []string{`{"colour":"red"}`}},
 		{"bytes that are broken JSON", []byte(`{"messages":[`), []string{`{"messages":[`}},
 		{"numbers in JSON bytes are text", []byte(`7`), []string{`7`}},
-		{"a data URL", png, nil},
-		{"data URLs in a list", []string{"a", png}, []string{"a"}},
-		{"a data URL in lines", "\n" + png[:40] + "\r\n" + png[40:] + "\n", nil},
-		{"text that only begins like one", "data:text;base64, is a prefix", []string{"data:text;base64, is a prefix"}},
-		{"text without spaces that only begins like one", "data:;base64,你好，世界", []string{"data:;base64,你好，世界"}},
+		{"bytes in a list", []any{"a", bytes}, []string{"a", "bytes"}},
+		{"a data URL where text is expected", png, []string{png}},
 	} {
 		p, err := estimator.Extract(test.input)
 		if err != nil || !slices.Equal(p.Texts, test.want) || p.Messages != 0 {
@@ -98,6 +95,8 @@ func TestExtractTakesMessages(t *testing.T) {
 			estimator.Prompt{Texts: []string{"system", "be kind", "user", "ann", "hi"}, Messages: 2, Names: 1}},
 		{"maps of strings", []map[string]string{{"role": "user", "content": "hi"}},
 			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1}},
+		{"bytes in maps", m{"messages": []any{m{"role": "user", "content": []byte("hi")}, m{"role": "user", "content": []any{m{"type": "text", "text": []byte("ho")}}}}},
+			estimator.Prompt{Texts: []string{"user", "hi", "user", "ho"}, Messages: 2}},
 		{"a library's structs", []sdkMessage{{"user", sdkContent{[]string{"a"}}}, {"user", sdkContent{[]string{"b", "c"}}}},
 			estimator.Prompt{Texts: []string{"user", "a", "user", "b", "c"}, Messages: 2}},
 		{"Go types inside a map", m{"messages": []estimator.Message{{Role: "user", Content: "hi"}}, "max_tokens": 7},
@@ -112,7 +111,7 @@ func TestExtractTakesMessages(t *testing.T) {
 		{"a role with text under another key", []byte(`[{"role":"user","text":"hi"}]`),
 			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1}},
 		{"messages of kinds that are not known", []byte(`{"messages":[{"type":"human","id":"x","content":[{"type":"news","lines":["a","b"],"n":1,"blob":"` +
-			strings.Repeat("iVBORw0K", 8) + `"},{"kind":"odd"}]},null,7]}`),
+			base64Of(1000) + `"},{"kind":"odd"}]},null,7]}`),
 			estimator.Prompt{Texts: []string{"a", "b", "odd"}, Messages: 1}},
 		{"what is no content", []byte(`{"messages":[{"role":"user","content":42},{"role":7,"content":null},{"role":"user","content":[null,[],{}]}]}`),
 			estimator.Prompt{Texts: []string{"user", "user"}, Messages: 3}},
@@ -172,14 +171,18 @@ func TestExtractTakesRequests(t *testing.T) {
 			"tools":[{"name":"weather","description":"d","input_schema":{"type":"object","properties":{"city":{"type":"string"}}}}]}`,
 			estimator.Prompt{Texts: []string{"user", "T", "plain", "assistant", "hm", "weather", `{"city":"Oslo"}`, "user", "rain", "be kind", "weather:d", "city:string:"},
 				Messages: 4, Images: 1, Calls: 1, Functions: 1, Objects: 1, Properties: 1, Output: 1024}},
-		{"Anthropic calls of tools at servers", `{"messages":[{"role":"assistant","content":[{"type":"mcp_tool_use","name":"f","input":{"data":"text","signature":"` +
-			strings.Repeat("QUJD", 20) + `"}},{"type":"bash_code_execution_tool_result","tool_use_id":"t","content":{"type":"bash_code_execution_result","stdout":"so"}}]}],
+		{"Anthropic calls of tools at servers", `{"messages":[{"role":"assistant","content":[{"type":"mcp_tool_use","name":"f","input":{"data":"QUJD","signature":"` +
+			base64Of(1000) + `"}},{"type":"bash_code_execution_tool_result","tool_use_id":"t","content":{"type":"bash_code_execution_result","stdout":"so"}}]}],
 			"output_format":{"type":"json_schema","schema":{"type":"null"}}}`,
-			estimator.Prompt{Texts: []string{"assistant", "f", `{"data":"text"}`, "so", `{"type":"null"}`}, Messages: 1, Calls: 1}},
+			estimator.Prompt{Texts: []string{"assistant", "f", `{"data":"QUJD","signature":""}`, "so", `{"type":"null"}`}, Messages: 1, Calls: 1}},
 		{"embeddings of lists of texts", `{"model":"text-embedding-3-small","input":[["a","b"],["c"],[1,2]]}`, estimator.Prompt{Texts: []string{"a", "b", "c"}, Tokens: 2}},
 		{"Voyage embeddings", `{"model":"voyage-3","input":["a","b"],"input_type":"document"}`, estimator.Prompt{Texts: []string{"a", "b"}}},
 		{"Voyage multimodal", `{"model":"voyage-multimodal-3","inputs":[{"content":[{"type":"text","text":"a"},{"type":"image_base64","image_base64":"` + png + `"}]}]}`,
 			estimator.Prompt{Texts: []string{"a"}, Images: 1}},
+		{"a line of an OpenAI batch", `{"custom_id":"c","method":"POST","url":"/v1/chat/completions","body":{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}],"max_tokens":5}}`,
+			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1, Output: 5}},
+		{"a line of an Anthropic batch", `{"custom_id":"c","params":{"model":"claude","messages":[{"role":"user","content":"hi"}],"max_tokens":5}}`,
+			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1, Output: 5}},
 		{"Gemini contents", `{"contents":[{"role":"user","parts":[{"text":"hi"},{"inlineData":{"mimeType":"image/png","data":"iVBO"}}]}],"generationConfig":{"maxOutputTokens":8}}`,
 			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1, Images: 1, Output: 8}},
 	} {
@@ -231,6 +234,10 @@ func TestExtractNamesWhatItCannotRead(t *testing.T) {
 	loop["messages"] = []any{loop}
 	var self selfPointer
 	self = &self
+	var shared any = "text" // small, and two to the fortieth values
+	for range 40 {
+		shared = m{"a": shared, "b": shared}
+	}
 	var deep any = "text"
 	for range 100_000 {
 		deep = []any{deep}
@@ -253,6 +260,7 @@ func TestExtractNamesWhatItCannotRead(t *testing.T) {
 		{loop, "JSON"},
 		{self, "JSON"},
 		{deep, "JSON"},
+		{m{"messages": shared}, "more than 1048576 values"},
 		{new(any), "interface"},
 		{(*[]byte)(nil), "uint8"},
 		{m{"messages": []hidden{{"user", "unseen"}}}, "fields that encoding/json sees"},

@@ -20,7 +20,7 @@ func Output(fallback int64) Option {
 
 // Exact counts all of a large text instead of a sample. The cost then grows with
 // the text: with package tiktoken by a second for each 20 to 100 MB, or for each
-// 3 MB of the most hostile.
+// 2 MB of the most hostile.
 func Exact() Option {
 	return func(o *options) { o.exact = true }
 }
@@ -67,6 +67,11 @@ var OpenAIChat = Overhead{
 	Function: 7, Object: 3, Property: 3, Enum: -3, EnumItem: 3, Tools: 12,
 	LowImage: 85, Image: 765,
 }
+
+// VoyageEmbeddings is what Voyage adds: nothing to text. An image costs a token
+// for each 560 pixels, and is taken as 1024 × 1024.
+// https://docs.voyageai.com/docs/multimodal-embeddings
+var VoyageEmbeddings = Overhead{LowImage: 1872, Image: 1872}
 
 func (v Overhead) of(p Prompt) int64 {
 	n := p.Messages*v.Message + p.Names*v.Name + p.Calls*v.Call +

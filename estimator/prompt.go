@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"strings"
 )
 
 // Prompt is what a model reads of an input, and what a provider counts beside
@@ -44,14 +43,20 @@ const understood = "want a string, []byte, []string, chat messages, or a request
 //     and anything else as plain text.
 //
 // Requests are those of OpenAI chat, completions, responses and embeddings,
-// Anthropic messages, Voyage embeddings (multimodal too) and Gemini contents. Of
-// a message it takes role, name, string or multi-part content, tool calls and
-// their results; of a request also system, instructions, tools and response schemas.
+// Anthropic messages, Voyage embeddings (multimodal too) and Gemini contents, and
+// a line of an OpenAI or Anthropic batch of them. Of a message it takes role, name,
+// string or multi-part content, tool calls and their results; of a request also
+// system, instructions, tools and response schemas.
 //
-// It never takes image, audio or file data, a string that is a base64 data URL
-// as a whole, an id, a signature, or the model's name. Of a message or a part of
-// a kind that is not known it takes every text that is not base64. An error names
-// the type or the keys that were given and what would have been understood.
+// It never takes image, audio or file data, an id, a signature, or the model's
+// name. A string where a model reads text counts, whatever is in it. In what is an
+// object to the model, a tool's input or result, and in a message or a part of a
+// kind that is not known, every string counts but those of a kilobyte and more
+// that are base64 or a data URL. A []byte is text in a map[string]any and in a
+// []any, and in any other type the base64 that encoding/json makes of it.
+//
+// An error names the type or the keys that were given and what would have been
+// understood.
 func Extract(input any) (Prompt, error) {
 	var p Prompt
 	switch in := input.(type) {
@@ -73,45 +78,68 @@ func Extract(input any) (Prompt, error) {
 		p.raw(in)
 	case []byte:
 		p.raw(in)
-	case map[string]any:
-		if isPlain(in, 0) {
-			return p, p.decoded(in)
+	case map[string]any, []any:
+		var seen survey
+		seen.take(input, 0)
+		switch {
+		case seen.values > mostValues:
+			return p, fmt.Errorf("estimator: a %T that holds more than %d values, or some of them many times over: %w", input, mostValues, errNoText)
+		case seen.other:
+			return p, p.other(input)
+		case seen.bytes:
+			input = replace(input, asText)
 		}
-		return p, p.other(input)
+		return p, p.decoded(input)
 	default:
 		return p, p.other(input)
 	}
 	return p, nil
 }
 
-// isPlain says whether v is as encoding/json decodes it all through, so that
-// nothing in it goes unseen. What is nested too deep to tell is not: a map may
-// hold itself, and encoding/json reports that.
-func isPlain(v any, depth int) bool {
-	if depth > 100 {
-		return false
+// mostValues bounds what a map or a list may hold. One that holds another twice, and
+// that one a third twice, is small and has no end.
+const mostValues = 1 << 20
+
+// survey is what is in a map or a list of any values.
+type survey struct {
+	values int
+	bytes  bool // some are bytes
+	other  bool // some are neither that nor as encoding/json decodes them, and could go unseen
+}
+
+func (s *survey) take(v any, depth int) {
+	if s.values++; s.values > mostValues {
+		return
+	}
+	if depth > 100 { // a map may hold itself, and encoding/json reports that
+		s.other = true
+		return
 	}
 	switch v := v.(type) {
 	case nil, string, bool:
-		return true
+	case []byte:
+		s.bytes = true
 	case float64:
-		return !math.IsNaN(v) && !math.IsInf(v, 0) // which encoding/json reports
+		s.other = s.other || math.IsNaN(v) || math.IsInf(v, 0) // which encoding/json reports
 	case []any:
 		for _, item := range v {
-			if !isPlain(item, depth+1) {
-				return false
-			}
+			s.take(item, depth+1)
 		}
-		return true
 	case map[string]any:
 		for _, item := range v {
-			if !isPlain(item, depth+1) {
-				return false
-			}
+			s.take(item, depth+1)
 		}
-		return true
+	default:
+		s.other = true
 	}
-	return false
+}
+
+// asText makes text of bytes, of which encoding/json would make base64.
+func asText(v any) any {
+	if b, ok := v.([]byte); ok {
+		return string(b)
+	}
+	return v
 }
 
 // raw takes a JSON body that it knows, and any other bytes as text: a document
@@ -142,6 +170,11 @@ func (p *Prompt) decoded(v any) error {
 	case map[string]any:
 		if p.request(v) || p.message(v) {
 			return nil
+		}
+		for _, key := range []string{"body", "params"} { // a line of a batch, of OpenAI's or Anthropic's
+			if body, ok := v[key].(map[string]any); ok && p.request(body) {
+				return nil
+			}
 		}
 		return fmt.Errorf("estimator: an object with keys %s: %w: %s", keysOf(v), errNoText, understood)
 	case []any:
@@ -231,7 +264,7 @@ func (p *Prompt) other(input any) error {
 }
 
 func (p *Prompt) text(s string) {
-	if s != "" && !isDataURL(s) {
+	if s != "" {
 		p.Texts = append(p.Texts, s)
 	}
 }
@@ -242,38 +275,6 @@ func (p *Prompt) image(detail string) {
 	} else {
 		p.Images++
 	}
-}
-
-// isDataURL says whether s as a whole is binary data in base64 (RFC 2397). What
-// only begins like it is text: else it would be a way to send text for nothing.
-func isDataURL(s string) bool {
-	if len(s) == 0 || s[0] > 'd' { // most texts
-		return false
-	}
-	s = strings.TrimSpace(s)
-	if len(s) < 5 || !strings.EqualFold(s[:5], "data:") {
-		return false
-	}
-	head := s[:min(len(s), 256)] // a media type and its parameters are short
-	comma := strings.IndexByte(head, ',')
-	return comma > 0 && strings.HasSuffix(strings.ToLower(head[:comma]), ";base64") && inBase64(s[comma+1:])
-}
-
-// isBase64 says whether s is binary data rather than a word.
-func isBase64(s string) bool { return len(s) >= 64 && inBase64(s) }
-
-// inBase64 says whether all of s is of the letters of base64, either alphabet,
-// padded, in lines, or escaped for a URL.
-func inBase64(s string) bool {
-	for i := range len(s) {
-		switch b := s[i]; {
-		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9':
-		case b == '+', b == '/', b == '-', b == '_', b == '=', b == '%', b == '\r', b == '\n':
-		default:
-			return false
-		}
-	}
-	return true
 }
 
 // countTokens counts a list, or a list of lists, of numbers.

@@ -149,27 +149,31 @@ func compact(v any) string {
 }
 
 func withoutData(v any) any {
-	switch v := v.(type) {
-	case string:
-		if isDataURL(v) {
+	return replace(v, func(leaf any) any {
+		if s, ok := leaf.(string); ok && isData(s) {
 			return ""
 		}
+		return leaf
+	})
+}
+
+// replace copies lists and maps, with f of what is in them and is neither.
+func replace(v any, f func(leaf any) any) any {
+	switch v := v.(type) {
 	case []any:
 		out := make([]any, len(v))
 		for i := range v {
-			out[i] = withoutData(v[i])
+			out[i] = replace(v[i], f)
 		}
 		return out
 	case map[string]any:
 		out := make(map[string]any, len(v))
 		for k := range v {
-			if s, ok := v[k].(string); !ok || !isDataKey(k) || !isBase64(s) {
-				out[k] = withoutData(v[k])
-			}
+			out[k] = replace(v[k], f)
 		}
 		return out
 	}
-	return v
+	return f(v)
 }
 
 // number reads a JSON number as a count, of 2³¹ at most, and anything else as none.

@@ -7,8 +7,8 @@
 //	go run ./cmd/demo -h
 //
 // It prints a line a second, and in the end what was admitted, what the
-// provider refused, by how much the limits were exceeded at worst, and how much
-// of them was used.
+// provider refused, by how much the limits were exceeded at worst, how much of
+// them was used, and what the workers have learnt about their estimates.
 package main
 
 import (

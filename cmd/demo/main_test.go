@@ -67,13 +67,17 @@ func TestLocalHoldsTheLimitsByFixedShares(t *testing.T) {
 func TestWithoutAStoreTheProviderRefuses(t *testing.T) {
 	s, _ := demonstrate(t, "-for", "2s", "-store", "none", "-kill=false")
 	assert.Positive(t, s.Refused, "answers of 429")
+	assert.Empty(t, s.Calibration, "nothing is estimated")
 	assert.Positive(t, s.Over, "units over the bound")
 }
 
 func TestEstimatesThatAreWrongAreCorrected(t *testing.T) {
-	s, _ := demonstrate(t, "-for", "3s", "-store", "local", "-workers", "1", "-kill=false", "-bias", "1.5", "-tokens", "60000/m burst 500")
+	s, table := demonstrate(t, "-for", "3s", "-store", "local", "-workers", "1", "-kill=false", "-bias", "1.5", "-tokens", "60000/m burst 500")
 	assert.Zero(t, s.Over, "what is estimated too high is never over")
-	assert.Positive(t, s.Tokens)
+	if assert.Len(t, s.Calibration, 1, "a factor for each worker") {
+		assert.InDelta(t, 1/1.5, s.Calibration[0], 0.03, "what makes the estimates right again")
+	}
+	assert.Contains(t, table, "calibrated by what the provider reported")
 }
 
 func TestInterruptedItSumsUp(t *testing.T) {

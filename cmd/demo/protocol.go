@@ -46,6 +46,8 @@ type status struct {
 	Error     string // the last of them
 	Final     bool   // it admits no more
 
+	Calibration float64 // what its estimates of tokens are multiplied by; 0: it makes none
+
 	Unmet time.Duration // when Final: the longest wait of a caller that was not served
 }
 

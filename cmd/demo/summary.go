@@ -38,6 +38,10 @@ type summary struct {
 	Of    string  `json:"use_of"`
 	Spent float64 `json:"use_from"`
 
+	// Calibration is what each worker's estimates of tokens were multiplied by in
+	// the end: 1/bias, once what the provider reports has corrected them.
+	Calibration []float64 `json:"calibration,omitempty"`
+
 	Jain    float64 `json:"jain"` // fairness between workers, by calls
 	WaitP50 float64 `json:"wait_p50_ms"`
 	WaitP99 float64 `json:"wait_p99_ms"`
@@ -81,6 +85,11 @@ func (d *demo) sum() summary {
 		}
 	}
 	s.Use, s.Spent = round(s.Use, 4), round(s.Spent, 1)
+	for _, p := range d.fleet.slots {
+		if f := p.status.Calibration; f > 0 {
+			s.Calibration = append(s.Calibration, round(f, 3))
+		}
+	}
 	return s
 }
 
@@ -138,6 +147,9 @@ func (s summary) print(out io.Writer) {
 		line("over", "0 units above burst + rate · W, in any window (suspected: %v)", s.Suspect)
 	}
 	line("use", "%.1f%% of %s, from second %.1f, when the burst was spent", 100*s.Use, s.Of, s.Spent)
+	if len(s.Calibration) > 0 {
+		line("estimates", "times %.3g, by worker: calibrated by what the provider reported", s.Calibration)
+	}
 	line("fairness", "%.4f between workers (Jain's index)", s.Jain)
 	line("waits", "half below %.0f ms, 99%% below %.0f ms, longest %.0f ms", s.WaitP50, s.WaitP99, s.WaitMax)
 	line("store", "%d exchanges, %.1f a second and worker", s.Exchanges, float64(s.Exchanges)/max(s.Seconds, 0.1)/float64(s.Workers))

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/choked/choked"
+	"github.com/choked/choked/estimator"
 	"github.com/choked/choked/internal/history"
 )
 
@@ -31,6 +32,7 @@ type worker struct {
 	log     *slog.Logger
 	home    home
 	limiter *choked.Limiter // nil: nothing is limited
+	guesses *estimator.Calibrated
 	records *history.Writer
 	queue   *history.Queue
 	client  *client
@@ -88,7 +90,8 @@ func (w *worker) run(orders *bufio.Reader, out *json.Encoder) (err error) {
 		defer w.home.store.Close()
 		choke := choked.New(w.home.store)
 		defer choke.Close()
-		if w.limiter, err = choke.Limiter("demo", w.job.Limits, newEstimator(w.job.Bias)); err != nil {
+		w.guesses = newEstimator(w.job.Bias)
+		if w.limiter, err = choke.Limiter("demo", w.job.Limits, w.guesses); err != nil {
 			return err
 		}
 		stats = w.limiter.Stats
@@ -229,6 +232,7 @@ func (w *worker) status() status {
 	if w.limiter != nil {
 		stats := w.limiter.Stats()
 		s.Waiting, s.Exchanges = stats.Waiting, stats.Exchanges
+		s.Calibration = w.guesses.Factor()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -1,6 +1,6 @@
 module github.com/choked/choked/estimator/bench
 
-go 1.26
+go 1.26.0
 
 require (
 	github.com/choked/choked v0.0.0

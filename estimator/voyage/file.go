@@ -14,11 +14,14 @@ import (
 )
 
 // Limits on a file, checked before its content is worked on. The largest that
-// Voyage publishes is 11 MB, with 152,000 tokens.
+// Voyage publishes is 11 MB, with 152,000 tokens. Others have up to three merges
+// for a token, and added tokens of some thirty bytes.
 const (
-	maxFile  = 64 << 20
-	maxID    = 1 << 21
-	maxAdded = 4096
+	maxFile      = 64 << 20
+	maxID        = 1 << 21
+	maxMerges    = 1 << 20
+	maxAdded     = 4096
+	maxAddedSize = 128 // bytes: each place of a text is looked at for every size
 )
 
 // file is the part of a tokenizer.json that decides what is counted.
@@ -32,7 +35,7 @@ type file struct {
 	Model         struct {
 		Type         string           `json:"type"`
 		Vocab        map[string]int64 `json:"vocab"`
-		Merges       []merge          `json:"merges"`
+		Merges       merges           `json:"merges"`
 		Dropout      *float64         `json:"dropout"`
 		Prefix       *string          `json:"continuing_subword_prefix"`
 		Suffix       *string          `json:"end_of_word_suffix"`
@@ -46,6 +49,25 @@ type added struct {
 	LStrip     bool   `json:"lstrip"`
 	RStrip     bool   `json:"rstrip"`
 	Normalized bool   `json:"normalized"`
+}
+
+type merges []merge
+
+func (ms *merges) UnmarshalJSON(b []byte) error {
+	var list []json.RawMessage
+	if err := json.Unmarshal(b, &list); err != nil {
+		return err
+	}
+	if len(list) > maxMerges {
+		return fmt.Errorf("%d merges: want %d at most", len(list), maxMerges)
+	}
+	*ms = make(merges, len(list))
+	for i := range list {
+		if err := (*ms)[i].UnmarshalJSON(list[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // merge is written "left right" or ["left", "right"].
@@ -147,6 +169,8 @@ func matchers(tokens []added, nfc bool) (raw, normal *matcher, err error) {
 		switch {
 		case a.Content == "":
 			return nil, nil, errors.New("an added token without content")
+		case len(a.Content) > maxAddedSize:
+			return nil, nil, fmt.Errorf("added token %.40q… of %d bytes: want %d at most", a.Content, len(a.Content), maxAddedSize)
 		case a.SingleWord:
 			return nil, nil, fmt.Errorf("added token %q: single_word is not supported", a.Content)
 		case a.LStrip || a.RStrip:

@@ -2,7 +2,6 @@ package voyage
 
 import (
 	"slices"
-	"strings"
 	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
@@ -38,24 +37,27 @@ func (t *tokenizer) Count(text string) int {
 
 // matcher finds added tokens in a text: the leftmost, and of those the longest.
 type matcher struct {
-	byFirst [256][]string // longest first
-	any     bool
+	tokens map[string]bool
+	sizes  [256][]int // of those with that first byte, longest first
 }
 
 func newMatcher(tokens []string) *matcher {
-	m := &matcher{any: len(tokens) > 0}
+	m := &matcher{tokens: map[string]bool{}}
 	for _, t := range tokens {
-		m.byFirst[t[0]] = append(m.byFirst[t[0]], t)
+		m.tokens[t] = true
+		if sizes := m.sizes[t[0]]; !slices.Contains(sizes, len(t)) {
+			m.sizes[t[0]] = append(sizes, len(t))
+		}
 	}
-	for i := range m.byFirst {
-		slices.SortFunc(m.byFirst[i], func(a, b string) int { return len(b) - len(a) })
+	for _, sizes := range m.sizes {
+		slices.SortFunc(sizes, func(a, b int) int { return b - a })
 	}
 	return m
 }
 
 // split counts a token for each match, and what count says of the text between.
 func (m *matcher) split(text string, count func(string) int) int {
-	if !m.any {
+	if len(m.tokens) == 0 {
 		return count(text)
 	}
 	n, start := 0, 0
@@ -80,9 +82,9 @@ func (m *matcher) split(text string, count func(string) int) int {
 
 // at gives the length of the longest added token that text begins with, or 0.
 func (m *matcher) at(text string) int {
-	for _, t := range m.byFirst[text[0]] {
-		if strings.HasPrefix(text, t) {
-			return len(t)
+	for _, size := range m.sizes[text[0]] {
+		if size <= len(text) && m.tokens[text[:size]] {
+			return size
 		}
 	}
 	return 0

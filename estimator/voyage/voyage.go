@@ -17,10 +17,6 @@ import (
 	"github.com/choked/choked/estimator"
 )
 
-// overhead: Voyage adds nothing to text. An image costs a token for each 560
-// pixels, and is taken as 1024 × 1024. https://docs.voyageai.com/docs/multimodal-embeddings
-var overhead = estimator.Overhead{LowImage: 1872, Image: 1872}
-
 // Estimator counts the tokens of an input by one tokenizer. It is safe for
 // concurrent use. Make one with [Load].
 type Estimator struct {
@@ -30,8 +26,8 @@ type Estimator struct {
 }
 
 // Load reads a tokenizer.json, or the one in a directory. The file is read once,
-// in about a second for the largest, and not again: make one estimator and
-// share it. The error names the file and what in it is not supported.
+// in about a second for the largest that Voyage publishes, and not again: make one
+// estimator and share it. The error names the file and what in it is not supported.
 func Load(path string, opts ...estimator.Option) (*Estimator, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -44,7 +40,7 @@ func Load(path string, opts ...estimator.Option) (*Estimator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("voyage: tokenizer %s: %w", path, err)
 	}
-	opts = append([]estimator.Option{estimator.WithOverhead(overhead)}, opts...)
+	opts = append([]estimator.Option{estimator.WithOverhead(estimator.VoyageEmbeddings)}, opts...)
 	return &Estimator{path: path, tokenizer: t, counted: estimator.Using(t, opts...)}, nil
 }
 
@@ -52,8 +48,8 @@ func Load(path string, opts ...estimator.Option) (*Estimator, error) {
 // directory that holds tokenizers by model: as MODEL/tokenizer.json,
 // voyageai/MODEL/tokenizer.json, or as the Hugging Face hub's clients keep them.
 //
-// If the cache holds none for the model it returns [estimator.Default], which
-// calibration brings close; a result of type [*Estimator] counts exactly. A
+// If the cache holds none for the model it returns what estimator.New("voyageai")
+// does, which calibration brings close; a result of type [*Estimator] counts exactly. A
 // file that is there but cannot be used, or a cache that cannot be searched, is
 // an error.
 func New(cache, model string, opts ...estimator.Option) (estimator.Estimator, error) {
@@ -62,8 +58,7 @@ func New(cache, model string, opts ...estimator.Option) (estimator.Estimator, er
 		return nil, err
 	}
 	if path == "" {
-		opts = append([]estimator.Option{estimator.WithOverhead(overhead)}, opts...)
-		return estimator.Default(opts...), nil
+		return estimator.New(estimator.NameVoyage, opts...)
 	}
 	e, err := Load(path, opts...)
 	if err != nil {

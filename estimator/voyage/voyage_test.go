@@ -5,8 +5,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/choked/choked/estimator"
 	"github.com/choked/choked/estimator/internal/corpus"
@@ -131,6 +133,23 @@ func TestPartsOfTheFileThatAreUnderstood(t *testing.T) {
 	}
 }
 
+func TestAddedTokensWithMuchInCommonAreFoundInLinearTime(t *testing.T) {
+	// Looked for one after the other, they take a minute.
+	var added []any
+	for i := range 4096 {
+		added = append(added, m{"content": strings.Repeat("<", 124) + strconv.Itoa(1000+i)})
+	}
+	c := load(t, small(func(f m) { f["added_tokens"] = added })).Counter()
+	text := strings.Repeat("<", 1<<20)
+	start := time.Now()
+	if got := c.Count(text + "1000"); got != 1<<20-124+1 {
+		t.Errorf("Count = %d, want a token for each byte before the added one, and that", got)
+	}
+	if took := time.Since(start); took > 30*time.Second {
+		t.Errorf("1 MB took %v", took)
+	}
+}
+
 func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 	model := func(key string, v any) func(m) { return func(f m) { f["model"].(m)[key] = v } }
 	top := func(key string, v any) func(m) { return func(f m) { f[key] = v } }
@@ -178,6 +197,8 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 		{`"<x>": lstrip`, top("added_tokens", []any{m{"content": "<x>", "lstrip": true}})},
 		{`"<x>": single_word`, top("added_tokens", []any{m{"content": "<x>", "single_word": true}})},
 		{"without content", top("added_tokens", []any{m{"content": ""}})},
+		{"added token \"<<<", top("added_tokens", []any{m{"content": strings.Repeat("<", 129)}})},
+		{"1048577 merges: want 1048576", model("merges", make([]any, 1<<20+1))},
 		{"added tokens: want 4096", top("added_tokens", make([]m, 5000))},
 		{"not a tokenizer.json", top("added_tokens", "x")},
 	} {

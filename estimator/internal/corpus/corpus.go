@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -92,11 +93,54 @@ func Generated(n int) []Text {
 	}
 }
 
+// Uneven returns texts of about n bytes that a sample of them may miss the truth
+// of: their parts differ in how many bytes make a token, or are runs of spaces.
+func Uneven(n int) []Text {
+	r := rand.New(rand.NewPCG(2, uint64(n)))
+	fill := func(name string, part func(i int) string) Text {
+		var b strings.Builder
+		for i := 0; b.Len() < n; i++ {
+			b.WriteString(part(i))
+		}
+		return Text{name, strings.ToValidUTF8(b.String()[:n], "")}
+	}
+	sources := slices.Concat(Generated(8<<10), Go(8<<10, 60), Prose())
+	return []Text{
+		{"English, then Chinese", English(n*4/5) + Shuffled("zh", n/5)},
+		fill("many documents", func(int) string {
+			body := sources[r.IntN(len(sources))].Body
+			return body[:min(512+r.IntN(6000), len(body))]
+		}),
+		fill("a few documents", func(int) string {
+			size := 4000 + r.IntN(30_000)
+			return Generated(size)[r.IntN(5)].Body + English(size/2) + Shuffled("zh", size/2)
+		}),
+		fill("nested JSON", func(i int) string {
+			return fmt.Sprintf("%s\"key%d\": {\n", strings.Repeat("    ", i%40), r.IntN(99))
+		}),
+		fill("a table", func(int) string {
+			return fmt.Sprintf("| %-40s | %-60s | %10d |\n", fmt.Sprint("item ", r.IntN(1e6)), "value", r.IntN(1e5))
+		}),
+		fill("a wide table", func(int) string {
+			return fmt.Sprintf("%-180s%-180s%10d\n", fmt.Sprint("item ", r.IntN(1e6)), "value", r.IntN(1e5))
+		}),
+		fill("records of one size", func(int) string { return fmt.Sprintf("%-250s\n", fmt.Sprint("ACCT ", r.IntN(1e6), " NAME")) }),
+		fill("lines of spaces", func(int) string { return strings.Repeat(" ", 300) + "\n" }),
+	}
+}
+
 // Hostile returns texts of about n bytes that make a careless encoder slow.
 func Hostile(n int) []Text {
 	repeat := func(s string) string { return strings.Repeat(s, n/len(s)+1) }
+	r := rand.New(rand.NewPCG(3, uint64(n)))
+	letters := make([]byte, n)
+	for i := range letters {
+		letters[i] = byte('a' + r.IntN(26))
+	}
 	return []Text{
 		{"one letter", repeat("a")},
+		{"random letters", string(letters)},
+		{"bytes that are not UTF-8", repeat("\xf0\x9f")},
 		{"spaces", repeat(" ")},
 		{"spaces and a letter", repeat(" ") + "x"},
 		{"emoji", repeat("😀")},
