@@ -6,7 +6,7 @@
 -- One hash is one bucket:
 --   b             the version of all this, and the bucket's numbers: see save
 --   l             its limits: their name, then a line for each rate
---   q             who waits: id, need, and when each was told to come again
+--   q             who waits: see waiting
 --   =<lease id>   a lease: granted, expiry, drips
 --   #<holder>     how many leases a holder has
 --   @<client>     the last adjustment of a client

@@ -34,7 +34,7 @@ local function settlements()
   end
 end
 if op == 'ask' then
-  local id, need, want, _ = word(), cost(), cost(), word()
+  local id, need, want, _, _ = word(), cost(), cost(), word(), word()
   local defined, limits = word(), word()
   settlements()
   b = open(b, now, limits, defined)
@@ -113,7 +113,7 @@ func TestScriptIsTheBucket(t *testing.T) {
 				for range rapid.IntRange(0, 2).Draw(t, "done") {
 					a.Done = append(a.Done, drawSettlement())
 				}
-				op, args = a, askWords(a, a.Done, 0, 1)
+				op, args = a, askWords(a, a.Done, 0, 0, 1)
 			}
 			want := table.Apply(now, op)
 			answer, err := bare.Run(context.Background(), client, []string{key}, append(words{now}, args...)...).Text()
@@ -185,7 +185,7 @@ func TestMulDivIsExact(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
-		"grant 1795456826247670 3 inf 1960000 7 0 1 250000 1 100000", "wait 5 -3 inf 100", "refuse 5 0 0 1", "burst requests 50/s", "", "grant", "grant 1 2 3 4 5 6 7",
+		"grant 1795456826247670 3 inf 1960000 7 0 1 250000 1 100000", "wait 5 -3 inf 100 105", "wait 5 -3 inf 100", "refuse 5 0 0 1", "burst requests 50/s", "", "grant", "grant 1 2 3 4 5 6 7",
 	} {
 		f.Add(s)
 	}

@@ -113,10 +113,11 @@ func (s *Store) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 			s.lines.leave(ask.Key, w)
 		}
 	}()
+	turn := int64(0)
 	for done := ask.Done; ; done = nil {
 		sent := s.clock.Now()
 		left := time.Duration(max(deadline-sent, 0))
-		answer, err := s.call(ctx, ask.Key, askWords(&ask, done, left, tick), func(c *call) { s.takeBack(&ask, c) })
+		answer, err := s.call(ctx, ask.Key, askWords(&ask, done, left, turn, tick), func(c *call) { s.takeBack(&ask, turn, c) })
 		if err != nil {
 			return bucket.Lease{}, err
 		}
@@ -132,11 +133,11 @@ func (s *Store) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 		case r.wait == 0:
 			return r.Grant.Lease(ask.ID, time.Duration(sent-began)), nil
 		}
-		if w == nil {
+		if turn = r.turn; w == nil {
 			w = s.lines.enter(ask.Key)
 		}
 		if err := s.await(ctx, w, r.wait); err != nil {
-			s.takeBack(&ask, nil)
+			s.takeBack(&ask, turn, nil)
 			return bucket.Lease{}, err
 		}
 	}
@@ -164,8 +165,8 @@ func (s *Store) await(ctx context.Context, w *waiter, d time.Duration) error {
 
 // takeBack gives up an ask: its place in line, and what it may be granted by
 // the call that is still under way, if there is one.
-func (s *Store) takeBack(ask *bucket.Ask, underWay *call) {
-	key, id := ask.Key, ask.ID
+func (s *Store) takeBack(ask *bucket.Ask, turn int64, underWay *call) {
+	key, leave := ask.Key, leaveWords(ask, turn)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -181,7 +182,7 @@ func (s *Store) takeBack(ask *bucket.Ask, underWay *call) {
 		}
 		// After that the place has lapsed, and the lease has expired.
 		for begun := s.clock.Now(); s.clock.Since(begun) < bucket.TTL; {
-			_, err := s.call(s.ctx, key, words{"leave", id.String()}, nil)
+			_, err := s.call(s.ctx, key, leave, nil)
 			if err == nil {
 				s.lines.freed(key)
 			}

@@ -12,18 +12,20 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// scene is the script on a server whose clock the test moves.
+// scene is the script on a server whose clock the test moves. Each holder has
+// one ask, and knows its turn.
 type scene struct {
 	*testing.T
 	mini   *miniredis.Miniredis
 	client *redis.Client
 	limits bucket.Limits
+	turns  map[uint64]int64
 }
 
 func newScene(t *testing.T, requests string) *scene {
 	limits, err := bucket.ParseLimits(requests, "")
 	require.NoError(t, err)
-	s := &scene{T: t, mini: miniredis.RunT(t), limits: limits}
+	s := &scene{T: t, mini: miniredis.RunT(t), limits: limits, turns: make(map[uint64]int64)}
 	s.client = redis.NewClient(&redis.Options{Addr: s.mini.Addr()})
 	t.Cleanup(func() { s.client.Close() })
 	s.at(0)
@@ -42,14 +44,21 @@ func (s *scene) run(w words) string {
 	return answer
 }
 
+func (s *scene) asking(holder uint64, need int64) *bucket.Ask {
+	n := bucket.Cost{Requests: need}
+	return &bucket.Ask{ID: bucket.LeaseID{Holder: holder, Seq: 1}, Limits: s.limits, Need: n, Want: n}
+}
+
 func (s *scene) ask(holder uint64, need int64, patience time.Duration) reply {
 	s.Helper()
-	n := bucket.Cost{Requests: need}
-	r, err := parse(s.run(askWords(&bucket.Ask{
-		ID: bucket.LeaseID{Holder: holder, Seq: 1}, Limits: s.limits, Need: n, Want: n,
-	}, nil, patience, tick)), tick)
+	r, err := parse(s.run(askWords(s.asking(holder, need), nil, patience, s.turns[holder], tick)), tick)
 	require.NoError(s, err)
+	s.turns[holder] = r.turn
 	return r
+}
+
+func (s *scene) leave(holder uint64, need int64) {
+	s.run(leaveWords(s.asking(holder, need), s.turns[holder]))
 }
 
 func (s *scene) settle(holder uint64, spent int64) string {
@@ -113,15 +122,24 @@ func TestAPlaceLapses(t *testing.T) {
 	require.True(t, s.ask(3, 8, 0).OK)
 }
 
+// One who comes after its place has lapsed stands where it stood.
+func TestOneWhoIsLateKeepsItsTurn(t *testing.T) {
+	s := drained(t)
+	due := s.ask(2, 8, time.Minute).wait
+	require.Positive(t, s.ask(3, 8, time.Minute).wait)
+	s.at(due + 501*time.Millisecond)
+	require.Positive(t, s.ask(4, 10, time.Minute).wait) // and by that the place is gone
+	require.True(t, s.ask(2, 8, time.Minute).OK)
+}
+
 func TestOneWhoLeavesLeavesNothing(t *testing.T) {
 	s := drained(t)
 	require.Positive(t, s.ask(2, 8, time.Minute).wait)
-	leave := func(holder uint64) { s.run(words{"leave", bucket.LeaseID{Holder: holder, Seq: 1}.String()}) }
-	leave(2)
+	s.leave(2, 8)
 	require.True(t, s.ask(3, 2, time.Minute).OK, "a promise, and nobody before it")
-	leave(3)
+	s.leave(3, 2)
 	require.True(t, s.ask(4, 2, time.Minute).OK, "what was granted meanwhile is back")
-	leave(5)
+	s.leave(5, 2)
 }
 
 // Quota that is there, and out on leases, may come back at any time.
@@ -132,6 +150,27 @@ func TestWhoWaitsForLeasesLooksAgainSoon(t *testing.T) {
 	require.Equal(t, 20*time.Millisecond, s.ask(2, 1, time.Minute).wait)
 	require.Equal(t, "freed", s.settle(1, 1))
 	require.True(t, s.ask(2, 1, time.Minute).OK)
+}
+
+// They do not look all at once, and the longer it has been in vain, the seldomer.
+func TestWhoWaitsForLeasesLooksOneAfterTheOther(t *testing.T) {
+	s := newScene(t, "1000/s")
+	require.True(t, s.ask(1, 1000, 0).OK)
+	s.at(time.Second)
+	var waits []time.Duration
+	for i := range uint64(4) {
+		waits = append(waits, s.ask(10+i, 1, time.Minute).wait/time.Millisecond)
+	}
+	require.Equal(t, []time.Duration{10, 11, 12, 13}, waits, "in milliseconds")
+	waits = nil
+	at := time.Second + 10*time.Millisecond
+	for range 7 {
+		s.at(at)
+		d := s.ask(10, 1, time.Minute).wait
+		waits = append(waits, d/time.Millisecond)
+		at += d
+	}
+	require.Equal(t, []time.Duration{10, 20, 40, 80, 160, 250, 250}, waits, "in milliseconds")
 }
 
 func TestASettlementTellsWhetherItLetsSomebodyThrough(t *testing.T) {
