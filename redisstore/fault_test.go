@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
@@ -51,6 +53,34 @@ func ownServer(t *testing.T, options ...string) (*redisserver.Server, *redis.Cli
 		s.Stop()
 	})
 	return s, client
+}
+
+// ownCluster is three servers that share the slots, a third each, in order.
+func ownCluster(t *testing.T, o *redis.ClusterOptions, options ...string) (servers []*redisserver.Server, client *redis.ClusterClient) {
+	t.Helper()
+	ctx := t.Context()
+	for i := range 3 {
+		server, node := ownServer(t, append(options, "--cluster-enabled", "yes")...)
+		require.NoError(t, node.ClusterAddSlotsRange(ctx, i*16384/3, (i+1)*16384/3-1).Err())
+		if i > 0 {
+			host, port, _ := net.SplitHostPort(o.Addrs[0])
+			require.NoError(t, node.ClusterMeet(ctx, host, port).Err())
+		}
+		servers, o.Addrs = append(servers, server), append(o.Addrs, server.Addr)
+	}
+	client = redis.NewClusterClient(o)
+	t.Cleanup(func() { client.Close() })
+	require.Eventually(t, func() bool {
+		info, err := client.ClusterInfo(ctx).Result()
+		return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
+	}, 20*time.Second, 10*time.Millisecond)
+	return servers, client
+}
+
+func freeze(t *testing.T, s *redisserver.Server) (thaw func()) {
+	t.Helper()
+	require.NoError(t, syscall.Kill(s.Pid(), syscall.SIGSTOP))
+	return func() { require.NoError(t, syscall.Kill(s.Pid(), syscall.SIGCONT)) }
 }
 
 func openOn(t *testing.T, url string, patience time.Duration) *redisstore.Store {
@@ -130,14 +160,14 @@ func TestARedisThatIsAwayIsABoundedWait(t *testing.T) {
 	server, _ := ownServer(t)
 	s, patient := openOn(t, server.URL(), 100*time.Millisecond), openOn(t, server.URL(), time.Minute)
 	require.True(t, lease(t, patient, ask("k", slow, 1, 0)).OK)
-	for name, fault := range map[string]struct{ begin, end func() }{
-		"killed": {server.Kill, func() { require.NoError(t, server.Restart()) }},
-		"frozen": {
-			func() { require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGSTOP)) },
-			func() { require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGCONT)) },
+	for name, fault := range map[string]func() (end func()){
+		"killed": func() func() {
+			server.Kill()
+			return func() { require.NoError(t, server.Restart()) }
 		},
+		"frozen": func() func() { return freeze(t, server) },
 	} {
-		fault.begin()
+		end := fault()
 		_, err := s.Lease(t.Context(), ask(name, slow, 1, time.Hour))
 		require.ErrorContains(t, err, "for 100ms", name)
 		require.ErrorContains(t, s.Adjust(t.Context(), choked.Adjustment{Key: name, Limits: slow}), "for 100ms", name)
@@ -149,12 +179,119 @@ func TestARedisThatIsAwayIsABoundedWait(t *testing.T) {
 		granted := make(chan choked.Lease)
 		a := ask(name, slow, 7, 0)
 		go func() { granted <- lease(t, patient, a) }()
-		fault.end()
+		end()
 		require.True(t, (<-granted).OK, "%s: it goes on", name)
-		// Of the two that were given up while Redis was away, what reached it
-		// after all is taken back, or at worst expires.
-		require.True(t, lease(t, patient, ask(name, slow, 1, 0)).OK, name)
 	}
+}
+
+// An ask that was given up may reach Redis after all.
+func TestWhatIsGivenUpIsTakenBack(t *testing.T) {
+	server, _ := ownServer(t)
+	s := openOn(t, server.URL(), time.Minute)
+	require.True(t, lease(t, s, ask("warm", slow, 1, 0)).OK)
+	thaw := freeze(t, server)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := s.Lease(ctx, ask("k", slow, 10, 0))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	thaw()
+	require.Eventually(t, func() bool { return lease(t, s, ask("k", slow, 10, 0)).OK }, 20*time.Second, time.Millisecond)
+}
+
+func TestAPlaceInLineIsGivenUp(t *testing.T) {
+	url := realServer(t)
+	opt, err := redis.ParseURL(url)
+	require.NoError(t, err)
+	client := redis.NewClient(opt)
+	defer client.Close()
+	limits := choked.MustLimits("1/s burst 10", "")
+	for _, end := range []string{"by its context", "by Close"} {
+		s := openOn(t, url, 0)
+		key := fmt.Sprint("leave", holders.Add(1), time.Now().UnixNano())
+		require.NoError(t, s.Adjust(t.Context(), choked.Adjustment{Key: key, Limits: limits, Defined: 1, Charge: bucket.Cost{Requests: 20}}))
+		inLine := func() bool { return client.HExists(t.Context(), "choked:"+key, "q").Val() }
+		ctx, cancel := context.WithCancel(t.Context())
+		left := make(chan error, 1)
+		go func() {
+			_, err := s.Lease(ctx, ask(key, limits, 1, time.Minute))
+			left <- err
+		}()
+		require.Eventually(t, inLine, 20*time.Second, time.Millisecond)
+		if end == "by Close" {
+			require.NoError(t, s.Close())
+			require.False(t, inLine(), "Close waits for that")
+		}
+		cancel()
+		require.Error(t, <-left)
+		require.Eventually(t, func() bool { return !inLine() }, 20*time.Second, time.Millisecond, end)
+	}
+}
+
+// Close waits for what is under way to a server that does not answer.
+func TestCloseLeavesNothingBehind(t *testing.T) {
+	server, client := ownServer(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	given := redis.NewClient(&redis.Options{Addr: client.Options().Addr, ReadTimeout: 500 * time.Millisecond})
+	defer given.Close()
+	for name, s := range map[string]*redisstore.Store{
+		"given":  redisstore.New(given, redisstore.Config{}),
+		"opened": openOn(t, server.URL(), time.Minute),
+	} {
+		require.True(t, lease(t, s, ask(name, slow, 1, 0)).OK)
+		thaw := freeze(t, server)
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		_, err := s.Lease(ctx, ask(name, slow, 1, 0))
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		begun := time.Now()
+		require.NoError(t, s.Close(), name)
+		assert.Less(t, time.Since(begun), 30*time.Second, name)
+		assert.NotContains(t, stacks(), "redisstore.(*flights)", name)
+		thaw()
+	}
+}
+
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}
+
+// The keys of one server of a cluster do not wait for those of another.
+func TestAFrozenShardHoldsUpItsOwnKeysOnly(t *testing.T) {
+	servers, client := ownCluster(t, &redis.ClusterOptions{ReadTimeout: time.Minute, MaxRetries: -1}, "--cluster-node-timeout", "60000")
+	var trips atomic.Int64
+	client.AddHook(tripCounter{&trips})
+	s := redisstore.New(client, redisstore.Config{Patience: 20 * time.Second})
+	defer s.Close()
+	var there, elsewhere []string
+	for i := 0; len(there) < 8 || len(elsewhere) < 8; i++ {
+		key := fmt.Sprint("k", i)
+		slot, err := client.ClusterKeySlot(t.Context(), "choked:"+key).Result()
+		require.NoError(t, err)
+		if slot < 16384/3 {
+			there = append(there, key)
+		} else {
+			elsewhere = append(elsewhere, key)
+		}
+		require.True(t, lease(t, s, ask(key, slow, 1, 0)).OK)
+	}
+	thaw := freeze(t, servers[0])
+	trips.Store(0)
+	var answered atomic.Int64
+	var wg sync.WaitGroup
+	for _, key := range there {
+		wg.Go(func() {
+			lease(t, s, ask(key, slow, 1, 0))
+			answered.Add(1)
+		})
+	}
+	require.Eventually(t, func() bool { return trips.Load() == 4 }, 20*time.Second, time.Millisecond, "as many flights as there may be")
+	for _, key := range elsewhere {
+		assert.True(t, lease(t, s, ask(key, slow, 1, 0)).OK)
+	}
+	assert.Zero(t, answered.Load())
+	thaw()
+	wg.Wait()
 }
 
 // What is leased is spent although Redis is away.
@@ -314,28 +451,10 @@ func (h tripCounter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.P
 // Three servers share the slots: each key is one hash, so any key may be
 // anywhere.
 func TestStoreOnACluster(t *testing.T) {
-	var addrs []string
-	ctx := t.Context()
-	for i := range 3 {
-		_, client := ownServer(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-		addr := client.Options().Addr
-		from := i * 16384 / 3
-		to := (i+1)*16384/3 - 1
-		require.NoError(t, client.ClusterAddSlotsRange(ctx, from, to).Err())
-		if i > 0 {
-			host, port, _ := net.SplitHostPort(addrs[0])
-			require.NoError(t, client.ClusterMeet(ctx, host, port).Err())
-		}
-		addrs = append(addrs, addr)
-	}
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs})
-	defer client.Close()
+	_, client := ownCluster(t, &redis.ClusterOptions{}, "--cluster-node-timeout", "2000")
 	s := redisstore.New(client, redisstore.Config{Patience: 20 * time.Second}) // until they have met
 	defer s.Close()
-	require.Eventually(t, func() bool {
-		info, err := client.ClusterInfo(ctx).Result()
-		return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
-	}, 20*time.Second, 10*time.Millisecond)
+	ctx := t.Context()
 
 	var wg sync.WaitGroup
 	done := make([]choked.Settlement, 60)

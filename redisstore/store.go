@@ -12,7 +12,6 @@
 package redisstore
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,6 +43,13 @@ type Config struct {
 	Patience time.Duration
 }
 
+func (c Config) patience() time.Duration {
+	if c.Patience <= 0 {
+		return 2 * time.Second
+	}
+	return c.Patience
+}
+
 // Store is a store of choked in Redis. Safe for concurrent use.
 type Store struct {
 	cfg     Config
@@ -51,31 +57,53 @@ type Store struct {
 	flights flights
 	lines   lines
 	client  string // this store's name in adjustments
-	owned   io.Closer
 
 	adjusting exclusive
 	seq       atomic.Int64 // of the last adjustment
 
-	ctx    context.Context
-	cancel context.CancelCauseFunc
+	ctx     context.Context // of those who call
+	callers sync.WaitGroup
+	leaving sync.WaitGroup // asks that were given up, until they are taken back
+	close   func() error
 
 	mu     sync.Mutex
-	closed bool
-	work   sync.WaitGroup // what takes asks back that were given up
+	closed bool // callers are turned away
 }
+
+// closing is how long Close goes on taking asks back. What is left then is
+// passed over, and expires.
+const closing = time.Second
 
 // New returns a store in the Redis that client is connected to: a single
 // server, a failover client, or a cluster. Close leaves the client open.
 func New(client redis.UniversalClient, cfg Config) *Store {
+	return newStore(client, cfg, func() error { return nil })
+}
+
+func newStore(client redis.UniversalClient, cfg Config, release func() error) *Store {
 	if cfg.Prefix == "" {
 		cfg.Prefix = "choked:"
 	}
-	if cfg.Patience <= 0 {
-		cfg.Patience = 2 * time.Second
-	}
+	cfg.Patience = cfg.patience()
 	s := &Store{cfg: cfg, clock: boottime.New(), client: strconv.FormatUint(rand.Uint64(), 36)}
-	s.flights.client = client
-	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	var cancel, giveUp context.CancelCauseFunc
+	s.ctx, cancel = context.WithCancelCause(context.Background())
+	s.flights.client, s.flights.servers = client, make(map[string]*departures)
+	s.flights.ctx, giveUp = context.WithCancelCause(context.Background())
+	s.close = sync.OnceValue(func() error {
+		s.mu.Lock()
+		s.closed = true
+		s.mu.Unlock()
+		cancel(bucket.ErrClosed)
+		s.callers.Wait()
+		late := time.AfterFunc(closing, func() { giveUp(bucket.ErrClosed) })
+		s.leaving.Wait()
+		late.Stop()
+		giveUp(bucket.ErrClosed)
+		err := release()
+		s.flights.work.Wait()
+		return err
+	})
 	return s
 }
 
@@ -89,12 +117,28 @@ func Open(url string, cfg Config) (*Store, error) {
 		// The error of a URL repeats it, and with it the password.
 		return nil, errors.New(`redis: want a URL such as "redis://user:password@host:6379/0"`)
 	}
-	s := New(nil, cfg)
 	opt.MaxRetries = -1 // the store tries again by itself
-	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = s.cfg.Patience, s.cfg.Patience, s.cfg.Patience
+	patience := cfg.patience()
+	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = patience, patience, patience
 	client := redis.NewClient(opt)
-	s.flights.client, s.owned = client, client
-	return s, nil
+	return newStore(client, cfg, client.Close), nil
+}
+
+// enter lets a caller in. Its context then ends with the store, too.
+func (s *Store) enter(ctx context.Context) (in context.Context, leave func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, nil, bucket.ErrClosed
+	}
+	s.callers.Add(1)
+	in, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })
+	return in, func() {
+		stop()
+		cancel(nil)
+		s.callers.Done()
+	}, nil
 }
 
 // Lease implements choked.Store.
@@ -102,11 +146,17 @@ func (s *Store) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 	if err := errors.Join(ask.Check(), checkWindows(ask.Limits)); err != nil {
 		return bucket.Lease{}, err
 	}
+	ctx, leave, err := s.enter(ctx)
+	if err != nil {
+		return bucket.Lease{}, err
+	}
+	defer leave()
 	if err := s.settleElsewhere(ctx, &ask); err != nil {
 		return bucket.Lease{}, err
 	}
 	began := s.clock.Now()
 	deadline := began + int64(min(max(ask.MaxWait, 0), math.MaxInt64/4))
+	left := func() time.Duration { return time.Duration(max(deadline-s.clock.Now(), 0)) }
 	var w *waiter
 	defer func() {
 		if w != nil {
@@ -116,15 +166,17 @@ func (s *Store) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 	turn := int64(0)
 	for done := ask.Done; ; done = nil {
 		sent := s.clock.Now()
-		left := time.Duration(max(deadline-sent, 0))
-		answer, err := s.call(ctx, ask.Key, askWords(&ask, done, left, turn, tick), func(c *call) { s.takeBack(&ask, turn, c) })
+		c, err := s.call(ctx, ask.Key, askWords(&ask, done, left(), turn, tick))
 		if err != nil {
+			if c != nil || w != nil {
+				s.takeBack(&ask, turn, c)
+			}
 			return bucket.Lease{}, err
 		}
 		if len(done) > 0 {
 			s.lines.freed(ask.Key)
 		}
-		r, err := parse(answer, tick)
+		r, err := parse(c.answer, tick)
 		switch {
 		case err != nil:
 			return bucket.Lease{}, fmt.Errorf("redis: %w", err)
@@ -136,10 +188,7 @@ func (s *Store) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 		if turn = r.turn; w == nil {
 			w = s.lines.enter(ask.Key)
 		}
-		if err := s.await(ctx, w, r.wait); err != nil {
-			s.takeBack(&ask, turn, nil)
-			return bucket.Lease{}, err
-		}
+		await(ctx, w, min(r.wait, left()))
 	}
 }
 
@@ -148,41 +197,32 @@ func (s *Store) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 const lookAgain = time.Second
 
 // await waits for d, or until something has happened that may change it.
-func (s *Store) await(ctx context.Context, w *waiter, d time.Duration) error {
+func await(ctx context.Context, w *waiter, d time.Duration) {
 	timer := time.NewTimer(min(d, max(d/2, lookAgain)))
 	defer timer.Stop()
 	select {
 	case <-w.woken:
-		return nil
 	case <-timer.C:
-		return nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-s.ctx.Done():
-		return context.Cause(s.ctx)
 	}
 }
 
 // takeBack gives up an ask: its place in line, and what it may be granted by
-// the call that is still under way, if there is one.
-func (s *Store) takeBack(ask *bucket.Ask, turn int64, underWay *call) {
-	key, leave := ask.Key, leaveWords(ask, turn)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return // the place lapses, and the lease expires
-	}
-	s.work.Go(func() {
-		if underWay != nil {
+// the last call, which may still be under way.
+func (s *Store) takeBack(ask *bucket.Ask, turn int64, last *call) {
+	ctx, key, words := s.flights.ctx, ask.Key, leaveWords(ask, turn)
+	s.leaving.Go(func() {
+		if last != nil {
 			select {
-			case <-underWay.done:
-			case <-s.ctx.Done():
+			case <-last.done:
+			case <-ctx.Done():
 				return
 			}
 		}
-		// After that the place has lapsed, and the lease has expired.
+		// After that the lease has expired. A place is passed over when its time
+		// has come.
 		for begun := s.clock.Now(); s.clock.Since(begun) < bucket.TTL; {
-			_, err := s.call(s.ctx, key, leave, nil)
+			_, err := s.call(ctx, key, words)
 			if err == nil {
 				s.lines.freed(key)
 			}
@@ -209,27 +249,35 @@ func (s *Store) settleElsewhere(ctx context.Context, ask *bucket.Ask) error {
 		}
 	}
 	ask.Done = own
-	return s.Settle(ctx, others)
+	return s.settle(ctx, others)
 }
 
 // Settle implements choked.Store.
 func (s *Store) Settle(ctx context.Context, done []bucket.Settlement) error {
-	keys := make(map[string][]bucket.Settlement)
 	for i := range done {
 		if err := done[i].Check(); err != nil {
 			return err
 		}
-		keys[done[i].Key] = append(keys[done[i].Key], done[i])
 	}
-	if err := context.Cause(s.ctx); err != nil {
+	ctx, leave, err := s.enter(ctx)
+	if err != nil {
 		return err
+	}
+	defer leave()
+	return s.settle(ctx, done)
+}
+
+func (s *Store) settle(ctx context.Context, done []bucket.Settlement) error {
+	keys := make(map[string][]bucket.Settlement)
+	for i := range done {
+		keys[done[i].Key] = append(keys[done[i].Key], done[i])
 	}
 	var wg sync.WaitGroup
 	errs := make(chan error, len(keys))
 	for key, done := range keys {
 		wg.Go(func() {
-			answer, err := s.call(ctx, key, words{"settle"}.settlements(done), nil)
-			if answer == "freed" {
+			c, err := s.call(ctx, key, words{"settle"}.settlements(done))
+			if err == nil && c.answer == "freed" {
 				s.lines.freed(key)
 			}
 			errs <- err
@@ -249,74 +297,65 @@ func (s *Store) Adjust(ctx context.Context, a bucket.Adjustment) error {
 	if err := errors.Join(a.Check(), checkWindows(a.Limits)); err != nil {
 		return err
 	}
-	// One that comes twice, because a connection broke, is told by its number,
-	// so they go one at a time.
-	leave, err := s.adjusting.enter(ctx, s.ctx, a.Key)
+	ctx, leave, err := s.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	_, err = s.call(ctx, a.Key, adjustWords(s.client, s.seq.Add(1), &a, tick), nil)
+	// One that comes twice, because a connection broke, is told by its number,
+	// so they go one at a time.
+	next, err := s.adjusting.enter(ctx, a.Key)
+	if err != nil {
+		return err
+	}
+	defer next()
+	_, err = s.call(ctx, a.Key, adjustWords(s.client, s.seq.Add(1), &a, tick))
 	if err == nil {
 		s.lines.freed(a.Key)
 	}
 	return err
 }
 
-// Close implements choked.Store. Asks in line end with an error.
-func (s *Store) Close() error {
-	s.mu.Lock()
-	again := s.closed
-	s.closed = true
-	s.mu.Unlock()
-	s.cancel(bucket.ErrClosed)
-	s.work.Wait()
-	if s.owned != nil && !again {
-		return s.owned.Close()
-	}
-	return nil
-}
+// Close implements choked.Store. Asks in line end with an error, and are taken
+// back as long as Redis answers within a second. What is on its way then ends
+// with the connection, or with the timeouts of a client that was given to [New].
+func (s *Store) Close() error { return s.close() }
 
 // call runs the script until there is an answer, or an error that trying again
-// does not change, or patience ends. If it ends with a call under way, that
-// call is handed to abandoned.
-func (s *Store) call(ctx context.Context, key string, args words, abandoned func(*call)) (string, error) {
-	if s.ctx.Err() != nil || ctx.Err() != nil {
-		return "", cmp.Or(context.Cause(s.ctx), context.Cause(ctx))
-	}
+// does not change, or ctx or patience ends. It returns the last attempt, if there
+// was one; in case of an error it may still be under way.
+func (s *Store) call(ctx context.Context, key string, args words) (*call, error) {
 	patience := time.NewTimer(s.cfg.Patience)
 	defer patience.Stop()
+	var c *call
 	var last error
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 250*time.Millisecond) {
-		c := &call{key: s.cfg.Prefix + key, args: args, done: make(chan struct{})}
+		if ctx.Err() != nil {
+			return c, context.Cause(ctx)
+		}
+		c = &call{key: s.cfg.Prefix + key, args: args, done: make(chan struct{})}
 		s.flights.send(c)
 		if err := s.upTo(ctx, patience, c.done, last); err != nil {
-			if abandoned != nil {
-				abandoned(c)
-			}
-			return "", err
+			return c, err
 		}
-		if last = c.err; last == nil {
-			return c.answer, nil
+		if c.err == nil {
+			return c, nil
 		}
-		last = fmt.Errorf("redis: %w", last)
+		last = fmt.Errorf("redis: %w", c.err)
 		if !passing(c.err) {
-			return "", last
+			return c, last
 		}
 		wait := make(chan struct{})
 		timer := time.AfterFunc(pause, func() { close(wait) })
 		err := s.upTo(ctx, patience, wait, last)
 		timer.Stop()
 		if err != nil {
-			if abandoned != nil {
-				abandoned(nil)
-			}
-			return "", err
+			return c, err
 		}
 	}
 }
 
-// upTo waits for done, at most until a context or patience ends.
+// upTo waits for done, at most until ctx or patience ends.
 func (s *Store) upTo(ctx context.Context, patience *time.Timer, done <-chan struct{}, last error) error {
 	select {
 	case <-done:
@@ -328,8 +367,6 @@ func (s *Store) upTo(ctx context.Context, patience *time.Timer, done <-chan stru
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-s.ctx.Done():
-		return context.Cause(s.ctx)
 	case <-patience.C:
 	}
 	if last == nil {
@@ -388,7 +425,7 @@ type door struct {
 	n    int           // who is in or wants to be
 }
 
-func (x *exclusive) enter(ctx, closed context.Context, key string) (leave func(), err error) {
+func (x *exclusive) enter(ctx context.Context, key string) (leave func(), err error) {
 	x.mu.Lock()
 	if x.keys == nil {
 		x.keys = make(map[string]*door)
@@ -413,8 +450,5 @@ func (x *exclusive) enter(ctx, closed context.Context, key string) (leave func()
 	case <-ctx.Done():
 		gone()
 		return nil, context.Cause(ctx)
-	case <-closed.Done():
-		gone()
-		return nil, context.Cause(closed)
 	}
 }
