@@ -21,6 +21,7 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/boottime"
 	"github.com/choked/choked/internal/redisserver"
 	"github.com/choked/choked/redisstore"
 )
@@ -225,6 +226,24 @@ func TestAPlaceInLineIsGivenUp(t *testing.T) {
 		require.Error(t, <-left)
 		require.Eventually(t, func() bool { return !inLine() }, 20*time.Second, time.Millisecond, end)
 	}
+}
+
+// However long an outage was, what is granted after it can be spent.
+func TestALeaseIsValidFromTheAttemptThatWasAnswered(t *testing.T) {
+	const outage = 3 * time.Second // longer than any lease is valid
+	server, _ := ownServer(t)
+	clock := boottime.New()
+	s := openOn(t, server.URL(), time.Minute)
+	require.True(t, lease(t, s, ask("warm", slow, 1, 0)).OK)
+	server.Kill()
+	begun := clock.Now()
+	granted := make(chan choked.Lease)
+	go func() { granted <- lease(t, s, ask("k", slow, 10, 0)) }()
+	time.Sleep(outage) // what the test is about: it passes however long it is
+	require.NoError(t, server.Restart())
+	l := <-granted
+	require.True(t, l.OK)
+	assert.Greater(t, l.ValidFor, outage, "granted after %v", clock.Since(begun))
 }
 
 // Close waits for what is under way to a server that does not answer.

@@ -18,6 +18,7 @@ const (
 type call struct {
 	key    string
 	args   words
+	sent   int64 // when, of the store's clock
 	answer string
 	err    error
 	done   chan struct{} // closed once answer or err is set

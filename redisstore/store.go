@@ -165,7 +165,6 @@ func (s *Store) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 	}()
 	turn := int64(0)
 	for done := ask.Done; ; done = nil {
-		sent := s.clock.Now()
 		c, err := s.call(ctx, ask.Key, askWords(&ask, done, left(), turn, tick))
 		if err != nil {
 			if c != nil || w != nil {
@@ -183,7 +182,7 @@ func (s *Store) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 		case r.exceed != "":
 			return bucket.Lease{}, exceeds(r.exceed, ask.Need)
 		case r.wait == 0:
-			return r.Grant.Lease(ask.ID, time.Duration(sent-began)), nil
+			return r.Grant.Lease(ask.ID, time.Duration(c.sent-began)), nil
 		}
 		if turn = r.turn; w == nil {
 			w = s.lines.enter(ask.Key)
@@ -333,7 +332,7 @@ func (s *Store) call(ctx context.Context, key string, args words) (*call, error)
 		if ctx.Err() != nil {
 			return c, context.Cause(ctx)
 		}
-		c = &call{key: s.cfg.Prefix + key, args: args, done: make(chan struct{})}
+		c = &call{key: s.cfg.Prefix + key, args: args, sent: s.clock.Now(), done: make(chan struct{})}
 		s.flights.send(c)
 		if err := s.upTo(ctx, patience, c.done, last); err != nil {
 			return c, err
