@@ -9,7 +9,8 @@
 --   q             who waits: see waiting
 --   =<lease id>   a lease: granted, expiry, drips
 --   #<holder>     how many leases a holder has
---   @<client>     the last adjustment of a client
+--   @<client>     the last adjustment of a client, and until when to know it
+--   @             when to forget some of these
 
 local key = KEYS[1]
 local MOST = 9007199254740992 -- 2^53

@@ -42,7 +42,7 @@ if op == 'ask' then
 elseif op == 'settle' then
   settlements()
 else
-  word(); word()
+  word(); word(); word()
   local a = {returned = cost(), since = number(), charge = cost(), empty = number()}
   local defined, limits = word(), word()
   b = open(b, now, limits, defined)
@@ -104,7 +104,7 @@ func TestScriptIsTheBucket(t *testing.T) {
 				if rapid.IntRange(0, 4).Draw(t, "emptied") == 0 {
 					a.Empty = time.Duration(rapid.Int64Range(1, 5e9).Draw(t, "empty"))
 				}
-				op, args = a, adjustWords("", 1, a, 1)
+				op, args = a, adjustWords("", 1, 0, a, 1)
 			default:
 				a := &bucket.Ask{Key: key, Limits: limits, Defined: defined, ID: drawID(), Want: drawCost(40, "want")}
 				if rapid.Bool().Draw(t, "needs") {

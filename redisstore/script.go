@@ -85,8 +85,10 @@ func (w words) settlements(done []bucket.Settlement) words {
 	return w
 }
 
-func adjustWords(client string, seq int64, a *bucket.Adjustment, tick time.Duration) words {
-	w := append(words{"adjust", client, seq}.cost(a.Return), a.Since/int64(tick)).cost(a.Charge)
+// adjustWords are the adjustment number seq of client, which may send it again
+// for as long as its patience lasts.
+func adjustWords(client string, seq int64, patience time.Duration, a *bucket.Adjustment, tick time.Duration) words {
+	w := append(words{"adjust", client, seq, int64(patience / tick)}.cost(a.Return), a.Since/int64(tick)).cost(a.Charge)
 	return append(w, int64((a.Empty+tick-1)/tick)).limits(a.Defined, a.Limits, tick)
 }
 

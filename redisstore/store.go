@@ -308,7 +308,7 @@ func (s *Store) Adjust(ctx context.Context, a bucket.Adjustment) error {
 		return err
 	}
 	defer next()
-	_, err = s.call(ctx, a.Key, adjustWords(s.client, s.seq.Add(1), &a, tick))
+	_, err = s.call(ctx, a.Key, adjustWords(s.client, s.seq.Add(1), s.cfg.Patience, &a, tick))
 	if err == nil {
 		s.lines.freed(a.Key)
 	}

@@ -225,16 +225,30 @@ local function settled(b, now, q)
   return freed and 'freed' or 'ok', b
 end
 
--- adjusted applies an adjustment once, however often it comes: a client sends
--- one at a time, and counts them.
+-- forget drops what is known of clients that have long sent their last. It
+-- looks through them once in a while.
+local function forget(now)
+  if now < (tonumber(redis.call('HGET', key, '@')) or 0) then return end
+  local all = redis.call('HGETALL', key)
+  for i = 1, #all, 2 do
+    local known = string.match(all[i], '^@.') and string.match(all[i + 1], '%S+$')
+    if known and tonumber(known) < now then redis.call('HDEL', key, all[i]) end
+  end
+  redis.call('HSET', key, '@', text(now + MARGIN))
+end
+
+-- adjusted applies an adjustment once, however often it comes within patience
+-- and a margin: a client sends one at a time, and counts them.
 local function adjusted(b, now)
-  local client, seq = '@' .. word(), number()
+  local client, seq, patience = '@' .. word(), number(), number()
   local a = {returned = cost(), since = number(), charge = cost(), empty = number()}
   local defined, limits = word(), word()
-  if (tonumber(redis.call('HGET', key, client)) or 0) >= seq then return 'ok', b end
+  local last = redis.call('HGET', key, client)
+  if last and tonumber(string.match(last, '^%S+')) >= seq then return 'ok', b end
   b = open(b, now, limits, defined)
   adjust(b, now, a)
-  redis.call('HSET', key, client, text(seq))
+  forget(now)
+  redis.call('HSET', key, client, text(seq) .. ' ' .. text(later(now, patience + MARGIN)))
   return 'ok', b
 end
 

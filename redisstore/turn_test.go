@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -182,14 +183,34 @@ func TestASettlementTellsWhetherItLetsSomebodyThrough(t *testing.T) {
 	require.Equal(t, "ok", s.settle(2, 0), "twice")
 }
 
+func (s *scene) adjust(client string, seq int64, a *bucket.Adjustment) {
+	a.Limits = s.limits
+	s.run(adjustWords(client, seq, time.Minute, a, tick))
+}
+
 // A client library may send a command again when the connection breaks.
 func TestAnAdjustmentIsAppliedOnce(t *testing.T) {
 	s := newScene(t, "10/h")
+	two := &bucket.Adjustment{Charge: bucket.Cost{Requests: 2}}
 	for range 3 {
 		for seq := range int64(2) {
-			s.run(adjustWords("me", 1+seq, &bucket.Adjustment{Limits: s.limits, Charge: bucket.Cost{Requests: 2}}, tick))
+			s.adjust("me", 1+seq, two)
 		}
 	}
-	s.run(adjustWords("you", 1, &bucket.Adjustment{Limits: s.limits, Charge: bucket.Cost{Requests: 2}}, tick))
+	s.adjust("you", 1, two)
+	s.at(90 * time.Second)
+	s.adjust("you", 1, two) // its patience is a minute
 	require.Equal(t, int64(4), s.ask(1, 9, 0).Level.Requests)
+}
+
+// A worker that is gone leaves nothing for ever in a bucket that others use.
+func TestAdjustersAreForgotten(t *testing.T) {
+	s := newScene(t, "10/h")
+	for i := range 30 {
+		s.at(time.Duration(i) * time.Minute)
+		s.adjust(fmt.Sprint("client", i), 1, &bucket.Adjustment{Charge: bucket.Cost{Requests: 1}})
+	}
+	fields, err := s.client.HKeys(t.Context(), "k").Result()
+	require.NoError(t, err)
+	require.Less(t, len(fields), 10, "%q", fields)
 }
