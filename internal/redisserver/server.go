@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 var ErrNotInstalled = errors.New("neither redis-server nor valkey-server is installed: install one (apt install redis-server, brew install redis), or give the URL of one that runs")
 
 // Server is a server on a loopback port. What it keeps is in memory, unless its
-// options say otherwise.
+// options say otherwise. On Linux it ends with the process that started it.
 type Server struct {
 	Addr string // host:port
 
@@ -74,15 +75,19 @@ func (s *Server) URL() string { return "redis://" + s.Addr + "/0" }
 // Restart starts the server again on its port, after [Server.Kill].
 func (s *Server) Restart() error {
 	s.cmd, s.out, s.exit = exec.Command(s.args[0], s.args[1:]...), new(strings.Builder), make(chan struct{})
-	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
-	if err := s.cmd.Start(); err != nil {
+	s.cmd.Stdout, s.cmd.Stderr, s.cmd.SysProcAttr = s.out, s.out, diesWithUs()
+	cmd, exit, started := s.cmd, s.exit, make(chan error)
+	go func() { // ends with the server
+		runtime.LockOSThread() // of which the server is a child
+		err := cmd.Start()
+		if started <- err; err == nil {
+			cmd.Wait() //nolint:errcheck // it is killed in the end
+			close(exit)
+		}
+	}()
+	if err := <-started; err != nil {
 		return err
 	}
-	cmd, exit := s.cmd, s.exit
-	go func() {
-		cmd.Wait() //nolint:errcheck // it is killed in the end
-		close(exit)
-	}()
 	client := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1})
 	defer client.Close()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
