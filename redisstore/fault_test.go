@@ -157,6 +157,41 @@ func TestAnErrorThatPassesIsOutlived(t *testing.T) {
 	assert.True(t, (<-granted).OK)
 }
 
+func TestErrorsThatPassAreOutlived(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: mini.Addr(), MaxRetries: -1})
+	defer client.Close()
+	var trips atomic.Int64
+	client.AddHook(tripCounter{&trips})
+	s := redisstore.New(client, redisstore.Config{Patience: time.Minute})
+	defer s.Close()
+	require.True(t, lease(t, s, ask("warm", slow, 1, 0)).OK)
+	for _, e := range []string{
+		"LOADING Redis is loading the dataset in memory",
+		"READONLY You can't write against a read only replica.",
+		"MASTERDOWN Link with MASTER is down",
+		"CLUSTERDOWN The cluster is down",
+		"TRYAGAIN Multiple keys request during rehashing of slot",
+		"MOVED 3999 127.0.0.1:6381",
+		"ASK 3999 127.0.0.1:6381",
+	} {
+		mini.SetError(e)
+		before := trips.Load()
+		answer := make(chan error, 1)
+		go func() {
+			_, err := s.Lease(t.Context(), ask(e, slow, 10, 0))
+			answer <- err
+		}()
+		require.Eventually(t, func() bool { return trips.Load() > before+1 }, 20*time.Second, time.Millisecond, "it tries again after %q", e)
+		mini.SetError("")
+		require.NoError(t, <-answer, e)
+	}
+	mini.SetError("NOPERM No permissions to run the command")
+	_, err := s.Lease(t.Context(), ask("k", slow, 1, 0))
+	require.ErrorContains(t, err, "NOPERM")
+	require.NotContains(t, err.Error(), "for 1m", "it is told at once")
+}
+
 func TestARedisThatIsAwayIsABoundedWait(t *testing.T) {
 	server, _ := ownServer(t)
 	s, patient := openOn(t, server.URL(), 100*time.Millisecond), openOn(t, server.URL(), time.Minute)
@@ -463,6 +498,55 @@ func (h tripCounter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func (h tripCounter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		h.n.Add(1)
+		return next(ctx, cmds)
+	}
+}
+
+// Redis tells an adjustment that comes twice by its number, so the next one is
+// not sent before the one before it is answered.
+func TestAdjustmentsOfAKeyGoOneAtATime(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+	defer client.Close()
+	s := redisstore.New(client, redisstore.Config{Patience: time.Minute})
+	defer s.Close()
+	require.True(t, lease(t, s, ask("warm", slow, 1, 0)).OK)
+	overtaken := make(chan struct{})
+	held := make(chan struct{})
+	client.AddHook(holdFirst{new(atomic.Bool), held, overtaken})
+	adjust := func() error {
+		return s.Adjust(t.Context(), choked.Adjustment{Key: "k", Limits: slow, Defined: 1, Charge: bucket.Cost{Requests: 2}})
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { assert.NoError(t, adjust()) })
+	<-held
+	wg.Go(func() {
+		assert.NoError(t, adjust())
+		close(overtaken)
+	})
+	wg.Wait()
+	assert.EqualValues(t, 5, lease(t, s, ask("k", slow, 1, 0)).Level.Requests)
+}
+
+// holdFirst holds the first pipeline until another one has come through, or
+// until none can be expected any more.
+type holdFirst struct {
+	holds       *atomic.Bool
+	held, until chan struct{}
+}
+
+func (h holdFirst) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (h holdFirst) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (h holdFirst) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if h.holds.CompareAndSwap(false, true) {
+			close(h.held)
+			select {
+			case <-h.until:
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
 		return next(ctx, cmds)
 	}
 }

@@ -52,7 +52,14 @@ func (s *scene) asking(holder uint64, need int64) *bucket.Ask {
 
 func (s *scene) ask(holder uint64, need int64, patience time.Duration) reply {
 	s.Helper()
-	r, err := parse(s.run(askWords(s.asking(holder, need), nil, patience, s.turns[holder], tick)), tick)
+	return s.askFor(holder, need, need, patience)
+}
+
+func (s *scene) askFor(holder uint64, need, want int64, patience time.Duration) reply {
+	s.Helper()
+	a := s.asking(holder, need)
+	a.Want.Requests = want
+	r, err := parse(s.run(askWords(a, nil, patience, s.turns[holder], tick)), tick)
 	require.NoError(s, err)
 	s.turns[holder] = r.turn
 	return r
@@ -101,6 +108,13 @@ func TestAPromiseNeedsNoSecondCall(t *testing.T) {
 	r := s.ask(2, 2, time.Minute)
 	require.True(t, r.OK)
 	require.Equal(t, 200*time.Millisecond, r.Drips[0].Ready)
+}
+
+// Nobody takes all that is there while others hold leases or wait.
+func TestTheRoomIsShared(t *testing.T) {
+	s := newScene(t, "100/s")
+	require.EqualValues(t, 60, s.askFor(1, 1, 60, 0).Granted.Requests, "alone")
+	require.EqualValues(t, 20, s.askFor(2, 1, 100, 0).Granted.Requests, "half of 40, beside one who holds a lease")
 }
 
 func TestNobodyOvertakesTheLine(t *testing.T) {
