@@ -133,6 +133,35 @@ func TestABadURLIsNotRepeated(t *testing.T) {
 	}
 }
 
+func TestAnOptionOfTheURLThatCannotBeIsNamed(t *testing.T) {
+	for query, name := range map[string]string{"nonsense=1": "nonsense", "pool_size=many": "pool_size", "read_timeout=1s&db=x": "db"} {
+		_, err := redisstore.Open("redis://user:hunter2@host/0?"+query, redisstore.Config{})
+		require.ErrorContains(t, err, fmt.Sprintf("redis: option %q of the URL", name))
+	}
+	_, err := redisstore.Open("redis://user:hun?ter2@host/0", redisstore.Config{})
+	require.Error(t, err)
+	assert.NotContains(t, err.Error(), "ter2")
+}
+
+// The options of the client library hold where they are given: else its timeouts
+// are as long as Patience.
+func TestOptionsOfTheURLHold(t *testing.T) {
+	server, _ := ownServer(t)
+	s := openOn(t, server.URL()+"?read_timeout=50ms", 2*time.Second)
+	require.True(t, lease(t, s, ask("k", slow, 1, 0)).OK)
+	thaw := freeze(t, server)
+	defer thaw()
+	_, err := s.Lease(t.Context(), ask("k", slow, 1, 0))
+	assert.ErrorContains(t, err, "i/o timeout, for 2s")
+}
+
+func TestNewWithoutAClient(t *testing.T) {
+	s := redisstore.New(nil, redisstore.Config{})
+	_, err := s.Lease(t.Context(), ask("k", slow, 1, 0))
+	assert.ErrorContains(t, err, "the client given to New is nil")
+	assert.NoError(t, s.Close())
+}
+
 func TestAWindowOfNanosecondsIsRefused(t *testing.T) {
 	s := openOn(t, "redis://127.0.0.1:1", 0)
 	odd := choked.Limits{Requests: bucket.Rates{{N: 1, Per: time.Second + 1, Burst: 1}}}

@@ -13,8 +13,8 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// tick is the unit of time in Redis. In microseconds, instants since 1970 stay
-// below 2⁵³ until the year 2255, so they are exact in Lua's numbers.
+// tick is the unit of time in Redis. In microseconds, instants since 1970 are
+// exact in Lua's numbers, and before END, 2⁵², until the year 2112.
 const tick = time.Microsecond
 
 //go:embed bucket.lua

@@ -8,10 +8,17 @@
 // forward refills the buckets by as much. Everything else holds as with any
 // store. Where that is not enough, package cluster keeps quota in a log.
 //
-// It needs Redis 5 or later, or Valkey, alone, with Sentinels, or as a cluster.
+// It needs Redis 5 or later, or Valkey, alone, with Sentinels, or as a cluster,
+// and a maxmemory-policy of noeviction, which is the default, or enough memory:
+// what a server evicts are debts, and it does so without a word. A bucket takes
+// some kilobytes at most, and expires a minute after it is full again.
+//
+// Time is counted in microseconds: limits whose windows are no whole number of
+// them are refused.
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,8 +26,10 @@ import (
 	"math"
 	"math/rand/v2"
 	"net"
+	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -109,19 +118,36 @@ func newStore(client redis.UniversalClient, cfg Config, release func() error) *S
 
 // Open returns a store in the Redis at url, such as
 // "redis://user:password@host:6379/0", "rediss://host:6380" for TLS, or
-// "unix:///run/redis.sock". It connects when it is first used. Notices of the
-// client library go where redis.SetLogger says.
+// "unix:///run/redis.sock". It connects when it is first used. Options of the
+// client library may follow, as in "?pool_size=20"; see redis.ParseURL. Without
+// them its timeouts are cfg.Patience, and it leaves it to the store to try
+// again. Its notices go where redis.SetLogger says.
 func Open(url string, cfg Config) (*Store, error) {
 	opt, err := redis.ParseURL(url)
 	if err != nil {
-		// The error of a URL repeats it, and with it the password.
-		return nil, errors.New(`redis: want a URL such as "redis://user:password@host:6379/0"`)
+		return nil, urlError(url)
 	}
-	opt.MaxRetries = -1 // the store tries again by itself
-	patience := cfg.patience()
-	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = patience, patience, patience
+	opt.MaxRetries = cmp.Or(opt.MaxRetries, -1)
+	for _, timeout := range []*time.Duration{&opt.DialTimeout, &opt.ReadTimeout, &opt.WriteTimeout} {
+		*timeout = cmp.Or(*timeout, cfg.patience())
+	}
 	client := redis.NewClient(opt)
 	return newStore(client, cfg, client.Close), nil
+}
+
+// urlError says what is wrong with a URL without repeating it, as it may hold a
+// password. An option is named if it is surely one.
+func urlError(s string) error {
+	u, err := url.Parse(s)
+	if err == nil && !strings.ContainsAny(u.RawQuery, "@:/") {
+		for name, values := range u.Query() {
+			option := url.Values{name: values}
+			if _, err := redis.ParseURL("rediss://host?" + option.Encode()); err != nil {
+				return fmt.Errorf("redis: option %.40q of the URL: want one that redis.ParseURL knows, and a value of its type", name)
+			}
+		}
+	}
+	return errors.New(`redis: want a URL such as "redis://user:password@host:6379/0"`)
 }
 
 // enter lets a caller in. Its context then ends with the store, too.
@@ -130,6 +156,9 @@ func (s *Store) enter(ctx context.Context) (in context.Context, leave func(), er
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, nil, bucket.ErrClosed
+	}
+	if s.flights.client == nil {
+		return nil, nil, errors.New("redis: the client given to New is nil")
 	}
 	s.callers.Add(1)
 	in, cancel := context.WithCancelCause(ctx)
