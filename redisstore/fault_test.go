@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync"
@@ -615,6 +616,58 @@ func TestStoreOnACluster(t *testing.T) {
 	b, err := client.ClusterKeySlot(ctx, "choked:{team}:b").Result()
 	require.NoError(t, err)
 	assert.Equal(t, a, b)
+}
+
+// What has reached the replica when the master is killed is kept; what has not is
+// forgotten. WAIT tells.
+func TestAFailoverKeepsWhatWasReplicated(t *testing.T) {
+	const name = "choked"
+	master, client := ownServer(t)
+	_, replica := ownServer(t)
+	host, port, err := net.SplitHostPort(master.Addr)
+	require.NoError(t, err)
+	require.NoError(t, replica.ReplicaOf(t.Context(), host, port).Err())
+	require.Eventually(t, func() bool {
+		return client.Wait(t.Context(), 1, time.Second).Val() == 1
+	}, 20*time.Second, time.Millisecond, "it follows")
+	sentinel, err := redisserver.StartSentinel(name, master.Addr)
+	installed(t, err)
+	defer sentinel.Stop()
+	watch := redis.NewSentinelClient(&redis.Options{Addr: sentinel.Addr})
+	defer watch.Close()
+	require.Eventually(t, func() bool {
+		replicas, err := watch.Replicas(t.Context(), name).Result()
+		return err == nil && len(replicas) == 1 && replicas[0]["master-link-status"] == "ok"
+	}, 30*time.Second, 10*time.Millisecond, "the sentinel knows it")
+
+	failover := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: name, SentinelAddrs: []string{sentinel.Addr}})
+	defer failover.Close()
+	s := redisstore.New(failover, redisstore.Config{Patience: time.Minute})
+	defer s.Close()
+	a := ask("k", slow, 8, 0)
+	require.True(t, lease(t, s, a).OK)
+	require.NoError(t, s.Settle(t.Context(), []choked.Settlement{{Key: "k", ID: a.ID, Spent: a.Need}}))
+	conn := client.Conn() // WAIT is about what was written on the same one
+	defer conn.Close()
+	require.NoError(t, conn.Set(t.Context(), "last", 1, 0).Err())
+	require.EqualValues(t, 1, conn.Wait(t.Context(), 1, 20*time.Second).Val(), "all is there")
+	master.Kill()
+	assert.False(t, lease(t, s, ask("k", slow, 3, 0)).OK, "no fresh burst")
+	assert.True(t, lease(t, s, ask("k", slow, 2, 0)).OK)
+}
+
+func TestRedisOverTLS(t *testing.T) {
+	certified := httptest.NewTLSServer(nil) // by nobody
+	defer certified.Close()
+	mini := miniredis.NewMiniRedis()
+	require.NoError(t, mini.StartTLS(certified.TLS))
+	defer mini.Close()
+	mini.RequireUserAuth("user", "hunter2")
+	url := "rediss://user:hunter2@" + mini.Addr()
+	_, err := openOn(t, url, time.Minute).Lease(t.Context(), ask("k", slow, 1, 0))
+	require.ErrorContains(t, err, "certificate")
+	require.NotContains(t, err.Error(), "for 1m", "it is told at once")
+	require.True(t, lease(t, openOn(t, url+"?skip_verify=true", time.Minute), ask("k", slow, 1, 0)).OK)
 }
 
 func TestCloseEndsTheClientThatItOpened(t *testing.T) {
