@@ -6,10 +6,11 @@
 -- One hash is one bucket:
 --   b             the version of all this, and the bucket's numbers: see save
 --   l             its limits: their name, then a line for each rate
---   q             who waits: id, need, and when each was told to come again
+--   q             who waits: see waiting
 --   =<lease id>   a lease: granted, expiry, drips
 --   #<holder>     how many leases a holder has
---   @<client>     the last adjustment of a client
+--   @<client>     the last adjustment of a client, and until when to know it
+--   @             when to forget some of these
 
 local key = KEYS[1]
 local MOST = 9007199254740992 -- 2^53

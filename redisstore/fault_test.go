@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,9 +18,11 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/boottime"
 	"github.com/choked/choked/internal/redisserver"
 	"github.com/choked/choked/redisstore"
 )
@@ -51,6 +55,34 @@ func ownServer(t *testing.T, options ...string) (*redisserver.Server, *redis.Cli
 		s.Stop()
 	})
 	return s, client
+}
+
+// ownCluster is three servers that share the slots, a third each, in order.
+func ownCluster(t *testing.T, o *redis.ClusterOptions, options ...string) (servers []*redisserver.Server, client *redis.ClusterClient) {
+	t.Helper()
+	ctx := t.Context()
+	for i := range 3 {
+		server, node := ownServer(t, append(options, "--cluster-enabled", "yes")...)
+		require.NoError(t, node.ClusterAddSlotsRange(ctx, i*16384/3, (i+1)*16384/3-1).Err())
+		if i > 0 {
+			host, port, _ := net.SplitHostPort(o.Addrs[0])
+			require.NoError(t, node.ClusterMeet(ctx, host, port).Err())
+		}
+		servers, o.Addrs = append(servers, server), append(o.Addrs, server.Addr)
+	}
+	client = redis.NewClusterClient(o)
+	t.Cleanup(func() { client.Close() })
+	require.Eventually(t, func() bool {
+		info, err := client.ClusterInfo(ctx).Result()
+		return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
+	}, 20*time.Second, 10*time.Millisecond)
+	return servers, client
+}
+
+func freeze(t *testing.T, s *redisserver.Server) (thaw func()) {
+	t.Helper()
+	require.NoError(t, syscall.Kill(s.Pid(), syscall.SIGSTOP))
+	return func() { require.NoError(t, syscall.Kill(s.Pid(), syscall.SIGCONT)) }
 }
 
 func openOn(t *testing.T, url string, patience time.Duration) *redisstore.Store {
@@ -102,6 +134,35 @@ func TestABadURLIsNotRepeated(t *testing.T) {
 	}
 }
 
+func TestAnOptionOfTheURLThatCannotBeIsNamed(t *testing.T) {
+	for query, name := range map[string]string{"nonsense=1": "nonsense", "pool_size=many": "pool_size", "read_timeout=1s&db=x": "db"} {
+		_, err := redisstore.Open("redis://user:hunter2@host/0?"+query, redisstore.Config{})
+		require.ErrorContains(t, err, fmt.Sprintf("redis: option %q of the URL", name))
+	}
+	_, err := redisstore.Open("redis://user:hun?ter2@host/0", redisstore.Config{})
+	require.Error(t, err)
+	assert.NotContains(t, err.Error(), "ter2")
+}
+
+// The options of the client library hold where they are given: else its timeouts
+// are as long as Patience.
+func TestOptionsOfTheURLHold(t *testing.T) {
+	server, _ := ownServer(t)
+	s := openOn(t, server.URL()+"?read_timeout=50ms", 2*time.Second)
+	require.True(t, lease(t, s, ask("k", slow, 1, 0)).OK)
+	thaw := freeze(t, server)
+	defer thaw()
+	_, err := s.Lease(t.Context(), ask("k", slow, 1, 0))
+	assert.ErrorContains(t, err, "i/o timeout, for 2s")
+}
+
+func TestNewWithoutAClient(t *testing.T) {
+	s := redisstore.New(nil, redisstore.Config{})
+	_, err := s.Lease(t.Context(), ask("k", slow, 1, 0))
+	assert.ErrorContains(t, err, "the client given to New is nil")
+	assert.NoError(t, s.Close())
+}
+
 func TestAWindowOfNanosecondsIsRefused(t *testing.T) {
 	s := openOn(t, "redis://127.0.0.1:1", 0)
 	odd := choked.Limits{Requests: bucket.Rates{{N: 1, Per: time.Second + 1, Burst: 1}}}
@@ -126,18 +187,53 @@ func TestAnErrorThatPassesIsOutlived(t *testing.T) {
 	assert.True(t, (<-granted).OK)
 }
 
+func TestErrorsThatPassAreOutlived(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: mini.Addr(), MaxRetries: -1})
+	defer client.Close()
+	var trips atomic.Int64
+	client.AddHook(tripCounter{&trips})
+	s := redisstore.New(client, redisstore.Config{Patience: time.Minute})
+	defer s.Close()
+	require.True(t, lease(t, s, ask("warm", slow, 1, 0)).OK)
+	for _, e := range []string{
+		"LOADING Redis is loading the dataset in memory",
+		"READONLY You can't write against a read only replica.",
+		"MASTERDOWN Link with MASTER is down",
+		"CLUSTERDOWN The cluster is down",
+		"TRYAGAIN Multiple keys request during rehashing of slot",
+		"MOVED 3999 127.0.0.1:6381",
+		"ASK 3999 127.0.0.1:6381",
+	} {
+		mini.SetError(e)
+		before := trips.Load()
+		answer := make(chan error, 1)
+		go func() {
+			_, err := s.Lease(t.Context(), ask(e, slow, 10, 0))
+			answer <- err
+		}()
+		require.Eventually(t, func() bool { return trips.Load() > before+1 }, 20*time.Second, time.Millisecond, "it tries again after %q", e)
+		mini.SetError("")
+		require.NoError(t, <-answer, e)
+	}
+	mini.SetError("NOPERM No permissions to run the command")
+	_, err := s.Lease(t.Context(), ask("k", slow, 1, 0))
+	require.ErrorContains(t, err, "NOPERM")
+	require.NotContains(t, err.Error(), "for 1m", "it is told at once")
+}
+
 func TestARedisThatIsAwayIsABoundedWait(t *testing.T) {
 	server, _ := ownServer(t)
 	s, patient := openOn(t, server.URL(), 100*time.Millisecond), openOn(t, server.URL(), time.Minute)
 	require.True(t, lease(t, patient, ask("k", slow, 1, 0)).OK)
-	for name, fault := range map[string]struct{ begin, end func() }{
-		"killed": {server.Kill, func() { require.NoError(t, server.Restart()) }},
-		"frozen": {
-			func() { require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGSTOP)) },
-			func() { require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGCONT)) },
+	for name, fault := range map[string]func() (end func()){
+		"killed": func() func() {
+			server.Kill()
+			return func() { require.NoError(t, server.Restart()) }
 		},
+		"frozen": func() func() { return freeze(t, server) },
 	} {
-		fault.begin()
+		end := fault()
 		_, err := s.Lease(t.Context(), ask(name, slow, 1, time.Hour))
 		require.ErrorContains(t, err, "for 100ms", name)
 		require.ErrorContains(t, s.Adjust(t.Context(), choked.Adjustment{Key: name, Limits: slow}), "for 100ms", name)
@@ -149,12 +245,137 @@ func TestARedisThatIsAwayIsABoundedWait(t *testing.T) {
 		granted := make(chan choked.Lease)
 		a := ask(name, slow, 7, 0)
 		go func() { granted <- lease(t, patient, a) }()
-		fault.end()
+		end()
 		require.True(t, (<-granted).OK, "%s: it goes on", name)
-		// Of the two that were given up while Redis was away, what reached it
-		// after all is taken back, or at worst expires.
-		require.True(t, lease(t, patient, ask(name, slow, 1, 0)).OK, name)
 	}
+}
+
+// An ask that was given up may reach Redis after all.
+func TestWhatIsGivenUpIsTakenBack(t *testing.T) {
+	server, _ := ownServer(t)
+	s := openOn(t, server.URL(), time.Minute)
+	require.True(t, lease(t, s, ask("warm", slow, 1, 0)).OK)
+	thaw := freeze(t, server)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := s.Lease(ctx, ask("k", slow, 10, 0))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	thaw()
+	require.Eventually(t, func() bool { return lease(t, s, ask("k", slow, 10, 0)).OK }, 20*time.Second, time.Millisecond)
+}
+
+func TestAPlaceInLineIsGivenUp(t *testing.T) {
+	url := realServer(t)
+	opt, err := redis.ParseURL(url)
+	require.NoError(t, err)
+	client := redis.NewClient(opt)
+	defer client.Close()
+	limits := choked.MustLimits("1/s burst 10", "")
+	for _, end := range []string{"by its context", "by Close"} {
+		s := openOn(t, url, 0)
+		key := fmt.Sprint("leave", holders.Add(1), time.Now().UnixNano())
+		require.NoError(t, s.Adjust(t.Context(), choked.Adjustment{Key: key, Limits: limits, Defined: 1, Charge: bucket.Cost{Requests: 20}}))
+		inLine := func() bool { return client.HExists(t.Context(), "choked:"+key, "q").Val() }
+		ctx, cancel := context.WithCancel(t.Context())
+		left := make(chan error, 1)
+		go func() {
+			_, err := s.Lease(ctx, ask(key, limits, 1, time.Minute))
+			left <- err
+		}()
+		require.Eventually(t, inLine, 20*time.Second, time.Millisecond)
+		if end == "by Close" {
+			require.NoError(t, s.Close())
+			require.False(t, inLine(), "Close waits for that")
+		}
+		cancel()
+		require.Error(t, <-left)
+		require.Eventually(t, func() bool { return !inLine() }, 20*time.Second, time.Millisecond, end)
+	}
+}
+
+// However long an outage was, what is granted after it can be spent.
+func TestALeaseIsValidFromTheAttemptThatWasAnswered(t *testing.T) {
+	const outage = 3 * time.Second // longer than any lease is valid
+	server, _ := ownServer(t)
+	clock := boottime.New()
+	s := openOn(t, server.URL(), time.Minute)
+	require.True(t, lease(t, s, ask("warm", slow, 1, 0)).OK)
+	server.Kill()
+	begun := clock.Now()
+	granted := make(chan choked.Lease)
+	go func() { granted <- lease(t, s, ask("k", slow, 10, 0)) }()
+	time.Sleep(outage) // what the test is about: it passes however long it is
+	require.NoError(t, server.Restart())
+	l := <-granted
+	require.True(t, l.OK)
+	assert.Greater(t, l.ValidFor, outage, "granted after %v", clock.Since(begun))
+}
+
+// Close waits for what is under way to a server that does not answer.
+func TestCloseLeavesNothingBehind(t *testing.T) {
+	server, client := ownServer(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	given := redis.NewClient(&redis.Options{Addr: client.Options().Addr, ReadTimeout: 500 * time.Millisecond})
+	defer given.Close()
+	for name, s := range map[string]*redisstore.Store{
+		"given":  redisstore.New(given, redisstore.Config{}),
+		"opened": openOn(t, server.URL(), time.Minute),
+	} {
+		require.True(t, lease(t, s, ask(name, slow, 1, 0)).OK)
+		thaw := freeze(t, server)
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		_, err := s.Lease(ctx, ask(name, slow, 1, 0))
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		begun := time.Now()
+		require.NoError(t, s.Close(), name)
+		assert.Less(t, time.Since(begun), 30*time.Second, name)
+		assert.NotContains(t, stacks(), "redisstore.(*flights)", name)
+		thaw()
+	}
+}
+
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}
+
+// The keys of one server of a cluster do not wait for those of another.
+func TestAFrozenShardHoldsUpItsOwnKeysOnly(t *testing.T) {
+	servers, client := ownCluster(t, &redis.ClusterOptions{ReadTimeout: time.Minute, MaxRetries: -1}, "--cluster-node-timeout", "60000")
+	var trips atomic.Int64
+	client.AddHook(tripCounter{&trips})
+	s := redisstore.New(client, redisstore.Config{Patience: 20 * time.Second})
+	defer s.Close()
+	var there, elsewhere []string
+	for i := 0; len(there) < 8 || len(elsewhere) < 8; i++ {
+		key := fmt.Sprint("k", i)
+		slot, err := client.ClusterKeySlot(t.Context(), "choked:"+key).Result()
+		require.NoError(t, err)
+		if slot < 16384/3 {
+			there = append(there, key)
+		} else {
+			elsewhere = append(elsewhere, key)
+		}
+		require.True(t, lease(t, s, ask(key, slow, 1, 0)).OK)
+	}
+	thaw := freeze(t, servers[0])
+	trips.Store(0)
+	var answered atomic.Int64
+	var wg sync.WaitGroup
+	for _, key := range there {
+		wg.Go(func() {
+			lease(t, s, ask(key, slow, 1, 0))
+			answered.Add(1)
+		})
+	}
+	require.Eventually(t, func() bool { return trips.Load() == 4 }, 20*time.Second, time.Millisecond, "as many flights as there may be")
+	for _, key := range elsewhere {
+		assert.True(t, lease(t, s, ask(key, slow, 1, 0)).OK)
+	}
+	assert.Zero(t, answered.Load())
+	thaw()
+	wg.Wait()
 }
 
 // What is leased is spent although Redis is away.
@@ -311,31 +532,62 @@ func (h tripCounter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.P
 	}
 }
 
+// Redis tells an adjustment that comes twice by its number, so the next one is
+// not sent before the one before it is answered.
+func TestAdjustmentsOfAKeyGoOneAtATime(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+	defer client.Close()
+	s := redisstore.New(client, redisstore.Config{Patience: time.Minute})
+	defer s.Close()
+	require.True(t, lease(t, s, ask("warm", slow, 1, 0)).OK)
+	overtaken := make(chan struct{})
+	held := make(chan struct{})
+	client.AddHook(holdFirst{new(atomic.Bool), held, overtaken})
+	adjust := func() error {
+		return s.Adjust(t.Context(), choked.Adjustment{Key: "k", Limits: slow, Defined: 1, Charge: bucket.Cost{Requests: 2}})
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { assert.NoError(t, adjust()) })
+	<-held
+	wg.Go(func() {
+		assert.NoError(t, adjust())
+		close(overtaken)
+	})
+	wg.Wait()
+	assert.EqualValues(t, 5, lease(t, s, ask("k", slow, 1, 0)).Level.Requests)
+}
+
+// holdFirst holds the first pipeline until another one has come through, or
+// until none can be expected any more.
+type holdFirst struct {
+	holds       *atomic.Bool
+	held, until chan struct{}
+}
+
+func (h holdFirst) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (h holdFirst) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (h holdFirst) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if h.holds.CompareAndSwap(false, true) {
+			close(h.held)
+			select {
+			case <-h.until:
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+		return next(ctx, cmds)
+	}
+}
+
 // Three servers share the slots: each key is one hash, so any key may be
 // anywhere.
 func TestStoreOnACluster(t *testing.T) {
-	var addrs []string
-	ctx := t.Context()
-	for i := range 3 {
-		_, client := ownServer(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-		addr := client.Options().Addr
-		from := i * 16384 / 3
-		to := (i+1)*16384/3 - 1
-		require.NoError(t, client.ClusterAddSlotsRange(ctx, from, to).Err())
-		if i > 0 {
-			host, port, _ := net.SplitHostPort(addrs[0])
-			require.NoError(t, client.ClusterMeet(ctx, host, port).Err())
-		}
-		addrs = append(addrs, addr)
-	}
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs})
-	defer client.Close()
+	_, client := ownCluster(t, &redis.ClusterOptions{}, "--cluster-node-timeout", "2000")
 	s := redisstore.New(client, redisstore.Config{Patience: 20 * time.Second}) // until they have met
 	defer s.Close()
-	require.Eventually(t, func() bool {
-		info, err := client.ClusterInfo(ctx).Result()
-		return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
-	}, 20*time.Second, 10*time.Millisecond)
+	ctx := t.Context()
 
 	var wg sync.WaitGroup
 	done := make([]choked.Settlement, 60)
@@ -364,6 +616,58 @@ func TestStoreOnACluster(t *testing.T) {
 	b, err := client.ClusterKeySlot(ctx, "choked:{team}:b").Result()
 	require.NoError(t, err)
 	assert.Equal(t, a, b)
+}
+
+// What has reached the replica when the master is killed is kept; what has not is
+// forgotten. WAIT tells.
+func TestAFailoverKeepsWhatWasReplicated(t *testing.T) {
+	const name = "choked"
+	master, client := ownServer(t)
+	_, replica := ownServer(t)
+	host, port, err := net.SplitHostPort(master.Addr)
+	require.NoError(t, err)
+	require.NoError(t, replica.ReplicaOf(t.Context(), host, port).Err())
+	require.Eventually(t, func() bool {
+		return client.Wait(t.Context(), 1, time.Second).Val() == 1
+	}, 20*time.Second, time.Millisecond, "it follows")
+	sentinel, err := redisserver.StartSentinel(name, master.Addr)
+	installed(t, err)
+	defer sentinel.Stop()
+	watch := redis.NewSentinelClient(&redis.Options{Addr: sentinel.Addr})
+	defer watch.Close()
+	require.Eventually(t, func() bool {
+		replicas, err := watch.Replicas(t.Context(), name).Result()
+		return err == nil && len(replicas) == 1 && replicas[0]["master-link-status"] == "ok"
+	}, 30*time.Second, 10*time.Millisecond, "the sentinel knows it")
+
+	failover := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: name, SentinelAddrs: []string{sentinel.Addr}})
+	defer failover.Close()
+	s := redisstore.New(failover, redisstore.Config{Patience: time.Minute})
+	defer s.Close()
+	a := ask("k", slow, 8, 0)
+	require.True(t, lease(t, s, a).OK)
+	require.NoError(t, s.Settle(t.Context(), []choked.Settlement{{Key: "k", ID: a.ID, Spent: a.Need}}))
+	conn := client.Conn() // WAIT is about what was written on the same one
+	defer conn.Close()
+	require.NoError(t, conn.Set(t.Context(), "last", 1, 0).Err())
+	require.EqualValues(t, 1, conn.Wait(t.Context(), 1, 20*time.Second).Val(), "all is there")
+	master.Kill()
+	assert.False(t, lease(t, s, ask("k", slow, 3, 0)).OK, "no fresh burst")
+	assert.True(t, lease(t, s, ask("k", slow, 2, 0)).OK)
+}
+
+func TestRedisOverTLS(t *testing.T) {
+	certified := httptest.NewTLSServer(nil) // by nobody
+	defer certified.Close()
+	mini := miniredis.NewMiniRedis()
+	require.NoError(t, mini.StartTLS(certified.TLS))
+	defer mini.Close()
+	mini.RequireUserAuth("user", "hunter2")
+	url := "rediss://user:hunter2@" + mini.Addr()
+	_, err := openOn(t, url, time.Minute).Lease(t.Context(), ask("k", slow, 1, 0))
+	require.ErrorContains(t, err, "certificate")
+	require.NotContains(t, err.Error(), "for 1m", "it is told at once")
+	require.True(t, lease(t, openOn(t, url+"?skip_verify=true", time.Minute), ask("k", slow, 1, 0)).OK)
 }
 
 func TestCloseEndsTheClientThatItOpened(t *testing.T) {

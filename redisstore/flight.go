@@ -7,7 +7,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Bounds of what is under way at a time. Calls beyond them wait and go together.
+// Bounds of what is under way at a time to one server. Calls beyond them wait
+// and go together.
 const (
 	maxFlights = 4
 	maxCalls   = 256 // in one flight
@@ -17,59 +18,84 @@ const (
 type call struct {
 	key    string
 	args   words
+	sent   int64 // when, of the store's clock
 	answer string
 	err    error
 	done   chan struct{} // closed once answer or err is set
 }
 
-// flights sends calls. Those that come while others are under way share a
-// pipeline.
+// flights sends calls. Those that come while others are under way to the same
+// server share a pipeline. One server does not wait for another.
 type flights struct {
 	client redis.UniversalClient
+	ctx    context.Context // with which all is given up that has not been sent
+	work   sync.WaitGroup
 
 	mu      sync.Mutex
+	servers map[string]*departures // by address; those for which there is something to do
+}
+
+type departures struct {
 	waiting []*call
 	flying  int
 }
 
 // send sends c, which is over when c.done is closed.
 func (f *flights) send(c *call) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.waiting = append(f.waiting, c)
-	if f.flying < maxFlights {
-		f.flying++
-		go f.fly()
-	}
-}
-
-func (f *flights) fly() {
-	for {
+	f.work.Go(func() { // ends when nothing waits for the server
+		addr := f.server(c.key)
 		f.mu.Lock()
-		n := min(len(f.waiting), maxCalls)
-		calls := f.waiting[:n:n]
-		if f.waiting = f.waiting[n:]; n == 0 {
-			f.flying--
-			f.mu.Unlock()
+		defer f.mu.Unlock()
+		d := f.servers[addr]
+		if d == nil {
+			d = new(departures)
+			f.servers[addr] = d
+		}
+		if d.waiting = append(d.waiting, c); d.flying == maxFlights {
 			return
 		}
-		f.mu.Unlock()
-		f.run(calls)
-		for _, c := range calls {
-			close(c.done)
+		d.flying++
+		for len(d.waiting) > 0 {
+			n := min(len(d.waiting), maxCalls)
+			calls := d.waiting[:n:n]
+			d.waiting = d.waiting[n:]
+			f.mu.Unlock()
+			f.run(calls)
+			for _, c := range calls {
+				close(c.done)
+			}
+			f.mu.Lock()
 		}
+		if d.flying--; d.flying == 0 {
+			delete(f.servers, addr)
+		}
+	})
+}
+
+// server is the address of the one of a cluster that keeps key, as far as the
+// client knows, which may ask for that when it is first used.
+func (f *flights) server(key string) string {
+	cluster, ok := f.client.(interface {
+		MasterForKey(context.Context, string) (*redis.Client, error)
+	})
+	if !ok {
+		return ""
 	}
+	master, err := cluster.MasterForKey(f.ctx, key)
+	if err != nil {
+		return "" // the call will meet the same error
+	}
+	return master.Options().Addr
 }
 
 // run runs the calls by the script's hash, and those for which the server does
-// not know it, by its text. It cannot be ended: what is on its way to Redis
-// may be carried out whether or not the answer is awaited.
+// not know it, by its text. What is on its way to Redis may be carried out
+// whether or not the answer is awaited.
 func (f *flights) run(calls []*call) {
-	ctx := context.Background()
 	cmds := make([]*redis.Cmd, len(calls))
-	_, err := f.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, err := f.client.Pipelined(f.ctx, func(p redis.Pipeliner) error {
 		for i, c := range calls {
-			cmds[i] = script.EvalSha(ctx, p, []string{c.key}, c.args...)
+			cmds[i] = script.EvalSha(f.ctx, p, []string{c.key}, c.args...)
 		}
 		return nil
 	})
@@ -79,7 +105,7 @@ func (f *flights) run(calls []*call) {
 			continue
 		}
 		if c.answer, c.err = cmds[i].Text(); redis.HasErrorPrefix(c.err, "NOSCRIPT") {
-			c.answer, c.err = script.Eval(ctx, f.client, []string{c.key}, c.args...).Text()
+			c.answer, c.err = script.Eval(f.ctx, f.client, []string{c.key}, c.args...).Text()
 		}
 	}
 }

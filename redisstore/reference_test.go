@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/big"
 	"math/rand/v2"
+	"os"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/redisserver"
 )
 
 // bare is the bucket in Lua without line, fairness and clock: it does what a
@@ -34,7 +36,7 @@ local function settlements()
   end
 end
 if op == 'ask' then
-  local id, need, want, _ = word(), cost(), cost(), word()
+  local id, need, want, _, _ = word(), cost(), cost(), word(), word()
   local defined, limits = word(), word()
   settlements()
   b = open(b, now, limits, defined)
@@ -42,7 +44,7 @@ if op == 'ask' then
 elseif op == 'settle' then
   settlements()
 else
-  word(); word()
+  word(); word(); word()
   local a = {returned = cost(), since = number(), charge = cost(), empty = number()}
   local defined, limits = word(), word()
   b = open(b, now, limits, defined)
@@ -59,21 +61,60 @@ func mini(t *testing.T) redis.UniversalClient {
 	return client
 }
 
+// real is the server at CHOKED_REDIS, or one that is started for the test.
+func real(t *testing.T) redis.UniversalClient {
+	t.Helper()
+	url := os.Getenv("CHOKED_REDIS")
+	if url == "" {
+		s, err := redisserver.Start()
+		if err != nil && os.Getenv("CHOKED_REQUIRE_ALL") == "" {
+			t.Skip(err)
+		}
+		require.NoError(t, err)
+		t.Cleanup(func() { s.Stop() })
+		url = s.URL()
+	}
+	opt, err := redis.ParseURL(url)
+	require.NoError(t, err)
+	client := redis.NewClient(opt)
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
 // Whatever is done to a bucket, Redis answers what package bucket does, to the
 // last nanosecond and the last unit.
 func TestScriptIsTheBucket(t *testing.T) {
 	t.Parallel()
-	client, run := mini(t), 0
+	isTheBucket(t, mini(t), 0, 40, rapid.Custom(drawLimits))
+}
+
+// So it does with numbers as large as they get: the instants are those of today
+// in the tick of a store, and units come a million at a time.
+func TestScriptIsTheBucketInLargeNumbers(t *testing.T) {
+	t.Parallel()
+	today := int64(1_800_000_000 * time.Second / tick)
+	for name, server := range map[string]func(*testing.T) redis.UniversalClient{"miniredis": mini, "redis": real} {
+		t.Run(name, func(t *testing.T) { isTheBucket(t, server(t), today, 1_000_000, rapid.Custom(drawLargeLimits)) })
+	}
+}
+
+// isTheBucket compares histories that begin at an instant, in which costs are at
+// most so large.
+func isTheBucket(t *testing.T, client redis.UniversalClient, begin, most int64, limits *rapid.Generator[bucket.Limits]) {
+	run := 0
+	name := fmt.Sprintf("choked:test:%x:", rand.Uint64())
 	rapid.Check(t, func(t *rapid.T) {
 		run++
-		key := fmt.Sprint("bucket", run)
+		key := fmt.Sprint(name, run)
+		defer client.Del(context.Background(), key)
 		table := bucket.NewTable()
-		now, seq := int64(0), uint64(0)
-		definitions := rapid.SliceOfN(rapid.Custom(drawLimits), 1, 3).Draw(t, "limits")
+		now, seq := begin, uint64(0)
+		definitions := rapid.SliceOfN(limits, 1, 3).Draw(t, "limits")
 		var asked []bucket.LeaseID
 
-		drawCost := func(most int64, label string) bucket.Cost {
-			return bucket.Cost{Requests: rapid.Int64Range(0, most).Draw(t, label), Tokens: rapid.Int64Range(0, most).Draw(t, label)}
+		drawUnits := rapid.OneOf(rapid.Int64Range(0, 20), rapid.Int64Range(0, most))
+		drawCost := func(label string) bucket.Cost {
+			return bucket.Cost{Requests: drawUnits.Draw(t, label), Tokens: drawUnits.Draw(t, label)}
 		}
 		drawID := func() bucket.LeaseID {
 			if len(asked) == 0 || rapid.IntRange(0, 9).Draw(t, "new id") < 5 {
@@ -84,7 +125,7 @@ func TestScriptIsTheBucket(t *testing.T) {
 			return rapid.SampledFrom(asked).Draw(t, "id")
 		}
 		drawSettlement := func() bucket.Settlement {
-			return bucket.Settlement{Key: key, ID: drawID(), Spent: drawCost(30, "spent")}
+			return bucket.Settlement{Key: key, ID: drawID(), Spent: drawCost("spent")}
 		}
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			now += rapid.OneOf(rapid.Int64Range(0, 3), rapid.Int64Range(0, 1e9), rapid.Int64Range(0, 30e9)).Draw(t, "passes")
@@ -98,22 +139,22 @@ func TestScriptIsTheBucket(t *testing.T) {
 				op, args = &s, words{"settle"}.settlements([]bucket.Settlement{s})
 			case 1:
 				a := &bucket.Adjustment{
-					Key: key, Limits: limits, Defined: defined, Return: drawCost(20, "return"),
-					Since: rapid.Int64Range(max(now-5e9, 0), now).Draw(t, "since"), Charge: drawCost(20, "charge"),
+					Key: key, Limits: limits, Defined: defined, Return: drawCost("return"),
+					Since: rapid.Int64Range(max(now-5e9, 0), now).Draw(t, "since"), Charge: drawCost("charge"),
 				}
 				if rapid.IntRange(0, 4).Draw(t, "emptied") == 0 {
 					a.Empty = time.Duration(rapid.Int64Range(1, 5e9).Draw(t, "empty"))
 				}
-				op, args = a, adjustWords("", 1, a, 1)
+				op, args = a, adjustWords("", 1, 0, a, 1)
 			default:
-				a := &bucket.Ask{Key: key, Limits: limits, Defined: defined, ID: drawID(), Want: drawCost(40, "want")}
+				a := &bucket.Ask{Key: key, Limits: limits, Defined: defined, ID: drawID(), Want: drawCost("want")}
 				if rapid.Bool().Draw(t, "needs") {
-					a.Need = drawCost(20, "need")
+					a.Need = drawCost("need")
 				}
 				for range rapid.IntRange(0, 2).Draw(t, "done") {
 					a.Done = append(a.Done, drawSettlement())
 				}
-				op, args = a, askWords(a, a.Done, 0, 1)
+				op, args = a, askWords(a, a.Done, 0, 0, 1)
 			}
 			want := table.Apply(now, op)
 			answer, err := bare.Run(context.Background(), client, []string{key}, append(words{now}, args...)...).Text()
@@ -142,6 +183,27 @@ func drawLimits(t *rapid.T) bucket.Limits {
 			time.Millisecond, 7 * time.Millisecond, time.Second, 13 * time.Second, time.Minute, time.Hour,
 		}), 0, 2, rapid.ID).Draw(t, label) {
 			rs = append(rs, bucket.Rate{N: rapid.Int64Range(1, 1000).Draw(t, "n"), Per: per, Burst: rapid.Int64Range(1, 60).Draw(t, "burst")})
+		}
+		return rs
+	}
+	l := bucket.Limits{Requests: rates("requests"), Tokens: rates("tokens")}
+	if l.Check() != nil {
+		l.Tokens = bucket.Rates{{N: 3, Per: time.Second, Burst: 20}}
+	}
+	return l
+}
+
+// drawLargeLimits draws rates up to a billion a second, whose bursts take no
+// longer than half a day to be restored, if a tick is a microsecond.
+func drawLargeLimits(t *rapid.T) bucket.Limits {
+	const halfADay = 43_200 * time.Second / tick
+	rates := func(label string) (rs bucket.Rates) {
+		for _, per := range rapid.SliceOfNDistinct(rapid.SampledFrom([]time.Duration{time.Millisecond, 7 * time.Millisecond, time.Second}), 0, 2, rapid.ID).Draw(t, label) {
+			r := bucket.Rate{N: rapid.OneOf(rapid.Int64Range(1, 1000), rapid.Int64Range(1, 1_000_000)).Draw(t, "n"), Per: per}
+			r.Burst = rapid.Int64Range(1, min(10_000_000, max(1, r.In(halfADay)))).Draw(t, "burst")
+			if r.Check() == nil {
+				rs = append(rs, r)
+			}
 		}
 		return rs
 	}
@@ -185,7 +247,7 @@ func TestMulDivIsExact(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
-		"grant 1795456826247670 3 inf 1960000 7 0 1 250000 1 100000", "wait 5 -3 inf 100", "refuse 5 0 0 1", "burst requests 50/s", "", "grant", "grant 1 2 3 4 5 6 7",
+		"grant 1795456826247670 3 inf 1960000 7 0 1 250000 1 100000", "wait 5 -3 inf 100 105", "wait 5 -3 inf 100", "refuse 5 0 0 1", "burst requests 50/s", "", "grant", "grant 1 2 3 4 5 6 7",
 	} {
 		f.Add(s)
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// tick is the unit of time in Redis. In microseconds, instants since 1970 stay
-// below 2⁵³ until the year 2255, so they are exact in Lua's numbers.
+// tick is the unit of time in Redis. In microseconds, instants since 1970 are
+// exact in Lua's numbers, and before END, 2⁵², until the year 2112.
 const tick = time.Microsecond
 
 //go:embed bucket.lua
@@ -65,10 +65,16 @@ func gcd(a, b int64) int64 {
 	return a
 }
 
-func askWords(a *bucket.Ask, done []bucket.Settlement, patience, tick time.Duration) words {
+// askWords asks for a. turn is that of the answer before this ask, if there is one.
+func askWords(a *bucket.Ask, done []bucket.Settlement, patience time.Duration, turn int64, tick time.Duration) words {
 	w := words{"ask", a.ID.String()}.cost(a.Need).cost(a.Want)
-	w = append(w, int64((patience+tick-1)/tick)).limits(a.Defined, a.Limits, tick)
+	w = append(w, int64((patience+tick-1)/tick), turn).limits(a.Defined, a.Limits, tick)
 	return w.settlements(done)
+}
+
+// leaveWords give a up.
+func leaveWords(a *bucket.Ask, turn int64) words {
+	return append(words{"leave", a.ID.String()}.cost(a.Need), turn)
 }
 
 func (w words) settlements(done []bucket.Settlement) words {
@@ -79,8 +85,10 @@ func (w words) settlements(done []bucket.Settlement) words {
 	return w
 }
 
-func adjustWords(client string, seq int64, a *bucket.Adjustment, tick time.Duration) words {
-	w := append(words{"adjust", client, seq}.cost(a.Return), a.Since/int64(tick)).cost(a.Charge)
+// adjustWords are the adjustment number seq of client, which may send it again
+// for as long as its patience lasts.
+func adjustWords(client string, seq int64, patience time.Duration, a *bucket.Adjustment, tick time.Duration) words {
+	w := append(words{"adjust", client, seq, int64(patience / tick)}.cost(a.Return), a.Since/int64(tick)).cost(a.Charge)
 	return append(w, int64((a.Empty+tick-1)/tick)).limits(a.Defined, a.Limits, tick)
 }
 
@@ -88,13 +96,14 @@ func adjustWords(client string, seq int64, a *bucket.Adjustment, tick time.Durat
 type reply struct {
 	bucket.Grant
 	wait   time.Duration // when positive: come again after so long
+	turn   int64         // and say then that this was to be your turn, an instant of the script's
 	exceed string        // the limits in force, when the ask needs more than their burst
 }
 
 // parse reads the words of an answer:
 //
 //	grant  <now> <level> <level> <ttl> <granted> <granted> [<unit> <ready> <n> <per>]…
-//	wait   <now> <level> <level> <for how long>
+//	wait   <now> <level> <level> <for how long> <turn>
 //	refuse <now> <level> <level> <retry after>
 //	burst  <limits>
 func parse(answer string, tick time.Duration) (reply, error) {
@@ -110,7 +119,7 @@ func parse(answer string, tick time.Duration) (reply, error) {
 		}
 		f = append(f, n)
 	}
-	if len(f) < 4 || kind == "grant" && (len(f) < 6 || len(f)%4 != 2) {
+	if len(f) < 4 || kind == "wait" && len(f) != 5 || kind == "grant" && (len(f) < 6 || len(f)%4 != 2) {
 		return reply{}, fmt.Errorf("answer %.200q: want grant, wait, refuse or burst, and its numbers", answer)
 	}
 	t := int64(tick)
@@ -122,7 +131,7 @@ func parse(answer string, tick time.Duration) (reply, error) {
 			r.Drips = append(r.Drips, bucket.Drip{Unit: bucket.Unit(d[0] - 1), Ready: time.Duration(d[1] * t), N: d[2], Per: time.Duration(d[3] * t)})
 		}
 	case "wait":
-		r.wait = time.Duration(f[3] * t)
+		r.wait, r.turn = time.Duration(f[3]*t), f[4]
 	case "refuse":
 		r.RetryAfter = time.Duration(f[3] * t)
 	default:

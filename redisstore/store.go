@@ -8,7 +8,13 @@
 // forward refills the buckets by as much. Everything else holds as with any
 // store. Where that is not enough, package cluster keeps quota in a log.
 //
-// It needs Redis 5 or later, or Valkey, alone, with Sentinels, or as a cluster.
+// It needs Redis 5 or later, or Valkey, alone, with Sentinels, or as a cluster,
+// and a maxmemory-policy of noeviction, which is the default, or enough memory:
+// what a server evicts are debts, and it does so without a word. A bucket takes
+// some kilobytes at most, and expires a minute after it is full again.
+//
+// Time is counted in microseconds: limits whose windows are no whole number of
+// them are refused.
 package redisstore
 
 import (
@@ -20,8 +26,10 @@ import (
 	"math"
 	"math/rand/v2"
 	"net"
+	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +52,13 @@ type Config struct {
 	Patience time.Duration
 }
 
+func (c Config) patience() time.Duration {
+	if c.Patience <= 0 {
+		return 2 * time.Second
+	}
+	return c.Patience
+}
+
 // Store is a store of choked in Redis. Safe for concurrent use.
 type Store struct {
 	cfg     Config
@@ -51,50 +66,108 @@ type Store struct {
 	flights flights
 	lines   lines
 	client  string // this store's name in adjustments
-	owned   io.Closer
 
 	adjusting exclusive
 	seq       atomic.Int64 // of the last adjustment
 
-	ctx    context.Context
-	cancel context.CancelCauseFunc
+	ctx     context.Context // of those who call
+	callers sync.WaitGroup
+	leaving sync.WaitGroup // asks that were given up, until they are taken back
+	close   func() error
 
 	mu     sync.Mutex
-	closed bool
-	work   sync.WaitGroup // what takes asks back that were given up
+	closed bool // callers are turned away
 }
+
+// closing is how long Close goes on taking asks back. What is left then is
+// passed over, and expires.
+const closing = time.Second
 
 // New returns a store in the Redis that client is connected to: a single
 // server, a failover client, or a cluster. Close leaves the client open.
 func New(client redis.UniversalClient, cfg Config) *Store {
+	return newStore(client, cfg, func() error { return nil })
+}
+
+func newStore(client redis.UniversalClient, cfg Config, release func() error) *Store {
 	if cfg.Prefix == "" {
 		cfg.Prefix = "choked:"
 	}
-	if cfg.Patience <= 0 {
-		cfg.Patience = 2 * time.Second
-	}
+	cfg.Patience = cfg.patience()
 	s := &Store{cfg: cfg, clock: boottime.New(), client: strconv.FormatUint(rand.Uint64(), 36)}
-	s.flights.client = client
-	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	var cancel, giveUp context.CancelCauseFunc
+	s.ctx, cancel = context.WithCancelCause(context.Background())
+	s.flights.client, s.flights.servers = client, make(map[string]*departures)
+	s.flights.ctx, giveUp = context.WithCancelCause(context.Background())
+	s.close = sync.OnceValue(func() error {
+		s.mu.Lock()
+		s.closed = true
+		s.mu.Unlock()
+		cancel(bucket.ErrClosed)
+		s.callers.Wait()
+		late := time.AfterFunc(closing, func() { giveUp(bucket.ErrClosed) })
+		s.leaving.Wait()
+		late.Stop()
+		giveUp(bucket.ErrClosed)
+		err := release()
+		s.flights.work.Wait()
+		return err
+	})
 	return s
 }
 
 // Open returns a store in the Redis at url, such as
 // "redis://user:password@host:6379/0", "rediss://host:6380" for TLS, or
-// "unix:///run/redis.sock". It connects when it is first used. Notices of the
-// client library go where redis.SetLogger says.
+// "unix:///run/redis.sock". It connects when it is first used. Options of the
+// client library may follow, as in "?pool_size=20"; see redis.ParseURL. Without
+// them its timeouts are cfg.Patience, and it leaves it to the store to try
+// again. Its notices go where redis.SetLogger says.
 func Open(url string, cfg Config) (*Store, error) {
 	opt, err := redis.ParseURL(url)
 	if err != nil {
-		// The error of a URL repeats it, and with it the password.
-		return nil, errors.New(`redis: want a URL such as "redis://user:password@host:6379/0"`)
+		return nil, urlError(url)
 	}
-	s := New(nil, cfg)
-	opt.MaxRetries = -1 // the store tries again by itself
-	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = s.cfg.Patience, s.cfg.Patience, s.cfg.Patience
+	opt.MaxRetries = cmp.Or(opt.MaxRetries, -1)
+	for _, timeout := range []*time.Duration{&opt.DialTimeout, &opt.ReadTimeout, &opt.WriteTimeout} {
+		*timeout = cmp.Or(*timeout, cfg.patience())
+	}
 	client := redis.NewClient(opt)
-	s.flights.client, s.owned = client, client
-	return s, nil
+	return newStore(client, cfg, client.Close), nil
+}
+
+// urlError says what is wrong with a URL without repeating it, as it may hold a
+// password. An option is named if it is surely one.
+func urlError(s string) error {
+	u, err := url.Parse(s)
+	if err == nil && !strings.ContainsAny(u.RawQuery, "@:/") {
+		for name, values := range u.Query() {
+			option := url.Values{name: values}
+			if _, err := redis.ParseURL("rediss://host?" + option.Encode()); err != nil {
+				return fmt.Errorf("redis: option %.40q of the URL: want one that redis.ParseURL knows, and a value of its type", name)
+			}
+		}
+	}
+	return errors.New(`redis: want a URL such as "redis://user:password@host:6379/0"`)
+}
+
+// enter lets a caller in. Its context then ends with the store, too.
+func (s *Store) enter(ctx context.Context) (in context.Context, leave func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, nil, bucket.ErrClosed
+	}
+	if s.flights.client == nil {
+		return nil, nil, errors.New("redis: the client given to New is nil")
+	}
+	s.callers.Add(1)
+	in, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })
+	return in, func() {
+		stop()
+		cancel(nil)
+		s.callers.Done()
+	}, nil
 }
 
 // Lease implements choked.Store.
@@ -102,43 +175,48 @@ func (s *Store) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 	if err := errors.Join(ask.Check(), checkWindows(ask.Limits)); err != nil {
 		return bucket.Lease{}, err
 	}
+	ctx, leave, err := s.enter(ctx)
+	if err != nil {
+		return bucket.Lease{}, err
+	}
+	defer leave()
 	if err := s.settleElsewhere(ctx, &ask); err != nil {
 		return bucket.Lease{}, err
 	}
 	began := s.clock.Now()
 	deadline := began + int64(min(max(ask.MaxWait, 0), math.MaxInt64/4))
+	left := func() time.Duration { return time.Duration(max(deadline-s.clock.Now(), 0)) }
 	var w *waiter
 	defer func() {
 		if w != nil {
 			s.lines.leave(ask.Key, w)
 		}
 	}()
+	turn := int64(0)
 	for done := ask.Done; ; done = nil {
-		sent := s.clock.Now()
-		left := time.Duration(max(deadline-sent, 0))
-		answer, err := s.call(ctx, ask.Key, askWords(&ask, done, left, tick), func(c *call) { s.takeBack(&ask, c) })
+		c, err := s.call(ctx, ask.Key, askWords(&ask, done, left(), turn, tick))
 		if err != nil {
+			if c != nil || w != nil {
+				s.takeBack(&ask, turn, c)
+			}
 			return bucket.Lease{}, err
 		}
 		if len(done) > 0 {
 			s.lines.freed(ask.Key)
 		}
-		r, err := parse(answer, tick)
+		r, err := parse(c.answer, tick)
 		switch {
 		case err != nil:
 			return bucket.Lease{}, fmt.Errorf("redis: %w", err)
 		case r.exceed != "":
 			return bucket.Lease{}, exceeds(r.exceed, ask.Need)
 		case r.wait == 0:
-			return r.Grant.Lease(ask.ID, time.Duration(sent-began)), nil
+			return r.Grant.Lease(ask.ID, time.Duration(c.sent-began)), nil
 		}
-		if w == nil {
+		if turn = r.turn; w == nil {
 			w = s.lines.enter(ask.Key)
 		}
-		if err := s.await(ctx, w, r.wait); err != nil {
-			s.takeBack(&ask, nil)
-			return bucket.Lease{}, err
-		}
+		await(ctx, w, min(r.wait, left()))
 	}
 }
 
@@ -147,41 +225,32 @@ func (s *Store) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 const lookAgain = time.Second
 
 // await waits for d, or until something has happened that may change it.
-func (s *Store) await(ctx context.Context, w *waiter, d time.Duration) error {
+func await(ctx context.Context, w *waiter, d time.Duration) {
 	timer := time.NewTimer(min(d, max(d/2, lookAgain)))
 	defer timer.Stop()
 	select {
 	case <-w.woken:
-		return nil
 	case <-timer.C:
-		return nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-s.ctx.Done():
-		return context.Cause(s.ctx)
 	}
 }
 
 // takeBack gives up an ask: its place in line, and what it may be granted by
-// the call that is still under way, if there is one.
-func (s *Store) takeBack(ask *bucket.Ask, underWay *call) {
-	key, id := ask.Key, ask.ID
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return // the place lapses, and the lease expires
-	}
-	s.work.Go(func() {
-		if underWay != nil {
+// the last call, which may still be under way.
+func (s *Store) takeBack(ask *bucket.Ask, turn int64, last *call) {
+	ctx, key, words := s.flights.ctx, ask.Key, leaveWords(ask, turn)
+	s.leaving.Go(func() {
+		if last != nil {
 			select {
-			case <-underWay.done:
-			case <-s.ctx.Done():
+			case <-last.done:
+			case <-ctx.Done():
 				return
 			}
 		}
-		// After that the place has lapsed, and the lease has expired.
+		// After that the lease has expired. A place is passed over when its time
+		// has come.
 		for begun := s.clock.Now(); s.clock.Since(begun) < bucket.TTL; {
-			_, err := s.call(s.ctx, key, words{"leave", id.String()}, nil)
+			_, err := s.call(ctx, key, words)
 			if err == nil {
 				s.lines.freed(key)
 			}
@@ -208,27 +277,35 @@ func (s *Store) settleElsewhere(ctx context.Context, ask *bucket.Ask) error {
 		}
 	}
 	ask.Done = own
-	return s.Settle(ctx, others)
+	return s.settle(ctx, others)
 }
 
 // Settle implements choked.Store.
 func (s *Store) Settle(ctx context.Context, done []bucket.Settlement) error {
-	keys := make(map[string][]bucket.Settlement)
 	for i := range done {
 		if err := done[i].Check(); err != nil {
 			return err
 		}
-		keys[done[i].Key] = append(keys[done[i].Key], done[i])
 	}
-	if err := context.Cause(s.ctx); err != nil {
+	ctx, leave, err := s.enter(ctx)
+	if err != nil {
 		return err
+	}
+	defer leave()
+	return s.settle(ctx, done)
+}
+
+func (s *Store) settle(ctx context.Context, done []bucket.Settlement) error {
+	keys := make(map[string][]bucket.Settlement)
+	for i := range done {
+		keys[done[i].Key] = append(keys[done[i].Key], done[i])
 	}
 	var wg sync.WaitGroup
 	errs := make(chan error, len(keys))
 	for key, done := range keys {
 		wg.Go(func() {
-			answer, err := s.call(ctx, key, words{"settle"}.settlements(done), nil)
-			if answer == "freed" {
+			c, err := s.call(ctx, key, words{"settle"}.settlements(done))
+			if err == nil && c.answer == "freed" {
 				s.lines.freed(key)
 			}
 			errs <- err
@@ -248,74 +325,65 @@ func (s *Store) Adjust(ctx context.Context, a bucket.Adjustment) error {
 	if err := errors.Join(a.Check(), checkWindows(a.Limits)); err != nil {
 		return err
 	}
-	// One that comes twice, because a connection broke, is told by its number,
-	// so they go one at a time.
-	leave, err := s.adjusting.enter(ctx, s.ctx, a.Key)
+	ctx, leave, err := s.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	_, err = s.call(ctx, a.Key, adjustWords(s.client, s.seq.Add(1), &a, tick), nil)
+	// One that comes twice, because a connection broke, is told by its number,
+	// so they go one at a time.
+	next, err := s.adjusting.enter(ctx, a.Key)
+	if err != nil {
+		return err
+	}
+	defer next()
+	_, err = s.call(ctx, a.Key, adjustWords(s.client, s.seq.Add(1), s.cfg.Patience, &a, tick))
 	if err == nil {
 		s.lines.freed(a.Key)
 	}
 	return err
 }
 
-// Close implements choked.Store. Asks in line end with an error.
-func (s *Store) Close() error {
-	s.mu.Lock()
-	again := s.closed
-	s.closed = true
-	s.mu.Unlock()
-	s.cancel(bucket.ErrClosed)
-	s.work.Wait()
-	if s.owned != nil && !again {
-		return s.owned.Close()
-	}
-	return nil
-}
+// Close implements choked.Store. Asks in line end with an error, and are taken
+// back as long as Redis answers within a second. What is on its way then ends
+// with the connection, or with the timeouts of a client that was given to [New].
+func (s *Store) Close() error { return s.close() }
 
 // call runs the script until there is an answer, or an error that trying again
-// does not change, or patience ends. If it ends with a call under way, that
-// call is handed to abandoned.
-func (s *Store) call(ctx context.Context, key string, args words, abandoned func(*call)) (string, error) {
-	if s.ctx.Err() != nil || ctx.Err() != nil {
-		return "", cmp.Or(context.Cause(s.ctx), context.Cause(ctx))
-	}
+// does not change, or ctx or patience ends. It returns the last attempt, if there
+// was one; in case of an error it may still be under way.
+func (s *Store) call(ctx context.Context, key string, args words) (*call, error) {
 	patience := time.NewTimer(s.cfg.Patience)
 	defer patience.Stop()
+	var c *call
 	var last error
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 250*time.Millisecond) {
-		c := &call{key: s.cfg.Prefix + key, args: args, done: make(chan struct{})}
+		if ctx.Err() != nil {
+			return c, context.Cause(ctx)
+		}
+		c = &call{key: s.cfg.Prefix + key, args: args, sent: s.clock.Now(), done: make(chan struct{})}
 		s.flights.send(c)
 		if err := s.upTo(ctx, patience, c.done, last); err != nil {
-			if abandoned != nil {
-				abandoned(c)
-			}
-			return "", err
+			return c, err
 		}
-		if last = c.err; last == nil {
-			return c.answer, nil
+		if c.err == nil {
+			return c, nil
 		}
-		last = fmt.Errorf("redis: %w", last)
+		last = fmt.Errorf("redis: %w", c.err)
 		if !passing(c.err) {
-			return "", last
+			return c, last
 		}
 		wait := make(chan struct{})
 		timer := time.AfterFunc(pause, func() { close(wait) })
 		err := s.upTo(ctx, patience, wait, last)
 		timer.Stop()
 		if err != nil {
-			if abandoned != nil {
-				abandoned(nil)
-			}
-			return "", err
+			return c, err
 		}
 	}
 }
 
-// upTo waits for done, at most until a context or patience ends.
+// upTo waits for done, at most until ctx or patience ends.
 func (s *Store) upTo(ctx context.Context, patience *time.Timer, done <-chan struct{}, last error) error {
 	select {
 	case <-done:
@@ -327,8 +395,6 @@ func (s *Store) upTo(ctx context.Context, patience *time.Timer, done <-chan stru
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-s.ctx.Done():
-		return context.Cause(s.ctx)
 	case <-patience.C:
 	}
 	if last == nil {
@@ -387,7 +453,7 @@ type door struct {
 	n    int           // who is in or wants to be
 }
 
-func (x *exclusive) enter(ctx, closed context.Context, key string) (leave func(), err error) {
+func (x *exclusive) enter(ctx context.Context, key string) (leave func(), err error) {
 	x.mu.Lock()
 	if x.keys == nil {
 		x.keys = make(map[string]*door)
@@ -412,8 +478,5 @@ func (x *exclusive) enter(ctx, closed context.Context, key string) (leave func()
 	case <-ctx.Done():
 		gone()
 		return nil, context.Cause(ctx)
-	case <-closed.Done():
-		gone()
-		return nil, context.Cause(closed)
 	}
 }

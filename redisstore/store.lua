@@ -3,6 +3,7 @@
 
 local GRACE, MARGIN = 5e8 / tick, 6e10 / tick
 local SOON = {1e7 / tick, 25e7 / tick}
+local PLACES = 128 -- in line: each call reads all of it
 
 -- arguments, taken one after the other
 local taken = 0
@@ -21,55 +22,85 @@ local function time(b)
   return max(clock + b.behind, b.now)
 end
 
--- The queue is no line at the server: who waits comes again at a time that was
--- handed out, to each its own. The place is kept until a grace after that.
+-- Nobody is called at the server: who waits comes again at a time that was
+-- handed out, to each its own. Its place in line is kept until a grace after
+-- that. Who finds no place is told when the need of all before it will have been
+-- restored, and comes for one then; tail is the last such time. All keep in mind
+-- when their turn was to be, and so those who come late, or come for a place,
+-- stand before those whose turn is later.
 local function waiting(now)
-  local q, f = {}, {}
-  for w in string.gmatch(redis.call('HGET', key, 'q') or '', '%S+') do f[#f + 1] = w end
-  for i = 1, #f, 6 do
-    local e = {id = f[i], need = {tonumber(f[i + 1]), tonumber(f[i + 2])}, hope = {tonumber(f[i + 3]), tonumber(f[i + 4])}, due = tonumber(f[i + 5])}
-    if now <= e.due + GRACE then q[#q + 1] = e end
+  local q = {tail = 0}
+  local s = redis.call('HGET', key, 'q')
+  if not s then return q end
+  q.tail = tonumber(string.match(s, '^%S+'))
+  for saved, id, n1, n2, h1, h2, turn, due in string.gmatch(s, '\n((%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+))') do
+    if now <= tonumber(due) + GRACE then
+      q[#q + 1] = {saved = saved, id = id, need = {tonumber(n1), tonumber(n2)}, hope = {tonumber(h1), tonumber(h2)}, turn = tonumber(turn), due = tonumber(due)}
+    else
+      q.changed = true
+    end
   end
   return q
 end
 
-local function keep(q)
-  if #q == 0 then
+local function keep(q, now)
+  if not q.changed then return end
+  if #q == 0 and q.tail <= now then
     redis.call('HDEL', key, 'q')
     return
   end
-  local f = {}
+  local f = {text(q.tail)}
   for _, e in ipairs(q) do
-    f[#f + 1] = e.id
-    for _, x in ipairs({e.need[1], e.need[2], e.hope[1], e.hope[2], e.due}) do f[#f + 1] = text(x) end
+    f[#f + 1] = e.saved or table.concat({e.id, text(e.need[1]), text(e.need[2]), text(e.hope[1]), text(e.hope[2]), text(e.turn), text(e.due)}, ' ')
   end
-  redis.call('HSET', key, 'q', table.concat(f, ' '))
+  redis.call('HSET', key, 'q', table.concat(f, '\n'))
 end
 
--- out takes id from the queue and returns its place, whether it was there, and
--- what those before it need and hope for.
-local function out(q, id)
-  local need, hope = {0, 0}, {0, 0}
+-- place takes id out of the line and returns where it stands, whether it had
+-- that place, and what those before it need and hope for.
+local function place(q, id, turn)
+  local at, had = #q + 1, false
   for i, e in ipairs(q) do
     if e.id == id then
-      table.remove(q, i)
-      return i, true, need, hope
+      at, had = i, true
+      break
     end
+    if turn > 0 and turn < e.turn then at = min(at, i) end
+  end
+  if had then
+    table.remove(q, at)
+    q.changed = true
+  end
+  local need, hope = {0, 0}, {0, 0}
+  for i = 1, at - 1 do
     for u = 1, 2 do
-      need[u] = need[u] + e.need[u]
-      hope[u] = hope[u] + e.hope[u]
+      need[u] = need[u] + q[i].need[u]
+      hope[u] = hope[u] + q[i].hope[u]
     end
   end
-  return #q + 1, false, need, hope
+  return at, had, need, hope
 end
 
--- sharers counts who holds leases or waits, with the one who asks; of those who
--- wait, as many as fit into one command.
+local function moveTail(q, t)
+  q.tail, q.changed = t, true
+end
+
+-- insert puts e in line. The last one may lose its place.
+local function insert(q, at, e)
+  table.insert(q, at, e)
+  q.changed = true
+  if #q > PLACES then
+    local last = table.remove(q)
+    moveTail(q, max(q.tail, last.turn, last.due))
+  end
+end
+
+-- sharers counts who holds leases or is in line, with the one who asks.
 local function sharers(b, q, id)
   local first = '#' .. holder(id)
   local fields, seen = {first}, {[first] = true}
-  for i = 1, min(#q, 1000) do
-    local f = '#' .. holder(q[i].id)
+  for _, e in ipairs(q) do
+    local f = '#' .. holder(e.id)
     if not seen[f] then fields[#fields + 1], seen[f] = f, true end
   end
   local n = b.holders
@@ -92,85 +123,99 @@ local function fair(b, holders, room)
   return part, chunk
 end
 
--- back_soon is when to come again for what is there, and leased to others, who
--- may settle at any time: after the time that it takes to refill.
-local function back_soon(b, need)
+-- takes is how long need takes to be restored.
+local function takes(b, need)
   local d = 0
   for _, r in ipairs(b.rates) do d = max(d, span(r, need[r.u])) end
-  return max(min(d, SOON[2]), SOON[1])
+  return d
+end
+
+-- soon is how long to wait for what is there, and leased to others, who may
+-- settle at any time: one after the other, and the longer the longer it has been
+-- in vain.
+local function soon(b, need, at, vain)
+  local d = takes(b, need)
+  return min(max(d, SOON[1], vain), SOON[2]) + (at - 1) * min(d, SOON[1])
 end
 
 -- ask decides, or says when to come again. What has been settled is applied
--- whatever becomes of it.
-local function ask(b, now)
-  local id, need, want, patience = word(), cost(), cost(), number()
+-- whatever becomes of it. turn is when the turn of one who comes again was to be,
+-- or 0.
+local function ask(b, now, q)
+  local id, need, want, patience, turn = word(), cost(), cost(), number(), number()
   local defined, limits = word(), word()
   for _ = 1, number() do
     local done, spent = word(), cost()
     if b then settle(b, now, done, spent) end
   end
   b = open(b, now, limits, defined)
-  local q = waiting(now)
-  local place, again, before, hopes = out(q, id)
-
-  local known = held(id) ~= nil
+  local at, had, before, hopes = place(q, id, turn)
+  local new = not had and turn == 0
+  local early = not had and turn > now    -- looks whether others have left
+  local behind = new and q.tail > now     -- those who have no place yet
   local promise = need[1] > 0 or need[2] > 0
-  local answer
-  if known or not fits(b, need) then
-    answer = grant(b, now, id, need, want, ttl)
-  else
-    local total = {before[1] + need[1], before[2] + need[2]}
-    local there = room(b, now, promise)
-    local part, chunk = fair(b, sharers(b, q, id), room(b, now, true))
-    local most = share(need, {max(want[1], need[1]), max(want[2], need[2])}, part)
-    for u = 1, 2 do most[u] = max(min(most[u], there[u] - before[u]), need[u]) end
 
-    -- One who may wait comes when it can have what is worth an exchange, as
-    -- long as refill alone brings that, and all before it could have that too.
-    local due, retry = 0, 0
-    local hope = {max(min(want[1], chunk[1]), need[1]), max(min(want[2], chunk[2]), need[2])}
-    if promise and patience > 0 then due = refill(b, now, {hopes[1] + hope[1], hopes[2] + hope[2]}, true) end
-    if there[1] < total[1] or there[2] < total[2] or not promise and place > 1 then
-      local least = refill(b, now, total, false)
-      if not promise then
-        retry = max(least, wait(b, now, {min(want[1], 1), min(want[2], 1)}, false), 1)
-      elseif patience <= 0 or least > patience and not again then
-        -- Once it waits, it waits on: others may settle.
-        retry = max(least, wait(b, now, total, true), 1)
-      elseif due <= 0 then
-        due = back_soon(b, need)
-      end
+  if held(id) or not fits(b, need) then return grant(b, now, id, need, want, ttl), b end
+
+  local total = {before[1] + need[1], before[2] + need[2]}
+  local there = room(b, now, promise)
+  local part, chunk = fair(b, sharers(b, q, id), room(b, now, true))
+  local most = share(need, {max(want[1], need[1]), max(want[2], need[2])}, part)
+  for u = 1, 2 do most[u] = max(min(most[u], there[u] - before[u]), need[u]) end
+
+  -- One who may wait comes when it can have what is worth an exchange, as long
+  -- as refill alone brings that, and all before it could have that too.
+  local due = 0
+  local hope = {max(min(want[1], chunk[1]), need[1]), max(min(want[2], chunk[2]), need[2])}
+  if promise and patience > 0 and not early then due = refill(b, now, {hopes[1] + hope[1], hopes[2] + hope[2]}, true) end
+  if behind then
+    due = max(due, refill(b, now, total, true), later(q.tail, takes(b, need)) - now)
+  end
+  local mine = now + due
+  if there[1] < total[1] or there[2] < total[2] or behind or not promise and at > 1 then
+    local least = refill(b, now, total, false)
+    if early then due, mine = turn - now, turn end
+    if behind then least = max(least, due) end
+    if not promise or patience <= 0 or least > patience and new then
+      -- Once it waits, it waits on: others may settle.
+      local first = total
+      if not promise then first = {min(want[1], 1), min(want[2], 1)} end
+      return refused(b, now, max(least, wait(b, now, first, promise))), b
     end
-    if retry > 0 then
-      answer = refused(b, now, retry)
-    elseif due > 0 then
-      due = min(due, patience)
-      table.insert(q, place, {id = id, need = need, hope = hope, due = now + due})
-      local c = level(b, now)
-      answer = table.concat({'wait', text(now), text(c[1]), text(c[2]), text(due)}, ' ')
-    else
-      answer = grant(b, now, id, need, most, ttl)
+    if due <= 0 then
+      mine = now
+      if turn > 0 then mine = min(turn, now) end
+      due = soon(b, need, at, now - mine)
     end
   end
-  keep(q)
-  return answer, b
+  if due <= 0 then
+    if early then moveTail(q, max(q.tail - takes(b, need), now)) end
+    return grant(b, now, id, need, most, ttl), b
+  end
+  if behind then
+    moveTail(q, mine)
+  elseif not early then
+    insert(q, at, {id = id, need = need, hope = hope, turn = mine, due = now + min(due, patience)})
+  end
+  local c = level(b, now)
+  return table.concat({'wait', text(now), text(c[1]), text(c[2]), text(min(due, patience)), text(mine)}, ' '), b
 end
 
--- leave takes back what an ask may have been granted, and its place.
-local function leave(b, now)
-  local id = word()
+-- leave takes back what an ask may have been granted, and its place or its turn.
+local function leave(b, now, q)
+  local id, need, turn = word(), cost(), number()
   if not b then return 'ok' end
+  local granted = held(id) ~= nil
   settle(b, now, id, {0, 0})
-  local q = waiting(now)
-  out(q, id)
-  keep(q)
+  local _, had = place(q, id, turn)
+  if turn > now and not had and not granted then moveTail(q, max(q.tail - takes(b, need), now)) end
   return 'ok', b
 end
 
 -- settled tells whether it may have let the first in line through.
-local function settled(b, now)
+local function settled(b, now, q)
   local freed = false
-  local first = waiting(now)[1]
+  local first = q[1]
   local full = b and first and over(b, first.need)
   for _ = 1, number() do
     local id, spent = word(), cost()
@@ -180,16 +225,30 @@ local function settled(b, now)
   return freed and 'freed' or 'ok', b
 end
 
--- adjusted applies an adjustment once, however often it comes: a client sends
--- one at a time, and counts them.
+-- forget drops what is known of clients that have long sent their last. It
+-- looks through them once in a while.
+local function forget(now)
+  if now < (tonumber(redis.call('HGET', key, '@')) or 0) then return end
+  local all = redis.call('HGETALL', key)
+  for i = 1, #all, 2 do
+    local known = string.match(all[i], '^@.') and string.match(all[i + 1], '%S+$')
+    if known and tonumber(known) < now then redis.call('HDEL', key, all[i]) end
+  end
+  redis.call('HSET', key, '@', text(now + MARGIN))
+end
+
+-- adjusted applies an adjustment once, however often it comes within patience
+-- and a margin: a client sends one at a time, and counts them.
 local function adjusted(b, now)
-  local client, seq = '@' .. word(), number()
+  local client, seq, patience = '@' .. word(), number(), number()
   local a = {returned = cost(), since = number(), charge = cost(), empty = number()}
   local defined, limits = word(), word()
-  if (tonumber(redis.call('HGET', key, client)) or 0) >= seq then return 'ok', b end
+  local last = redis.call('HGET', key, client)
+  if last and tonumber(string.match(last, '^%S+')) >= seq then return 'ok', b end
   b = open(b, now, limits, defined)
   adjust(b, now, a)
-  redis.call('HSET', key, client, text(seq))
+  forget(now)
+  redis.call('HSET', key, client, text(seq) .. ' ' .. text(later(now, patience + MARGIN)))
   return 'ok', b
 end
 
@@ -198,13 +257,15 @@ local ops = {ask = ask, leave = leave, settle = settled, adjust = adjusted}
 local op = ops[word()]
 local b = load()
 local now = time(b)
+local q = waiting(now)
 local answer
-answer, b = op(b, now)
+answer, b = op(b, now, q)
 if b then
+  keep(q, now)
   save(b)
   -- Full and with nothing leased, it is the same as no bucket.
-  local idle = max(b.last, full(b), now)
-  for _, e in ipairs(waiting(now)) do idle = max(idle, e.due) end
+  local idle = max(b.last, full(b), now, q.tail)
+  for _, e in ipairs(q) do idle = max(idle, e.due) end
   redis.call('PEXPIREAT', key, text(math.floor((idle - b.behind + MARGIN) * (tick / 1e6))))
 end
 return answer

@@ -15,15 +15,20 @@ import (
 	"github.com/choked/choked/storetest"
 )
 
-// server is the real one that tests share: the one at CHOKED_REDIS, or one that
-// is started here.
-var server = sync.OnceValues(func() (*redisserver.Server, error) { return redisserver.Start() })
+// server is the real one that tests share, unless there is one at CHOKED_REDIS.
+var server = sync.OnceValues(func() (*redisserver.Server, error) {
+	s, err := redisserver.Start()
+	if err == nil {
+		stop = s.Stop
+	}
+	return s, err
+})
+
+var stop = func() error { return nil }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if s, err := server(); err == nil {
-		s.Stop()
-	}
+	stop()
 	os.Exit(code)
 }
 

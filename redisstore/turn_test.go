@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -12,18 +13,20 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// scene is the script on a server whose clock the test moves.
+// scene is the script on a server whose clock the test moves. Each holder has
+// one ask, and knows its turn.
 type scene struct {
 	*testing.T
 	mini   *miniredis.Miniredis
 	client *redis.Client
 	limits bucket.Limits
+	turns  map[uint64]int64
 }
 
 func newScene(t *testing.T, requests string) *scene {
 	limits, err := bucket.ParseLimits(requests, "")
 	require.NoError(t, err)
-	s := &scene{T: t, mini: miniredis.RunT(t), limits: limits}
+	s := &scene{T: t, mini: miniredis.RunT(t), limits: limits, turns: make(map[uint64]int64)}
 	s.client = redis.NewClient(&redis.Options{Addr: s.mini.Addr()})
 	t.Cleanup(func() { s.client.Close() })
 	s.at(0)
@@ -42,14 +45,28 @@ func (s *scene) run(w words) string {
 	return answer
 }
 
+func (s *scene) asking(holder uint64, need int64) *bucket.Ask {
+	n := bucket.Cost{Requests: need}
+	return &bucket.Ask{ID: bucket.LeaseID{Holder: holder, Seq: 1}, Limits: s.limits, Need: n, Want: n}
+}
+
 func (s *scene) ask(holder uint64, need int64, patience time.Duration) reply {
 	s.Helper()
-	n := bucket.Cost{Requests: need}
-	r, err := parse(s.run(askWords(&bucket.Ask{
-		ID: bucket.LeaseID{Holder: holder, Seq: 1}, Limits: s.limits, Need: n, Want: n,
-	}, nil, patience, tick)), tick)
+	return s.askFor(holder, need, need, patience)
+}
+
+func (s *scene) askFor(holder uint64, need, want int64, patience time.Duration) reply {
+	s.Helper()
+	a := s.asking(holder, need)
+	a.Want.Requests = want
+	r, err := parse(s.run(askWords(a, nil, patience, s.turns[holder], tick)), tick)
 	require.NoError(s, err)
+	s.turns[holder] = r.turn
 	return r
+}
+
+func (s *scene) leave(holder uint64, need int64) {
+	s.run(leaveWords(s.asking(holder, need), s.turns[holder]))
 }
 
 func (s *scene) settle(holder uint64, spent int64) string {
@@ -93,6 +110,13 @@ func TestAPromiseNeedsNoSecondCall(t *testing.T) {
 	require.Equal(t, 200*time.Millisecond, r.Drips[0].Ready)
 }
 
+// Nobody takes all that is there while others hold leases or wait.
+func TestTheRoomIsShared(t *testing.T) {
+	s := newScene(t, "100/s")
+	require.EqualValues(t, 60, s.askFor(1, 1, 60, 0).Granted.Requests, "alone")
+	require.EqualValues(t, 20, s.askFor(2, 1, 100, 0).Granted.Requests, "half of 40, beside one who holds a lease")
+}
+
 func TestNobodyOvertakesTheLine(t *testing.T) {
 	s := drained(t)
 	require.Positive(t, s.ask(2, 8, time.Minute).wait)
@@ -113,15 +137,24 @@ func TestAPlaceLapses(t *testing.T) {
 	require.True(t, s.ask(3, 8, 0).OK)
 }
 
+// One who comes after its place has lapsed stands where it stood.
+func TestOneWhoIsLateKeepsItsTurn(t *testing.T) {
+	s := drained(t)
+	due := s.ask(2, 8, time.Minute).wait
+	require.Positive(t, s.ask(3, 8, time.Minute).wait)
+	s.at(due + 501*time.Millisecond)
+	require.Positive(t, s.ask(4, 10, time.Minute).wait) // and by that the place is gone
+	require.True(t, s.ask(2, 8, time.Minute).OK)
+}
+
 func TestOneWhoLeavesLeavesNothing(t *testing.T) {
 	s := drained(t)
 	require.Positive(t, s.ask(2, 8, time.Minute).wait)
-	leave := func(holder uint64) { s.run(words{"leave", bucket.LeaseID{Holder: holder, Seq: 1}.String()}) }
-	leave(2)
+	s.leave(2, 8)
 	require.True(t, s.ask(3, 2, time.Minute).OK, "a promise, and nobody before it")
-	leave(3)
+	s.leave(3, 2)
 	require.True(t, s.ask(4, 2, time.Minute).OK, "what was granted meanwhile is back")
-	leave(5)
+	s.leave(5, 2)
 }
 
 // Quota that is there, and out on leases, may come back at any time.
@@ -134,6 +167,27 @@ func TestWhoWaitsForLeasesLooksAgainSoon(t *testing.T) {
 	require.True(t, s.ask(2, 1, time.Minute).OK)
 }
 
+// They do not look all at once, and the longer it has been in vain, the seldomer.
+func TestWhoWaitsForLeasesLooksOneAfterTheOther(t *testing.T) {
+	s := newScene(t, "1000/s")
+	require.True(t, s.ask(1, 1000, 0).OK)
+	s.at(time.Second)
+	var waits []time.Duration
+	for i := range uint64(4) {
+		waits = append(waits, s.ask(10+i, 1, time.Minute).wait/time.Millisecond)
+	}
+	require.Equal(t, []time.Duration{10, 11, 12, 13}, waits, "in milliseconds")
+	waits = nil
+	at := time.Second + 10*time.Millisecond
+	for range 7 {
+		s.at(at)
+		d := s.ask(10, 1, time.Minute).wait
+		waits = append(waits, d/time.Millisecond)
+		at += d
+	}
+	require.Equal(t, []time.Duration{10, 20, 40, 80, 160, 250, 250}, waits, "in milliseconds")
+}
+
 func TestASettlementTellsWhetherItLetsSomebodyThrough(t *testing.T) {
 	s := newScene(t, "10/s")
 	require.True(t, s.ask(1, 4, 0).OK)
@@ -143,14 +197,34 @@ func TestASettlementTellsWhetherItLetsSomebodyThrough(t *testing.T) {
 	require.Equal(t, "ok", s.settle(2, 0), "twice")
 }
 
+func (s *scene) adjust(client string, seq int64, a *bucket.Adjustment) {
+	a.Limits = s.limits
+	s.run(adjustWords(client, seq, time.Minute, a, tick))
+}
+
 // A client library may send a command again when the connection breaks.
 func TestAnAdjustmentIsAppliedOnce(t *testing.T) {
 	s := newScene(t, "10/h")
+	two := &bucket.Adjustment{Charge: bucket.Cost{Requests: 2}}
 	for range 3 {
 		for seq := range int64(2) {
-			s.run(adjustWords("me", 1+seq, &bucket.Adjustment{Limits: s.limits, Charge: bucket.Cost{Requests: 2}}, tick))
+			s.adjust("me", 1+seq, two)
 		}
 	}
-	s.run(adjustWords("you", 1, &bucket.Adjustment{Limits: s.limits, Charge: bucket.Cost{Requests: 2}}, tick))
+	s.adjust("you", 1, two)
+	s.at(90 * time.Second)
+	s.adjust("you", 1, two) // its patience is a minute
 	require.Equal(t, int64(4), s.ask(1, 9, 0).Level.Requests)
+}
+
+// A worker that is gone leaves nothing for ever in a bucket that others use.
+func TestAdjustersAreForgotten(t *testing.T) {
+	s := newScene(t, "10/h")
+	for i := range 30 {
+		s.at(time.Duration(i) * time.Minute)
+		s.adjust(fmt.Sprint("client", i), 1, &bucket.Adjustment{Charge: bucket.Cost{Requests: 1}})
+	}
+	fields, err := s.client.HKeys(t.Context(), "k").Result()
+	require.NoError(t, err)
+	require.Less(t, len(fields), 10, "%q", fields)
 }

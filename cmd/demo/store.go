@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -26,7 +27,9 @@ var storeKinds = []string{"cluster", "proxy", "redis", "local", "none"}
 const storeHelp = "where the workers keep their quota: a `kind`\n" +
 	"cluster: among themselves, in memory\n" +
 	"proxy: at a service over HTTP, in a process of its own\n" +
-	"redis: in the Redis at -redis, or in one that is started for the demo\n" +
+	"redis: in the Redis at -redis, or in one that is started for the demo. With -kill that\n" +
+	"  one writes to disk all that it is told, and after a third of the time it is killed,\n" +
+	"  too, and started again\n" +
 	"local: nowhere shared; each has 1/workers of each limit for itself, and a worker that\n" +
 	"  is started again does not know what it has spent before\n" +
 	"none: nowhere; nothing holds them back but the provider's answers"
@@ -82,47 +85,133 @@ func startService(o options, logs io.Writer) (service, error) {
 		}
 		return service{url: url, close: stop}, nil
 	case "redis":
-		return startRedis(o)
+		return startRedis(o, logs)
 	}
 	return service{close: func() error { return nil }}, nil
 }
 
-func startRedis(o options) (service, error) {
-	s := service{url: o.redis, close: func() error { return nil }}
-	if o.redis == "" {
-		server, err := redisserver.Start()
-		if err != nil {
-			return s, fmt.Errorf("-store redis: %w", err)
+func startRedis(o options, logs io.Writer) (service, error) {
+	r := &redisService{logs: logs}
+	url := o.redis
+	if url == "" {
+		var options []string
+		if o.kill {
+			options = []string{"--appendonly", "yes", "--appendfsync", "always"}
 		}
-		s.url, s.close = server.URL(), server.Stop
+		var err error
+		if r.server, err = redisserver.Start(options...); err != nil {
+			return service{}, fmt.Errorf("-store redis: %w", err)
+		}
+		url = r.server.URL()
 	}
-	opt, err := redis.ParseURL(s.url)
-	if err != nil {
-		return s, errors.Join(errors.New(`-redis: want a URL such as "redis://user:password@host:6379/0"`), s.close())
+	if err := r.connect(url); err != nil {
+		return service{}, errors.Join(err, r.close())
 	}
-	client := redis.NewClient(opt)
-	if err := client.Ping(context.Background()).Err(); err != nil {
-		return s, errors.Join(fmt.Errorf("-redis: %w", err), client.Close(), s.close())
+	if r.server != nil && o.kill {
+		after := killAnyway
+		if o.duration > 0 {
+			after = o.duration / 3
+		}
+		var ctx context.Context
+		ctx, r.stop = context.WithCancel(context.Background())
+		r.killing.Go(func() { r.killOnce(ctx, after) }) // ends with stop
 	}
-	calls := func() (int64, error) { return scriptCalls(client) }
-	before, err := calls()
-	if err != nil {
-		return s, errors.Join(err, client.Close(), s.close())
-	}
-	s.calls = func() (int64, error) {
-		n, err := calls()
-		return n - before, err
-	}
-	stop := s.close
-	s.close = func() error { return errors.Join(client.Close(), stop()) }
-	return s, nil
+	return service{url: url, calls: r.calls, close: r.close}, nil
 }
 
-// scriptCalls is how many scripts a Redis has run.
-func scriptCalls(client *redis.Client) (n int64, err error) {
-	stats, err := client.Info(context.Background(), "commandstats").Result()
+// redisService is the Redis behind the workers.
+type redisService struct {
+	server *redisserver.Server // that was started for the demo, if one was
+	client *redis.Client
+	logs   io.Writer
+
+	stop    context.CancelFunc
+	killing sync.WaitGroup
+
+	mu     sync.Mutex
+	run    string // the server's run that was asked last
+	before int64  // scripts of this run that were none of the demo's, less those of earlier runs that were
+	killed string // what is to be told of that
+}
+
+func (r *redisService) connect(url string) error {
+	opt, err := redis.ParseURL(url)
 	if err != nil {
-		return 0, err
+		return errors.New(`-redis: want a URL such as "redis://user:password@host:6379/0"`)
+	}
+	r.client = redis.NewClient(opt)
+	if r.run, r.before, err = r.scripts(); err != nil {
+		return fmt.Errorf("-redis: %w", err)
+	}
+	return nil
+}
+
+// calls is how many scripts Redis has run for the demo, or 0 if that is unknown.
+func (r *redisService) calls() (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	run, n, err := r.scripts()
+	if err == nil && run != r.run {
+		fmt.Fprintln(r.logs, "demo: the calls are not counted: Redis was started again meanwhile")
+		return 0, nil
+	}
+	return n - r.before, err
+}
+
+// killOnce kills the server, so long after the workers' first call, and starts
+// it again.
+func (r *redisService) killOnce(ctx context.Context, after time.Duration) {
+	for begun := false; !begun; {
+		if pause(ctx, tellEvery) != nil {
+			return
+		}
+		n, err := r.calls()
+		begun = err == nil && n > 0
+	}
+	if pause(ctx, after) != nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at := time.Now()
+	_, n, err := r.scripts()
+	r.server.Kill()
+	err = errors.Join(err, r.server.Restart())
+	n -= r.before
+	if err == nil {
+		r.run, r.before, err = r.scripts()
+		r.before -= n
+	}
+	r.killed = fmt.Sprintf("kill -9 redis-server, which was back after %v", time.Since(at).Round(time.Millisecond))
+	if err != nil {
+		r.killed = fmt.Sprintf("kill -9 redis-server: %v", err)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// scripts is how many scripts a run of the server has run.
+func (r *redisService) scripts() (run string, n int64, err error) {
+	ctx := context.Background()
+	about, err := r.client.Info(ctx, "server").Result()
+	if err != nil {
+		return "", 0, err
+	}
+	for line := range strings.Lines(about) {
+		if id, ok := strings.CutPrefix(line, "run_id:"); ok {
+			run = strings.TrimSpace(id)
+		}
+	}
+	stats, err := r.client.Info(ctx, "commandstats").Result()
+	if err != nil {
+		return "", 0, err
 	}
 	for line := range strings.Lines(stats) {
 		name, rest, _ := strings.Cut(line, ":calls=")
@@ -130,12 +219,30 @@ func scriptCalls(client *redis.Client) (n int64, err error) {
 			count, _, _ := strings.Cut(rest, ",")
 			calls, err := strconv.ParseInt(count, 10, 64)
 			if err != nil {
-				return 0, fmt.Errorf("INFO commandstats: %q: %w", line, err)
+				return "", 0, fmt.Errorf("INFO commandstats: %q: %w", line, err)
 			}
 			n += calls
 		}
 	}
-	return n, nil
+	return run, n, nil
+}
+
+func (r *redisService) close() error {
+	if r.stop != nil {
+		r.stop()
+		r.killing.Wait()
+	}
+	if r.killed != "" {
+		fmt.Fprintln(r.logs, "demo:", r.killed)
+	}
+	var err error
+	if r.client != nil {
+		err = r.client.Close()
+	}
+	if r.server != nil {
+		err = errors.Join(err, r.server.Stop())
+	}
+	return err
 }
 
 // home is where one worker's quota comes from.

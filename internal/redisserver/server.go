@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -20,7 +22,7 @@ import (
 var ErrNotInstalled = errors.New("neither redis-server nor valkey-server is installed: install one (apt install redis-server, brew install redis), or give the URL of one that runs")
 
 // Server is a server on a loopback port. What it keeps is in memory, unless its
-// options say otherwise.
+// options say otherwise. On Linux it ends with the process that started it.
 type Server struct {
 	Addr string // host:port
 
@@ -34,6 +36,33 @@ type Server struct {
 // Start starts a server with the given options beside its own, and returns when
 // it answers. [Server.Stop] removes all that it leaves.
 func Start(options ...string) (*Server, error) {
+	return launch(func(dir, port string) ([]string, error) {
+		return append([]string{"--port", port, "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--daemonize", "no"}, options...), nil
+	})
+}
+
+// StartSentinel starts a sentinel that watches over the server at master, under
+// a name, and has the only vote. After half a second it takes it for dead.
+func StartSentinel(name, master string) (*Server, error) {
+	host, port, err := net.SplitHostPort(master)
+	if err != nil {
+		return nil, err
+	}
+	return launch(func(dir, own string) ([]string, error) {
+		file := filepath.Join(dir, "sentinel.conf") // which it writes to
+		return []string{file, "--sentinel"}, os.WriteFile(file, fmt.Appendf(nil, `
+port %[2]s
+bind 127.0.0.1
+dir %[3]s
+sentinel monitor %[1]s %[4]s %[5]s 1
+sentinel down-after-milliseconds %[1]s 500
+sentinel failover-timeout %[1]s 3000
+`, name, own, dir, host, port), 0o600)
+	})
+}
+
+// launch starts a server with the arguments that suit a directory and a port.
+func launch(args func(dir, port string) ([]string, error)) (*Server, error) {
 	path, err := find()
 	if err != nil {
 		return nil, err
@@ -50,7 +79,12 @@ func Start(options ...string) (*Server, error) {
 		}
 		s := &Server{Addr: addrs[0], dir: dir}
 		_, port, _ := net.SplitHostPort(s.Addr)
-		s.args = append([]string{path, "--port", port, "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--daemonize", "no"}, options...)
+		own, e := args(dir, port)
+		if e != nil {
+			err = e
+			break
+		}
+		s.args = append([]string{path}, own...)
 		if err = s.Restart(); err == nil {
 			return s, nil
 		}
@@ -74,15 +108,19 @@ func (s *Server) URL() string { return "redis://" + s.Addr + "/0" }
 // Restart starts the server again on its port, after [Server.Kill].
 func (s *Server) Restart() error {
 	s.cmd, s.out, s.exit = exec.Command(s.args[0], s.args[1:]...), new(strings.Builder), make(chan struct{})
-	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
-	if err := s.cmd.Start(); err != nil {
+	s.cmd.Stdout, s.cmd.Stderr, s.cmd.SysProcAttr = s.out, s.out, diesWithUs()
+	cmd, exit, started := s.cmd, s.exit, make(chan error)
+	go func() { // ends with the server
+		runtime.LockOSThread() // of which the server is a child
+		err := cmd.Start()
+		if started <- err; err == nil {
+			cmd.Wait() //nolint:errcheck // it is killed in the end
+			close(exit)
+		}
+	}()
+	if err := <-started; err != nil {
 		return err
 	}
-	cmd, exit := s.cmd, s.exit
-	go func() {
-		cmd.Wait() //nolint:errcheck // it is killed in the end
-		close(exit)
-	}()
 	client := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1})
 	defer client.Close()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked/internal/redisserver"
+)
+
+// redisServer skips the test where there is no server to start, unless there has
+// to be one.
+func redisServer(t *testing.T) *redisserver.Server {
+	t.Helper()
+	s, err := redisserver.Start()
+	if errors.Is(err, redisserver.ErrNotInstalled) && os.Getenv("CHOKED_REQUIRE_ALL") == "" {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	t.Cleanup(func() { s.Stop() })
+	return s
+}
+
+// A server that forgot would admit a burst once more.
+func TestRedisHoldsTheLimitsThroughItsDeath(t *testing.T) {
+	redisServer(t) // or there is nothing to show
+	s, table := demonstrate(t, "-for", "6s", "-store", "redis")
+	assert.Contains(t, table, "kill -9 redis-server, which was back after")
+	assert.Equal(t, "worker-1", s.Killed)
+	assert.Zero(t, s.Over)
+	assert.Zero(t, s.Crashes)
+	assert.Greater(t, s.Admitted, int64(60), "more than the burst")
+	assert.Positive(t, s.StoreCalls)
+}
+
+func TestRedisOfOnesOwn(t *testing.T) {
+	server := redisServer(t)
+	s, _ := demonstrate(t, "-for", "2s", "-store", "redis", "-redis", server.URL(), "-kill=false", "-workers", "2")
+	assert.Zero(t, s.Over)
+	assert.Positive(t, s.StoreCalls)
+}
+
+func TestCallsToRedisAreCountedOverARestart(t *testing.T) {
+	var logs bytes.Buffer
+	r := &redisService{server: redisServer(t), logs: &logs}
+	require.NoError(t, r.connect(r.server.URL()))
+	defer r.client.Close()
+	run := func(n int) {
+		for range n {
+			require.NoError(t, r.client.Eval(t.Context(), "return 1", nil).Err())
+		}
+	}
+	run(3)
+	r.killOnce(t.Context(), 0)
+	require.Contains(t, r.killed, "which was back after")
+	run(2)
+	n, err := r.calls()
+	require.NoError(t, err)
+	assert.EqualValues(t, 5, n)
+
+	// Of what somebody else starts again, nobody knows what it did before.
+	r.server.Kill()
+	require.NoError(t, r.server.Restart())
+	run(1)
+	n, err = r.calls()
+	require.NoError(t, err)
+	assert.Zero(t, n)
+	assert.Contains(t, logs.String(), "the calls are not counted")
+}
