@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/choked/choked"
-	"github.com/choked/choked/cluster"
 	"github.com/choked/choked/internal/history"
 )
 
@@ -45,6 +44,7 @@ type Fleet struct {
 	Faults  []Fault      // what was done to it
 	slots   []*Process   // the present, or last, one of each
 	all     []*Process
+	disks   replicated // as far as they were read
 }
 
 // Fault is what was done to a worker, and when.
@@ -327,14 +327,4 @@ func (f *Fleet) Alarms() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// Member returns the worker's own part in a status.
-func (s Status) Member() cluster.Member {
-	for _, m := range s.Members {
-		if m.Self {
-			return m
-		}
-	}
-	return cluster.Member{}
 }
