@@ -418,8 +418,8 @@ func (s *storm) sumUp() error {
 	for _, p := range s.All() {
 		leave = max(leave, p.Status().Leave)
 	}
-	fmt.Fprintf(s.out, "leader killed: nobody served for %v\n", fleet.SpreadOf(leaders))
-	fmt.Fprintf(s.out, "all faults over: each worker served 20 calls after %v\n", fleet.SpreadOf(s.healed))
+	fmt.Fprintf(s.out, "leader killed: p50, p99, max: %v\n", fleet.Quantiles(leaders))
+	fmt.Fprintf(s.out, "all faults over: each worker served 20 calls after p50, p99, max: %v\n", fleet.Quantiles(s.healed))
 	fmt.Fprintf(s.out, "longest time to leave %v\n", leave.Round(time.Millisecond))
 	fmt.Fprintf(s.out, "%d admissions, worst excess %.2f, suspected %.2f\n", len(rs), s.worst.Proved, s.worst.Suspect)
 	if s.worst.Proved > 1e-6 {

@@ -76,7 +76,7 @@ func FailingSync(n int) []string {
 // one of all, as Raft does after some thousands of entries. Its process has ended.
 func (f *Fleet) Compact(slot int) error {
 	dir := f.State(slot)
-	entries, err := readLog(dir)
+	entries, err := readLog(dir, 0)
 	if err != nil {
 		return err
 	}

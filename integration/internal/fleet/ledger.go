@@ -35,7 +35,7 @@ func (l Ledger) String() string {
 // A log that does not go back to the beginning is replayed from a snapshot.
 func (f *Fleet) Audit() (Ledger, error) {
 	for slot := range f.slots {
-		if err := f.Read(slot); err != nil {
+		if err := f.read(slot, 0); err != nil {
 			return Ledger{}, err
 		}
 	}

@@ -141,14 +141,13 @@ func TestAudit(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := &Fleet{Dir: t.TempDir(), slots: make([]*Process, 2)}
-			var got Ledger
-			var err error
 			for _, now := range tt.disks {
 				for slot, d := range now {
 					d.write(t, f.State(slot))
+					require.True(t, f.Read(slot) == nil || tt.err != "")
 				}
-				got, err = f.Audit()
 			}
+			got, err := f.Audit()
 			if tt.err != "" {
 				require.ErrorContains(t, err, tt.err)
 				return

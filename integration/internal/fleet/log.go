@@ -33,14 +33,26 @@ type state struct {
 	*fsm.Machine
 }
 
-// Read takes down what a slot's disk says, before Raft cuts the log off at its
-// beginning or somebody wipes the disk. Its process has ended.
+// overlap is how much of what is known of a log is read again, so that what follows
+// is seen to be of the same one.
+const overlap = 1000
+
+// Read takes down what a slot's disk says that is new, before Raft cuts the log
+// off at its beginning or somebody wipes the disk. Its process has ended.
 func (f *Fleet) Read(slot int) error {
+	from := uint64(0)
+	if n := len(f.disks.entries); n > overlap {
+		from = f.disks.entries[n-overlap].Index
+	}
+	return f.read(slot, from)
+}
+
+func (f *Fleet) read(slot int, from uint64) error {
 	dir := f.State(slot)
 	if _, err := os.Stat(dir); err != nil || f.Spoiled[slot] {
 		return nil
 	}
-	entries, err := readLog(dir)
+	entries, err := readLog(dir, from)
 	if err != nil {
 		return fmt.Errorf("log of %s: %w", filepath.Base(dir), err)
 	}
@@ -61,8 +73,8 @@ func (f *Fleet) Read(slot int) error {
 	return nil
 }
 
-// readLog returns what there is of a log.
-func readLog(dir string) ([]raft.Log, error) {
+// readLog returns what there is of a log, beginning with an entry.
+func readLog(dir string, from uint64) ([]raft.Log, error) {
 	path := filepath.Join(dir, "raft.db")
 	options := &bbolt.Options{ReadOnly: true}
 	if info, err := os.Stat(path); errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
@@ -87,7 +99,7 @@ func readLog(dir string) ([]raft.Log, error) {
 		return nil, err
 	}
 	last, err := store.LastIndex()
-	if err != nil || last == 0 {
+	if first = max(first, from); err != nil || first > last || last == 0 {
 		return nil, err
 	}
 	entries := make([]raft.Log, last-first+1)
