@@ -82,10 +82,13 @@ func OnNetwork(dir string, net *Network) (*Fleet, error) {
 	return f, nil
 }
 
-func (f *Fleet) seed() {
+func (f *Fleet) seed() { f.SeedBy([]int{0, 1, 2}[:min(3, len(f.Hosts))]...) }
+
+// SeedBy has those that are started from now on look for the workers of some slots.
+func (f *Fleet) SeedBy(slots ...int) {
 	f.Seeds = nil
-	for _, host := range f.Hosts[:min(3, len(f.Hosts))] {
-		f.Seeds = append(f.Seeds, net.JoinHostPort(host, port))
+	for _, slot := range slots {
+		f.Seeds = append(f.Seeds, net.JoinHostPort(f.Hosts[slot], port))
 	}
 }
 
