@@ -119,13 +119,13 @@ func judge(t *testing.T, f *fleet.Fleet, rs []history.Record, ledger fleet.Ledge
 	assert.LessOrEqual(t, all.Worst.Proved, 1e-6, "units over the bound, proved")
 	t.Log("figures:", all)
 	for _, what := range faults {
-		row := fleet.Row{What: what}
+		row, late := fleet.Row{What: what}, []time.Duration(nil)
 		for _, r := range f.Recoveries(rs, what, 10*time.Second) {
 			row.Times++
-			row.Recovery = append(row.Recovery, r.Gap)
+			row.Recovery, late = append(row.Recovery, r.Gap), append(late, r.Late)
 			assert.LessOrEqual(t, r.Gap, gap+r.Late, "after %s, when the machine was late by %v: for how long somebody was not served", what, r.Late)
 		}
 		assert.NotZero(t, row.Times, what)
-		t.Log("figures:", row)
+		t.Log("figures:", row, "the machine was late by", fleet.Quantiles(late))
 	}
 }

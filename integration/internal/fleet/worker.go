@@ -42,10 +42,10 @@ type Job struct {
 	Slot, Incarnation int
 
 	// Of the node.
-	Name, Bind, Dir, Secret string
-	Join                    []string
-	QuorumTimeout           time.Duration
-	ColdStart               cluster.ColdStart
+	Name, Bind, Advertise, Dir, Secret string
+	Join                               []string
+	QuorumTimeout                      time.Duration
+	ColdStart                          cluster.ColdStart
 
 	Key     string
 	Limits  choked.Limits
@@ -129,7 +129,7 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	}
 	defer w.records.Close()
 	w.node, err = cluster.Start(cluster.Config{
-		Name: w.job.Name, Bind: w.job.Bind, Join: w.job.Join, Dir: w.job.Dir, Secret: w.job.Secret,
+		Name: w.job.Name, Bind: w.job.Bind, Advertise: w.job.Advertise, Join: w.job.Join, Dir: w.job.Dir, Secret: w.job.Secret,
 		QuorumTimeout: w.job.QuorumTimeout, ColdStart: w.job.ColdStart, Logger: slog.New(slog.NewTextHandler(logs, nil)),
 	})
 	if err != nil {
