@@ -26,7 +26,7 @@ func TestKillLeader(t *testing.T) {
 		require.NoError(t, f.Whole(20*time.Second), "it is back, from disk")
 		require.NoError(t, f.Served(10*time.Second, 20))
 	}
-	finish(t, f, 3*time.Second, "kill the leader")
+	finish(t, f, 1500*time.Millisecond, "kill the leader")
 }
 
 func TestKillHolder(t *testing.T) {

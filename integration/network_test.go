@@ -4,6 +4,7 @@ package integration
 
 import (
 	"errors"
+	"net"
 	"testing"
 	"time"
 
@@ -118,4 +119,53 @@ func TestLoss(t *testing.T) {
 	require.NoError(t, f.Whole(30*time.Second))
 	t.Logf("300 calls in %v of loss", lossy)
 	finish(t, f, 0)
+}
+
+// Each packet takes 80 ms: to the leader and back it is 160 ms, and as much again
+// from the leader to the others and back, which is more than quota is promised
+// ahead: not all of the limit is used. Everybody is served, nobody is elected
+// without need, and another leader is found when the first one dies.
+func TestFarApart(t *testing.T) {
+	f := begin(t, 6) // the last three addresses are those at which the first are reached
+	f.SeedBy(3, 4, 5)
+	for slot := range 3 {
+		relay, err := fleet.NewRelay(f.Seeds[slot], net.JoinHostPort(f.Hosts[slot], "7946"), 80*time.Millisecond)
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, relay.Close()) })
+	}
+	begins := func(slot int) {
+		t.Helper()
+		_, err := f.Start(slot, func(j *fleet.Job) { j.Advertise, j.Callers = f.Seeds[slot], 20 })
+		require.NoError(t, err)
+	}
+	for slot := range 3 {
+		begins(slot)
+	}
+	require.NoError(t, f.Whole(30*time.Second))
+	leader, err := f.Leader(10 * time.Second)
+	require.NoError(t, err)
+	began, sent, late := history.Now(), int64(0), time.Duration(0)
+	for _, p := range f.Running() {
+		sent -= p.Status().Sent
+	}
+	require.NoError(t, f.Served(60*time.Second, 60))
+	now := history.Now()
+	for _, p := range f.Running() {
+		sent += p.Status().Sent
+		late += p.Late(began, now)
+	}
+	t.Logf("%.0f calls a second, of 100 that are allowed", float64(sent)/time.Duration(now-began).Seconds())
+	if late < 100*time.Millisecond { // else it may have been elected with reason
+		assert.True(t, leader.Status().Leads, "the leader is the same as before")
+	}
+	for range 2 {
+		leader, err := f.Leader(10 * time.Second)
+		require.NoError(t, err)
+		require.NoError(t, f.Do("kill the leader", leader, leader.Kill))
+		require.NoError(t, f.Served(20*time.Second, 20), "the others are served")
+		begins(leader.Job.Slot)
+		require.NoError(t, f.Whole(30*time.Second))
+		require.NoError(t, f.Served(10*time.Second, 20))
+	}
+	finish(t, f, 5*time.Second, "kill the leader")
 }

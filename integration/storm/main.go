@@ -6,10 +6,12 @@
 //
 //	go run ./integration/storm -for 1h -seed 1
 //
-// What comes when is decided by the seed. Every half minute all is well for a
-// while: then all workers have to be served, in time. It prints a line every ten
-// seconds, and ends with status 1, and with all logs and records kept, when more
-// was admitted than burst + rate · window, or when the fleet does not recover.
+// What comes when is decided by the seed: rounds of six faults, some half a minute
+// each. After a round all is well for a while: then all workers have to be served,
+// in time. It prints a line every ten seconds and in the end what came of each
+// fault. It ends with status 1, and with all logs and records kept, when more was
+// admitted than burst + rate · window, when the books do not balance, or when the
+// fleet does not recover.
 package main
 
 import (
@@ -41,6 +43,7 @@ type options struct {
 	dir     string
 	keep    bool
 	drift   int
+	busy    int
 }
 
 func parse(args []string, out io.Writer) (o options, err error) {
@@ -52,6 +55,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f.BoolVar(&o.network, "network", fleet.NeedsForNetwork() == nil, "give each worker a host of its own, and have the network fail, too")
 	f.StringVar(&o.dir, "dir", "", "where to keep logs and records; default: a new `directory`, removed when all went well")
 	f.IntVar(&o.drift, "drift", 0, "by how many `percent` the clocks of the workers may be fast, and the rates with them")
+	f.IntVar(&o.busy, "busy", 0, "`loops` in each worker that do nothing and never rest, beside it on its only processor")
 	f.BoolVar(&o.keep, "keep", false, "keep it anyway")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -63,6 +67,8 @@ func parse(args []string, out io.Writer) (o options, err error) {
 		return o, fmt.Errorf("-workers %d: want 3 or more: fewer are no majority when one fails", o.workers)
 	case o.drift < 0 || o.drift > 50:
 		return o, fmt.Errorf("-drift %d: want 0 to 50", o.drift)
+	case o.busy < 0 || o.busy > 100:
+		return o, fmt.Errorf("-busy %d: want 0 to 100", o.busy)
 	case o.span <= 0:
 		return o, fmt.Errorf("-for %v: want more than 0", o.span)
 	}

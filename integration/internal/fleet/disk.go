@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -77,15 +76,10 @@ func FailingSync(n int) []string {
 // one of all, as Raft does after some thousands of entries. Its process has ended.
 func (f *Fleet) Compact(slot int) error {
 	dir := f.State(slot)
-	entries, err := readLog(dir)
+	entries, err := readLog(dir, 0)
 	if err != nil {
 		return err
 	}
-	snapshots, err := raft.NewFileSnapshotStore(dir, 2, io.Discard)
-	if err != nil {
-		return err
-	}
-	_, transport := raft.NewInmemTransport("") // names the members in the old way, beside the new
 	machine := fsm.New()
 	var config raft.Configuration
 	var configAt uint64
@@ -99,22 +93,32 @@ func (f *Fleet) Compact(slot int) error {
 		if i != len(entries)/2 && i != len(entries)-1 {
 			continue
 		}
-		sink, err := snapshots.Create(raft.SnapshotVersionMax, entries[i].Index, entries[i].Term, config, configAt, transport)
-		if err != nil {
+		if err := snapshot(dir, machine, &entries[i], config, configAt); err != nil {
 			return err
 		}
-		snapshot, err := machine.Snapshot()
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(snapshot.Persist(sink), sink.Close()); err != nil {
-			return err
-		}
-		time.Sleep(2 * time.Millisecond) // they are named by the time
 	}
 	store, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft.db"))
 	if err != nil {
 		return err
 	}
 	return errors.Join(store.DeleteRange(1, uint64(len(entries))), store.Close())
+}
+
+// snapshot writes one of m, which has applied the log up to an entry.
+func snapshot(dir string, m *fsm.Machine, last *raft.Log, config raft.Configuration, configAt uint64) error {
+	snapshots, err := raft.NewFileSnapshotStore(dir, 2, io.Discard)
+	if err != nil {
+		return err
+	}
+	_, transport := raft.NewInmemTransport("") // names the members in the old way, beside the new
+	sink, err := snapshots.Create(raft.SnapshotVersionMax, last.Index, last.Term, config, configAt, transport)
+	if err != nil {
+		return err
+	}
+	s, err := m.Snapshot()
+	if err != nil {
+		return err
+	}
+	defer s.Release()
+	return errors.Join(s.Persist(sink), sink.Close())
 }

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/choked/choked"
-	"github.com/choked/choked/cluster"
 	"github.com/choked/choked/internal/history"
 )
 
@@ -45,6 +44,7 @@ type Fleet struct {
 	Faults  []Fault      // what was done to it
 	slots   []*Process   // the present, or last, one of each
 	all     []*Process
+	disks   replicated // as far as they were read
 }
 
 // Fault is what was done to a worker, and when.
@@ -82,10 +82,13 @@ func OnNetwork(dir string, net *Network) (*Fleet, error) {
 	return f, nil
 }
 
-func (f *Fleet) seed() {
+func (f *Fleet) seed() { f.SeedBy([]int{0, 1, 2}[:min(3, len(f.Hosts))]...) }
+
+// SeedBy has those that are started from now on look for the workers of some slots.
+func (f *Fleet) SeedBy(slots ...int) {
 	f.Seeds = nil
-	for _, host := range f.Hosts[:min(3, len(f.Hosts))] {
-		f.Seeds = append(f.Seeds, net.JoinHostPort(host, port))
+	for _, slot := range slots {
+		f.Seeds = append(f.Seeds, net.JoinHostPort(f.Hosts[slot], port))
 	}
 }
 
@@ -327,14 +330,4 @@ func (f *Fleet) Alarms() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// Member returns the worker's own part in a status.
-func (s Status) Member() cluster.Member {
-	for _, m := range s.Members {
-		if m.Self {
-			return m
-		}
-	}
-	return cluster.Member{}
 }

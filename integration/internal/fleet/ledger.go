@@ -3,15 +3,9 @@
 package fleet
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	"go.etcd.io/bbolt"
 
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/fsm"
@@ -19,178 +13,166 @@ import (
 
 // Ledger is what became of all that was granted, as the log tells.
 type Ledger struct {
-	Entries                                 int // of the log
+	From, To                                uint64 // entries of the log
+	States                                  int    // that voters were in, and had to be in
 	Leases                                  int
 	Granted, Spent, Returned, Expired, Live bucket.Cost
 	Lost                                    map[uint64]bucket.Cost // expired, by holder
 }
 
 func (l Ledger) String() string {
-	return fmt.Sprintf("%d entries, %d leases: granted %v = spent %v + returned %v + expired %v + live %v",
-		l.Entries, l.Leases, l.Granted, l.Spent, l.Returned, l.Expired, l.Live)
+	return fmt.Sprintf("entries %d to %d, %d snapshots, %d leases: granted %v = spent %v + returned %v + expired %v + live %v",
+		l.From, l.To, l.States, l.Leases, l.Granted, l.Spent, l.Returned, l.Expired, l.Live)
 }
 
-// Audit reads the logs that the workers have left, which must agree, and replays
-// them. It keeps books of its own beside the bucket's: no lease is
-// granted anew that was settled or is out, and what was granted and is neither
-// settled nor expired is what the bucket counts as out, after each entry.
+// Audit reads the disks that the workers have left, which must agree with each
+// other and with what [Fleet.Read] has found before, and replays the log. It keeps
+// books of its own beside the bucket's: no lease is granted anew that was settled
+// or is out, and what was granted and is neither settled nor expired is what the
+// bucket counts as out, after each entry. Each snapshot is of the state that
+// follows from the log.
+//
+// A log that does not go back to the beginning is replayed from a snapshot.
 func (f *Fleet) Audit() (Ledger, error) {
-	var longest []raft.Log
-	var of string
 	for slot := range f.slots {
-		dir := f.State(slot)
-		if _, err := os.Stat(dir); err != nil || f.Spoiled[slot] {
-			continue
-		}
-		entries, err := readLog(dir)
-		if err != nil {
+		if err := f.read(slot, 0); err != nil {
 			return Ledger{}, err
 		}
-		if len(longest) > 0 && len(entries) > 0 {
-			if err := agree(longest, entries); err != nil {
-				return Ledger{}, fmt.Errorf("logs of %s and %s: %w", filepath.Base(of), filepath.Base(dir), err)
+	}
+	return f.disks.replay()
+}
+
+// longestLease is longer than any lease lives, in the store's time: bucket.TTL
+// once all of it is ripe.
+const longestLease = 2 * bucket.TTL
+
+// books are a ledger while it is written.
+type books struct {
+	Ledger
+	live    map[bucket.LeaseID]lease
+	settled map[bucket.LeaseID]bool
+}
+
+type lease struct {
+	granted bucket.Cost
+	expiry  int64
+}
+
+func (r *replicated) replay() (Ledger, error) {
+	b := books{Ledger{Lost: make(map[uint64]bucket.Cost)}, make(map[bucket.LeaseID]lease), make(map[bucket.LeaseID]bool)}
+	if len(r.entries) == 0 {
+		return b.Ledger, nil
+	}
+	m, first, err := r.beginning()
+	if err != nil {
+		return b.Ledger, err
+	}
+	b.From, b.To = first, r.entries[len(r.entries)-1].Index
+	now := timeOf(m)
+	complete := now // once no lease is out that nobody has seen granted
+	if first > 1 {
+		complete += int64(longestLease)
+	}
+	rest := r.entries[first-r.entries[0].Index:]
+	for i := range rest {
+		e := &rest[i]
+		fail := func(err error) (Ledger, error) { return b.Ledger, fmt.Errorf("entry %d: %w", e.Index, err) }
+		if e.Type == raft.LogCommand {
+			if now, err = b.enter(m, e); err != nil {
+				return fail(err)
+			}
+			if out := leased(m, now); now >= complete && out != b.Live {
+				return fail(fmt.Errorf("%v is out on leases, the bucket counts %v", b.Live, out))
 			}
 		}
-		if len(longest) == 0 || len(entries) > 0 && later(entries, longest) {
-			longest, of = entries, dir
+		states, err := r.agree(m, e.Index)
+		if err != nil {
+			return fail(err)
 		}
+		b.States += states
 	}
-	return replay(longest)
+	return b.Ledger, nil
 }
 
-// readLog returns all of a log. Runs of the tests are too short for snapshots.
-func readLog(dir string) ([]raft.Log, error) {
-	store, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(dir, "raft.db"), BoltOptions: &bbolt.Options{ReadOnly: true}})
+// enter applies an entry to m and writes down what it does. It returns the
+// store's time.
+func (b *books) enter(m *fsm.Machine, l *raft.Log) (now int64, err error) {
+	e, err := fsm.Decode(l.Data)
 	if err != nil {
-		return nil, fmt.Errorf("read log of %s: %w", dir, err)
+		return 0, err
 	}
-	defer store.Close()
-	first, err := store.FirstIndex()
-	if err != nil {
-		return nil, err
+	results, ok := m.Apply(l).([]bucket.Result)
+	if !ok || len(results) != len(e.Ops) {
+		return 0, fmt.Errorf("%d operations have the results %v", len(e.Ops), results)
 	}
-	last, err := store.LastIndex()
-	if err != nil {
-		return nil, err
-	}
-	if first > 1 {
-		return nil, fmt.Errorf("%s: %w", dir, ErrCompacted)
-	}
-	entries := make([]raft.Log, last-first+1)
-	if last == 0 {
-		return nil, nil
-	}
-	for i := range entries {
-		if err := store.GetLog(first+uint64(i), &entries[i]); err != nil {
-			return nil, fmt.Errorf("%s: entry %d: %w", dir, first+uint64(i), err)
+	now = timeOf(m)
+	for id, lease := range b.live {
+		if lease.expiry <= now {
+			delete(b.live, id) // it may be asked for again, if the answer was lost
+			b.Expired = b.Expired.Add(lease.granted)
+			b.Lost[id.Holder] = b.Lost[id.Holder].Add(lease.granted)
 		}
 	}
-	return entries, nil
-}
-
-// ErrCompacted means that a log does not go back to its beginning any more.
-var ErrCompacted = errors.New("the log begins with a snapshot")
-
-// later reports whether a node with log a would refuse its vote to one with b.
-func later(a, b []raft.Log) bool {
-	x, y := a[len(a)-1], b[len(b)-1]
-	return x.Term > y.Term || x.Term == y.Term && x.Index > y.Index
-}
-
-// agree reports where two logs differ that should not: if they have an entry of
-// one term, all before it are the same. What comes after may not have been
-// committed.
-func agree(a, b []raft.Log) error {
-	common := min(len(a), len(b))
-	for common > 0 && a[common-1].Term != b[common-1].Term {
-		common--
-	}
-	for i := range common {
-		if a[i].Term != b[i].Term || a[i].Type != b[i].Type || !bytes.Equal(a[i].Data, b[i].Data) {
-			return fmt.Errorf("entry %d differs", a[i].Index)
+	for i, op := range e.Ops {
+		switch op := op.(type) {
+		case *bucket.Settlement:
+			b.settle(*op)
+		case *bucket.Ask:
+			for _, s := range op.Done {
+				b.settle(s)
+			}
+			if err := b.grant(op.ID, results[i].Grant); err != nil {
+				return 0, err
+			}
 		}
+	}
+	b.Live = bucket.Cost{}
+	for _, lease := range b.live {
+		b.Live = b.Live.Add(lease.granted)
+	}
+	return now, nil
+}
+
+func (b *books) grant(id bucket.LeaseID, g bucket.Grant) error {
+	if !g.OK || g.Granted.IsZero() {
+		return nil
+	}
+	before, again := b.live[id]
+	switch {
+	case again && before.granted != g.Granted:
+		return fmt.Errorf("lease %v was granted as %v and now is as %v", id, before.granted, g.Granted)
+	case b.settled[id]:
+		return fmt.Errorf("lease %v is granted again, and was settled", id)
+	case !again:
+		b.live[id] = lease{g.Granted, g.At + int64(g.TTL)}
+		b.Leases++
+		b.Granted = b.Granted.Add(g.Granted)
 	}
 	return nil
 }
 
-// replay keeps the books.
-func replay(entries []raft.Log) (Ledger, error) {
-	l := Ledger{Entries: len(entries), Lost: make(map[uint64]bucket.Cost)}
-	type lease struct {
-		granted bucket.Cost
-		expiry  int64
+func (b *books) settle(s bucket.Settlement) {
+	lease, ok := b.live[s.ID]
+	if !ok {
+		return
 	}
-	live, settled := make(map[bucket.LeaseID]lease), make(map[bucket.LeaseID]bool)
-	settle := func(s bucket.Settlement) {
-		if lease, ok := live[s.ID]; ok {
-			delete(live, s.ID)
-			settled[s.ID] = true
-			l.Spent = l.Spent.Add(s.Spent)
-			l.Returned = l.Returned.Add(lease.granted.Sub(s.Spent))
+	delete(b.live, s.ID)
+	b.settled[s.ID] = true
+	b.Spent = b.Spent.Add(s.Spent)
+	b.Returned = b.Returned.Add(lease.granted.Sub(s.Spent))
+}
+
+func timeOf(m *fsm.Machine) (now int64) {
+	m.View(func(t *bucket.Table) { now = t.Now() })
+	return now
+}
+
+// leased is what m counts as out at an instant.
+func leased(m *fsm.Machine, now int64) (out bucket.Cost) {
+	m.View(func(t *bucket.Table) {
+		if b := t.Get(key); b != nil {
+			out = b.Leased(now)
 		}
-	}
-	m, now := fsm.New(), int64(0)
-	for i := range entries {
-		if entries[i].Type != raft.LogCommand {
-			continue
-		}
-		fail := func(format string, args ...any) (Ledger, error) {
-			return l, fmt.Errorf("entry %d: "+format, append([]any{entries[i].Index}, args...)...)
-		}
-		e, err := fsm.Decode(entries[i].Data)
-		if err != nil {
-			return fail("%w", err)
-		}
-		results, ok := m.Apply(&entries[i]).([]bucket.Result)
-		if !ok || len(results) != len(e.Ops) {
-			return fail("%d operations have the results %v", len(e.Ops), results)
-		}
-		now = max(now, e.At)
-		for id, lease := range live {
-			if lease.expiry <= now {
-				delete(live, id) // it may be asked for again, if the answer was lost
-				l.Expired = l.Expired.Add(lease.granted)
-				l.Lost[id.Holder] = l.Lost[id.Holder].Add(lease.granted)
-			}
-		}
-		for j, op := range e.Ops {
-			switch op := op.(type) {
-			case *bucket.Settlement:
-				settle(*op)
-			case *bucket.Ask:
-				for _, s := range op.Done {
-					settle(s)
-				}
-				g := results[j].Grant
-				if !g.OK || g.Granted.IsZero() {
-					continue
-				}
-				before, again := live[op.ID]
-				switch {
-				case again && before.granted != g.Granted:
-					return fail("lease %v was granted as %v and now is as %v", op.ID, before.granted, g.Granted)
-				case settled[op.ID]:
-					return fail("lease %v is granted again, and was settled", op.ID)
-				case !again:
-					live[op.ID] = lease{g.Granted, g.At + int64(g.TTL)}
-					l.Leases++
-					l.Granted = l.Granted.Add(g.Granted)
-				}
-			}
-		}
-		l.Live = bucket.Cost{}
-		for _, lease := range live {
-			l.Live = l.Live.Add(lease.granted)
-		}
-		var out bucket.Cost
-		m.View(func(t *bucket.Table) {
-			if b := t.Get(key); b != nil {
-				out = b.Leased(now)
-			}
-		})
-		if out != l.Live {
-			return fail("%v is out on leases, the bucket counts %v", l.Live, out)
-		}
-	}
-	return l, nil
+	})
+	return out
 }

@@ -27,12 +27,19 @@ type Process struct {
 
 	mu     sync.Mutex
 	status Status
+	late   []lateness    // each time that there was more
 	news   chan struct{} // closed, and replaced, at each status
 	paused bool
 	killed bool
 	ended  chan struct{}
 	end    int64 // when
 	err    error // why
+}
+
+// lateness is how late a worker has been in all, at an instant.
+type lateness struct {
+	at  int64
+	sum time.Duration
 }
 
 // launch starts this program again as a worker. wrap is a command that is to
@@ -49,6 +56,9 @@ func launch(job Job, log string, wrap []string) (*Process, error) {
 	args := append(append([]string{}, wrap...), program, job.Name) // the name is for those who list processes
 	p := &Process{Job: job, Log: log, cmd: exec.Command(args[0], args[1:]...), news: make(chan struct{}), ended: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), workerEnv+"=1")
+	if job.Busy > 0 {
+		p.cmd.Env = append(p.cmd.Env, "GOMAXPROCS=1")
+	}
 	// One that is stopped would not notice the end of its input.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	logs, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
@@ -80,6 +90,9 @@ func (p *Process) listen(stdout io.Reader) {
 			break
 		}
 		p.mu.Lock()
+		if s.Late > p.status.Late {
+			p.late = append(p.late, lateness{s.At, s.Late})
+		}
 		p.status = s
 		close(p.news)
 		p.news = make(chan struct{})
@@ -103,6 +116,23 @@ func (p *Process) Status() Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.status
+}
+
+// Late returns by how much the worker was late between two instants, or a little more.
+func (p *Process) Late(from, to int64) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var before, after time.Duration
+	for _, l := range p.late {
+		if l.at <= from {
+			before = l.sum
+		}
+		after = l.sum
+		if l.at >= to {
+			break
+		}
+	}
+	return after - before
 }
 
 // Running reports whether the process has not ended and is not paused.

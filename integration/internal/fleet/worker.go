@@ -42,14 +42,16 @@ type Job struct {
 	Slot, Incarnation int
 
 	// Of the node.
-	Name, Bind, Dir, Secret string
-	Join                    []string
-	QuorumTimeout           time.Duration
+	Name, Bind, Advertise, Dir, Secret string
+	Join                               []string
+	QuorumTimeout                      time.Duration
+	ColdStart                          cluster.ColdStart
 
 	Key     string
 	Limits  choked.Limits
 	Callers int    // that ask for more as soon as they are served
 	Records string // file of admissions
+	Busy    int    // loops that never rest, beside the rest on one processor; 0: on all there are
 }
 
 // Order is each further line. The end of input tells the worker to leave.
@@ -74,6 +76,9 @@ type Status struct {
 	Error    string
 	Leased   choked.Cost // in hand
 
+	Up   int64         // since when it runs
+	Late time.Duration // by which it was kept waiting for a processor, in all
+
 	Final bool          // it admits no more
 	Leave time.Duration // when Final: how long its node took to leave
 }
@@ -86,7 +91,8 @@ type worker struct {
 	records *history.Writer
 	queue   *history.Queue
 
-	sent, noQuorum, failed, callers atomic.Int64
+	up                                    int64
+	sent, noQuorum, failed, callers, late atomic.Int64
 
 	mu  sync.Mutex
 	err error // the last
@@ -114,7 +120,7 @@ func work(in io.Reader, out, logs io.Writer) int {
 
 func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	orders := json.NewDecoder(in)
-	w := new(worker)
+	w := &worker{up: history.Now()}
 	if err := orders.Decode(&w.job); err != nil {
 		return fmt.Errorf("read what to do: %w", err)
 	}
@@ -123,8 +129,8 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	}
 	defer w.records.Close()
 	w.node, err = cluster.Start(cluster.Config{
-		Name: w.job.Name, Bind: w.job.Bind, Join: w.job.Join, Dir: w.job.Dir, Secret: w.job.Secret,
-		QuorumTimeout: w.job.QuorumTimeout, Logger: slog.New(slog.NewTextHandler(logs, nil)),
+		Name: w.job.Name, Bind: w.job.Bind, Advertise: w.job.Advertise, Join: w.job.Join, Dir: w.job.Dir, Secret: w.job.Secret,
+		QuorumTimeout: w.job.QuorumTimeout, ColdStart: w.job.ColdStart, Logger: slog.New(slog.NewTextHandler(logs, nil)),
 	})
 	if err != nil {
 		return err
@@ -151,6 +157,10 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	var others sync.WaitGroup
 	others.Go(func() { w.queue.Watch(ctx) })
 	others.Go(func() { w.tell(ctx, out) })
+	others.Go(func() { w.pulse(ctx) })
+	for range w.job.Busy {
+		others.Go(func() { spin(ctx.Done()) })
+	}
 	w.serve(ctx, counts)
 	others.Wait()
 
@@ -227,6 +237,29 @@ func (w *worker) call(ctx context.Context) {
 	}
 }
 
+// pulse sleeps for a moment, over and over, until ctx ends. By how much it wakes
+// too late, the others of this process may have been late as well, each time that
+// they had something to do. Less than grain is nobody's fault.
+func (w *worker) pulse(ctx context.Context) {
+	const moment, grain = 5 * time.Millisecond, time.Millisecond
+	for ctx.Err() == nil {
+		began := time.Now()
+		time.Sleep(moment)
+		w.late.Add(int64(max(0, time.Since(began)-moment-grain)))
+	}
+}
+
+// spin does nothing, and gives way to nobody of its own accord, until stop.
+func spin(stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+	}
+}
+
 // tell writes the status until ctx ends, or until nobody reads it.
 func (w *worker) tell(ctx context.Context, out *json.Encoder) {
 	tick := time.NewTicker(tellEvery)
@@ -245,6 +278,7 @@ func (w *worker) status() Status {
 	s := Status{
 		At: history.Now(), PID: os.Getpid(), ID: w.node.ID(), Members: w.node.Members(), Callers: int(w.callers.Load()),
 		Sent: w.sent.Load(), NoQuorum: w.noQuorum.Load(), Failed: w.failed.Load(), Leased: stats.Leased,
+		Up: w.up, Late: time.Duration(w.late.Load()),
 	}
 	if m, ok := w.node.Leader(); ok {
 		s.Leader, s.Leads = m.ID, m.Self

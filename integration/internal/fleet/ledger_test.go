@@ -1,0 +1,173 @@
+//go:build linux
+
+package fleet
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/fsm"
+)
+
+// entry is one of a log that grants lease n at n tenths of a second, ten requests
+// each. Of four, one is not settled, and the others one second later, of which
+// seven requests were spent.
+func entry(n uint64) raft.Log {
+	limits, err := bucket.ParseLimits("1000/s", "")
+	if err != nil {
+		panic(err)
+	}
+	ten := bucket.Cost{Requests: 10}
+	ask := &bucket.Ask{Key: key, ID: bucket.LeaseID{Holder: n % 4, Seq: n}, Limits: limits, Need: ten, Want: ten}
+	if n > 10 && (n-10)%4 != 0 {
+		ask.Done = []bucket.Settlement{{Key: key, ID: bucket.LeaseID{Holder: (n - 10) % 4, Seq: n - 10}, Spent: bucket.Cost{Requests: 7}}}
+	}
+	return command(n, &fsm.Entry{At: int64(n) * int64(100*time.Millisecond), Ops: []bucket.Op{ask}})
+}
+
+func command(index uint64, e *fsm.Entry) raft.Log {
+	return raft.Log{Index: index, Term: 1, Type: raft.LogCommand, Data: e.Encode()}
+}
+
+func entries(from, to uint64) (list []raft.Log) {
+	for n := from; n <= to; n++ {
+		list = append(list, entry(n))
+	}
+	return list
+}
+
+// disk is a slot's: a log, and snapshots of what all entries before some amount to.
+type disk struct {
+	log       []raft.Log
+	snapshots []uint64
+	wrong     bool // they are of another state
+}
+
+func (d disk) write(t *testing.T, dir string) {
+	t.Helper()
+	require.NoError(t, os.RemoveAll(dir))
+	require.NoError(t, os.MkdirAll(dir, 0o700))
+	store, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft.db"))
+	require.NoError(t, err)
+	logs := make([]*raft.Log, len(d.log))
+	for i := range d.log {
+		logs[i] = &d.log[i]
+	}
+	require.NoError(t, store.StoreLogs(logs))
+	require.NoError(t, store.Close())
+	for _, index := range d.snapshots {
+		m := fsm.New()
+		for n := uint64(1); n <= index; n++ {
+			if e := entry(n); !d.wrong || n != index-1 {
+				m.Apply(&e)
+			}
+		}
+		last := entry(index)
+		require.NoError(t, snapshot(dir, m, &last, raft.Configuration{}, 1))
+	}
+}
+
+func TestAudit(t *testing.T) {
+	requests := func(n int64) bucket.Cost { return bucket.Cost{Requests: n} }
+	changed := entries(1, 100)
+	changed[49] = entry(51)
+	changed[49].Index = 50
+	uncommitted := append(entries(1, 100), command(101, &fsm.Entry{At: 1}), command(102, &fsm.Entry{At: 1}))
+	elected := append(entries(1, 100), raft.Log{Index: 101, Term: 2, Type: raft.LogNoop})
+	again := append(entries(1, 100), command(101, &fsm.Entry{At: 1, Ops: []bucket.Op{
+		&bucket.Ask{Key: key, ID: bucket.LeaseID{Holder: 1, Seq: 89}, Limits: Slow, Need: requests(1), Want: requests(1)},
+	}}))
+	for _, tt := range []struct {
+		name  string
+		disks [][]disk // read one after the other, of each slot
+		want  Ledger   // as far as it is told
+		err   string
+	}{
+		{
+			name: "all of a log", disks: [][]disk{{{log: entries(1, 100)}, {log: entries(1, 90)}}},
+			// Settled are those of the first 90 that are not of one of four; expired
+			// those of one of four that are older than two seconds.
+			want: Ledger{From: 1, To: 100, Leases: 100, Granted: requests(1000),
+				Spent: requests(68 * 7), Returned: requests(68 * 3), Expired: requests(20 * 10), Live: requests(12 * 10)},
+		},
+		{
+			name: "a log that begins with a snapshot", disks: [][]disk{{{log: entries(41, 100), snapshots: []uint64{60}}}},
+			want: Ledger{From: 61, To: 100, States: 0, Leases: 40, Granted: requests(400),
+				Spent: requests(23 * 7), Returned: requests(23 * 3), Expired: requests(5 * 10), Live: requests(12 * 10)},
+		},
+		{
+			name: "the first of two snapshots leads to the second", disks: [][]disk{{{log: entries(41, 100), snapshots: []uint64{50, 80}}}},
+			want: Ledger{From: 51, To: 100, States: 1, Leases: 50, Granted: requests(500)},
+		},
+		{
+			name:  "the beginning was read before it was cut off",
+			disks: [][]disk{{{log: entries(1, 50)}, {log: entries(1, 40)}}, {{log: entries(41, 100), snapshots: []uint64{60}}, {log: entries(30, 100), snapshots: []uint64{70}}}},
+			want:  Ledger{From: 1, To: 100, States: 2, Leases: 100, Granted: requests(1000)},
+		},
+		{
+			name:  "the beginning was cut off too early",
+			disks: [][]disk{{{log: entries(1, 30)}}, {{log: entries(41, 100), snapshots: []uint64{60}}}},
+			want:  Ledger{From: 61, To: 100, Leases: 40, Granted: requests(400)},
+		},
+		{
+			name: "what was not committed is of no account", disks: [][]disk{{{log: uncommitted}, {log: elected}}},
+			want: Ledger{From: 1, To: 101, Leases: 100, Granted: requests(1000)},
+		},
+		{name: "an empty disk", disks: [][]disk{{{}}}},
+		{
+			name: "logs that differ", disks: [][]disk{{{log: entries(1, 100)}, {log: changed}}},
+			err: "log of worker-2 beside the others: entry 50 differs",
+		},
+		{
+			name: "a snapshot of another state", disks: [][]disk{{{log: entries(1, 100)}, {log: entries(90, 100), snapshots: []uint64{92}, wrong: true}}},
+			err: "entry 92: the snapshot of worker-2 has another state than follows from the log",
+		},
+		{
+			name: "a lease is granted when it was settled", disks: [][]disk{{{log: again}}},
+			err: "entry 101: lease 1-89 is granted again, and was settled",
+		},
+		{
+			name: "a beginning that nobody knows", disks: [][]disk{{{log: entries(41, 100), snapshots: []uint64{30}}}},
+			err: "the log begins with entry 41, and there is no snapshot to begin with",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := &Fleet{Dir: t.TempDir(), slots: make([]*Process, 2)}
+			for _, now := range tt.disks {
+				for slot, d := range now {
+					d.write(t, f.State(slot))
+					require.True(t, f.Read(slot) == nil || tt.err != "")
+				}
+			}
+			got, err := f.Audit()
+			if tt.err != "" {
+				require.ErrorContains(t, err, tt.err)
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, [...]uint64{tt.want.From, tt.want.To}, [...]uint64{got.From, got.To}, "entries replayed")
+			assert.Equal(t, tt.want.States, got.States, "snapshots compared")
+			assert.Equal(t, tt.want.Leases, got.Leases)
+			assert.Equal(t, tt.want.Granted, got.Granted, "granted")
+			if !tt.want.Spent.IsZero() {
+				assert.Equal(t, tt.want.Spent, got.Spent, "spent")
+				assert.Equal(t, tt.want.Returned, got.Returned, "returned")
+				assert.Equal(t, tt.want.Expired, got.Expired, "expired")
+				assert.Equal(t, tt.want.Live, got.Live, "live")
+			}
+			lost := bucket.Cost{}
+			for _, c := range got.Lost {
+				lost = lost.Add(c)
+			}
+			assert.Equal(t, got.Expired, lost, "each expired lease was somebody's")
+		})
+	}
+}
