@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -453,12 +454,7 @@ func (n *Node) followMembers() {
 			n.led = n.clock.Now()
 			n.mu.Unlock()
 		}
-		votes := false
-		if future := n.raft.GetConfiguration(); future.Error() == nil {
-			for _, s := range future.Configuration().Servers {
-				votes = votes || s.ID == raft.ServerID(n.id) && s.Suffrage == raft.Voter
-			}
-		}
+		votes := n.votes()
 		// One that lost its vote while it was away is not told: its own log still
 		// says that it votes. But Raft's leader does not speak to it.
 		_, elsewhere := n.Leader()
@@ -469,6 +465,14 @@ func (n *Node) followMembers() {
 		}
 		n.gossip.say(func(m *meta) { m.Cluster, m.Voter = n.cluster(), votes && !m.Sick })
 	}
+}
+
+// votes reports whether this node votes, as far as its log says.
+func (n *Node) votes() bool {
+	future := n.raft.GetConfiguration()
+	return future.Error() == nil && slices.ContainsFunc(future.Configuration().Servers, func(s raft.Server) bool {
+		return s.ID == raft.ServerID(n.id) && s.Suffrage == raft.Voter
+	})
 }
 
 // accept serves the streams of clients.
