@@ -127,6 +127,13 @@ func (c *fleet) crash(n *Node) {
 	n.Close()
 }
 
+// leave closes the worker, which says good-bye.
+func (c *fleet) leave(n *Node) {
+	c.t.Helper()
+	delete(c.nodes, n.port.Addr())
+	require.NoError(c.t, n.Close())
+}
+
 // admissions collects what workers are admitted, for checking.
 type admissions struct {
 	mu  sync.Mutex

@@ -33,9 +33,12 @@ type Config struct {
 
 	// Join is where to find the cluster: host:port of any workers, the same
 	// list on all of them. A DNS name stands for all its addresses. The
-	// address that comes first founds the cluster, once it has reached more
-	// than half of the list; nobody else ever does. Empty: this node founds
-	// one by itself.
+	// address that comes first founds the cluster, once it has had more than
+	// half of the list in reach for 2 s; nobody else ever does. In that time
+	// the voters of a cluster that lives on without the seeds, which look for
+	// them twice a second, have to reach one of them: else there are two
+	// clusters, and each admits all of the limits. Empty: this node founds one
+	// by itself.
 	Join []string
 
 	// Secret admits to the cluster: who holds it is trusted with all of it.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"hash/fnv"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -110,6 +111,9 @@ func openDisk(dir string, noSync bool, log hclog.Logger, broken func(error)) (*d
 // panic; both end here as an error.
 func openBolt(path string, noSync bool) (store *raftboltdb.BoltStore, err error) {
 	err = survive(func() error {
+		if err := bothMetas(path); err != nil {
+			return err
+		}
 		store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: noSync, BoltOptions: &bbolt.Options{Timeout: time.Second}})
 		return err
 	})
@@ -120,6 +124,39 @@ func openBolt(path string, noSync bool) (store *raftboltdb.BoltStore, err error)
 		return nil, fmt.Errorf("log %s: %w", path, err)
 	}
 	return store, nil
+}
+
+// bothMetas returns an error unless both pages are whole that say, by turns, which
+// write is the last. bbolt passes over one that is not for the other: the last
+// write, which may be a vote or a grant, would be forgotten. A crash leaves both
+// whole, for what counts of such a page is in one sector of the disk.
+func bothMetas(path string) error {
+	if info, err := os.Stat(path); errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
+		return nil
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second}) // nobody writes meanwhile
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for page := range 2 {
+		const head, length = 16, 56 // of the page, and of what its checksum is over: FNV-1a
+		var meta [head + length + 8]byte
+		if _, err := file.ReadAt(meta[:], int64(page*db.Info().PageSize)); err != nil {
+			return err
+		}
+		sum := fnv.New64a()
+		sum.Write(meta[head : head+length])
+		if sum.Sum64() != binary.NativeEndian.Uint64(meta[head+length:]) {
+			return fmt.Errorf("page %d is damaged: its checksum does not match: restore it, or empty the directory to join as a new member", page)
+		}
+	}
+	return nil
 }
 
 // newestReadable returns an error unless the newest snapshot in dir is whole.

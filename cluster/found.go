@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -13,18 +14,27 @@ import (
 const (
 	lookEvery  = 100 * time.Millisecond // for the others, until there is a cluster
 	lookLater  = 5 * time.Second        // for those cut off, once there is one
-	lookAtMost = time.Second            // between two looks while there is none, and of a voter
-	lookAlone  = 2 * lookAtMost         // before the only seed founds a cluster
+	lookAtMost = 500 * time.Millisecond // from look to look while there is none, and of a voter
+	lookBeside = 16                     // seeds at a time
+
+	// foundAfter is for how many looks in a row the founder has most of the seeds
+	// in reach before it founds a cluster: 2 s, in which the voters of one that
+	// lives on have looked at least three times, or one of their packets may be
+	// lost and sent again. Looks are counted, for while a process is paused nobody
+	// finds it.
+	foundAfter = 5
 )
 
 // findOthers joins the members at the seed addresses, and founds the cluster if
 // that is this node's part. Afterwards it goes on looking, so that two halves of
-// a cluster that were cut off from each other for long find together again.
+// a cluster that were cut off from each other for long find together again, and
+// that seeds which start anew learn of a cluster that lives without them.
 func (n *Node) findOthers() {
-	begun := n.clock.Now()
 	wait := lookEvery
 	said := ""
+	looks := 0 // in a row at which this node could have founded the cluster
 	for {
+		began := n.clock.Now()
 		seeds, unknown := n.resolve()
 		away := n.join(seeds)
 		if report := fmt.Sprint(unknown, away); len(unknown)+len(away) > 0 && report != said {
@@ -33,8 +43,15 @@ func (n *Node) findOthers() {
 		} else if len(unknown)+len(away) == 0 {
 			said = ""
 		}
+		wait = min(2*wait, lookAtMost)
 		there, led := n.gossip.cluster()
-		if n.cluster() == "" && there == "" && n.mayFound(seeds, len(unknown)+len(away), n.clock.Since(begun)) {
+		if n.cluster() == "" && there == "" && n.mayFound(seeds, len(unknown)+len(away)) {
+			looks++
+			wait = lookAtMost
+		} else {
+			looks = 0
+		}
+		if looks >= foundAfter {
 			if err := n.found(); err != nil {
 				n.log.Error("cannot found the cluster", "error", err)
 			}
@@ -47,87 +64,112 @@ func (n *Node) findOthers() {
 			}
 		}
 		n.gossip.say(func(m *meta) { m.Cluster = n.cluster() })
-		wait = min(2*wait, lookAtMost)
-		if n.cluster() != "" && !n.gossip.said().Voter {
-			wait = lookLater
-		} else if left := lookAlone - n.clock.Since(begun); left > 0 {
-			wait = min(wait, left)
-		}
-		select {
-		case <-n.ctx.Done():
+		if !n.lookAgain(began, wait) {
 			return
-		case <-time.After(wait):
 		}
 	}
 }
 
-// seed is one entry of Config.Join and the addresses that it stands for.
-type seed struct {
-	entry string
-	addrs []string // host:port, ordered
+// lookAgain returns when it is time for the next look, so long after the last
+// one began. A member that does not vote looks less often. It returns false when
+// the node ends.
+func (n *Node) lookAgain(began int64, wait time.Duration) bool {
+	for {
+		select {
+		case <-n.ctx.Done():
+			return false
+		case <-time.After(wait - n.clock.Since(began)):
+		}
+		if wait >= lookLater || n.cluster() == "" || n.votes() {
+			return true
+		}
+		wait += lookAtMost // it may vote by then
+	}
 }
+
+// seed is the addresses, host:port, that one entry of Config.Join stands for, in
+// order.
+type seed []string
 
 // resolve looks the seeds up. Those that have no address are unknown.
 func (n *Node) resolve() (seeds []seed, unknown []string) {
-	for _, entry := range n.cfg.Join {
-		host, port, _ := net.SplitHostPort(entry)
+	seeds = make([]seed, len(n.cfg.Join))
+	beside(len(seeds), func(i int) {
+		host, port, _ := net.SplitHostPort(n.cfg.Join[i])
 		ctx, cancel := context.WithTimeout(n.ctx, 2*time.Second)
-		ips, err := n.cfg.network.LookupHost(ctx, host)
-		cancel()
-		if err != nil || len(ips) == 0 {
-			unknown = append(unknown, entry)
-		}
-		s := seed{entry: entry}
+		defer cancel()
+		ips, _ := n.cfg.network.LookupHost(ctx, host) // one without an address is unknown, for whatever reason
 		for _, ip := range ips {
-			s.addrs = append(s.addrs, net.JoinHostPort(ip, port))
+			seeds[i] = append(seeds[i], net.JoinHostPort(ip, port))
 		}
-		slices.Sort(s.addrs)
-		seeds = append(seeds, s)
+		slices.Sort(seeds[i])
+	})
+	for i, s := range seeds {
+		if len(s) == 0 {
+			unknown = append(unknown, n.cfg.Join[i])
+		}
 	}
 	return seeds, unknown
 }
 
 // join meets the seeds that are not members yet, and returns those that cannot
-// be reached.
+// be reached. Many are met at a time: who waits for a host that is gone would
+// come too late to the founder that has come back.
 func (n *Node) join(seeds []seed) (away []string) {
 	known := map[string]bool{n.port.Addr(): true}
 	for _, m := range n.gossip.members() {
 		known[m.Addr] = true
 	}
+	var addrs []string
 	for _, s := range seeds {
-		for _, addr := range s.addrs {
-			if known[addr] {
-				continue
+		for _, addr := range s {
+			if !known[addr] {
+				known[addr] = true
+				addrs = append(addrs, addr)
 			}
-			known[addr] = true
-			if _, err := n.gossip.list.Join([]string{addr}); err != nil {
-				n.log.Debug("join", "seed", addr, "error", err)
-				away = append(away, addr)
-			}
+		}
+	}
+	errs := make([]error, len(addrs))
+	beside(len(addrs), func(i int) { _, errs[i] = n.gossip.list.Join(addrs[i : i+1]) })
+	for i, err := range errs {
+		if err != nil {
+			n.log.Debug("join", "seed", addrs[i], "error", err)
+			away = append(away, addrs[i])
 		}
 	}
 	return away
 }
 
-// mayFound reports whether this node is the one to found the cluster, now: its
+// beside calls f for each index below n, a few at a time.
+func beside(n int, f func(i int)) {
+	slots := make(chan struct{}, lookBeside)
+	var all sync.WaitGroup
+	for i := range n {
+		slots <- struct{}{}
+		all.Go(func() { f(i); <-slots })
+	}
+	all.Wait()
+}
+
+// mayFound reports whether this node is the one to found the cluster: its
 // address comes first among the seeds, and it has reached more than half of
-// them. None of those was of a cluster, or this node would be one of it. So no
+// them. None of those is of a cluster, or this node would be one of it. So no
 // second cluster is founded beside one that lives on a majority of the seeds,
-// even by a founder that has lost its disk. An only seed has nobody to reach. If
-// it comes back to a cluster that lives on, its voters look for it: it waits for
-// that.
-func (n *Node) mayFound(seeds []seed, missing int, looked time.Duration) bool {
-	if !n.disk.fresh || n.isSick() || len(seeds) == 0 || len(seeds[0].addrs) == 0 || seeds[0].addrs[0] != n.port.Addr() {
+// even by a founder that has lost its disk. One may also live on without any of
+// them, when they have left or lost what they kept. Its voters look for the
+// seeds: the founder gives them the time.
+func (n *Node) mayFound(seeds []seed, missing int) bool {
+	if !n.disk.fresh || n.isSick() || len(seeds) == 0 || len(seeds[0]) == 0 || seeds[0][0] != n.port.Addr() {
 		return false
 	}
 	all := missing
 	members := n.gossip.members()
 	for _, m := range members {
-		if slices.ContainsFunc(seeds, func(s seed) bool { return slices.Contains(s.addrs, m.Addr) }) {
+		if slices.ContainsFunc(seeds, func(s seed) bool { return slices.Contains(s, m.Addr) }) {
 			all++
 		}
 	}
-	return 2*(all-missing) > all && (all > 1 || looked >= lookAlone)
+	return 2*(all-missing) > all
 }
 
 // found makes this node the first of a new cluster. Others hear of it only when

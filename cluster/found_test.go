@@ -12,6 +12,18 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
+// takeAll takes what a key that grants 60 an hour grants at once, if it is there.
+func takeAll(t *testing.T, n *Node, seq uint64) bool {
+	t.Helper()
+	all := choked.Cost{Requests: 60}
+	lease, err := n.Lease(t.Context(), bucket.Ask{
+		Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("60/h", ""),
+		Need: all, Want: all, MaxWait: time.Second,
+	})
+	require.NoError(t, err)
+	return lease.OK
+}
+
 // The only seed crashes and comes back without its log, as it does when Dir is
 // empty. The others live on, and have not been asked before it founds again.
 func TestASoleSeedThatComesBackFoundsNoSecondCluster(t *testing.T) {
@@ -22,22 +34,67 @@ func TestASoleSeedThatComesBackFoundsNoSecondCluster(t *testing.T) {
 		c.start(c.config(3))
 		c.start(c.config(4))
 		c.await("three voters", func() bool { return c.voters() == 3 })
-		take := func(n *Node, seq uint64) bool {
-			l, err := n.Lease(t.Context(), bucket.Ask{
-				Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("60/h", ""),
-				Need: choked.Cost{Requests: 60}, Want: choked.Cost{Requests: 60}, MaxWait: time.Second,
-			})
-			require.NoError(t, err)
-			return l.OK
-		}
-		require.True(t, take(seed, 1))
+		require.True(t, takeAll(t, seed, 1))
 		time.Sleep(10 * time.Second)
 		c.crash(seed)
 		time.Sleep(time.Second) // as long as a supervisor takes to start it again
 		seed = c.start(c.config(1))
 		time.Sleep(time.Minute)
 		assert.Equal(t, c.nodes[ip(2)+":7946"].cluster(), seed.cluster())
-		assert.False(t, take(seed, 2), "60 an hour, twice in a minute")
+		assert.False(t, takeAll(t, seed, 2), "60 an hour, twice in a minute")
+	})
+}
+
+// Nor if it was the only one that voted: the one that has its log and its vote
+// now has only just got them.
+func TestASoleSeedThatRestartsFindsItsHeir(t *testing.T) {
+	for late := range 5 { // by as many seconds after the heir has looked for others
+		inBubble(t, func(t *testing.T, c *fleet) {
+			c.seeds = []string{ip(1) + ":7946"}
+			seed := c.start(c.config(1))
+			heir := c.start(c.config(2))
+			require.True(t, takeAll(t, heir, 1))
+			time.Sleep(time.Duration(10+late) * time.Second)
+			c.leave(seed)
+			seed = c.start(c.config(1))
+			require.False(t, takeAll(t, seed, 2))
+			c.await("they are of one cluster", func() bool { return seed.cluster() == heir.cluster() })
+		})
+	}
+}
+
+// Five workers are seeds, and leave, so that another one holds the cluster. When
+// three of the five come back together, they are more than half. The two that do
+// not, whose hosts are gone, do not keep the other one from finding them in time.
+func TestSeedsThatComeBackFoundNoSecondCluster(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		for i := 1; i <= 5; i++ {
+			c.seeds = append(c.seeds, ip(i)+":7946")
+		}
+		seeds := make(map[int]*Node)
+		for i := 1; i <= 5; i++ {
+			seeds[i] = c.start(c.config(i))
+		}
+		c.await("three voters", func() bool { return c.voters() == 3 })
+		other := c.start(c.config(6))
+		require.True(t, takeAll(t, other, 0))
+		c.leave(seeds[2])
+		c.leave(seeds[3])
+		c.net.Split([]string{ip(2), ip(3)}, []string{ip(6)})
+		for late := range 5 { // by about as many seconds after the other one has begun to look for them
+			for _, i := range []int{1, 4, 5} {
+				c.leave(seeds[i])
+			}
+			c.await("the other one leads", func() bool { return c.leader() == other && c.voters() == 1 })
+			time.Sleep(time.Duration(late) * 900 * time.Millisecond)
+			for _, i := range []int{1, 4, 5} {
+				seeds[i] = c.start(c.config(i))
+			}
+			for _, i := range []int{1, 4, 5} {
+				require.False(t, takeAll(t, seeds[i], uint64(10*late+i)), "60 an hour were granted already, within minutes")
+				c.await("they are of one cluster", func() bool { return seeds[i].cluster() == other.cluster() })
+			}
+		}
 	})
 }
 

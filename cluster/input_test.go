@@ -99,6 +99,15 @@ func TestDirThatIsNotWhole(t *testing.T) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, logFile), b, 0o600))
 		}
 	}
+	// forget changes the number of the write that one of the first two pages tells.
+	forget := func(page int) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			b, err := os.ReadFile(filepath.Join(dir, logFile))
+			require.NoError(t, err)
+			b[page*os.Getpagesize()+64] ^= 64
+			require.NoError(t, os.WriteFile(filepath.Join(dir, logFile), b, 0o600))
+		}
+	}
 	for _, tt := range []struct {
 		name  string
 		spoil func(t *testing.T, dir string)
@@ -136,6 +145,8 @@ func TestDirThatIsNotWhole(t *testing.T) {
 			flip("Servers", 4)(t, dir) // in the entry that names the members
 		}, "entry 1 is damaged: its checksum does not match"},
 		{"a bit of the term has changed", flip("CurrentTerm", 7), "CurrentTerm is damaged"},
+		{"a bit of one of the last two writes' numbers has changed", forget(0), "page 0 is damaged"},
+		{"a bit of the other one's number has changed", forget(1), "page 1 is damaged"},
 		{"another process has it", func(t *testing.T, dir string) {
 			n, err := Start(Config{Bind: "127.0.0.1:0", Dir: dir})
 			require.NoError(t, err)

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -120,6 +121,11 @@ func (n *Node) open() (err error) {
 	n.replica = newReplica(n.clock)
 	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: n.port.Raft(), ServerAddressProvider: n, MaxPool: 3, Timeout: 2 * time.Second, Logger: hlog,
+		// One request at a time is no pipeline: in that, the sender and the receiver
+		// of a follower's answers come to wait for each other for ever, in Raft
+		// v1.8.0, when an answer fails while another request is to be sent. The
+		// authority proposes one entry at a time, so there is nothing to gain by it.
+		MaxRPCsInFlight: 1,
 	})
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(n.id)
@@ -159,11 +165,14 @@ func (n *Node) spawn(f func()) bool {
 // Close leaves the cluster: leadership and vote go to others, if there are any,
 // and who asks this node's Store methods gets ErrClosed. Close a choked.Choke
 // over this node before, so that it can return its leases. Close may be called
-// twice, and returns when all of the node has ended.
+// twice, and returns when all of the node has ended, or with an error that says
+// what has not.
 func (n *Node) Close() error { return n.close() }
 
-// leaveWithin is how long Close tries to hand over what this node does for others.
-const leaveWithin = 3 * time.Second
+const (
+	leaveWithin = 3 * time.Second  // to hand over what this node does for others
+	endWithin   = 10 * time.Second // for each part of it
+)
 
 func (n *Node) shutdown() error {
 	var errs []error
@@ -181,7 +190,7 @@ func (n *Node) shutdown() error {
 	if n.raft != nil && n.disk.bolt != nil && n.disk.guard.failed.Load() {
 		n.raft.Shutdown() // one of its goroutines may hang in the disk
 	} else if n.raft != nil {
-		errs = append(errs, n.raft.Shutdown().Error())
+		errs = append(errs, within(endWithin, "raft", n.raft.Shutdown().Error))
 	}
 	if n.transport != nil {
 		errs = append(errs, n.transport.Close())
@@ -192,11 +201,23 @@ func (n *Node) shutdown() error {
 	if n.port != nil {
 		errs = append(errs, n.port.Close())
 	}
-	n.work.Wait()
+	errs = append(errs, within(endWithin, "work", func() error { n.work.Wait(); return nil }))
 	if n.disk != nil {
-		errs = append(errs, n.disk.close())
+		errs = append(errs, within(endWithin, "disk", n.disk.close))
 	}
 	return errors.Join(errs...)
+}
+
+// within returns what end returns, or an error if that takes longer than d.
+func within(d time.Duration, what string, end func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- end() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(d):
+		return fmt.Errorf("choked: close: %s has not ended within %v", what, d)
+	}
 }
 
 // wellKnown reports whether there is somebody to say good-bye to.
@@ -453,12 +474,7 @@ func (n *Node) followMembers() {
 			n.led = n.clock.Now()
 			n.mu.Unlock()
 		}
-		votes := false
-		if future := n.raft.GetConfiguration(); future.Error() == nil {
-			for _, s := range future.Configuration().Servers {
-				votes = votes || s.ID == raft.ServerID(n.id) && s.Suffrage == raft.Voter
-			}
-		}
+		votes := n.votes()
 		// One that lost its vote while it was away is not told: its own log still
 		// says that it votes. But Raft's leader does not speak to it.
 		_, elsewhere := n.Leader()
@@ -469,6 +485,14 @@ func (n *Node) followMembers() {
 		}
 		n.gossip.say(func(m *meta) { m.Cluster, m.Voter = n.cluster(), votes && !m.Sick })
 	}
+}
+
+// votes reports whether this node votes, as far as its log says.
+func (n *Node) votes() bool {
+	future := n.raft.GetConfiguration()
+	return future.Error() == nil && slices.ContainsFunc(future.Configuration().Servers, func(s raft.Server) bool {
+		return s.ID == raft.ServerID(n.id) && s.Suffrage == raft.Voter
+	})
 }
 
 // accept serves the streams of clients.

@@ -1,10 +1,16 @@
 package cluster
 
 import (
+	"bufio"
 	"context"
+	"encoding/binary"
+	"io"
 	"math"
+	"net"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -147,5 +153,45 @@ func TestTheLargestAskIsSent(t *testing.T) {
 		ask.Done = append(ask.Done, ask.Done[0])
 		_, err = client.Lease(ctx, ask)
 		assert.ErrorContains(t, err, "1025 settlements with an ask: want at most 1024")
+	})
+}
+
+// A client that waits for long asks again and again, with the same id. Each time
+// takes the place of the one before, of which the session keeps nothing.
+func TestASessionForgetsWhatWasAskedAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		cfg := c.config(1)
+		cfg.Join = nil
+		n := c.start(cfg)
+		c.await("it leads", func() bool { return c.leader() != nil })
+		ask := oneRequest("k", 1)
+		ask.Need.Requests, ask.Want.Requests, ask.MaxWait = 10, 10, time.Hour
+		_, err := n.Lease(t.Context(), ask) // all there is
+		require.NoError(t, err)
+
+		client, conn := net.Pipe()
+		s := &session{conn: conn, authority: n.authority.Load(), wake: make(chan struct{}, 1)}
+		var both sync.WaitGroup
+		both.Go(func() { s.serve(n.answer) })
+		both.Go(func() { io.Copy(io.Discard, client) })
+		inUse := func() int64 {
+			synctest.Wait()
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return int64(m.HeapAlloc)
+		}
+		before := inUse()
+		const times = 5000
+		ask.ID.Seq++
+		w := bufio.NewWriter(client)
+		for i := range uint64(times) {
+			require.NoError(t, writeFrame(w, frameOps, bucket.AppendOp(binary.AppendUvarint(nil, i), &ask)))
+			require.NoError(t, w.Flush())
+			synctest.Wait()
+		}
+		assert.Less(t, inUse()-before, int64(100*times), "bytes")
+		require.NoError(t, client.Close())
+		both.Wait()
 	})
 }
