@@ -8,7 +8,7 @@
 //
 // What follows -- goes to ./integration/storm, which is built with other clocks
 // than those of package time. The rate may be exceeded by the drift of the worker
-// that decides, and by no more.
+// that decides, and by no more; beyond 1% that is told, not judged.
 package main
 
 import (

@@ -80,21 +80,19 @@ var faults = [...]fault{
 	{name: "pause", do: func(s *storm, k strike) (func() error, error) { return s.pause(k.slot) }},
 	{name: "pause the leader", leader: true, do: func(s *storm, k strike) (func() error, error) { return s.pause(k.slot) }},
 	{name: "leave", do: func(s *storm, k strike) (func() error, error) {
-		if p := s.Slot(k.slot); p.Running() {
-			return nil, p.Leave(30 * time.Second)
+		p := s.Slot(k.slot)
+		if !p.Running() {
+			return nil, nil
 		}
-		return nil, nil
+		if err := s.unwell(p.Leave(30 * time.Second)); err != nil {
+			return nil, err
+		}
+		return nil, p.Kill()
 	}},
 	{name: "starve", do: func(s *storm, k strike) (func() error, error) { // as on a machine that has too much to do
 		return repeat(60*time.Millisecond, s.Slot(k.slot).Pause, s.Slot(k.slot).Resume)
 	}},
-	{name: "kill all", all: true, do: func(s *storm, _ strike) (func() error, error) {
-		var errs []error
-		for slot := range s.Hosts {
-			errs = append(errs, s.Slot(slot).Kill())
-		}
-		return s.startThoseGone, errors.Join(errs...)
-	}},
+	{name: "kill all", all: true, do: func(s *storm, _ strike) (func() error, error) { return s.startThoseGone, s.killAll() }},
 
 	{name: "cut", all: true, do: func(s *storm, k strike) (func() error, error) {
 		return s.net.Heal, s.net.Cut(k.side, s.except(k.side...))

@@ -64,7 +64,7 @@ func rage(ctx context.Context, o options, out io.Writer) (err error) {
 		}
 		s.round++
 	}
-	if err := s.Stop(); err != nil {
+	if err := s.stop(); err != nil {
 		return err
 	}
 	return s.sumUp()
@@ -222,14 +222,43 @@ func (s *storm) heal() error {
 	}
 	began := time.Now()
 	s.note("heal", nobody)
-	if err := s.Served(healthyIn, 20); err != nil {
-		return fmt.Errorf("does not recover: %w", err)
+	err := s.Served(healthyIn, 20)
+	if err == nil {
+		s.healed = append(s.healed, time.Since(began))
+		err = s.Whole(healthyIn)
 	}
-	s.healed = append(s.healed, time.Since(began))
-	if err := s.Whole(healthyIn); err != nil {
-		return fmt.Errorf("does not recover: %w", err)
+	return errors.Join(s.unwell(err), s.Alarms())
+}
+
+// unwell is the error of a fleet that does not recover, or does not leave when it
+// is asked to, where it has to. One that has hardly a processor only has to keep
+// to the limit.
+func (s *storm) unwell(err error) error {
+	if err == nil {
+		return nil
 	}
-	return s.Alarms()
+	if s.busy > 0 {
+		fmt.Fprintln(s.out, "starved: not well after a minute, and not judged for it")
+		return nil
+	}
+	return fmt.Errorf("does not recover: %w", err)
+}
+
+// stop ends all workers.
+func (s *storm) stop() error {
+	if s.busy == 0 {
+		return s.Stop()
+	}
+	s.note("stop", nobody)
+	return s.killAll()
+}
+
+func (s *storm) killAll() error {
+	var errs []error
+	for slot := range s.Hosts {
+		errs = append(errs, s.Slot(slot).Kill())
+	}
+	return errors.Join(errs...)
 }
 
 // wipe has a worker come back without its disk. The others are whole.
@@ -251,10 +280,7 @@ func (s *storm) wipe(slot int) error {
 	if _, err := s.Start(slot, s.job); err != nil {
 		return err
 	}
-	if err := s.Whole(healthyIn); err != nil {
-		return fmt.Errorf("does not recover: %w", err)
-	}
-	return nil
+	return s.unwell(s.Whole(healthyIn))
 }
 
 const wiped = "lose a disk"
@@ -336,6 +362,9 @@ func (s *storm) sumUp() error {
 		leave = max(leave, p.Status().Leave)
 	}
 	fmt.Fprintf(s.out, "the books: %v\nlongest time to leave: %v\n", ledger, leave.Round(time.Millisecond))
+	if s.busy > 0 {
+		fmt.Fprintf(s.out, "%d loops beside each worker, on one processor: only the bound and the books are judged\n", s.busy)
+	}
 	if !s.promised() {
 		fmt.Fprintf(s.out, "clocks that differ by %d%% are more than is promised for: the excess is told, not judged\n", s.drift)
 	}
