@@ -124,6 +124,7 @@ func (c *fleet) crash(n *Node) {
 	host := n.port.Addr()
 	delete(c.nodes, host)
 	c.net.Crash(host[:len(host)-len(":7946")])
+	n.cancel() // it does not try to say good-bye
 	n.Close()
 }
 

@@ -50,9 +50,9 @@ type Node struct {
 	close  func() error
 
 	mu   sync.Mutex
-	of   string          // the id of the cluster; empty: none yet
-	sick error           // the disk has failed
-	gone map[string]bool // members that said good-bye to this node
+	of   string           // the id of the cluster; empty: none yet
+	sick error            // the disk has failed
+	gone map[string]int64 // members that said good-bye to this node, and when
 
 	stranger   error // of the last meeting with another cluster
 	strangerAt int64
@@ -70,7 +70,7 @@ func Start(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("choked: cluster: %w", err)
 	}
-	n := &Node{cfg: cfg, clock: cfg.clock, news: make(chan struct{}, 1), returns: make(chan struct{}, maxReturns), gone: make(map[string]bool)}
+	n := &Node{cfg: cfg, clock: cfg.clock, news: make(chan struct{}, 1), returns: make(chan struct{}, maxReturns), gone: make(map[string]int64)}
 	n.router.changed = make(chan struct{})
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.close = sync.OnceValue(n.shutdown)

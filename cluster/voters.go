@@ -26,6 +26,10 @@ const (
 	changeWithin = 5 * time.Second // for one change of the configuration
 	catchUp      = 30 * time.Second
 	reviewEvery  = 2 * time.Second // besides when gossip has news
+
+	// goneFor is how long one that said good-bye is gone, whatever gossip says:
+	// until that has told everybody. Later it has come back.
+	goneFor = 10 * time.Second
 )
 
 // manageVoters brings the voters in line with the members, one change at a time,
@@ -107,18 +111,15 @@ func (n *Node) changeVoters(ctx context.Context) (changed bool, err error) {
 // able returns the members that can vote, by id.
 func (n *Node) able() map[string]Member {
 	members := n.gossip.members()
-	able, gone := make(map[string]Member), make(map[string]bool)
+	able := make(map[string]Member)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	maps.DeleteFunc(n.gone, func(_ string, at int64) bool { return n.clock.Since(at) >= goneFor })
 	for _, m := range members {
-		switch {
-		case n.gone[m.ID]:
-			gone[m.ID] = true
-		case !m.Sick && !m.leaving:
+		if _, gone := n.gone[m.ID]; !gone && !m.Sick && !m.leaving {
 			able[m.ID] = m
 		}
 	}
-	n.gone = gone // those that gossip has forgotten, too, need no remembering
 	return able
 }
 
@@ -291,7 +292,7 @@ func (n *Node) released(id string) error {
 		return errNotLeader
 	}
 	n.mu.Lock()
-	n.gone[id] = true // until gossip has told everybody, too
+	n.gone[id] = n.clock.Now()
 	n.mu.Unlock()
 	// One that vanished cannot stand in for one that leaves, nor can one whose
 	// disk has failed.

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"math"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,4 +37,27 @@ func TestManagingMembersEndsAtOnce(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A voter leaves, and is killed when it has given up its vote but has not said
+// good-bye. It starts again at once, with its Dir, and votes again.
+func TestAVoterThatIsKilledWhileItLeavesVotesAgain(t *testing.T) {
+	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
+		start := func(i int) *Node {
+			cfg := c.config(1 + i)
+			cfg.Dir = dirs[i]
+			return c.start(cfg)
+		}
+		nodes := []*Node{start(0), start(1), start(2)}
+		c.await("three voters", func() bool { return c.voters() == 3 })
+		i := slices.IndexFunc(nodes, func(n *Node) bool { return n != c.leader() })
+		require.NoError(t, nodes[i].tryToLeave(t.Context()))
+		require.Equal(t, 2, c.voters())
+		c.crash(nodes[i])
+		again := start(i)
+		require.Equal(t, nodes[i].id, again.id)
+		c.await("three voters", func() bool { return c.voters() == 3 })
+	})
 }

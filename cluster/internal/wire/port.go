@@ -170,16 +170,12 @@ type Conn struct {
 	port *Port
 }
 
-// Close closes the stream.
+// Close closes the stream, and does not block. TLS would say good-bye first, and
+// wait for seconds for a peer that does not read. What streams carry says itself
+// where it ends.
 func (c *Conn) Close() error {
 	c.port.forget(c)
-	return c.Conn.Close()
-}
-
-// cut closes the stream without waiting to say good-bye.
-func (c *Conn) cut() {
-	c.port.forget(c)
-	c.Conn.(*tls.Conn).NetConn().Close()
+	return c.Conn.(*tls.Conn).NetConn().Close()
 }
 
 // Dial opens a stream to the port at addr. The error may be a [*RefusedError],
@@ -220,7 +216,7 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 	raw.SetDeadline(time.Time{})
 	c := &Conn{stream, peer, p}
 	if !p.remember(c, kind) || open.Err() != nil {
-		c.cut()
+		c.Close()
 		return nil, fmt.Errorf("dial %s: %w", addr, net.ErrClosed)
 	}
 	return c, nil
@@ -342,11 +338,7 @@ func (p *Port) CloseKind(kind Kind) {
 
 func cut(conns []net.Conn) {
 	for _, c := range conns {
-		if stream, ok := c.(*Conn); ok {
-			stream.cut()
-		} else {
-			c.Close()
-		}
+		c.Close()
 	}
 }
 

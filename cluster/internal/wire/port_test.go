@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -891,6 +892,22 @@ func TestCloseEndsEverything(t *testing.T) {
 		_, err = peer.Dial(t.Context(), RPC, p.Addr())
 		assert.ErrorIs(t, err, syscall.ECONNREFUSED)
 		assert.Zero(t, p.held())
+	})
+}
+
+// Who closes a stream may hold what others need. It does not wait for a peer that
+// has stopped reading.
+func TestCloseOfAStreamDoesNotWait(t *testing.T) {
+	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
+		p, peer := open(t, at(1).config("a")), open(t, at(2).config("a"))
+		c, err := p.Dial(t.Context(), RPC, peer.Addr())
+		require.NoError(t, err)
+		require.NoError(t, c.SetWriteDeadline(time.Now().Add(time.Second)))
+		_, err = c.Write(make([]byte, 1<<20))
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		began := time.Now()
+		assert.NoError(t, c.Close())
+		assert.Zero(t, time.Since(began))
 	})
 }
 

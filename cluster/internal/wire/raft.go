@@ -37,7 +37,7 @@ func (l raftLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.
 		return nil, err
 	}
 	if c.Peer.Node != node {
-		c.cut()
+		c.Close()
 		return nil, fmt.Errorf("dial %s: node %q is there now, not %q", addr, c.Peer.Node, node)
 	}
 	return c, nil
