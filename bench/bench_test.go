@@ -48,7 +48,7 @@ func TestAMissIsAnErrorUnlessTheRunHasShownWhy(t *testing.T) {
 func TestNothingIsMeasuredOfWrongVerdicts(t *testing.T) {
 	broken := errors.New("broken")
 	giving := func(ok bool, err error) contestant {
-		return contestant{name: "fake", open: func(int, choked.Rate) (func(int) (bool, error), func(), error) {
+		return contestant{name: "fake", ours: true, open: func(int, choked.Rate) (func(int) (bool, error), func(), error) {
 			return func(int) (bool, error) { return ok, err }, func() {}, nil
 		}}
 	}
@@ -63,8 +63,7 @@ func TestNothingIsMeasuredOfWrongVerdicts(t *testing.T) {
 		{"nearly all are to be refused", refused, giving(true, nil), "100.0% admitted"},
 		{"an error is no verdict", admitted, giving(true, broken), "broken"},
 	} {
-		_, _, err := tt.s.measure(tt.who)
-		assert.EqualError(t, err, tt.want, tt.name)
+		assert.EqualError(t, tt.s.measure(tt.who, new(sample)), tt.want, tt.name)
 	}
 }
 

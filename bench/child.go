@@ -294,7 +294,15 @@ func (t *trio) members(ctx context.Context, n int) (nodes []*cluster.Node, stop 
 	if err != nil {
 		return nil, nil, err
 	}
-	stop = func() error { return closeAll(nodes) }
+	stop = func() error { // all at once: each waits until its good-bye has spread
+		errs := make([]error, len(nodes))
+		var wg sync.WaitGroup
+		for i, node := range nodes {
+			wg.Go(func() { errs[i] = node.Close() })
+		}
+		wg.Wait()
+		return errors.Join(errs...)
+	}
 	for i, addr := range addrs {
 		node, err := cluster.Start(cluster.Config{Name: fmt.Sprint("member-", i+1), Bind: addr, Join: t.procs[0].job.Join, Secret: secret})
 		if err != nil {

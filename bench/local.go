@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,16 +22,17 @@ import (
 type contestant struct {
 	name  string
 	waits bool // and never refuses
+	ours  bool // an error ends the run; of others they are counted
 	open  func(n int, limit choked.Rate) (take func(i int) (bool, error), close func(), err error)
 }
 
 const plenty = 1_000_000_000 // a second: nobody is refused
 
 var contestants = []contestant{
-	{name: "choked", open: func(n int, limit choked.Rate) (func(int) (bool, error), func(), error) {
+	{name: "choked", ours: true, open: func(n int, limit choked.Rate) (func(int) (bool, error), func(), error) {
 		return openLocal(n, choked.Limits{Requests: []choked.Rate{limit}})
 	}},
-	{name: "choked, three rates", open: func(n int, limit choked.Rate) (func(int) (bool, error), func(), error) {
+	{name: "choked, three rates", ours: true, open: func(n int, limit choked.Rate) (func(int) (bool, error), func(), error) {
 		long := choked.Rate{N: 60 * limit.N, Per: 60 * limit.Per, Burst: 60 * limit.N}
 		return openLocal(n, choked.Limits{Requests: []choked.Rate{limit, long}, Tokens: []choked.Rate{long}})
 	}},
@@ -138,8 +138,8 @@ var scenes = []scene{
 	{"10,000 keys at random, refused, from all CPUs", 10_000, hourly, true, true},
 }
 
-// sample is what calls have cost.
-type sample struct{ ns, allocs []float64 }
+// sample is what calls have cost, and how many of them have failed.
+type sample struct{ ns, allocs, failed []float64 }
 
 func local(ctx context.Context, c *config) (tables []table, err error) {
 	for _, s := range scenes {
@@ -149,16 +149,12 @@ func local(ctx context.Context, c *config) (tables []table, err error) {
 				if s.refused && who.waits {
 					continue
 				}
-				ns, allocs, err := s.measure(who)
-				if err != nil {
+				if found[who.name] == nil {
+					found[who.name] = new(sample)
+				}
+				if err := s.measure(who, found[who.name]); err != nil {
 					return nil, fmt.Errorf("%s: %s: %w", s.title, who.name, err)
 				}
-				x := found[who.name]
-				if x == nil {
-					x = new(sample)
-					found[who.name] = x
-				}
-				x.ns, x.allocs = append(x.ns, ns), append(x.allocs, allocs)
 			}
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
@@ -176,7 +172,7 @@ func local(ctx context.Context, c *config) (tables []table, err error) {
 }
 
 func (s scene) table(found map[string]*sample) table {
-	t := table{note: s.title, head: []string{"", "ns/op, median", "least–most", "allocs/op", "against x/time/rate"}}
+	t := table{note: s.title, head: []string{"", "ns/op, median", "least–most", "allocs/op", "against x/time/rate", "calls that failed"}}
 	base := median(found[xTime.name].ns)
 	for _, who := range contestants {
 		x := found[who.name]
@@ -188,7 +184,7 @@ func (s scene) table(found map[string]*sample) table {
 			least, most = min(least, ns), max(most, ns)
 		}
 		t.row(who.name, fmt.Sprintf("%.1f", median(x.ns)), fmt.Sprintf("%.1f–%.1f", least, most),
-			fmt.Sprintf("%.2f", median(x.allocs)), fmt.Sprintf("%.2f of its time", median(x.ns)/base))
+			fmt.Sprintf("%.2f", median(x.allocs)), fmt.Sprintf("%.2f of its time", median(x.ns)/base), fmt.Sprintf("%.3g%%", 100*median(x.failed)))
 	}
 	return t
 }
@@ -196,31 +192,31 @@ func (s scene) table(found map[string]*sample) table {
 // warmUp is longer than demand is averaged over, and than a lease lies idle.
 const warmUp = 700 * time.Millisecond
 
-// measure returns what a call costs, once all keys are in use. That the verdicts
-// are those of the scene is part of it.
-func (s scene) measure(who contestant) (ns, allocs float64, err error) {
+// measure adds to x what a call costs, once all keys are in use. That the
+// verdicts are those of the scene is part of it.
+func (s scene) measure(who contestant, x *sample) error {
 	take, done, err := who.open(s.keys, s.rate)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	defer done()
-	order := atRandom(s.keys)
+	d := drive{take: take, order: atRandom(s.keys), parallel: s.parallel}
 	for end := time.Now().Add(warmUp); time.Now().Before(end); {
-		for _, i := range order {
-			if _, err := take(i); err != nil {
-				return 0, 0, err
-			}
+		for _, i := range d.order {
+			take(i) //nolint:errcheck // those that count come next
 		}
 	}
-	d := drive{take: take, order: order, parallel: s.parallel}
 	r := testing.Benchmark(d.run)
-	if err := d.err(); err != nil {
-		return 0, 0, err
+	calls, failed := float64(d.calls.Load()), float64(d.failed.Load())
+	if failed > 0 && who.ours {
+		return *d.err.Load()
 	}
-	if share := float64(d.admitted.Load()) / float64(d.calls.Load()); !s.refused && share < 1 || s.refused && share > 0.01 {
-		return 0, 0, fmt.Errorf("%.1f%% admitted", 100*share)
+	if share := float64(d.admitted.Load()) / max(calls-failed, 1); !s.refused && share < 1 || s.refused && share > 0.01 {
+		return fmt.Errorf("%.1f%% admitted", 100*share)
 	}
-	return float64(r.T) / float64(r.N), float64(r.MemAllocs) / float64(r.N), nil
+	x.ns, x.allocs = append(x.ns, float64(r.T)/float64(r.N)), append(x.allocs, float64(r.MemAllocs)/float64(r.N))
+	x.failed = append(x.failed, failed/calls)
+	return nil
 }
 
 // atRandom is in what order the keys come: at random, and so many that none of
@@ -235,19 +231,12 @@ func atRandom(keys int) []int {
 
 // drive calls take for the keys in order, again and again.
 type drive struct {
-	take            func(int) (bool, error)
-	order           []int
-	parallel        bool
-	calls, admitted atomic.Int64
+	take     func(int) (bool, error)
+	order    []int
+	parallel bool
 
-	mu     sync.Mutex
-	failed error
-}
-
-func (d *drive) err() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.failed
+	calls, admitted, failed atomic.Int64
+	err                     atomic.Pointer[error] // one of them
 }
 
 func (d *drive) run(b *testing.B) {
@@ -266,16 +255,18 @@ func (d *drive) calling(i int, more func() bool) {
 	for ; more(); i++ {
 		ok, err := d.take(d.order[i&(len(d.order)-1)])
 		if err != nil {
-			d.mu.Lock()
-			d.failed = err
-			d.mu.Unlock()
-			break
+			d.fail(err)
 		}
 		calls++
-		if ok {
+		if ok && err == nil {
 			admitted++
 		}
 	}
 	d.calls.Add(calls)
 	d.admitted.Add(admitted)
+}
+
+func (d *drive) fail(err error) { // on its own, so that err of the loop stays where it is
+	d.failed.Add(1)
+	d.err.Store(&err)
 }

@@ -90,7 +90,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fs.IntVar(&c.rounds, "rounds", 7, "rounds of what takes nanoseconds")
 	fs.IntVar(&c.repeats, "repeats", 3, "runs of what is told as the median of a few")
 	fs.DurationVar(&c.seconds, "for", 10*time.Second, "how long a contestant runs for accuracy")
-	fs.IntVar(&c.members, "members", 300, "most members in this process")
+	fs.IntVar(&c.members, "members", 270, "most members in this process")
 	fs.IntVar(&c.faults, "faults", 20, "leaders killed, and as many that leave")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil

@@ -17,6 +17,7 @@ import (
 type result struct {
 	admitted int
 	over     float64 // worst excess over the bound, proved
+	share    float64 // of all that the bound allows, what was admitted
 	use      float64 // of what was restored, what was admitted beyond the burst
 	jain     float64 // of all; then: of those after the burst
 	then     float64
@@ -74,7 +75,9 @@ func compete(ctx context.Context, takers []taker, waits bool, callers int, limit
 	slices.SortFunc(records, func(a, b history.Record) int { return cmp.Compare(a.After, b.After) })
 	r.admitted = len(records)
 	r.over = max(history.CheckRate(records, bucket.Requests, limit).Proved, 0)
-	r.use = float64(int64(r.admitted)-limit.Burst) / (d.Seconds() * float64(limit.N) / limit.Per.Seconds())
+	restored := d.Seconds() * float64(limit.N) / limit.Per.Seconds()
+	r.share = float64(r.admitted) / (float64(limit.Burst) + restored)
+	r.use = float64(int64(r.admitted)-limit.Burst) / restored
 	r.jain = jain(records, len(takers))
 	r.then = jain(records[min(int(limit.Burst), len(records)):], len(takers))
 	return r
@@ -139,9 +142,9 @@ func middle(rs []result) (m result) {
 	for _, r := range rs {
 		m.over = max(m.over, r.over)
 		m.add(r.failures)
-		runs = append(runs, []float64{float64(r.admitted), r.use, r.jain, r.then, float64(r.longest)})
+		runs = append(runs, []float64{float64(r.admitted), r.share, r.use, r.jain, r.then, float64(r.longest)})
 	}
 	f := medians(runs)
-	m.admitted, m.use, m.jain, m.then, m.longest = int(f[0]), f[1], f[2], f[3], time.Duration(f[4])
+	m.admitted, m.share, m.use, m.jain, m.then, m.longest = int(f[0]), f[1], f[2], f[3], f[4], time.Duration(f[5])
 	return m
 }

@@ -54,8 +54,8 @@ func shared(ctx context.Context, c *config) ([]table, error) {
 	t := table{
 		note: fmt.Sprintf("Decisions a second are of callers who ask again at once, on a limit of 1,000,000,000/s or one of 1,000/s, for a second; %s callers on each node, told is the best. "+
 			"What is admitted is that of 4 callers on each node, flat out, on 1,000/s for %v. Over is the worst excess over burst + rate · W, over every window W, as far as it is proved by when each call began and ended; "+
-			"use is what was admitted beyond the burst, of what was restored. Medians of %d runs, the contestants in turn. %s "+
-			"The last four limit one process; with all of the limit on each of three nodes they would admit three times as much, so each node has a third of it.",
+			"use is what was admitted of burst and refill. Medians of %d runs, the contestants in turn. %s "+
+			"The last four limit one process; with all of the limit on each of three nodes they would admit three times as much, so each node has a third of it; uber's and go-limiter's have no burst besides.",
 			list(crews), c.seconds, c.repeats, settings()),
 		head: []string{"", "decisions/s, admitted", "choked is", "decisions/s, refused", "choked is", "admitted", "over, units", "use", "use, demand at one node only", "longest wait", "calls that failed"},
 	}
@@ -74,7 +74,7 @@ func shared(ctx context.Context, c *config) ([]table, error) {
 		all, times := speed(0, ours)
 		none, refused := speed(1, refusing)
 		m := middle(f.even)
-		t.row(name, all, times, none, refused, m.admitted, fmt.Sprintf("%.1f", m.over), percent(m.use), percent(f.uneven.use), m.longest.Round(time.Millisecond), f.failed)
+		t.row(name, all, times, none, refused, m.admitted, fmt.Sprintf("%.1f", m.over), percent(m.share), percent(f.uneven.share), m.longest.Round(time.Millisecond), f.failed)
 	}
 	c.bound(middle(found[0].even).over, middle(found[1].even).over, found[0].uneven.over, found[1].uneven.over)
 	for i, tm := range teams {

@@ -14,7 +14,7 @@ import (
 // workers, small and large.
 func use(ctx context.Context, c *config) ([]table, error) {
 	t := table{
-		note: fmt.Sprintf("Workers that are nodes of a cluster, four callers on each, flat out for %v. Use is what was admitted beyond the burst, of what was restored.", c.seconds),
+		note: fmt.Sprintf("Workers that are members, all in one process, four callers on each, flat out for %v, on 50/s three times as long; three that vote in processes of their own. Use is what was admitted beyond the burst, of what was restored.", c.seconds),
 		head: []string{"workers", "limit", "admitted", "over, units", "use", "Jain after the burst", "longest wait"},
 	}
 	least := 1.0
@@ -41,8 +41,13 @@ func use(ctx context.Context, c *config) ([]table, error) {
 }
 
 // used has n workers compete for one limit after the other.
-func used(ctx context.Context, c *config, n int, limits []choked.Rate, report func(choked.Rate, result)) error {
-	nodes, stop, err := startNodes(ctx, n, false)
+func used(ctx context.Context, c *config, n int, limits []choked.Rate, report func(choked.Rate, result)) (err error) {
+	three, err := startTrio(ctx, job{}, false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, three.stop()) }()
+	nodes, stop, err := three.members(ctx, n)
 	if err != nil {
 		return err
 	}
@@ -51,7 +56,11 @@ func used(ctx context.Context, c *config, n int, limits []choked.Rate, report fu
 		if err != nil {
 			return errors.Join(err, stop())
 		}
-		r := compete(ctx, takers, true, 4, limit, c.seconds)
+		d := c.seconds
+		if limit.N <= 50 { // each of few units counts
+			d *= 3
+		}
+		r := compete(ctx, takers, true, 4, limit, d)
 		if err = errors.Join(r.err, end()); err != nil {
 			return errors.Join(fmt.Errorf("%d workers, %v: %w", n, limit, err), stop())
 		}
@@ -89,7 +98,7 @@ func below(ctx context.Context, c *config) (table, error) {
 
 // fairness measures how evenly a small limit is shared, and who waits longest.
 func fairness(ctx context.Context, c *config) ([]table, error) {
-	const note = "Jain's index is 1 when all workers get the same; of the burst, those get most who are there first."
+	const note = "Use is what was admitted beyond the burst, of what was restored. Jain's index is 1 when all workers get the same; of the burst, those get most who are there first."
 	head := []string{"", "admitted", "over, units", "use", "Jain", "Jain after the burst", "longest wait", "calls that failed"}
 	fast := table{note: fmt.Sprintf("50/s, 4 callers on each worker, 30 s. %s gubernator says of a refusal only when the bucket will be full: who asks again then, or after a second, leaves much of it unused.", note), head: head}
 	slow := table{note: "60/m, one caller on each worker, two minutes, all contestants at the same time.", head: head}
