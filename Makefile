@@ -8,7 +8,6 @@ demo:
 test:
 	go test ./...
 
-# Beside other limiters, on this machine: some 15 minutes. Wants redis-server.
+# Beside other limiters, on this machine: some 30 minutes. Wants redis-server.
 bench:
-	mkdir -p docs
-	cd bench && go run . -plot ../docs/growth.svg
+	cd bench && go run .

@@ -20,63 +20,72 @@ import (
 // contestant makes a limiter over n keys: a function that takes one from key i,
 // and whether it got it.
 type contestant struct {
-	name string
-	open func(n int, perSecond int) (take func(i int) bool, close func())
+	name  string
+	waits bool // and never refuses
+	ours  bool // an error ends the run; of others they are counted
+	open  func(n int, limit choked.Rate) (take func(i int) (bool, error), close func(), err error)
 }
 
 const plenty = 1_000_000_000 // a second: nobody is refused
 
 var contestants = []contestant{
-	{"choked", func(n, perSecond int) (func(int) bool, func()) {
-		return openLocal(n, fmt.Sprintf("%d/s", perSecond), "")
+	{name: "choked", ours: true, open: func(n int, limit choked.Rate) (func(int) (bool, error), func(), error) {
+		return openLocal(n, choked.Limits{Requests: []choked.Rate{limit}})
 	}},
-	{"choked, three rates", func(n, perSecond int) (func(int) bool, func()) {
-		return openLocal(n, fmt.Sprintf("%d/s,%d/m", perSecond, 60*perSecond), fmt.Sprintf("%d/m", 60*perSecond))
+	{name: "choked, three rates", ours: true, open: func(n int, limit choked.Rate) (func(int) (bool, error), func(), error) {
+		long := choked.Rate{N: 60 * limit.N, Per: 60 * limit.Per, Burst: 60 * limit.N}
+		return openLocal(n, choked.Limits{Requests: []choked.Rate{limit, long}, Tokens: []choked.Rate{long}})
 	}},
-	{"x/time/rate", func(n, perSecond int) (func(int) bool, func()) {
+	xTime, uber, goLimiter, throttledGCRA,
+}
+
+// Those who limit one process.
+var (
+	xTime = contestant{name: "x/time/rate", open: func(n int, limit choked.Rate) (func(int) (bool, error), func(), error) {
 		ls := make([]*rate.Limiter, n)
 		for i := range ls {
-			ls[i] = rate.NewLimiter(rate.Limit(perSecond), perSecond)
+			ls[i] = rate.NewLimiter(rate.Limit(float64(limit.N)/limit.Per.Seconds()), int(limit.Burst))
 		}
-		return func(i int) bool { return ls[i].AllowN(time.Now(), 1) }, func() {}
-	}},
-	{"uber/ratelimit", func(n, perSecond int) (func(int) bool, func()) {
-		if perSecond < plenty {
-			return nil, nil // it only waits
-		}
+		return func(i int) (bool, error) { return ls[i].AllowN(time.Now(), 1), nil }, func() {}, nil
+	}}
+	uber = contestant{name: "uber/ratelimit", waits: true, open: func(n int, limit choked.Rate) (func(int) (bool, error), func(), error) {
 		ls := make([]ratelimit.Limiter, n)
 		for i := range ls {
-			ls[i] = ratelimit.New(perSecond)
+			ls[i] = ratelimit.New(int(limit.N), ratelimit.Per(limit.Per))
 		}
-		return func(i int) bool { ls[i].Take(); return true }, func() {}
-	}},
-	{"sethvargo/go-limiter", func(n, perSecond int) (func(int) bool, func()) {
-		store, err := memorystore.New(&memorystore.Config{Tokens: uint64(perSecond), Interval: time.Second})
+		return func(i int) (bool, error) { ls[i].Take(); return true, nil }, func() {}, nil
+	}}
+	goLimiter = contestant{name: "sethvargo/go-limiter", open: func(n int, limit choked.Rate) (func(int) (bool, error), func(), error) {
+		interval := limit.Per
+		if limit.N == plenty { // it restores interval/tokens, and so one token a second of so many
+			interval = time.Hour
+		}
+		store, err := memorystore.New(&memorystore.Config{Tokens: uint64(limit.N), Interval: interval})
 		if err != nil {
-			panic(err)
+			return nil, nil, err
 		}
 		keys, ctx := names(n), context.Background()
-		return func(i int) bool {
-			_, _, _, ok, _ := store.Take(ctx, keys[i])
-			return ok
-		}, func() { store.Close(ctx) }
-	}},
-	{"throttled", func(n, perSecond int) (func(int) bool, func()) {
+		return func(i int) (bool, error) {
+			_, _, _, ok, err := store.Take(ctx, keys[i])
+			return ok, err
+		}, func() { store.Close(ctx) }, nil
+	}}
+	throttledGCRA = contestant{name: "throttled", open: func(n int, limit choked.Rate) (func(int) (bool, error), func(), error) {
 		store, err := memstore.NewCtx(0)
 		if err != nil {
-			panic(err)
+			return nil, nil, err
 		}
-		l, err := throttled.NewGCRARateLimiterCtx(store, throttled.RateQuota{MaxRate: throttled.PerSec(perSecond), MaxBurst: perSecond})
+		l, err := throttled.NewGCRARateLimiterCtx(store, throttled.RateQuota{MaxRate: throttled.PerDuration(int(limit.N), limit.Per), MaxBurst: int(limit.Burst)})
 		if err != nil {
-			panic(err)
+			return nil, nil, err
 		}
 		keys, ctx := names(n), context.Background()
-		return func(i int) bool {
-			limited, _, _ := l.RateLimitCtx(ctx, keys[i], 1)
-			return !limited
-		}, func() {}
-	}},
-}
+		return func(i int) (bool, error) {
+			limited, _, err := l.RateLimitCtx(ctx, keys[i], 1)
+			return !limited, err
+		}, func() {}, nil
+	}}
+)
 
 func names(n int) []string {
 	keys := make([]string, n)
@@ -86,92 +95,178 @@ func names(n int) []string {
 	return keys
 }
 
-func openLocal(n int, requests, tokens string) (func(int) bool, func()) {
+func openLocal(n int, limits choked.Limits) (func(int) (bool, error), func(), error) {
 	store := choked.NewLocal()
 	choke := choked.New(store)
-	limits := choked.MustLimits(requests, tokens)
+	stop := func() { choke.Close(); store.Close() }
 	ls := make([]*choked.Limiter, n)
 	for i, key := range names(n) {
 		l, err := choke.Limiter(key, limits, nil)
 		if err != nil {
-			panic(err)
+			stop()
+			return nil, nil, err
 		}
 		ls[i] = l
 	}
 	ctx, cost := context.Background(), limits.Limited(choked.Cost{Requests: 1, Tokens: 1})
-	return func(i int) bool {
-		v, _ := ls[i].Allow(ctx, cost)
-		return v.OK
-	}, func() { choke.Close(); store.Close() }
+	return func(i int) (bool, error) {
+		v, err := ls[i].Allow(ctx, cost)
+		return v.OK, err
+	}, stop, nil
 }
 
-func local(ctx context.Context, c config) (tables []table, err error) {
-	for _, s := range []struct {
-		title    string
-		keys     int
-		rate     int
-		parallel bool
-	}{
-		{"hot key, admitted", 1, plenty, false},
-		{"hot key, admitted, from all CPUs", 1, plenty, true},
-		{"hot key, refused", 1, 1, false},
-		{"hot key, refused, from all CPUs", 1, 1, true},
-		{"10,000 keys at random, admitted", 10_000, 10_000, false},
-		{"10,000 keys at random, admitted, from all CPUs", 10_000, 10_000, true},
-	} {
-		times := make(map[string][]float64)
-		allocs := make(map[string]int64)
+// scene is how the contestants are called.
+type scene struct {
+	title    string
+	keys     int
+	rate     choked.Rate // of each key
+	refused  bool
+	parallel bool
+}
+
+// hourly refuses all but the first.
+var hourly = choked.Rate{N: 1, Per: time.Hour, Burst: 1}
+
+var scenes = []scene{
+	{"hot key, admitted", 1, perSecond(plenty), false, false},
+	{"hot key, admitted, from all CPUs", 1, perSecond(plenty), false, true},
+	{"hot key, refused", 1, hourly, true, false},
+	{"hot key, refused, from all CPUs", 1, hourly, true, true},
+	{"10,000 keys at random, admitted", 10_000, perSecond(10_000), false, false},
+	{"10,000 keys at random, admitted, from all CPUs", 10_000, perSecond(10_000), false, true},
+	{"10,000 keys at random, refused", 10_000, hourly, true, false},
+	{"10,000 keys at random, refused, from all CPUs", 10_000, hourly, true, true},
+}
+
+// sample is what calls have cost, and how many of them have failed.
+type sample struct{ ns, allocs, failed []float64 }
+
+func local(ctx context.Context, c *config) (tables []table, err error) {
+	for _, s := range scenes {
+		found := make(map[string]*sample)
 		for range c.rounds {
 			for _, who := range contestants {
-				take, done := who.open(s.keys, s.rate)
-				if take == nil {
+				if s.refused && who.waits {
 					continue
 				}
-				for i := range s.keys { // none is measured when it is new
-					take(i)
+				if found[who.name] == nil {
+					found[who.name] = new(sample)
 				}
-				r := testing.Benchmark(func(b *testing.B) { drive(b, take, s.keys, s.parallel) })
-				times[who.name] = append(times[who.name], float64(r.T)/float64(r.N))
-				allocs[who.name] = r.AllocsPerOp()
-				done()
+				if err := s.measure(who, found[who.name]); err != nil {
+					return nil, fmt.Errorf("%s: %s: %w", s.title, who.name, err)
+				}
 			}
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
 		}
-		t := table{note: s.title, head: []string{"", "ns/op, median", "least–most", "allocs/op", "against x/time/rate"}}
-		base := median(times["x/time/rate"])
-		for _, who := range contestants {
-			if ts := times[who.name]; ts != nil {
-				least, most := ts[0], ts[0]
-				for _, x := range ts {
-					least, most = min(least, x), max(most, x)
-				}
-				t.row(who.name, fmt.Sprintf("%.1f", median(ts)), fmt.Sprintf("%.1f–%.1f", least, most), allocs[who.name], fmt.Sprintf("%.2f of its time", median(ts)/base))
-			}
+		tables = append(tables, s.table(found))
+		if s.keys == 1 && !s.refused {
+			mine, theirs := found["choked"], found[xTime.name]
+			share, allocs := median(mine.ns)/median(theirs.ns), median(mine.allocs)
+			c.goals.add("local take, "+s.title, "≤ 1.00 of x/time/rate's AllowN, 0 allocs", fmt.Sprintf("%.2f, %.2f allocs", share, allocs),
+				share < 1.005 && allocs < 0.005, "")
 		}
-		tables = append(tables, t)
 	}
 	return tables, nil
 }
 
-func drive(b *testing.B, take func(int) bool, keys int, parallel bool) {
-	b.ReportAllocs()
-	order := make([]int, 1<<12)
+func (s scene) table(found map[string]*sample) table {
+	t := table{note: s.title, head: []string{"", "ns/op, median", "least–most", "allocs/op", "against x/time/rate", "calls that failed"}}
+	base := median(found[xTime.name].ns)
+	for _, who := range contestants {
+		x := found[who.name]
+		if x == nil {
+			continue
+		}
+		least, most := x.ns[0], x.ns[0]
+		for _, ns := range x.ns {
+			least, most = min(least, ns), max(most, ns)
+		}
+		t.row(who.name, fmt.Sprintf("%.1f", median(x.ns)), fmt.Sprintf("%.1f–%.1f", least, most),
+			fmt.Sprintf("%.2f", median(x.allocs)), fmt.Sprintf("%.2f of its time", median(x.ns)/base), fmt.Sprintf("%.3g%%", 100*median(x.failed)))
+	}
+	return t
+}
+
+// warmUp is longer than demand is averaged over, and than a lease lies idle.
+const warmUp = 700 * time.Millisecond
+
+// measure adds to x what a call costs, once all keys are in use. That the
+// verdicts are those of the scene is part of it.
+func (s scene) measure(who contestant, x *sample) error {
+	take, done, err := who.open(s.keys, s.rate)
+	if err != nil {
+		return err
+	}
+	defer done()
+	d := drive{take: take, order: atRandom(s.keys), parallel: s.parallel}
+	for end := time.Now().Add(warmUp); time.Now().Before(end); {
+		for _, i := range d.order {
+			take(i) //nolint:errcheck // those that count come next
+		}
+	}
+	r := testing.Benchmark(d.run)
+	calls, failed := float64(d.calls.Load()), float64(d.failed.Load())
+	if failed > 0 && who.ours {
+		return *d.err.Load()
+	}
+	if share := float64(d.admitted.Load()) / max(calls-failed, 1); !s.refused && share < 1 || s.refused && share > 0.01 {
+		return fmt.Errorf("%.1f%% admitted", 100*share)
+	}
+	x.ns, x.allocs = append(x.ns, float64(r.T)/float64(r.N)), append(x.allocs, float64(r.MemAllocs)/float64(r.N))
+	x.failed = append(x.failed, failed/calls)
+	return nil
+}
+
+// atRandom is in what order the keys come: at random, and so many that none of
+// 10,000 is likely to be left out.
+func atRandom(keys int) []int {
+	order := make([]int, 1<<16)
 	for i := range order {
 		order[i] = rand.IntN(keys)
 	}
-	b.ResetTimer()
-	if !parallel {
-		for i := range b.N {
-			take(order[i&(len(order)-1)])
-		}
+	return order
+}
+
+// drive calls take for the keys in order, again and again.
+type drive struct {
+	take     func(int) (bool, error)
+	order    []int
+	parallel bool
+
+	calls, admitted, failed atomic.Int64
+	err                     atomic.Pointer[error] // one of them
+}
+
+func (d *drive) run(b *testing.B) {
+	b.ReportAllocs()
+	if !d.parallel {
+		i := 0
+		d.calling(0, func() bool { i++; return i <= b.N })
 		return
 	}
 	var next atomic.Int64
-	b.RunParallel(func(pb *testing.PB) {
-		for i := int(next.Add(997)); pb.Next(); i++ {
-			take(order[i&(len(order)-1)])
+	b.RunParallel(func(pb *testing.PB) { d.calling(int(next.Add(9973)), pb.Next) })
+}
+
+func (d *drive) calling(i int, more func() bool) {
+	calls, admitted := int64(0), int64(0)
+	for ; more(); i++ {
+		ok, err := d.take(d.order[i&(len(d.order)-1)])
+		if err != nil {
+			d.fail(err)
 		}
-	})
+		calls++
+		if ok && err == nil {
+			admitted++
+		}
+	}
+	d.calls.Add(calls)
+	d.admitted.Add(admitted)
+}
+
+func (d *drive) fail(err error) { // on its own, so that err of the loop stays where it is
+	d.failed.Add(1)
+	d.err.Store(&err)
 }

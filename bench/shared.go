@@ -1,213 +1,174 @@
 package main
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/gubernator-io/gubernator/v2"
-
-	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked"
 )
 
-var (
-	batching = gubernatorTeam("gubernator, BATCHING", gubernator.Behavior_BATCHING)
-	global   = gubernatorTeam("gubernator, GLOBAL", gubernator.Behavior_GLOBAL)
-)
+func perSecond(n int64) choked.Rate { return choked.Rate{N: n, Per: time.Second, Burst: n} }
 
-// shared measures how many decisions three nodes make a second on one key.
-func shared(ctx context.Context, c config) ([]table, error) {
-	t := table{
-		note: "Decisions a second, two callers on each node, each asking again at once; the median of three runs of 3 s.",
-		head: []string{"", "all admitted (limit 1,000,000,000/s)", "choked is", "nearly all refused (limit 1,000/s)", "choked is"},
-	}
-	teams := []team{chokedTeam(false), chokedRedisTeam(false), redisRate, batching, global}
-	found := make([][2]float64, len(teams))
-	for i, tm := range teams {
-		for j, limit := range []int64{plenty, 1000} {
-			var runs []float64
-			for range 3 {
-				takers, stop, err := tm.open(ctx, 3, limit, time.Second)
-				if err != nil {
-					return nil, fmt.Errorf("%s: %w", tm.name, err)
-				}
-				n, err := flatOut(ctx, takers, 2, 3*time.Second)
-				if stopErr := stop(); err != nil || stopErr != nil {
-					return nil, fmt.Errorf("%s: %w", tm.name, cmp.Or(err, stopErr))
-				}
-				runs = append(runs, n)
-			}
-			found[i][j] = median(runs)
-		}
-	}
-	for i, tm := range teams {
-		t.row(tm.name, fmt.Sprintf("%.0f", found[i][0]), ratio(found[0][0], found[i][0]), fmt.Sprintf("%.0f", found[i][1]), ratio(found[0][1], found[i][1]))
-	}
-	return []table{t}, nil
+// standing is what was found of a team.
+type standing struct {
+	speed  [2]map[int][]float64 // decisions a second by callers a node: all admitted, nearly all refused
+	even   []result
+	uneven result // all the demand at one node
+	failures
 }
 
-// flatOut returns the decisions a second.
-func flatOut(ctx context.Context, takers []taker, callers int, d time.Duration) (float64, error) {
-	for _, take := range takers { // all have a connection, and something in hand
-		if _, _, err := take(ctx); err != nil {
-			return 0, err
+// best is the fastest, and by how many callers on each node.
+func (s *standing) best(i int) (callers int, speed float64) {
+	for n, runs := range s.speed[i] {
+		if m := median(runs); m > speed {
+			callers, speed = n, m
 		}
 	}
-	var n atomic.Int64
-	var failed atomic.Pointer[error]
-	var over atomic.Bool
-	var wg sync.WaitGroup
-	begun := time.Now()
-	time.AfterFunc(d, func() { over.Store(true) })
-	for _, take := range takers {
-		for range callers {
-			wg.Go(func() {
-				mine := int64(0)
-				for !over.Load() {
-					if _, _, err := take(ctx); err != nil {
-						failed.Store(&err)
-						return
-					}
-					mine++
-				}
-				n.Add(mine)
-			})
-		}
-	}
-	wg.Wait()
-	if err := failed.Load(); err != nil {
-		return 0, *err
-	}
-	return float64(n.Load()) / time.Since(begun).Seconds(), nil
+	return callers, speed
 }
 
-// accuracy measures how much of a limit is used, and by how much exceeded.
-func accuracy(ctx context.Context, c config) ([]table, error) {
-	t := table{
-		note: fmt.Sprintf("%v each. Over is the worst excess over burst + rate · W, over every window W, as far as it is proved by when each call began and ended; use is what was admitted of that from the start.", c.seconds),
-		head: []string{"", "admitted", "over, units", "use", "longest wait"},
-	}
-	limit := bucket.Rate{N: 1000, Per: time.Second, Burst: 1000}
-	for _, tm := range []team{chokedTeam(true), chokedRedisTeam(true), redisRate, batching, global} {
-		r, err := race(ctx, tm, 3, 4, limit, c.seconds)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", tm.name, err)
-		}
-		t.row(tm.name, len(r.records), fmt.Sprintf("%.1f", r.over), fmt.Sprintf("%.1f%%", 100*r.use), r.longest.Round(time.Millisecond))
-	}
-	return []table{t}, nil
-}
+var crews = []int{2, 32, most} // callers on a node
 
-// fairness measures how evenly a small limit is shared, and who waits longest.
-func fairness(ctx context.Context, c config) ([]table, error) {
-	var tables []table
-	for _, s := range []struct {
-		limit   bucket.Rate
-		callers int
-		d       time.Duration
-	}{
-		{bucket.Rate{N: 50, Per: time.Second, Burst: 50}, 4, 20 * time.Second},
-		{bucket.Rate{N: 60, Per: time.Minute, Burst: 60}, 1, 2 * time.Minute},
-	} {
-		t := table{
-			note: fmt.Sprintf("%v, %d callers on each worker, %v. Jain's index is 1 when all workers get the same; of the burst, those get most who are there first.", s.limit, s.callers, s.d),
-			head: []string{"", "admitted", "over, units", "use", "Jain", "Jain after the burst", "longest wait"},
-		}
-		for _, tm := range []team{chokedTeam(true), chokedRedisTeam(true), redisRate} {
-			r, err := race(ctx, tm, 8, s.callers, s.limit, s.d)
-			if err != nil {
+// shared measures how many decisions three nodes make a second on one key, and
+// how close they come to a limit.
+func shared(ctx context.Context, c *config) ([]table, error) {
+	teams := append(sharing(false), splitting...)
+	found := make([]standing, len(teams))
+	for i := range found {
+		found[i].speed = [2]map[int][]float64{{}, {}}
+	}
+	for round := range c.repeats {
+		for i, tm := range teams {
+			if err := found[i].measure(ctx, tm, c, round == 0); err != nil {
 				return nil, fmt.Errorf("%s: %w", tm.name, err)
 			}
-			t.row(tm.name, len(r.records), fmt.Sprintf("%.1f", r.over), fmt.Sprintf("%.1f%%", 100*r.use), fmt.Sprintf("%.4f", r.jain), fmt.Sprintf("%.4f", r.then), r.longest.Round(time.Millisecond))
 		}
-		tables = append(tables, t)
 	}
-	return tables, nil
-}
-
-// result is what came of callers that take as much as they can get.
-type result struct {
-	records   []history.Record
-	over, use float64
-	jain      float64 // of all; then: of those after the burst
-	then      float64
-	longest   time.Duration
-}
-
-// jain is Jain's index of what each of n workers was admitted.
-func jain(rs []history.Record, n int) float64 {
-	each := make([]int64, n)
-	for _, r := range rs {
-		each[r.Worker] += r.Requests
+	_, ours := found[0].best(0)
+	_, refusing := found[0].best(1)
+	t := table{
+		note: fmt.Sprintf("Decisions a second are of callers who ask again at once, on a limit of 1,000,000,000/s or one of 1,000/s, for a second; %s callers on each node, told is the best. "+
+			"What is admitted is that of 4 callers on each node, flat out, on 1,000/s for %v. Over is the worst excess over burst + rate · W, over every window W, as far as it is proved by when each call began and ended; "+
+			"use is what was admitted of burst and refill. Medians of %d runs, the contestants in turn. %s "+
+			"The last four limit one process; with all of the limit on each of three nodes they would admit three times as much, so each node has a third of it; uber's and go-limiter's have no burst besides.",
+			list(crews), c.seconds, c.repeats, settings()),
+		head: []string{"", "decisions/s, admitted", "choked is", "decisions/s, refused", "choked is", "admitted", "over, units", "use", "use, demand at one node only", "longest wait", "calls that failed"},
 	}
-	return history.Jain(each)
+	for i, tm := range teams {
+		f, name := &found[i], tm.name
+		if tm.split {
+			name += ", a third each"
+		}
+		speed := func(j int, ours float64) (string, string) {
+			callers, n := f.best(j)
+			if n == 0 {
+				return "–", "–"
+			}
+			return fmt.Sprintf("%.0f (%d)", n, callers), ratio(ours, n)
+		}
+		all, times := speed(0, ours)
+		none, refused := speed(1, refusing)
+		m := middle(f.even)
+		t.row(name, all, times, none, refused, m.admitted, fmt.Sprintf("%.1f", m.over), percent(m.share), percent(f.uneven.share), m.longest.Round(time.Millisecond), f.failed)
+	}
+	c.bound(middle(found[0].even).over, middle(found[1].even).over, found[0].uneven.over, found[1].uneven.over)
+	for i, tm := range teams {
+		if _, theirs := found[i].best(0); i >= 2 && !tm.split {
+			c.goals.add("takes a second, 3 nodes, hot key", "≥ 100 × "+tm.name+"'s", ratio(ours, theirs), ours >= 100*theirs, "")
+		}
+	}
+	return []table{t}, nil
 }
 
-// race has callers on n nodes take from one limit for d. Who is refused comes
-// again when it was told to.
-func race(ctx context.Context, tm team, n, callers int, limit bucket.Rate, d time.Duration) (r result, err error) {
-	takers, stop, err := tm.open(ctx, n, limit.N, limit.Per)
+func list(ns []int) string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(ns), " ", ", "), "[]")
+}
+
+// measure adds a round. The first also has demand at one node only.
+func (s *standing) measure(ctx context.Context, tm team, c *config, first bool) error {
+	for i, limit := range []int64{plenty, 1000} {
+		if i == 1 && tm.split && tm.waits {
+			continue // it refuses nobody
+		}
+		takers, stop, err := tm.open(ctx, 3, perSecond(limit))
+		if err != nil {
+			return err
+		}
+		for _, callers := range crews {
+			n, fails := flatOut(ctx, takers, callers, time.Second)
+			if s.add(fails); tm.ours && s.err != nil {
+				return errors.Join(s.err, stop())
+			}
+			s.speed[i][callers] = append(s.speed[i][callers], n)
+		}
+		if err := stop(); err != nil {
+			return err
+		}
+	}
+	for _, other := range sharing(true) { // as its callers would use it
+		if other.name == tm.name {
+			tm = other
+		}
+	}
+	r, err := race(ctx, tm, 3, 4, perSecond(1000), c.seconds)
 	if err != nil {
-		return r, err
+		return err
 	}
-	defer func() { err = cmp.Or(err, stop()) }()
+	s.add(r.failures)
+	s.even = append(s.even, r)
+	if !first {
+		return nil
+	}
+	s.uneven, err = race(ctx, tm.at(1), 3, 12, perSecond(1000), c.seconds/2)
+	s.add(s.uneven.failures)
+	return err
+}
+
+// at is the team with callers at the first n nodes only.
+func (tm team) at(n int) team {
+	open := tm.open
+	tm.open = func(ctx context.Context, nodes int, limit choked.Rate) ([]taker, func() error, error) {
+		takers, stop, err := open(ctx, nodes, limit)
+		return takers[:min(n, len(takers))], stop, err
+	}
+	return tm
+}
+
+// flatOut returns the decisions a second of callers who ask again at once.
+func flatOut(ctx context.Context, takers []taker, callers int, d time.Duration) (perSecond float64, fails failures) {
+	for _, take := range takers { // all have a connection, and something in hand
+		if _, _, err := take(ctx); err != nil {
+			fails.add(failures{1, err})
+		}
+	}
+	var over atomic.Bool
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	begun := history.Now()
-	end := begun + int64(d)
-	waited, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	for i, take := range takers {
-		for range callers {
-			wg.Go(func() {
-				var mine []history.Record
-				var longest time.Duration
-				wanted := history.Now()
-				for waited.Err() == nil {
-					before := history.Now()
-					ok, again, err2 := take(waited)
-					now := history.Now()
-					if err2 != nil {
-						if waited.Err() == nil {
-							mu.Lock()
-							err = err2
-							mu.Unlock()
-						}
-						break
-					}
-					if !ok {
-						select {
-						case <-waited.Done():
-						case <-time.After(min(max(again, time.Millisecond), time.Second)):
-						}
-						continue
-					}
-					if now <= end {
-						if tm.waits {
-							before = wanted
-						}
-						mine = append(mine, history.Record{Before: before, After: now, Requests: 1, Worker: uint32(i)})
-						longest = max(longest, time.Duration(now-wanted))
-					}
-					wanted = history.Now()
+	n := 0
+	begun := time.Now()
+	timer := time.AfterFunc(d, func() { over.Store(true) })
+	defer timer.Stop()
+	for i := range len(takers) * callers {
+		wg.Go(func() {
+			decided, mine := 0, failures{}
+			for !over.Load() {
+				if _, _, err := takers[i/callers](ctx); err != nil {
+					mine.add(failures{1, err})
+					continue
 				}
-				mu.Lock()
-				defer mu.Unlock()
-				r.records = append(r.records, mine...)
-				r.longest = max(r.longest, longest, time.Duration(end-wanted))
-			})
-		}
+				decided++
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			n += decided
+			fails.add(mine)
+		})
 	}
 	wg.Wait()
-	slices.SortFunc(r.records, func(a, b history.Record) int { return cmp.Compare(a.After, b.After) })
-	r.over = max(history.CheckRate(r.records, bucket.Requests, limit).Proved, 0)
-	r.use = float64(len(r.records)) / (float64(limit.Burst) + d.Seconds()*float64(limit.N)/limit.Per.Seconds())
-	r.jain = jain(r.records, n)
-	r.then = jain(r.records[min(int(limit.Burst), len(r.records)):], n)
-	return r, err
+	return float64(n) / time.Since(begun).Seconds(), fails
 }

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+	"github.com/choked/choked/internal/history"
+)
+
+// The test's program is the nodes' too.
+func TestMain(m *testing.M) {
+	beNode()
+	os.Exit(m.Run())
+}
+
+func TestAllKeysAreTakenFrom(t *testing.T) {
+	seen := make(map[int]bool)
+	for _, i := range atRandom(10_000) {
+		seen[i] = true
+	}
+	assert.Greater(t, len(seen), 9900)
+}
+
+func TestAMissIsAnErrorUnlessTheRunHasShownWhy(t *testing.T) {
+	var g goals
+	g.add("speed", "≤ 1", "0.9", true, "")
+	g.add("first", "≤ 2", "3", false, "the disk")
+	assert.NoError(t, g.err())
+	g.add("use", "≥ 99%", "98%", false, "")
+	assert.EqualError(t, g.err(), "not reached: use: 98%, want ≥ 99%")
+
+	var text strings.Builder
+	sum := g.table()
+	sum.write(&text)
+	assert.Contains(t, text.String(), "| first | ≤ 2 | 3 | NOT REACHED | the disk |")
+	assert.Contains(t, text.String(), "| speed | ≤ 1 | 0.9 | reached |  |")
+}
+
+func TestNothingIsMeasuredOfWrongVerdicts(t *testing.T) {
+	broken := errors.New("broken")
+	giving := func(ok bool, err error) contestant {
+		return contestant{name: "fake", ours: true, open: func(int, choked.Rate) (func(int) (bool, error), func(), error) {
+			return func(int) (bool, error) { return ok, err }, func() {}, nil
+		}}
+	}
+	admitted, refused := scene{keys: 1}, scene{keys: 1, refused: true}
+	for _, tt := range []struct {
+		name string
+		s    scene
+		who  contestant
+		want string
+	}{
+		{"all are to be admitted", admitted, giving(false, nil), "0.0% admitted"},
+		{"nearly all are to be refused", refused, giving(true, nil), "100.0% admitted"},
+		{"an error is no verdict", admitted, giving(true, broken), "broken"},
+	} {
+		assert.EqualError(t, tt.s.measure(tt.who, new(sample)), tt.want, tt.name)
+	}
+}
+
+// deaf is a store that decides nothing.
+type deaf struct{ *choked.Local }
+
+func (deaf) Lease(context.Context, choked.Ask) (choked.Lease, error) {
+	return choked.Lease{}, choked.ErrNoQuorum
+}
+
+func TestALoadTellsWhatFailed(t *testing.T) {
+	local := choked.NewLocal()
+	defer local.Close()
+	l := load{stores: []choked.Store{local, deaf{local}}, keys: []string{"k"}, limits: choked.MustLimits("10/s", ""), callers: 1, span: 100 * time.Millisecond}
+	s, err := l.run(t.Context())
+	assert.ErrorIs(t, err, choked.ErrNoQuorum)
+	assert.Positive(t, s.admitted, "the others go on")
+}
+
+func TestCallsThatFailAreCounted(t *testing.T) {
+	broken := errors.New("broken")
+	fails := func(context.Context) (bool, time.Duration, error) { return false, 0, broken }
+	r := compete(t.Context(), []taker{fails}, false, 2, perSecond(10), 50*time.Millisecond)
+	assert.Positive(t, r.failed)
+	assert.ErrorIs(t, r.err, broken)
+
+	n, f := flatOut(t.Context(), []taker{fails}, 2, 10*time.Millisecond)
+	assert.Zero(t, n, "it is no decision")
+	assert.Positive(t, f.failed)
+	assert.ErrorIs(t, f.err, broken)
+}
+
+func TestGapsAreThoseOfTheOthers(t *testing.T) {
+	const ms = int64(time.Millisecond)
+	at := func(key uint32, instants ...int64) (rs []history.Record) {
+		for _, i := range instants {
+			rs = append(rs, history.Record{After: i * ms, Requests: 1, Key: key})
+		}
+		return rs
+	}
+	records := [][]history.Record{
+		at(0, 990, 5000),
+		at(0, 990, 1010, 1500, 1510, 2000, 2500, 3000, 3490),
+		append(at(1, 1001), at(0, 1300, 2000, 2600, 3400)...),
+	}
+	gaps, all := gapsOf([]fault{{at: 1000 * ms, worker: 0}}, records, 0)
+	assert.Equal(t, []time.Duration{500 * time.Millisecond, 800 * time.Millisecond}, gaps, "not that of the dead one")
+	assert.Len(t, all, 14, "of this key, by all")
+}
+
+func TestCPUOfAProcess(t *testing.T) {
+	d, err := parseStat("42 (a) b) S 1 42 42 0 -1 4194304 1 0 0 0 150 25 0 0 20 0 1 0")
+	require.NoError(t, err)
+	assert.Equal(t, 1750*time.Millisecond, d, "150 ticks of its own and 25 of the system")
+	_, err = parseStat("42 (a) S 1")
+	assert.Error(t, err)
+	d, err = cpuOf(os.Getpid())
+	require.NoError(t, err)
+	assert.LessOrEqual(t, d, cpu()+20*time.Millisecond)
+}
+
+func TestThreeProcessesAndMembers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	three, err := startTrio(t.Context(), job{}, true)
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, three.stop()) }()
+	nodes, stop, err := three.members(t.Context(), 2)
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, stop()) }()
+	for _, m := range nodes[1].Members() {
+		assert.Equal(t, strings.HasPrefix(m.Name, "voter-"), m.Voter, "%s", m.Name)
+	}
+	i, err := three.leader(t.Context())
+	require.NoError(t, err)
+	three.procs[i].end(syscall.SIGKILL)
+	_, err = three.leader(t.Context())
+	assert.NoError(t, err, "another leads")
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+
+	"github.com/choked/choked"
+)
+
+// exchange measures what an admission costs of what is shared: exchanges with
+// the leader, entries of the log, bytes in it and on the wire.
+func exchange(ctx context.Context, c *config) ([]table, error) {
+	t := table{
+		note: "Three nodes that write to disk, four callers on each, one key; for each admission, the medians of " + fmt.Sprint(c.repeats, " runs of ", c.seconds/2) + ". On the wire is all that goes over loopback, TCP's and IP's own bytes included; CPU is of all nodes and callers.",
+		head: []string{"limit", "admitted", "exchanges", "entries", "bytes in the log", "bytes on the wire", "CPU"},
+	}
+	for _, limit := range []string{"50/s", "1000/s", "20000/s"} {
+		var runs [][]float64
+		for range c.repeats {
+			s, entries, size, err := logged(ctx, limit, c.seconds/2)
+			if err != nil {
+				return nil, err
+			}
+			runs = append(runs, []float64{float64(s.admitted), s.each(s.exchanges), s.each(entries), s.each(size), s.each(s.wire), float64(s.cpuEach())})
+		}
+		m := medians(runs)
+		t.row(limit, int(m[0]), fmt.Sprintf("%.3f", m[1]), fmt.Sprintf("%.3f", m[2]), fmt.Sprintf("%.1f", m[3]), fmt.Sprintf("%.0f", m[4]), time.Duration(m[5]))
+	}
+	return []table{t}, nil
+}
+
+// logged runs a load on nodes that write to disk, and counts what is in the log
+// when they have ended.
+func logged(ctx context.Context, limit string, d time.Duration) (s spent, entries, size int64, err error) {
+	dir, err := os.MkdirTemp("", "choked-bench-")
+	if err != nil {
+		return s, 0, 0, err
+	}
+	defer os.RemoveAll(dir)
+	nodes, stop, err := startNodesIn(ctx, 3, dir)
+	if err != nil {
+		return s, 0, 0, err
+	}
+	s, err = load{stores: spread(nodes, 3), keys: []string{"cost"}, limits: choked.MustLimits(limit, ""), callers: 4, span: d}.run(ctx)
+	if err = errors.Join(err, stop()); err != nil {
+		return s, 0, 0, err
+	}
+	logs, err := filepath.Glob(filepath.Join(dir, "*", "raft.db"))
+	if err != nil {
+		return s, 0, 0, err
+	}
+	for _, log := range logs { // they are alike, but for those who left before the end
+		n, b, err := count(log)
+		if err != nil {
+			return s, 0, 0, err
+		}
+		if n > entries {
+			entries, size = n, b
+		}
+	}
+	return s, entries, size, nil
+}
+
+// count is how many entries a log has, and their bytes.
+func count(file string) (entries, size int64, err error) {
+	db, err := raftboltdb.NewBoltStore(file)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer db.Close()
+	first, err := db.FirstIndex()
+	if err != nil {
+		return 0, 0, err
+	}
+	last, err := db.LastIndex()
+	if err != nil {
+		return 0, 0, err
+	}
+	for i := first; i <= last && i > 0; i++ {
+		var l raft.Log
+		if err := db.GetLog(i, &l); err != nil {
+			return 0, 0, fmt.Errorf("%s: entry %d: %w", file, i, err)
+		}
+		if l.Type == raft.LogCommand {
+			entries, size = entries+1, size+int64(len(l.Data))
+		}
+	}
+	return entries, size, nil
+}

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/choked/choked"
+)
+
+// many measures 10,000 keys at once, and hundreds of members.
+func many(ctx context.Context, c *config) ([]table, error) {
+	at, err := rushes(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	t := table{
+		note: fmt.Sprintf("Members that do not vote, each a node with its own stream to the leader, all in one process; three that vote in processes of their own. "+
+			"All of them take under 100 keys of 100/s each and want more, for %v. CPU is of the process with the members, and of the one that leads. Each of them knows all others by gossip, so that what gossip takes grows with the square of them: where the CPUs are too few for it, joining takes long and calls wait.", c.seconds),
+		head: []string{"members", "joined after", "admitted", "of the limit", "exchanges a second and member", "exchanges an admission", "CPU of all members", "CPU of the leader", "CPU of the leader, nothing asked"},
+	}
+	for n := 10; n <= c.members; n *= 3 {
+		row, err := crowd(ctx, c, n)
+		if errors.Is(err, errNotWhole) {
+			t.row(n, fmt.Sprint("not within ", joinWithin), "", "", "", "", "", "", "")
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%d members: %w", n, err)
+		}
+		t.row(row...)
+	}
+	return []table{at, t}, nil
+}
+
+// rushes measures how long it takes until all of many new keys have been served.
+func rushes(ctx context.Context, c *config) (t table, err error) {
+	nodes, stop, err := startNodes(ctx, 3, false)
+	if err != nil {
+		return t, err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	t = table{
+		note: fmt.Sprintf("New keys at once, from three nodes; the medians of %d runs.", c.repeats),
+		head: []string{"keys", "all admitted after", "p50", "p99", "exchanges an admission"},
+	}
+	for _, n := range []int{100, 1000, 10_000} {
+		var runs [][]float64
+		for run := range c.repeats {
+			took, exchanges, err := rush(ctx, spread(nodes, 3), n, run)
+			if err != nil {
+				return t, err
+			}
+			runs = append(runs, []float64{float64(slices.Max(took)), float64(quantile(took, 0.5)), float64(quantile(took, 0.99)), exchanges})
+		}
+		m := medians(runs)
+		took := func(i int) time.Duration { return time.Duration(m[i]).Round(100 * time.Microsecond) }
+		t.row(n, took(0), took(1), took(2), fmt.Sprintf("%.2f", m[3]))
+	}
+	return t, nil
+}
+
+// rush waits once under each of n new keys, all at once.
+func rush(ctx context.Context, stores []choked.Store, n, run int) (took []time.Duration, exchanges float64, err error) {
+	var chokes []*choked.Choke
+	defer func() {
+		for _, c := range chokes {
+			err = errors.Join(err, c.Close())
+		}
+	}()
+	for _, s := range stores {
+		chokes = append(chokes, choked.New(s))
+	}
+	limits := choked.MustLimits("100/s", "")
+	ls := make([]*choked.Limiter, n)
+	for i := range ls {
+		if ls[i], err = chokes[i%len(chokes)].Limiter(fmt.Sprint("rush-", run, "-", n, "-", i), limits, nil); err != nil {
+			return nil, 0, err
+		}
+	}
+	took = make([]time.Duration, n)
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	begun := time.Now()
+	for i, l := range ls {
+		wg.Go(func() {
+			errs[i] = l.Wait(ctx, choked.Cost{Requests: 1})
+			took[i] = time.Since(begun)
+		})
+	}
+	wg.Wait()
+	for _, l := range ls {
+		exchanges += float64(l.Stats().Exchanges) / float64(n)
+	}
+	return took, exchanges, errors.Join(errs...)
+}
+
+// crowd has n members take what they can under 100 keys.
+func crowd(ctx context.Context, c *config, n int) (row []any, err error) {
+	const keys = 100
+	t, err := startTrio(ctx, job{}, false)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, t.stop()) }()
+	begun := time.Now()
+	nodes, stop, err := t.members(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	joined := time.Since(begun)
+	idle, err := t.working(ctx, func() error { return sleep(ctx, c.seconds/2) })
+	if err != nil {
+		return nil, err
+	}
+	// Each member is busy under as many keys as there are members for a key.
+	l := load{stores: spread(nodes, n), limits: choked.MustLimits("100/s", ""), callers: 2 * max(1, keys/n), span: c.seconds}
+	for i := range keys {
+		l.keys = append(l.keys, fmt.Sprint("crowd-", i))
+	}
+	var s spent
+	leads, err := t.working(ctx, func() (err error) { s, err = l.run(ctx); return err })
+	if err != nil {
+		return nil, err
+	}
+	d := c.seconds.Seconds()
+	return []any{
+		n, joined.Round(10 * time.Millisecond), s.admitted, percent(float64(s.admitted) / (keys * (100 + 100*d))),
+		fmt.Sprintf("%.1f", float64(s.exchanges)/d/float64(n)), fmt.Sprintf("%.2f", s.each(s.exchanges)),
+		fmt.Sprintf("%.2f cores", s.cpu.Seconds()/d), fmt.Sprintf("%.2f cores", leads), fmt.Sprintf("%.2f cores", idle),
+	}, nil
+}
