@@ -130,7 +130,10 @@ func (n *Node) open() (err error) {
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(n.id)
 	// At these the leader's death is noticed within a second, and no election
-	// is held because of a garbage collection or a slow disk.
+	// is held because of a garbage collection or a slow disk. A leader that hears
+	// nobody gives up when the first of the others may take over: if it did before,
+	// nobody would have one any sooner, and pauses would end its term that do not
+	// now.
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
 	c.ShutdownOnRemove = false // a voter that is not needed goes on as a client
 	c.NoLegacyTelemetry = true

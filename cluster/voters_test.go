@@ -39,6 +39,26 @@ func TestManagingMembersEndsAtOnce(t *testing.T) {
 	}
 }
 
+// Before the others look for a new leader, the old one does not give up.
+func TestAPauseOfTheNetworkCostsNoLeader(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		leader := c.leader()
+		at := 1 + slices.Index(nodes, leader)
+		alone, others := []string{ip(at)}, []string{ip(1 + at%3), ip(1 + (at+1)%3)}
+		time.Sleep(10 * time.Second)
+		term := leader.raft.CurrentTerm()
+		for range 10 {
+			c.net.Split(alone, others)
+			time.Sleep(350 * time.Millisecond)
+			c.net.Join(alone, others)
+			time.Sleep(5 * time.Second)
+		}
+		assert.NotNil(t, leader.authority.Load())
+		assert.Equal(t, term, leader.raft.CurrentTerm())
+	})
+}
+
 // A voter leaves, and is killed when it has given up its vote but has not said
 // good-bye. It starts again at once, with its Dir, and votes again.
 func TestAVoterThatIsKilledWhileItLeavesVotesAgain(t *testing.T) {
