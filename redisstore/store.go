@@ -11,7 +11,11 @@
 // It needs Redis 5 or later, or Valkey, alone, with Sentinels, or as a cluster,
 // and a maxmemory-policy of noeviction, which is the default, or enough memory:
 // what a server evicts are debts, and it does so without a word. A bucket takes
-// some kilobytes at most, and expires a minute after it is full again.
+// up to 10 KB and some hundred bytes for each worker, and expires a minute after
+// it is full again.
+//
+// Of those who wait for a key 128 stand in line. Who comes later is told when its
+// turn will be, and a few may overtake it until then.
 //
 // Time is counted in microseconds: limits whose windows are no whole number of
 // them are refused.
