@@ -413,6 +413,15 @@ local function remember(b, now, left)
   end
 end
 
+-- before orders texts by their bytes. To Lua < goes by the server's locale.
+local function before(a, b)
+  for i = 1, min(#a, #b) do
+    local x, y = string.byte(a, i), string.byte(b, i)
+    if x ~= y then return x < y end
+  end
+  return #a < #b
+end
+
 -- redefine gives b other limits if they were defined later: see Bucket.Redefine.
 local function redefine(b, now, limits, defined)
   if defined < b.defined then return end
@@ -423,7 +432,7 @@ local function redefine(b, now, limits, defined)
   local old = {rates = b.rates, tats = b.tats, name = b.name}
   local new = {}
   limited(new, limits)
-  if defined == b.defined and new.name < old.name then return end
+  if defined == b.defined and before(new.name, old.name) then return end
   limited(b, limits)
   local left = {}
   for i, r in ipairs(old.rates) do left[i] = {u = r.u, n = r.n, per = r.per, window = r.window, tat = old.tats[i]} end
