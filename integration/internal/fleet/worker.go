@@ -76,8 +76,9 @@ type Status struct {
 	Error    string
 	Leased   choked.Cost // in hand
 
-	Up   int64         // since when it runs
-	Late time.Duration // by which it was kept waiting for a processor, in all
+	Up    int64         // since when it runs
+	Late  time.Duration // by which it was kept waiting for a processor, in all
+	Stall time.Duration // and at once, at most
 
 	Final bool          // it admits no more
 	Leave time.Duration // when Final: how long its node took to leave
@@ -91,8 +92,8 @@ type worker struct {
 	records *history.Writer
 	queue   *history.Queue
 
-	up                                    int64
-	sent, noQuorum, failed, callers, late atomic.Int64
+	up                                           int64
+	sent, noQuorum, failed, callers, late, stall atomic.Int64
 
 	mu  sync.Mutex
 	err error // the last
@@ -245,7 +246,9 @@ func (w *worker) pulse(ctx context.Context) {
 	for ctx.Err() == nil {
 		began := time.Now()
 		time.Sleep(moment)
-		w.late.Add(int64(max(0, time.Since(began)-moment-grain)))
+		late := int64(max(0, time.Since(began)-moment-grain))
+		w.late.Add(late)
+		w.stall.Store(max(w.stall.Load(), late))
 	}
 }
 
@@ -278,7 +281,7 @@ func (w *worker) status() Status {
 	s := Status{
 		At: history.Now(), PID: os.Getpid(), ID: w.node.ID(), Members: w.node.Members(), Callers: int(w.callers.Load()),
 		Sent: w.sent.Load(), NoQuorum: w.noQuorum.Load(), Failed: w.failed.Load(), Leased: stats.Leased,
-		Up: w.up, Late: time.Duration(w.late.Load()),
+		Up: w.up, Late: time.Duration(w.late.Load()), Stall: time.Duration(w.stall.Load()),
 	}
 	if m, ok := w.node.Leader(); ok {
 		s.Leader, s.Leads = m.ID, m.Self
