@@ -158,7 +158,9 @@ func files(t *testing.T, dir string, snapshot bool) (list []string) {
 	})
 	require.NoError(t, err)
 	if snapshot { // they are named by term and index, in decimal
-		slices.SortFunc(list, func(a, b string) int { return cmp.Or(cmp.Compare(len(path.Dir(a)), len(path.Dir(b))), cmp.Compare(a, b)) })
+		slices.SortFunc(list, func(a, b string) int {
+			return cmp.Or(cmp.Compare(len(path.Dir(a)), len(path.Dir(b))), cmp.Compare(a, b))
+		})
 		list = list[len(list)-2:]
 	}
 	return list
