@@ -40,7 +40,7 @@ func TestNewAddresses(t *testing.T) {
 	f := begin(t, 3)
 	f.Limits = fleet.Slow
 	startAll(t, f)
-	require.NoError(t, f.Served(20*time.Second, 35))
+	require.NoError(t, f.Served(30*time.Second, 35))
 	before := clusterOf(t, f, 0)
 	old := f.Hosts
 	require.NoError(t, f.Do("move all", f.Slot(0), func() error { return killAll(f) }))
@@ -61,8 +61,8 @@ func TestNewAddresses(t *testing.T) {
 		late += f.Slot(slot).Late(begun, now)
 	}
 	assert.LessOrEqual(t, found, 2*time.Second+late, "from the start of the last of them to a leader, when the machine was late by %v", late)
-	require.NoError(t, f.Whole(20*time.Second))
-	require.NoError(t, f.Served(10*time.Second, 5))
+	require.NoError(t, f.Whole(30*time.Second))
+	require.NoError(t, f.Served(30*time.Second, 5))
 	for slot := range 3 {
 		assert.Equal(t, before, clusterOf(t, f, slot), "it is the same cluster")
 	}
@@ -78,8 +78,8 @@ func TestStartedTwiceOnOneDir(t *testing.T) {
 	assert.Error(t, second.Ended(20*time.Second))
 	assert.Contains(t, second.LastWords(), "raft.db is in use by another process")
 	f.Put(1, first)
-	require.NoError(t, f.Whole(10*time.Second), "nothing has changed")
-	require.NoError(t, f.Served(10*time.Second, 20))
+	require.NoError(t, f.Whole(30*time.Second), "nothing has changed")
+	require.NoError(t, f.Served(30*time.Second, 20))
 	finish(t, f, 0)
 }
 
@@ -90,16 +90,16 @@ func TestEmptyDirs(t *testing.T) {
 	f.Limits = fleet.Slow
 	startAll(t, f)
 	before := clusterOf(t, f, 0)
-	require.NoError(t, f.Served(20*time.Second, 35))
+	require.NoError(t, f.Served(30*time.Second, 35))
 	for slot := range 2 {
 		p := f.Slot(slot)
 		require.NoError(t, f.Do("lose a disk", p, p.Kill))
 		require.NoError(t, os.RemoveAll(f.State(slot)))
 		_, err := f.Start(slot, nil)
 		require.NoError(t, err)
-		require.NoError(t, f.Whole(20*time.Second))
+		require.NoError(t, f.Whole(30*time.Second))
 		assert.Equal(t, before, clusterOf(t, f, slot), "no other cluster is founded")
-		require.NoError(t, f.Served(10*time.Second, 5))
+		require.NoError(t, f.Served(30*time.Second, 5))
 	}
 	finish(t, f, 3*time.Second, "lose a disk")
 }
@@ -128,7 +128,7 @@ func TestTwoClustersMeet(t *testing.T) {
 		require.NoError(t, f.Slot(0).Await(20*time.Second, "says that it has met another", func(s fleet.Status) bool {
 			return strings.Contains(s.Health, "two clusters do not merge") && s.Leads && len(s.Members) == 1
 		}))
-		require.NoError(t, f.Served(10*time.Second, 20))
+		require.NoError(t, f.Served(30*time.Second, 20))
 	}
 	finish(t, a, 0)
 	finish(t, b, 0)

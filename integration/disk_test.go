@@ -3,11 +3,14 @@
 package integration
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,7 +38,7 @@ func steppedOut(t *testing.T, f *fleet.Fleet, slot int) {
 			return s.Leader != "" && s.Leader != id
 		}))
 	}
-	require.NoError(t, f.Served(20*time.Second, 50), "all are served, it too")
+	require.NoError(t, f.Served(30*time.Second, 50), "all are served, it too")
 }
 
 func TestDiskFull(t *testing.T) {
@@ -80,7 +83,7 @@ func TestDiskError(t *testing.T) {
 	leader, err := f.Leader(10 * time.Second)
 	require.NoError(t, err)
 	require.NoError(t, f.Do("leave", leader, func() error { return leader.Leave(20 * time.Second) }))
-	require.NoError(t, f.Served(20*time.Second, 20), "who is left is served, the one without a disk too")
+	require.NoError(t, f.Served(30*time.Second, 20), "who is left is served, the one without a disk too")
 	finish(t, f, 3*time.Second, "step out", "leave")
 }
 
@@ -133,6 +136,7 @@ func TestDiskCorrupt(t *testing.T) {
 				}
 			}
 			require.NoError(t, f.Alarms())
+			assert.NotZero(t, refused, "times that it refused to start")
 			t.Logf("figures: %s: refused to start %d times, did not need what was damaged %d times, had no leader %d times", t.Name(), refused, went, waits)
 		})
 	}
@@ -153,7 +157,10 @@ func files(t *testing.T, dir string, snapshot bool) (list []string) {
 		return err
 	})
 	require.NoError(t, err)
-	if snapshot {
+	if snapshot { // they are named by term and index, in decimal
+		slices.SortFunc(list, func(a, b string) int {
+			return cmp.Or(cmp.Compare(len(path.Dir(a)), len(path.Dir(b))), cmp.Compare(a, b))
+		})
 		list = list[len(list)-2:]
 	}
 	return list

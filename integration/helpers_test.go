@@ -50,7 +50,7 @@ func start(t *testing.T, n int) *fleet.Fleet {
 func startAll(t *testing.T, f *fleet.Fleet) {
 	t.Helper()
 	require.NoError(t, f.StartAll(nil))
-	require.NoError(t, f.Served(10*time.Second, 5))
+	require.NoError(t, f.Served(30*time.Second, 5))
 }
 
 func prepare(t *testing.T, make func(dir string) (*fleet.Fleet, error)) *fleet.Fleet {
@@ -97,7 +97,7 @@ func finish(t *testing.T, f *fleet.Fleet, gap time.Duration, faults ...string) (
 	require.NoError(t, err)
 	admitted := f.Limits.Limited(fleet.Total(rs))
 	assert.True(t, ledger.Granted.Covers(admitted), "admitted is %v, granted %v", admitted, ledger.Granted)
-	t.Log("figures:", ledger)
+	t.Log("the books:", ledger)
 	judge(t, f, rs, ledger, gap, faults...)
 	return rs, ledger
 }
@@ -115,17 +115,22 @@ func stop(t *testing.T, f *fleet.Fleet) []history.Record {
 // judge is what finish does of a fleet of which there may be no log.
 func judge(t *testing.T, f *fleet.Fleet, rs []history.Record, ledger fleet.Ledger, gap time.Duration, faults ...string) {
 	t.Helper()
-	all := fleet.Row{What: t.Name(), Times: 1, Admissions: len(rs), Worst: history.Check(rs, f.Limits), Lost: ledger.Expired, Leased: ledger.Granted}
-	assert.LessOrEqual(t, all.Worst.Proved, 1e-6, "units over the bound, proved")
-	t.Log("figures:", all)
+	row := fleet.Row{What: t.Name(), Times: 1, Admissions: len(rs), Worst: history.Check(rs, f.Limits), Lost: ledger.Expired, Leased: ledger.Granted}
+	assert.LessOrEqual(t, row.Worst.Proved, 1e-6, "units over the bound, proved")
+	if len(faults) == 0 {
+		t.Log("figures:", row)
+	}
 	for _, what := range faults {
-		row, late := fleet.Row{What: what}, []time.Duration(nil)
+		row.What, row.Times = t.Name()+": "+what, 0
+		var late []time.Duration
 		for _, r := range f.Recoveries(rs, what, 10*time.Second) {
 			row.Times++
 			row.Recovery, late = append(row.Recovery, r.Gap), append(late, r.Late)
 			assert.LessOrEqual(t, r.Gap, gap+r.Late, "after %s, when the machine was late by %v: for how long somebody was not served", what, r.Late)
 		}
 		assert.NotZero(t, row.Times, what)
-		t.Log("figures:", row, "the machine was late by", fleet.Quantiles(late))
+		t.Log("figures:", row)
+		t.Logf("after %s the machine was late by %s", what, fleet.Quantiles(late))
+		row = fleet.Row{} // the rest of it is told once
 	}
 }

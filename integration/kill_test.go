@@ -20,11 +20,11 @@ func TestKillLeader(t *testing.T) {
 		leader, err := f.Leader(10 * time.Second)
 		require.NoError(t, err)
 		require.NoError(t, f.Do("kill the leader", leader, leader.Kill))
-		require.NoError(t, f.Served(10*time.Second, 20), "the others are served")
+		require.NoError(t, f.Served(30*time.Second, 20), "the others are served")
 		_, err = f.Start(leader.Job.Slot, nil)
 		require.NoError(t, err)
-		require.NoError(t, f.Whole(20*time.Second), "it is back, from disk")
-		require.NoError(t, f.Served(10*time.Second, 20))
+		require.NoError(t, f.Whole(30*time.Second), "it is back, from disk")
+		require.NoError(t, f.Served(30*time.Second, 20))
 	}
 	finish(t, f, 1500*time.Millisecond, "kill the leader")
 }
@@ -53,7 +53,7 @@ func TestKillAll(t *testing.T) {
 	f := begin(t, 3)
 	f.Limits = fleet.Slow
 	require.NoError(t, f.StartAll(nil))
-	require.NoError(t, f.Served(20*time.Second, 40)) // more than the burst, by all together
+	require.NoError(t, f.Served(30*time.Second, 40)) // more than the burst, by all together
 	for range 2 {
 		require.NoError(t, f.Do("kill all", f.Slot(0), func() error {
 			return errors.Join(f.Slot(0).Kill(), f.Slot(1).Kill(), f.Slot(2).Kill())

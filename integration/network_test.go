@@ -56,7 +56,7 @@ func TestPartLeader(t *testing.T) {
 	}))
 	healed := history.Now()
 	require.NoError(t, f.Do("heal", leader, net.Heal))
-	require.NoError(t, f.Served(20*time.Second, 20), "all are served")
+	require.NoError(t, f.Served(30*time.Second, 20), "all are served")
 	back := time.Duration(history.Now() - healed)
 	require.NoError(t, f.Whole(30*time.Second))
 	t.Logf("all were served %v after the network was healed", back)
@@ -95,7 +95,7 @@ func TestPartOneWay(t *testing.T) {
 			}), what)
 		}
 		require.NoError(t, f.Do("heal", leader, net.Heal))
-		require.NoError(t, f.Served(20*time.Second, 20), "all are served")
+		require.NoError(t, f.Served(30*time.Second, 20), "all are served")
 		require.NoError(t, f.Whole(30*time.Second))
 	}
 	finish(t, f, 5*time.Second, "deafen the leader", "mute the leader")
@@ -162,10 +162,10 @@ func TestFarApart(t *testing.T) {
 		leader, err := f.Leader(10 * time.Second)
 		require.NoError(t, err)
 		require.NoError(t, f.Do("kill the leader", leader, leader.Kill))
-		require.NoError(t, f.Served(20*time.Second, 20), "the others are served")
+		require.NoError(t, f.Served(30*time.Second, 20), "the others are served")
 		begins(leader.Job.Slot)
 		require.NoError(t, f.Whole(30*time.Second))
-		require.NoError(t, f.Served(10*time.Second, 20))
+		require.NoError(t, f.Served(30*time.Second, 20))
 	}
 	finish(t, f, 5*time.Second, "kill the leader")
 }

@@ -24,11 +24,11 @@ func TestPauseLeader(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, f.Do("pause the leader", leader, leader.Pause))
 		asleep := history.Now()
-		require.NoError(t, f.Served(10*time.Second, 20), "the others are served")
+		require.NoError(t, f.Served(30*time.Second, 20), "the others are served")
 		time.Sleep(3*time.Second - time.Duration(history.Now()-asleep)) // the fault itself
 		require.NoError(t, leader.Resume())
-		require.NoError(t, f.Served(10*time.Second, 20), "all are served")
-		require.NoError(t, f.Whole(20*time.Second))
+		require.NoError(t, f.Served(30*time.Second, 20), "all are served")
+		require.NoError(t, f.Whole(30*time.Second))
 	}
 	finish(t, f, 3*time.Second, "pause the leader")
 }
@@ -58,8 +58,8 @@ func TestPauseHolder(t *testing.T) {
 			require.NoError(t, p.Tell(20))
 		}
 		require.NoError(t, sleeper.Resume())
-		require.NoError(t, f.Served(10*time.Second, 20), "all are served")
-		require.NoError(t, f.Whole(20*time.Second))
+		require.NoError(t, f.Served(30*time.Second, 20), "all are served")
+		require.NoError(t, f.Whole(30*time.Second))
 	}
 	_, ledger := finish(t, f, 0)
 	assert.GreaterOrEqual(t, ledger.Expired.Requests, int64(5), "it had something in hand when it was paused")

@@ -29,7 +29,7 @@ func TestSeedsComeBack(t *testing.T) {
 		require.NoError(t, launch(slot))
 	}
 	require.NoError(t, f.Whole(30*time.Second))
-	require.NoError(t, f.Served(20*time.Second, 20), "more than the burst, by all together")
+	require.NoError(t, f.Served(30*time.Second, 20), "more than the burst, by all together")
 	for slot := range f.Seeds {
 		require.NoError(t, f.Slot(slot).Leave(20*time.Second))
 		require.NoError(t, f.Whole(30*time.Second))
@@ -38,6 +38,6 @@ func TestSeedsComeBack(t *testing.T) {
 		require.NoError(t, f.Do("a seed comes back", f.Slot(slot), func() error { return launch(slot) }))
 	}
 	require.NoError(t, f.Whole(30*time.Second), "they are of one cluster")
-	require.NoError(t, f.Served(20*time.Second, 5))
+	require.NoError(t, f.Served(30*time.Second, 5))
 	finish(t, f, 3*time.Second, "a seed comes back")
 }

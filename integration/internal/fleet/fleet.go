@@ -275,6 +275,14 @@ func (f *Fleet) Served(within time.Duration, n int64) error {
 	return nil
 }
 
+// Stall is the longest time for which a worker was kept waiting for a processor.
+func (f *Fleet) Stall() (longest time.Duration) {
+	for _, p := range f.all {
+		longest = max(longest, p.Status().Stall)
+	}
+	return longest
+}
+
 // Stop has all workers leave that run, one after the other, and ends the rest.
 func (f *Fleet) Stop() error {
 	var errs []error

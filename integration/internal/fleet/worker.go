@@ -13,11 +13,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/cluster"
@@ -76,8 +78,9 @@ type Status struct {
 	Error    string
 	Leased   choked.Cost // in hand
 
-	Up   int64         // since when it runs
-	Late time.Duration // by which it was kept waiting for a processor, in all
+	Up    int64         // since when it runs
+	Late  time.Duration // by which it was kept waiting for a processor and the disk, in all
+	Stall time.Duration // for a processor, at once, at most
 
 	Final bool          // it admits no more
 	Leave time.Duration // when Final: how long its node took to leave
@@ -91,8 +94,8 @@ type worker struct {
 	records *history.Writer
 	queue   *history.Queue
 
-	up                                    int64
-	sent, noQuorum, failed, callers, late atomic.Int64
+	up                                           int64
+	sent, noQuorum, failed, callers, late, stall atomic.Int64
 
 	mu  sync.Mutex
 	err error // the last
@@ -158,6 +161,7 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	others.Go(func() { w.queue.Watch(ctx) })
 	others.Go(func() { w.tell(ctx, out) })
 	others.Go(func() { w.pulse(ctx) })
+	others.Go(func() { w.touch(ctx) })
 	for range w.job.Busy {
 		others.Go(func() { spin(ctx.Done()) })
 	}
@@ -237,15 +241,40 @@ func (w *worker) call(ctx context.Context) {
 	}
 }
 
+// grain is how late something may be that is nobody's fault.
+const grain = time.Millisecond
+
 // pulse sleeps for a moment, over and over, until ctx ends. By how much it wakes
 // too late, the others of this process may have been late as well, each time that
-// they had something to do. Less than grain is nobody's fault.
+// they had something to do.
 func (w *worker) pulse(ctx context.Context) {
-	const moment, grain = 5 * time.Millisecond, time.Millisecond
+	const moment = 5 * time.Millisecond
 	for ctx.Err() == nil {
 		began := time.Now()
 		time.Sleep(moment)
-		w.late.Add(int64(max(0, time.Since(began)-moment-grain)))
+		late := int64(max(0, time.Since(began)-moment-grain))
+		w.late.Add(late)
+		w.stall.Store(max(w.stall.Load(), late))
+	}
+}
+
+// touch does the same with the disk: it waits for a byte to be there, as Raft does
+// for each entry.
+func (w *worker) touch(ctx context.Context) {
+	f, err := os.CreateTemp(filepath.Dir(filepath.Dir(w.job.Records)), "touched-")
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	os.Remove(f.Name())
+	tick := time.NewTicker(25 * time.Millisecond)
+	defer tick.Stop()
+	for err == nil && ctx.Err() == nil {
+		began := time.Now()
+		_, err = f.WriteAt([]byte{byte(began.UnixNano())}, 0)
+		err = errors.Join(err, unix.Fdatasync(int(f.Fd())))
+		w.late.Add(int64(max(0, time.Since(began)-grain)))
+		<-tick.C
 	}
 }
 
@@ -278,7 +307,7 @@ func (w *worker) status() Status {
 	s := Status{
 		At: history.Now(), PID: os.Getpid(), ID: w.node.ID(), Members: w.node.Members(), Callers: int(w.callers.Load()),
 		Sent: w.sent.Load(), NoQuorum: w.noQuorum.Load(), Failed: w.failed.Load(), Leased: stats.Leased,
-		Up: w.up, Late: time.Duration(w.late.Load()),
+		Up: w.up, Late: time.Duration(w.late.Load()), Stall: time.Duration(w.stall.Load()),
 	}
 	if m, ok := w.node.Leader(); ok {
 		s.Leader, s.Leads = m.ID, m.Self
