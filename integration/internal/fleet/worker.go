@@ -72,11 +72,11 @@ type Status struct {
 	Members []cluster.Member
 	Callers int // as ordered last
 
-	Sent     int64 // calls, admitted
-	NoQuorum int64 // calls refused for want of one
-	Failed   int64 // other calls that came to nothing
-	Error    string // the last, of either kind
-	Failure  string // the last of the other calls'
+	Sent     int64       // calls, admitted
+	NoQuorum int64       // calls refused for want of one
+	Failed   int64       // other calls that came to nothing
+	Error    string      // the last, of either kind
+	Failure  string      // the last of the other calls'
 	Leased   choked.Cost // in hand
 
 	Up    int64         // since when it runs
