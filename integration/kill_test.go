@@ -39,7 +39,9 @@ func TestKillHolder(t *testing.T) {
 	require.NoError(t, f.Served(30*time.Second, 250)) // 500 by both, in five seconds
 
 	rs, ledger := finish(t, f, time.Second, "kill a holder")
-	assert.LessOrEqual(t, len(ledger.Lost), 1, "nobody but the dead one has lost a lease: %v", ledger.Lost)
+	if hadQuorum(t, f) {
+		assert.LessOrEqual(t, len(ledger.Lost), 1, "nobody but the dead one has lost a lease: %v", ledger.Lost)
+	}
 	for _, lost := range ledger.Lost {
 		assert.True(t, f.Limits.Burst().Covers(lost), "no more is lost than it can have held: %v", lost)
 	}

@@ -112,7 +112,7 @@ func TestLoss(t *testing.T) {
 	lossy := time.Duration(history.Now() - f.Faults[0].At)
 	for _, p := range f.Running() {
 		s := p.Status()
-		assert.Zero(t, s.Failed, "of calls that came to nothing, no quorum is the only reason: %s", s.Error)
+		assert.Zero(t, s.Failed, "of calls that came to nothing, no quorum is the only reason: %s", s.Failure)
 		t.Logf("%s: %d admitted, %d refused for want of a quorum", p.Job.Name, s.Sent, s.NoQuorum)
 	}
 	require.NoError(t, net.Heal())

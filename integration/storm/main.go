@@ -10,8 +10,9 @@
 // each. After a round all is well for a while: then all workers have to be served,
 // in time. It prints a line every ten seconds and in the end what came of each
 // fault. It ends with status 1, and with all logs and records kept, when more was
-// admitted than burst + rate · window, when the books do not balance, or when the
-// fleet does not recover.
+// admitted than burst + rate · window, when the books do not balance, when calls
+// fail for another reason than the want of a quorum, or when the fleet does not
+// recover.
 package main
 
 import (

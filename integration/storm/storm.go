@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -358,8 +359,12 @@ func (s *storm) sumUp() error {
 		Recovery: s.healed, Lost: ledger.Expired, Leased: ledger.Granted,
 	})
 	var leave time.Duration
+	var failed int64
+	var failure string
 	for _, p := range s.All() {
-		leave = max(leave, p.Status().Leave)
+		st := p.Status()
+		leave, failed = max(leave, st.Leave), failed+st.Failed
+		failure = cmp.Or(failure, st.Failure)
 	}
 	fmt.Fprintf(s.out, "the books: %v\nlongest time to leave: %v\n", ledger, leave.Round(time.Millisecond))
 	if s.busy > 0 {
@@ -367,6 +372,9 @@ func (s *storm) sumUp() error {
 	}
 	if !s.promised() {
 		fmt.Fprintf(s.out, "clocks that differ by %d%% are more than is promised for: the excess is told, not judged\n", s.drift)
+	}
+	if failed > 0 {
+		return errors.Join(s.broken(), fmt.Errorf("%d calls failed, and not for want of a quorum: %s", failed, failure))
 	}
 	return s.broken()
 }

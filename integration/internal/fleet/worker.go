@@ -72,10 +72,11 @@ type Status struct {
 	Members []cluster.Member
 	Callers int // as ordered last
 
-	Sent     int64 // calls, admitted
-	NoQuorum int64 // calls refused for want of one
-	Failed   int64 // other calls that came to nothing
-	Error    string
+	Sent     int64       // calls, admitted
+	NoQuorum int64       // calls refused for want of one
+	Failed   int64       // other calls that came to nothing
+	Error    string      // the last, of either kind
+	Failure  string      // the last of the other calls'
 	Leased   choked.Cost // in hand
 
 	Up    int64         // since when it runs
@@ -97,8 +98,8 @@ type worker struct {
 	up                                           int64
 	sent, noQuorum, failed, callers, late, stall atomic.Int64
 
-	mu  sync.Mutex
-	err error // the last
+	mu           sync.Mutex
+	err, failure error // the last
 }
 
 // work is the whole life of a worker process. It returns the exit status.
@@ -232,7 +233,9 @@ func (w *worker) call(ctx context.Context) {
 			w.failed.Add(1)
 		}
 		w.mu.Lock()
-		w.err = err
+		if w.err = err; !errors.Is(err, choked.ErrNoQuorum) {
+			w.failure = err
+		}
 		w.mu.Unlock()
 		select {
 		case <-ctx.Done():
@@ -319,6 +322,9 @@ func (w *worker) status() Status {
 	defer w.mu.Unlock()
 	if w.err != nil {
 		s.Error = w.err.Error()
+	}
+	if w.failure != nil {
+		s.Failure = w.failure.Error()
 	}
 	return s
 }
