@@ -98,6 +98,24 @@ func TestSeedsThatComeBackFoundNoSecondCluster(t *testing.T) {
 	})
 }
 
+// Before there is a cluster nobody is asked whether he leads it, and callers hear
+// what is the matter.
+func TestCallersHearThatThereIsNoCluster(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
+		n := c.start(c.config(2))
+		c.start(c.config(3))
+		began := time.Now()
+		_, err := n.Lease(t.Context(), oneRequest("k", 1))
+		require.ErrorIs(t, err, choked.ErrNoQuorum)
+		assert.ErrorContains(t, err, "no cluster found yet")
+		assert.Equal(t, n.cfg.QuorumTimeout, time.Since(began))
+		c.start(c.config(1))
+		_, err = n.Lease(t.Context(), oneRequest("k", 1))
+		require.NoError(t, err, "there is one within that time")
+	})
+}
+
 // Of two workers one votes. When it crashes, and comes back without its log,
 // nobody has one, and the other cannot know that it is gone for good: it says so.
 func TestTheLossOfAllThatVoteShowsInHealth(t *testing.T) {

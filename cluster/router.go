@@ -100,6 +100,9 @@ func (n *Node) search() {
 }
 
 func (n *Node) findLeader() (*link, *bufio.Reader, error) {
+	if there, _ := n.gossip.cluster(); there == "" && n.cluster() == "" {
+		return nil, nil, errors.New("no cluster found yet") // and so nobody leads
+	}
 	asked := map[string]bool{n.port.Addr(): true}
 	next := n.whereToAsk()
 	var why error
