@@ -171,6 +171,19 @@ func (a *admissions) spend(ctx context.Context, t *testing.T, node *Node, limits
 	}
 }
 
+// since returns how many were admitted after an instant, by worker.
+func (a *admissions) since(start time.Time) map[string]int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	by := make(map[string]int)
+	for _, x := range a.all {
+		if x.err == nil && x.at.After(start) {
+			by[x.worker]++
+		}
+	}
+	return by
+}
+
 // check asserts the bound over every window and returns how many were admitted,
 // by worker, and the longest time without an admission.
 func (a *admissions) check(t *testing.T, r choked.Rate) (by map[string]int, gap time.Duration) {
