@@ -164,7 +164,7 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	others.Go(func() { w.pulse(ctx) })
 	others.Go(func() { w.touch(ctx) })
 	for range w.job.Busy {
-		others.Go(func() { spin(ctx.Done()) })
+		others.Go(func() { spin(ctx) })
 	}
 	w.serve(ctx, counts)
 	others.Wait()
@@ -281,14 +281,9 @@ func (w *worker) touch(ctx context.Context) {
 	}
 }
 
-// spin does nothing, and gives way to nobody of its own accord, until stop.
-func spin(stop <-chan struct{}) {
-	for {
-		select {
-		case <-stop:
-			return
-		default:
-		}
+// spin does nothing, and gives way to nobody of its own accord, until ctx ends.
+func spin(ctx context.Context) {
+	for ctx.Err() == nil {
 	}
 }
 
