@@ -110,8 +110,12 @@ func (l *link) do(ctx context.Context, op bucket.Op) (turn.Answer, error) {
 	return turn.Answer{}, context.Cause(ctx)
 }
 
-// undecided tells an answer from none.
+// undecided tells an answer from none. Who is told that the same was asked again
+// did not do that: an attempt before it came later, from a connection that is lost.
 func undecided(a turn.Answer) (turn.Answer, error) {
+	if errors.Is(a.Err, turn.ErrAskedAgain) {
+		return turn.Answer{}, errUnclear
+	}
 	if errors.Is(a.Err, errNotLeader) || errors.Is(a.Err, errUnclear) {
 		return turn.Answer{}, a.Err
 	}

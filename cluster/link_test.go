@@ -4,12 +4,15 @@ import (
 	"bufio"
 	"encoding/binary"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/internal/turn"
 )
@@ -62,5 +65,31 @@ func TestAnAnswerGoesToItsAsk(t *testing.T) {
 		close(done)
 		here.Close()
 		there.Close()
+	})
+}
+
+// An attempt from a connection that is lost may reach the leader after the one
+// that took its place. Who waits for the latter asks once more, and has no error.
+func TestAnEarlierAttemptThatComesLateIsNoError(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		a := c.start(c.config(1))
+		c.await("a leader", func() bool { return a.authority.Load() != nil })
+		limits := choked.MustLimits("1/s", "")
+		ask := bucket.Ask{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}, Limits: limits, Need: choked.Cost{Requests: 1}, MaxWait: time.Minute}
+		first, err := a.Lease(t.Context(), ask)
+		require.NoError(t, err)
+		require.NoError(t, a.Settle(t.Context(), []bucket.Settlement{{Key: "k", ID: first.ID, Spent: ask.Need}}))
+		require.NoError(t, a.Adjust(t.Context(), bucket.Adjustment{Key: "k", Limits: limits, Charge: choked.Cost{Requests: 5}}))
+
+		ask.ID.Seq = 2
+		var lease choked.Lease
+		var waited sync.WaitGroup
+		waited.Go(func() { lease, err = a.Lease(t.Context(), ask) })
+		synctest.Wait()
+		late := ask
+		a.authority.Load().submit(&late, func(turn.Answer) {})
+		waited.Wait()
+		require.NoError(t, err)
+		require.True(t, lease.OK)
 	})
 }

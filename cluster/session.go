@@ -125,7 +125,7 @@ func (s *session) answer(n uint64, a turn.Answer) {
 	switch a.Err {
 	case errNotLeader:
 		b = append(b, fateNotLeader)
-	case errUnclear:
+	case errUnclear, turn.ErrAskedAgain:
 		b = append(b, fateUnclear)
 	default:
 		b = append(b, fateDecided)
