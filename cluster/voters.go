@@ -29,7 +29,7 @@ const (
 
 	// goneFor is how long one that said good-bye is gone, whatever gossip says:
 	// until that has told everybody. Later it has come back.
-	goneFor = 10 * time.Second
+	goneFor = 2 * time.Second
 )
 
 // manageVoters brings the voters in line with the members, one change at a time,
@@ -165,7 +165,8 @@ func (n *Node) remove(id raft.ServerID) error {
 	return nil
 }
 
-// awaitLog returns when m has applied the log up to index.
+// awaitLog returns when m has applied the log up to index. It gives up on one that
+// is gone meanwhile.
 func (n *Node) awaitLog(ctx context.Context, m Member, index uint64) error {
 	var last error
 	for {
@@ -176,6 +177,9 @@ func (n *Node) awaitLog(ctx context.Context, m Member, index uint64) error {
 		last = err
 		if err == nil {
 			last = fmt.Errorf("it has entry %d of %d", applied, index)
+		}
+		if _, ok := n.able()[m.ID]; !ok {
+			return errors.Join(errors.New("it is gone"), last)
 		}
 		select {
 		case <-ctx.Done():
