@@ -30,6 +30,7 @@ type Table struct {
 	now     int64
 	cold    int64 // buckets that are not here were empty then; 0: they are full
 	buckets map[string]*Bucket
+	most    int                // in buckets since it was made
 	shared  map[string]*Limits // one copy of each set of limits, for all its keys
 
 	round    uint64    // of snapshots
@@ -146,6 +147,13 @@ func (t *Table) Get(key string) *Bucket { return t.buckets[key] }
 // Sweep looks at some n buckets and forgets those that are idle by the table's
 // time. It changes nothing that an operation could tell.
 func (t *Table) Sweep(n int) {
+	t.most = max(t.most, len(t.buckets))
+	if t.most > 1024 && len(t.buckets) < t.most/8 {
+		// A map does not shrink, and to walk a few steps of one that is nearly
+		// empty takes as long as when it was full.
+		t.buckets = maps.Collect(maps.All(t.buckets))
+		t.most = len(t.buckets)
+	}
 	for key, b := range t.buckets { // a map is walked from a random place
 		if n--; n < 0 {
 			return

@@ -6,6 +6,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -196,4 +198,30 @@ func FuzzTable(f *testing.F) {
 			tab.Sweep(1)
 		}
 	})
+}
+
+// A flood of keys leaves nothing behind once their buckets are full again, and
+// looking for idle ones takes as few steps as before.
+func TestAFloodOfKeysLeavesNothingBehind(t *testing.T) {
+	const keys = 100_000
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	table := NewTable()
+	limits := Limits{Requests: Rates{{N: 10, Per: time.Second, Burst: 10}}}
+	for i := range keys {
+		table.Apply(0, &Ask{Key: strconv.Itoa(i), ID: LeaseID{1, uint64(i)}, Limits: limits, Need: Cost{Requests: 1}, Want: Cost{Requests: 1}})
+	}
+	for now := int64(time.Minute); table.Len() > 1; {
+		table.Apply(now, &Adjustment{Key: "last", Limits: limits, Charge: Cost{Requests: 1}})
+		table.Sweep(1000)
+	}
+	if left := heap() - before; left > 8*keys {
+		t.Errorf("%d bytes left for each of %d keys", left/keys, keys)
+	}
+	runtime.KeepAlive(table)
 }
