@@ -110,6 +110,9 @@ func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (ans
 	}()
 	leaderless := n.clock.Now() // since when
 	for {
+		if ctx.Err() != nil { // nothing is begun that might be decided all the same
+			return turn.Answer{}, context.Cause(ctx)
+		}
 		lead, err := n.leader(ctx, leaderless+int64(n.cfg.QuorumTimeout))
 		if err != nil {
 			return turn.Answer{}, err
