@@ -342,7 +342,7 @@ func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
 	b.rates(func(i int, u Unit, r Rate) {
 		b.tats[i] = later(now, r.span(old.debt(now, u, r)))
 		old.all(func(j int, v Unit, q Rate) {
-			if v == u && q.N == r.N && q.Per == r.Per {
+			if v == u && q.refillsAs(r) {
 				b.tats[i] = max(b.tats[i], old.tats[j])
 			}
 		})
@@ -363,7 +363,7 @@ func (b *Bucket) remember(now int64, old *Bucket) {
 	}
 	var left [Tokens + 1][]rate
 	old.all(func(i int, u Unit, r Rate) {
-		if old.tats[i] > now && !slices.ContainsFunc(b.limits.Of(u), func(q Rate) bool { return q.N == r.N && q.Per == r.Per }) {
+		if old.tats[i] > now && !slices.ContainsFunc(b.limits.Of(u), r.refillsAs) {
 			left[u] = append(left[u], rate{r, old.tats[i]})
 		}
 	})

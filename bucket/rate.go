@@ -42,6 +42,9 @@ func (r Rate) Check() error {
 	return nil
 }
 
+// refillsAs reports whether r and q are the same but for the burst.
+func (r Rate) refillsAs(q Rate) bool { return r.N == q.N && r.Per == q.Per }
+
 // span is the time in which n ≥ 0 units are restored, rounded up: time charged
 // for units is never too short.
 func (r Rate) span(n int64) int64 { return mulDivCeil(n, int64(r.Per), r.N) }
