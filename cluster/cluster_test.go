@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/cluster/internal/memnet"
+	"github.com/choked/choked/cluster/internal/wire"
 )
 
 // fleet is workers on a network in memory, in a bubble.
@@ -327,5 +330,53 @@ func TestGrowsAndShrinksGracefully(t *testing.T) {
 			ask(c.nodes[ip(6)+":7946"], uint64(10+i))
 		}
 		c.await("the last one votes alone", func() bool { return c.voters() == 1 })
+	})
+}
+
+// counted counts the streams that a host opens.
+type counted struct {
+	wire.Network
+	dials *atomic.Int64
+}
+
+func (c counted) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	c.dials.Add(1)
+	return c.Network.Dial(ctx, addr)
+}
+
+// A hundred members that look for a leader must not keep the voters from
+// electing one.
+func TestWhileNobodyLeadsFewAsk(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		voters := c.startThree()
+		const clients = 9
+		var dials atomic.Int64
+		var nodes []*Node
+		for i := range clients {
+			cfg := c.config(4 + i)
+			cfg.network = counted{cfg.network, &dials}
+			n := c.start(cfg)
+			c.await("a cluster", func() bool { return n.Health() == nil })
+			nodes = append(nodes, n)
+		}
+		c.crash(voters[0])
+		c.crash(voters[1])
+		c.await("no leader", func() bool { return c.leader() == nil })
+
+		var searching sync.WaitGroup
+		defer searching.Wait()
+		search, stop := context.WithCancel(t.Context())
+		defer stop()
+		for _, n := range nodes {
+			searching.Go(func() {
+				for search.Err() == nil {
+					_, err := n.leader(search, n.clock.Now()+int64(time.Second))
+					assert.Error(t, err)
+				}
+			})
+		}
+		dials.Store(0)
+		time.Sleep(10 * time.Second)
+		assert.Less(t, dials.Load(), int64(10*clients*6), "some six streams a second each, gossip's included")
 	})
 }

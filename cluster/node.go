@@ -516,7 +516,7 @@ func (n *Node) serve(conn net.Conn) {
 	defer conn.Close()
 	stop := context.AfterFunc(n.ctx, func() { conn.Close() })
 	defer stop()
-	a := n.authority.Load()
+	a := n.awaitLeader()
 	s := &session{conn: conn, authority: a, wake: make(chan struct{}, 1)}
 	s.send(frameRole, n.role(a))
 	if a == nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -14,9 +15,19 @@ import (
 )
 
 const (
-	dialWithin  = 500 * time.Millisecond
-	searchEvery = 50 * time.Millisecond // while there is no leader and somebody needs one
-	searchMost  = 16                    // members asked in one search
+	dialWithin = 500 * time.Millisecond // to be told who leads included
+
+	// heldFor is how long a voter that knows no leader keeps who asks waiting for
+	// one. Without that, all members would ask all voters again and again as long
+	// as there is none, and what handshakes cost could keep the voters from
+	// electing one.
+	heldFor = 250 * time.Millisecond
+
+	// Between searches in vain one waits, each time longer.
+	searchAgain     = 50 * time.Millisecond
+	searchAgainMost = 400 * time.Millisecond
+
+	searchMost = 8 // members asked in one search
 )
 
 // router knows the way to the leader. It looks for one only when somebody needs
@@ -27,6 +38,7 @@ type router struct {
 	searching bool
 	changed   chan struct{} // closed, and replaced, when there may be a leader
 	why       error         // of the last search
+	pause     time.Duration // after the next search, if that is in vain
 }
 
 // leader returns who decides, waiting for one until the instant given.
@@ -82,14 +94,25 @@ func (r *router) rerouted() {
 func (n *Node) search() {
 	r := &n.router
 	link, reader, err := n.findLeader()
+	r.mu.Lock()
+	pause := max(r.pause, searchAgain)
+	changed := r.changed
+	r.mu.Unlock()
 	if err != nil {
+		timer := time.NewTimer(pause)
 		select {
-		case <-time.After(searchEvery):
+		case <-timer.C:
+		case <-changed: // this node leads, or its Raft knows who does
 		case <-n.ctx.Done():
 		}
+		timer.Stop()
 	}
 	r.mu.Lock()
 	r.link, r.why, r.searching = link, err, false
+	r.pause = min(2*pause, searchAgainMost)
+	if err == nil {
+		r.pause = 0
+	}
 	r.mu.Unlock()
 	if link != nil {
 		n.spawn(func() { link.run(reader) })
@@ -132,7 +155,8 @@ func (n *Node) findLeader() (*link, *bufio.Reader, error) {
 	return nil, nil, why
 }
 
-// whereToAsk lists addresses, the most likely leader first.
+// whereToAsk lists addresses, the most likely leader first. Only those that vote
+// can know it; others are asked while gossip tells of no voter.
 func (n *Node) whereToAsk() []string {
 	var leaders, voters, others []string
 	if _, id := n.raft.LeaderWithID(); id != "" {
@@ -150,7 +174,40 @@ func (n *Node) whereToAsk() []string {
 			others = append(others, m.Addr)
 		}
 	}
-	return slices.Concat(leaders, voters, others)
+	// All look for it at the same time: not all at the same member first.
+	spread(voters)
+	if len(leaders)+len(voters) > 0 {
+		return append(leaders, voters...)
+	}
+	spread(others)
+	return others
+}
+
+func spread(addrs []string) {
+	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+}
+
+// awaitLeader returns the authority, if this node leads. A voter that knows no
+// leader waits for one first, but not for long.
+func (n *Node) awaitLeader() *authority {
+	timer := time.NewTimer(heldFor)
+	defer timer.Stop()
+	for {
+		n.router.mu.Lock()
+		changed := n.router.changed
+		n.router.mu.Unlock()
+		a := n.authority.Load()
+		if _, leader := n.raft.LeaderWithID(); a != nil || leader != "" || !n.gossip.said().Voter {
+			return a
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return nil
+		case <-n.ctx.Done():
+			return nil
+		}
+	}
 }
 
 // dialRPC opens a stream to the member at addr, which says first whether it
