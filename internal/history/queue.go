@@ -9,8 +9,10 @@ import (
 	"github.com/choked/choked"
 )
 
-// look is how often a worker looks at its line of waiting callers.
-const look = 5 * time.Millisecond
+// look is how often a worker looks at its line of waiting callers. More often
+// would say more exactly when an admission may have been, but all of a machine's
+// workers look, while they are being measured.
+const look = 10 * time.Millisecond
 
 // Queue tells since when a caller may have been admitted. The caller itself sees
 // only that its wait has ended, at some time after it was decided; and that it

@@ -37,7 +37,7 @@ func Main() {
 	}
 }
 
-const tellEvery = 25 * time.Millisecond // status
+const tellEvery = 100 * time.Millisecond // status
 
 // Job is what a worker has to do: the first line on its standard input.
 type Job struct {
@@ -162,7 +162,9 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	others.Go(func() { w.queue.Watch(ctx) })
 	others.Go(func() { w.tell(ctx, out) })
 	others.Go(func() { w.pulse(ctx) })
-	others.Go(func() { w.touch(ctx) })
+	if w.job.Dir != "" {
+		others.Go(func() { w.touch(ctx) })
+	}
 	for range w.job.Busy {
 		others.Go(func() { spin(ctx) })
 	}
@@ -251,7 +253,7 @@ const grain = time.Millisecond
 // too late, the others of this process may have been late as well, each time that
 // they had something to do.
 func (w *worker) pulse(ctx context.Context) {
-	const moment = 5 * time.Millisecond
+	const moment = 10 * time.Millisecond
 	for ctx.Err() == nil {
 		began := time.Now()
 		time.Sleep(moment)
@@ -270,7 +272,7 @@ func (w *worker) touch(ctx context.Context) {
 	}
 	defer f.Close()
 	os.Remove(f.Name())
-	tick := time.NewTicker(25 * time.Millisecond)
+	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for err == nil && ctx.Err() == nil {
 		began := time.Now()
