@@ -71,7 +71,7 @@ func Start(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("choked: cluster: %w", err)
 	}
 	n := &Node{cfg: cfg, clock: cfg.clock, news: make(chan struct{}, 1), returns: make(chan struct{}, maxReturns), gone: make(map[string]int64)}
-	n.router.changed = make(chan struct{})
+	n.router.changed, n.router.pause = make(chan struct{}), searchAgain
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.close = sync.OnceValue(n.shutdown)
 	if err := n.open(); err != nil {

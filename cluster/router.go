@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/cluster/internal/wire"
 )
@@ -95,24 +97,21 @@ func (n *Node) search() {
 	r := &n.router
 	link, reader, err := n.findLeader()
 	r.mu.Lock()
-	pause := max(r.pause, searchAgain)
-	changed := r.changed
+	pause, changed := r.pause, r.changed
 	r.mu.Unlock()
+	next := searchAgain
 	if err != nil {
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
+			next = min(2*pause, searchAgainMost)
 		case <-changed: // this node leads, or its Raft knows who does
 		case <-n.ctx.Done():
 		}
 		timer.Stop()
 	}
 	r.mu.Lock()
-	r.link, r.why, r.searching = link, err, false
-	r.pause = min(2*pause, searchAgainMost)
-	if err == nil {
-		r.pause = 0
-	}
+	r.link, r.why, r.searching, r.pause = link, err, false, next
 	r.mu.Unlock()
 	if link != nil {
 		n.spawn(func() { link.run(reader) })
@@ -188,7 +187,7 @@ func spread(addrs []string) {
 }
 
 // awaitLeader returns the authority, if this node leads. A voter that knows no
-// leader waits for one first, but not for long.
+// leader, or is about to lead, waits first, but not for long.
 func (n *Node) awaitLeader() *authority {
 	timer := time.NewTimer(heldFor)
 	defer timer.Stop()
@@ -197,7 +196,8 @@ func (n *Node) awaitLeader() *authority {
 		changed := n.router.changed
 		n.router.mu.Unlock()
 		a := n.authority.Load()
-		if _, leader := n.raft.LeaderWithID(); a != nil || leader != "" || !n.gossip.said().Voter {
+		_, leader := n.raft.LeaderWithID()
+		if elsewhere := leader != "" && leader != raft.ServerID(n.id); a != nil || elsewhere || !n.gossip.said().Voter {
 			return a
 		}
 		select {

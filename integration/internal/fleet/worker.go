@@ -37,8 +37,6 @@ func Main() {
 	}
 }
 
-const tellEvery = 100 * time.Millisecond // status
-
 // Job is what a worker has to do: the first line on its standard input.
 type Job struct {
 	Slot, Incarnation int
@@ -53,6 +51,7 @@ type Job struct {
 	Limits  choked.Limits
 	Callers int    // that ask for more as soon as they are served
 	Records string // file of admissions
+	Tell    time.Duration // how often it says its status
 	Busy    int    // loops that never rest, beside the rest on one processor; 0: on all there are
 }
 
@@ -291,7 +290,7 @@ func spin(ctx context.Context) {
 
 // tell writes the status until ctx ends, or until nobody reads it.
 func (w *worker) tell(ctx context.Context, out *json.Encoder) {
-	tick := time.NewTicker(tellEvery)
+	tick := time.NewTicker(w.job.Tell)
 	defer tick.Stop()
 	for out.Encode(w.status()) == nil {
 		select {
