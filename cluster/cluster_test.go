@@ -380,3 +380,36 @@ func TestWhileNobodyLeadsFewAsk(t *testing.T) {
 		assert.Less(t, dials.Load(), int64(10*clients*6), "some six streams a second each, gossip's included")
 	})
 }
+
+func TestWhoIsFrozenHoldsUpNoSearch(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		client := c.start(c.config(4))
+		old := c.leader()
+		c.await("who leads is known by gossip", func() bool {
+			m, _ := client.gossip.member(old.id)
+			return m.Leader
+		})
+		host := func(n *Node) string { return n.port.Addr()[:len(n.port.Addr())-len(":7946")] }
+		rest := []string{host(client)}
+		for _, n := range nodes {
+			if n != old {
+				rest = append(rest, host(n))
+			}
+		}
+		c.net.Split([]string{host(old)}, rest)
+		c.await("another leads", func() bool {
+			return slices.ContainsFunc(nodes, func(n *Node) bool { return n != old && n.authority.Load() != nil })
+		})
+		m, _ := client.gossip.member(old.id)
+		require.True(t, m.Leader, "as far as the client has heard")
+
+		began := time.Now()
+		l, r, err := client.findLeader()
+		require.NoError(t, err)
+		assert.NotEqual(t, old.port.Addr(), l.addr)
+		assert.LessOrEqual(t, time.Since(began), 2*askNextAfter+10*time.Millisecond)
+		l.conn.Close()
+		l.run(r)
+	})
+}

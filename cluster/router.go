@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,9 @@ const (
 	searchAgain     = 50 * time.Millisecond
 	searchAgainMost = 400 * time.Millisecond
 
-	searchMost = 8 // members asked in one search
+	searchMost    = 8 // members asked in one search
+	strangersMost = 2 // of those that are not known to vote
+	askNextAfter  = 50 * time.Millisecond
 )
 
 // router knows the way to the leader. It looks for one only when somebody needs
@@ -121,41 +124,83 @@ func (n *Node) search() {
 	r.rerouted()
 }
 
+// reply is what a member says when it is asked who leads.
+type reply struct {
+	addr  string
+	conn  *wire.Conn // to the leader
+	r     *bufio.Reader
+	leads bool
+	hint  string // where the leader is, if another is known
+	err   error
+}
+
+// findLeader asks one after the other, and does not wait for long for one before
+// it asks the next as well: that one may be frozen, or may not know.
 func (n *Node) findLeader() (*link, *bufio.Reader, error) {
 	if there, _ := n.gossip.cluster(); there == "" && n.cluster() == "" {
 		return nil, nil, errors.New("no cluster found yet") // and so nobody leads
 	}
-	asked := map[string]bool{n.port.Addr(): true}
+	ctx, stop := context.WithCancel(n.ctx)
+	defer stop()
+	replies := make(chan reply)
 	next := n.whereToAsk()
+	asked := map[string]bool{n.port.Addr(): true}
+	waiting := 0
+	patience := time.NewTimer(0)
+	defer patience.Stop()
 	var why error
-	for len(next) > 0 && len(asked) <= searchMost && n.ctx.Err() == nil {
-		addr := next[0]
-		next = next[1:]
-		if asked[addr] {
-			continue
+	for {
+		next = slices.DeleteFunc(next, func(addr string) bool { return asked[addr] })
+		more := patience.C
+		if len(next) == 0 || len(asked) > searchMost {
+			more = nil
 		}
-		asked[addr] = true
-		conn, reader, leads, hint, err := n.dialRPC(n.ctx, addr)
-		if err != nil {
-			why = errors.Join(why, err)
-			continue
+		if more == nil && waiting == 0 {
+			return nil, nil, cmp.Or(why, errors.New("no member knows a leader"))
 		}
-		if leads {
-			return newLink(conn, addr), reader, nil
-		}
-		conn.Close()
-		if hint != "" {
-			next = slices.Insert(next, 0, hint)
+		select {
+		case <-ctx.Done():
+			return nil, nil, bucket.ErrClosed
+		case <-more:
+			addr := next[0]
+			asked[addr] = true
+			waiting++
+			n.spawn(func() { n.askWhoLeads(ctx, addr, replies) })
+			patience.Reset(askNextAfter)
+		case a := <-replies:
+			waiting--
+			if a.leads {
+				return newLink(a.conn, a.addr), a.r, nil
+			}
+			why = errors.Join(why, a.err)
+			if a.hint != "" {
+				next = slices.Insert(next, 0, a.hint)
+			}
+			if a.hint != "" || waiting == 0 {
+				patience.Reset(0)
+			}
 		}
 	}
-	if why == nil {
-		why = errors.New("no member knows a leader")
+}
+
+// askWhoLeads sends what the member at addr says, unless ctx ends before.
+func (n *Node) askWhoLeads(ctx context.Context, addr string, replies chan<- reply) {
+	a := reply{addr: addr}
+	a.conn, a.r, a.leads, a.hint, a.err = n.dialRPC(ctx, addr)
+	if a.err == nil && !a.leads {
+		a.conn.Close()
 	}
-	return nil, nil, why
+	select {
+	case replies <- a:
+	case <-ctx.Done():
+		if a.err == nil {
+			a.conn.Close()
+		}
+	}
 }
 
 // whereToAsk lists addresses, the most likely leader first. Only those that vote
-// can know it; others are asked while gossip tells of no voter.
+// can know it; a few others are asked while gossip tells of none besides.
 func (n *Node) whereToAsk() []string {
 	var leaders, voters, others []string
 	if _, id := n.raft.LeaderWithID(); id != "" {
@@ -173,17 +218,13 @@ func (n *Node) whereToAsk() []string {
 			others = append(others, m.Addr)
 		}
 	}
-	// All look for it at the same time: not all at the same member first.
-	spread(voters)
-	if len(leaders)+len(voters) > 0 {
-		return append(leaders, voters...)
+	// When all look for a leader, not all begin with the same member.
+	shuffle(voters)
+	if len(voters) == 0 {
+		shuffle(others)
+		voters = others[:min(len(others), strangersMost)]
 	}
-	spread(others)
-	return others
-}
-
-func spread(addrs []string) {
-	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+	return append(leaders, voters...)
 }
 
 // awaitLeader returns the authority, if this node leads. A voter that knows no
@@ -208,6 +249,10 @@ func (n *Node) awaitLeader() *authority {
 			return nil
 		}
 	}
+}
+
+func shuffle(addrs []string) {
+	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
 }
 
 // dialRPC opens a stream to the member at addr, which says first whether it
