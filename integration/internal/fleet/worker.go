@@ -49,10 +49,10 @@ type Job struct {
 
 	Key     string
 	Limits  choked.Limits
-	Callers int    // that ask for more as soon as they are served
-	Records string // file of admissions
+	Callers int           // that ask for more as soon as they are served
+	Records string        // file of admissions
 	Tell    time.Duration // how often it says its status
-	Busy    int    // loops that never rest, beside the rest on one processor; 0: on all there are
+	Busy    int           // loops that never rest, beside the rest on one processor; 0: on all there are
 }
 
 // Order is each further line. The end of input tells the worker to leave.
