@@ -118,6 +118,11 @@ func TestAudit(t *testing.T) {
 			want:  Ledger{From: 61, To: 100, Leases: 40, Granted: requests(400)},
 		},
 		{
+			name:  "a voter that was sent a snapshot kept its old entries",
+			disks: [][]disk{{{log: append(entries(1, 20), entries(61, 100)...), snapshots: []uint64{60}}}},
+			want:  Ledger{From: 61, To: 100, Leases: 40, Granted: requests(400)},
+		},
+		{
 			name: "what was not committed is of no account", disks: [][]disk{{{log: uncommitted}, {log: elected}}},
 			want: Ledger{From: 1, To: 101, Leases: 100, Granted: requests(1000)},
 		},

@@ -73,7 +73,9 @@ func (f *Fleet) read(slot int, from uint64) error {
 	return nil
 }
 
-// readLog returns what there is of a log, beginning with an entry.
+// readLog returns what there is of a log, beginning with an entry. A voter that
+// was sent a snapshot keeps some entries from long before it, and what lies
+// between is missing: these do not count.
 func readLog(dir string, from uint64) ([]raft.Log, error) {
 	path := filepath.Join(dir, "raft.db")
 	options := &bbolt.Options{ReadOnly: true}
@@ -103,8 +105,12 @@ func readLog(dir string, from uint64) ([]raft.Log, error) {
 		return nil, err
 	}
 	entries := make([]raft.Log, last-first+1)
-	for i := range entries {
-		if err := store.GetLog(first+uint64(i), &entries[i]); err != nil {
+	for i := len(entries) - 1; i >= 0; i-- {
+		err := store.GetLog(first+uint64(i), &entries[i])
+		if errors.Is(err, raft.ErrLogNotFound) {
+			return entries[i+1:], nil
+		}
+		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", first+uint64(i), err)
 		}
 	}
