@@ -143,6 +143,45 @@ func TestAllowBeyondTheLimitMakesNoExchanges(t *testing.T) {
 	})
 }
 
+// Others may give back what they have. How late that is noticed goes by the wait:
+// a tenth of a second, or a sixteenth of it, and never more than a second.
+func TestAllowDoubtsARefusalInTime(t *testing.T) {
+	for _, tt := range []struct {
+		limit string
+		after time.Duration
+	}{
+		{"1/1600ms", 100 * time.Millisecond},
+		{"1/8s", 500 * time.Millisecond},
+		{"1/h", second},
+	} {
+		t.Run(tt.limit, func(t *testing.T) {
+			play(t, tt.limit, "", func(s *scene) {
+				s.spend(requests(1))
+				require.False(s, s.allow(requests(1)).OK)
+				before := s.spy.exchanges()
+				time.Sleep(tt.after - 5*time.Millisecond)
+				require.False(s, s.allow(requests(1)).OK)
+				assert.Equal(s, before, s.spy.exchanges(), "not yet")
+				time.Sleep(6 * time.Millisecond)
+				require.False(s, s.allow(requests(1)).OK)
+				assert.Equal(s, before+1, s.spy.exchanges(), "now")
+			})
+		})
+	}
+}
+
+// What this worker itself gives back is there for it at once.
+func TestAllowAfterASettlement(t *testing.T) {
+	play(t, "10/h", "100/h", func(s *scene) {
+		began := time.Now()
+		require.True(s, s.allow(Cost{Requests: 1, Tokens: 100}).OK)
+		require.False(s, s.allow(Cost{Requests: 1, Tokens: 50}).OK)
+		require.NoError(s, s.Settle(began, Cost{Requests: 1, Tokens: 100}, Cost{Requests: 1, Tokens: 40}))
+		time.Sleep(settleWithin + time.Millisecond)
+		assert.True(s, s.allow(Cost{Requests: 1, Tokens: 50}).OK)
+	})
+}
+
 func TestAllowIsBoundedByItsContext(t *testing.T) {
 	play(t, "10/m", "", func(s *scene) {
 		s.spy.onLease = func(ctx context.Context, _ Ask) (Lease, error) {

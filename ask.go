@@ -121,7 +121,7 @@ func (p *pool) refused(now int64, ask *asking, lease Lease) {
 	}
 	if w.atOnce {
 		until := now + int64(lease.RetryAfter)
-		p.refusal = refused{cost: w.cost, until: until, recent: min(until, now+int64(hold))}
+		p.refusal = refused{cost: w.cost, until: until, recent: min(until, now+int64(stale(lease.RetryAfter)))}
 	}
 	p.refuse(w, &refusal{lease.RetryAfter})
 	for w := p.line.first; w != nil && w.atOnce && w.cost.Covers(ask.Need); w = p.line.first {

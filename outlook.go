@@ -18,6 +18,13 @@ type refused struct {
 	recent int64 // until then it is not asked again
 }
 
+// stale is after how long a refusal that told to stay away for so long is doubted:
+// others may have given back what they had. Of many keys most are refused for long,
+// and to ask for each ten times a second would cost more than to be a little late.
+func stale(retryAfter time.Duration) time.Duration {
+	return max(hold, min(retryAfter/16, time.Second))
+}
+
 // hear notes the level and the time that came with an answer.
 func (p *pool) hear(now int64, l Lease) {
 	p.heard, p.level, p.levelAt = true, l.Level, now

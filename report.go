@@ -69,6 +69,10 @@ func (p *pool) report() {
 			// bound, to return twice would not.
 			if err := p.choke.store.Adjust(p.choke.ctx, a); err != nil {
 				p.again(nil, a.Charge)
+			} else if !a.Return.IsZero() {
+				p.mu.Lock()
+				p.refusal = refused{} // what was refused may be there now
+				p.mu.Unlock()
 			}
 		})
 	}
