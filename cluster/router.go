@@ -18,7 +18,9 @@ import (
 )
 
 const (
-	dialWithin = 500 * time.Millisecond // to be told who leads included
+	// dialWithin is for all until one is told who leads: three round trips, and
+	// heldFor.
+	dialWithin = time.Second
 
 	// heldFor is how long a voter that knows no leader keeps who asks waiting for
 	// one. Without that, all members would ask all voters again and again as long
@@ -98,10 +100,10 @@ func (r *router) rerouted() {
 // search asks members for the leader, once round, and keeps the link to it.
 func (n *Node) search() {
 	r := &n.router
-	link, reader, err := n.findLeader()
 	r.mu.Lock()
 	pause, changed := r.pause, r.changed
 	r.mu.Unlock()
+	link, reader, err := n.findLeader()
 	next := searchAgain
 	if err != nil {
 		timer := time.NewTimer(pause)
