@@ -8,6 +8,6 @@ demo:
 test:
 	go test ./...
 
-# Beside other limiters, on this machine: some 30 minutes. Wants redis-server.
+# Beside other limiters, on this machine: some 40 minutes. Wants redis-server.
 bench:
 	cd bench && go run .

@@ -1,7 +1,7 @@
 // Command bench measures choked beside other rate limiters, all in one run on
 // one machine, and writes RESULTS.md and the picture of growth.
 //
-//	make bench                       # everything: some 30 minutes
+//	make bench                       # everything: some 40 minutes
 //	cd bench && go run .             # the same
 //	cd bench && go run . -only local # one part of it: see -h
 //
