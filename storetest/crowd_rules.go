@@ -69,7 +69,6 @@ type crowd struct {
 	spent []expense   // in the order of time
 	hands []*purse    // by holder: what it has, or had, in hand
 	held  bucket.Cost // of that, when it ended
-	n     int         // of holders
 	errs  []error
 	start []func()
 }
@@ -88,8 +87,7 @@ func newCrowd(c *court) *crowd {
 // join adds a holder. Each of its asks needs so much, and wants up to five
 // times that.
 func (w *crowd) join(h habit, need bucket.Cost) {
-	i := w.n
-	w.n++
+	i := len(w.hands)
 	w.hands = append(w.hands, new(purse))
 	w.start = append(w.start, func() { w.hold(i, h, need) })
 }
@@ -102,9 +100,7 @@ func (w *crowd) run(d time.Duration) time.Duration {
 		w.wg.Go(f)
 	}
 	for w.Now().Before(w.end) {
-		moved := w.Now()
-		w.Harness.Advance(step)
-		w.timely(moved, step)
+		w.Advance(step)
 		w.tick.Broadcast()
 	}
 	w.mu.Lock()
@@ -117,7 +113,7 @@ func (w *crowd) run(d time.Duration) time.Duration {
 		}
 	}
 	if len(w.errs) > 0 {
-		w.failf("of %d holders, %d failed: %v", w.n, len(w.errs), w.errs[0])
+		w.failf("of %d holders, %d failed: %v", len(w.hands), len(w.errs), w.errs[0])
 	}
 	return w.Now().Sub(begun)
 }

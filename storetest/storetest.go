@@ -216,7 +216,6 @@ func (c *court) goCall(what string, f func(ctx context.Context, p *call)) *call 
 // start begins an ask and gives it the time to stand in line.
 func (c *court) start(a bucket.Ask) *call {
 	p := c.goCall(describe(a), func(ctx context.Context, p *call) { p.lease, p.err = c.Lease(ctx, a) })
-	defer c.timely(c.Now(), step+c.Slack/2)
 	c.Advance(step)
 	c.Advance(c.Slack / 2)
 	return p
