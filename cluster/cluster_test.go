@@ -381,6 +381,48 @@ func TestWhileNobodyLeadsFewAsk(t *testing.T) {
 	})
 }
 
+// Who hands over leadership tells its clients to whom: each of them opens one
+// stream, to that one.
+func TestWhenLeadershipIsHandedOverNobodySearches(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.startThree()
+		const clients = 9
+		var dials atomic.Int64
+		var nodes []*Node
+		for i := range clients {
+			cfg := c.config(4 + i)
+			cfg.network = counted{cfg.network, &dials}
+			n := c.start(cfg)
+			c.await("a cluster", func() bool { return n.Health() == nil })
+			nodes = append(nodes, n)
+		}
+		c.net.Faults(10*time.Millisecond, 0, 0)
+		old := c.leader()
+		for i, n := range nodes {
+			_, err := n.Lease(t.Context(), oneRequest("k", uint64(i)))
+			require.NoError(t, err)
+		}
+		dials.Store(0)
+		var asking sync.WaitGroup
+		ask, stop := context.WithCancel(t.Context())
+		for i, n := range nodes {
+			asking.Go(func() {
+				for seq := uint64(100 * (i + 1)); ask.Err() == nil; seq++ {
+					_, err := n.Lease(t.Context(), oneRequest("k", seq)) // most are refused: it is ten an hour
+					assert.NotErrorIs(t, err, bucket.ErrNoQuorum)
+					time.Sleep(time.Millisecond)
+				}
+			})
+		}
+		began := time.Now()
+		c.leave(old)
+		stop()
+		asking.Wait()
+		assert.Less(t, time.Since(began), time.Second)
+		assert.LessOrEqual(t, dials.Load(), int64(clients+2), "one each, and what gossip may open")
+	})
+}
+
 func TestWhoIsFrozenHoldsUpNoSearch(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
@@ -405,7 +447,7 @@ func TestWhoIsFrozenHoldsUpNoSearch(t *testing.T) {
 		require.True(t, m.Leader, "as far as the client has heard")
 
 		began := time.Now()
-		l, r, err := client.findLeader()
+		l, r, err := client.findLeader("")
 		require.NoError(t, err)
 		assert.NotEqual(t, old.port.Addr(), l.addr)
 		assert.LessOrEqual(t, time.Since(began), 2*askNextAfter+10*time.Millisecond)

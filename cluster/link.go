@@ -39,17 +39,20 @@ type link struct {
 	err     error     // once it is over
 
 	over chan struct{} // closed when it is over
+	next chan string   // who leads after this one, if it says so; then closed
 }
 
 func newLink(conn net.Conn, addr string) *link {
 	return &link{
 		conn: conn, addr: addr, pending: make(map[uint64]chan turn.Answer),
-		wake: make(chan struct{}, 1), over: make(chan struct{}), heard: time.Now(),
+		wake: make(chan struct{}, 1), over: make(chan struct{}), next: make(chan string, 1), heard: time.Now(),
 	}
 }
 
-// run serves the link until it is over.
+// run serves the link until it is over, and until the leader has said who leads
+// after it, if it leads no more.
 func (l *link) run(r *bufio.Reader) {
+	defer close(l.next)
 	var wg sync.WaitGroup
 	wg.Go(l.write)
 	wg.Go(l.watch)
@@ -59,13 +62,18 @@ func (l *link) run(r *bufio.Reader) {
 
 // end closes the link. What is under way is unclear.
 func (l *link) end(err error) {
+	l.retire(err)
+	l.conn.Close()
+}
+
+// retire ends the use of the link, and lets the other side finish.
+func (l *link) retire(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
 		return
 	}
 	l.err = err
-	l.conn.Close()
 	close(l.over)
 	for _, answers := range l.pending {
 		answers <- turn.Answer{Result: bucket.Result{Err: errLost}}
@@ -195,12 +203,32 @@ func (l *link) read(r *bufio.Reader) error {
 					return err
 				}
 			}
-		case frameRole: // it leads no more
-			return errNotLeader
+		case frameRole: // it leads no more; when it knows who does, it says so again
+			if addr := l.successor(body); addr != "" {
+				l.next <- addr
+				return errNotLeader
+			}
+			if !l.alive() {
+				return errNotLeader
+			}
+			l.retire(errNotLeader)
+			l.conn.SetReadDeadline(time.Now().Add(lostAfter))
 		default:
 			return fmt.Errorf("frame of kind %q from the leader", kind)
 		}
 	}
+}
+
+// successor returns the address of who leads now by a role frame of this leader;
+// empty: it does not know.
+func (l *link) successor(role []byte) string {
+	if len(role) == 0 {
+		return ""
+	}
+	if role[0] == 1 {
+		return l.addr // again
+	}
+	return string(role[1:])
 }
 
 // answer hands the answer at the front of b to who waits for it.

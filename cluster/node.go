@@ -463,7 +463,8 @@ func (n *Node) followMembers() {
 	defer n.raft.DeregisterObserver(observer)
 	tick := time.NewTicker(reviewEvery)
 	defer tick.Stop()
-	led := n.clock.Now() // when Raft knew a leader last
+	led := n.clock.Now()        // when Raft knew a leader last
+	var misled <-chan time.Time // when it will have been for long enough
 	for {
 		select {
 		case <-n.ctx.Done():
@@ -471,6 +472,14 @@ func (n *Node) followMembers() {
 		case <-observations:
 			n.router.rerouted()
 		case <-tick.C:
+		case <-misled:
+			if n.misled() {
+				n.forgetLeader()
+			}
+			misled = nil
+		}
+		if misled == nil && n.misled() {
+			misled = time.After(misledFor)
 		}
 		if _, ok := n.Leader(); ok {
 			n.mu.Lock()
@@ -487,6 +496,32 @@ func (n *Node) followMembers() {
 			votes = false
 		}
 		n.gossip.say(func(m *meta) { m.Cluster, m.Voter = n.cluster(), votes && !m.Sick })
+	}
+}
+
+// misledFor is how long a candidate may know a leader, which is what an election
+// takes at most.
+const misledFor = time.Second
+
+// misled reports whether this node is a candidate that knows a leader. A follower
+// forgets one that it does not hear, but a candidate does not, in Raft v1.8.0: if
+// leadership is handed to it, and a heartbeat of the old leader comes while it
+// saves its new term, it knows that one until it has won or lost an election.
+// Should that come to nothing, it denies its vote to all others for ever.
+func (n *Node) misled() bool {
+	_, leader := n.raft.LeaderWithID()
+	return leader != "" && n.raft.State() == raft.Candidate
+}
+
+// forgetLeader has Raft forget the leader, as a candidate, by what tells it to
+// begin an election.
+func (n *Node) forgetLeader() {
+	n.log.Debug("a candidate that knows a leader, forgets it")
+	self := n.transport.LocalAddr()
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.id), Addr: n.transport.EncodePeer(raft.ServerID(n.id), self)}
+	var answer raft.TimeoutNowResponse
+	if err := n.transport.TimeoutNow(raft.ServerID(n.id), self, &raft.TimeoutNowRequest{RPCHeader: header}, &answer); err != nil {
+		n.log.Warn("cannot hold an election, trying again", "error", err)
 	}
 }
 
@@ -524,15 +559,17 @@ func (n *Node) serve(conn net.Conn) {
 	} else {
 		ended := make(chan struct{})
 		defer close(ended)
-		go func() {
+		n.spawn(func() {
 			select {
 			case <-ended:
 			case <-a.ended:
-				// Its answers are sent. The client goes; if not, it is left.
-				s.send(frameRole, n.role(nil))
+				// Its answers are sent. The client goes to who leads next, as soon as
+				// that is known; if it does not go, it is left.
+				s.send(frameRole, []byte{0})
+				s.send(frameRole, n.role(n.awaitLeader()))
 				conn.SetReadDeadline(time.Now().Add(lostAfter))
 			}
-		}()
+		})
 	}
 	s.serve(n.answer)
 }

@@ -101,9 +101,9 @@ func (r *router) rerouted() {
 func (n *Node) search() {
 	r := &n.router
 	r.mu.Lock()
-	pause, changed := r.pause, r.changed
+	pause, changed, before := r.pause, r.changed, r.link
 	r.mu.Unlock()
-	link, reader, err := n.findLeader()
+	link, reader, err := n.findLeader(n.successor(before))
 	next := searchAgain
 	if err != nil {
 		timer := time.NewTimer(pause)
@@ -119,11 +119,30 @@ func (n *Node) search() {
 	r.link, r.why, r.searching, r.pause = link, err, false, next
 	r.mu.Unlock()
 	if link != nil {
-		n.spawn(func() { link.run(reader) })
-		stop := context.AfterFunc(n.ctx, func() { link.end(bucket.ErrClosed) })
-		n.spawn(func() { <-link.over; stop() })
+		n.spawn(func() {
+			defer context.AfterFunc(n.ctx, func() { link.end(bucket.ErrClosed) })()
+			link.run(reader)
+		})
 	}
 	r.rerouted()
+}
+
+// successor returns where the leader at the other end of a link sends its clients
+// now that it leads no more; empty: it does not say. When leadership is handed
+// over, nobody has to search for who has it.
+func (n *Node) successor(l *link) string {
+	if l == nil {
+		return ""
+	}
+	timer := time.NewTimer(heldFor)
+	defer timer.Stop()
+	select {
+	case addr := <-l.next:
+		return addr
+	case <-timer.C:
+	case <-n.ctx.Done():
+	}
+	return ""
 }
 
 // reply is what a member says when it is asked who leads.
@@ -137,8 +156,9 @@ type reply struct {
 }
 
 // findLeader asks one after the other, and does not wait for long for one before
-// it asks the next as well: that one may be frozen, or may not know.
-func (n *Node) findLeader() (*link, *bufio.Reader, error) {
+// it asks the next as well: that one may be frozen, or may not know. It begins
+// with the member at first, if that is not empty.
+func (n *Node) findLeader(first string) (*link, *bufio.Reader, error) {
 	if there, _ := n.gossip.cluster(); there == "" && n.cluster() == "" {
 		return nil, nil, errors.New("no cluster found yet") // and so nobody leads
 	}
@@ -146,6 +166,9 @@ func (n *Node) findLeader() (*link, *bufio.Reader, error) {
 	defer stop()
 	replies := make(chan reply)
 	next := n.whereToAsk()
+	if first != "" {
+		next = slices.Insert(next, 0, first)
+	}
 	asked := map[string]bool{n.port.Addr(): true}
 	waiting := 0
 	patience := time.NewTimer(0)
@@ -168,7 +191,11 @@ func (n *Node) findLeader() (*link, *bufio.Reader, error) {
 			asked[addr] = true
 			waiting++
 			n.spawn(func() { n.askWhoLeads(ctx, addr, replies) })
-			patience.Reset(askNextAfter)
+			if addr == first { // the last leader should know
+				patience.Reset(heldFor)
+			} else {
+				patience.Reset(askNextAfter)
+			}
 		case a := <-replies:
 			waiting--
 			if a.leads {

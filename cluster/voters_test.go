@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -79,5 +80,40 @@ func TestAVoterThatIsKilledWhileItLeavesVotesAgain(t *testing.T) {
 		again := start(i)
 		require.Equal(t, nodes[i].id, again.id)
 		c.await("three voters", func() bool { return c.voters() == 3 })
+	})
+}
+
+// A candidate that has heard the old leader once more, after it was told to take
+// over, still lets another win.
+func TestACandidateForgetsALeader(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		old := c.leader()
+		others := slices.DeleteFunc(slices.Clone(nodes), func(n *Node) bool { return n == old })
+		host := func(n *Node) string { return n.port.Addr()[:len(ip(1))] }
+		ahead, behind := others[0], others[1]
+		c.net.Split([]string{host(behind)}, []string{host(old), host(ahead)})
+		_, err := old.Lease(t.Context(), oneRequest("k", 1))
+		require.NoError(t, err)
+		c.await("the other has a longer log", func() bool { return ahead.raft.LastIndex() > behind.raft.LastIndex() })
+
+		// What a heartbeat does that comes between a candidate's state and its term.
+		header := func(n *Node) raft.RPCHeader {
+			return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.id), Addr: n.transport.EncodePeer(raft.ServerID(n.id), n.transport.LocalAddr())}
+		}
+		to, self := raft.ServerID(behind.id), behind.transport.LocalAddr()
+		require.NoError(t, behind.transport.TimeoutNow(to, self, &raft.TimeoutNowRequest{RPCHeader: header(behind)}, new(raft.TimeoutNowResponse)))
+		synctest.Wait()
+		late := &raft.AppendEntriesRequest{RPCHeader: header(old), Term: behind.raft.CurrentTerm()}
+		require.NoError(t, behind.transport.AppendEntries(to, self, late, new(raft.AppendEntriesResponse)))
+		require.Equal(t, raft.Candidate, behind.raft.State())
+		_, leader := behind.raft.LeaderWithID()
+		require.Equal(t, raft.ServerID(old.id), leader)
+
+		c.net.Split([]string{host(old)}, []string{host(ahead), host(behind)})
+		c.net.Join([]string{host(behind)}, []string{host(ahead)})
+		began := time.Now()
+		c.await("a leader", func() bool { return ahead.authority.Load() != nil })
+		assert.Less(t, time.Since(began), 5*time.Second)
 	})
 }
