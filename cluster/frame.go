@@ -9,7 +9,8 @@ import (
 
 // The RPC between a member and the leader: frames of a length, a kind and a
 // body, over a stream that is authenticated already. The accepting side speaks
-// first and says whether it leads.
+// first and says whether it leads: in a frame of its role, once it knows a leader,
+// and at once that it does not. Who leads no more says the same again.
 
 // maxFrame bounds a frame, in bytes, before anything is allocated for it.
 const maxFrame = 1 << 20
@@ -26,6 +27,7 @@ const (
 // … and from the server.
 const (
 	frameRole    = 'R' // 1 if it leads, then the address of who does, if known
+	frameWait    = 'W' // it does not lead, and says soon who does
 	frameAnswers = 'A' // {seq, fate, answer}…
 	framePong    = 'P'
 	frameState   = 'S' // index of the last entry it has applied

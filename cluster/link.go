@@ -203,32 +203,24 @@ func (l *link) read(r *bufio.Reader) error {
 					return err
 				}
 			}
-		case frameRole: // it leads no more; when it knows who does, it says so again
-			if addr := l.successor(body); addr != "" {
-				l.next <- addr
-				return errNotLeader
-			}
-			if !l.alive() {
-				return errNotLeader
-			}
+		case frameWait: // it leads no more
 			l.retire(errNotLeader)
-			l.conn.SetReadDeadline(time.Now().Add(lostAfter))
+			l.conn.SetReadDeadline(time.Now().Add(heldFor + lostAfter))
+		case frameRole:
+			l.next <- successor(body, l.addr)
+			return errNotLeader
 		default:
 			return fmt.Errorf("frame of kind %q from the leader", kind)
 		}
 	}
 }
 
-// successor returns the address of who leads now by a role frame of this leader;
-// empty: it does not know.
-func (l *link) successor(role []byte) string {
-	if len(role) == 0 {
-		return ""
+// successor returns who leads, by a role frame from addr; empty: that is not known.
+func successor(role []byte, addr string) string {
+	if len(role) > 0 && role[0] == 1 {
+		return addr
 	}
-	if role[0] == 1 {
-		return l.addr // again
-	}
-	return string(role[1:])
+	return string(role[min(1, len(role)):])
 }
 
 // answer hands the answer at the front of b to who waits for it.

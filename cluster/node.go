@@ -6,6 +6,7 @@
 package cluster
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -44,6 +45,7 @@ type Node struct {
 	router    router
 	news      chan struct{} // holds one when gossip, or Raft, has news
 	returns   chan struct{} // holds one for each lease that is being given back
+	leaving   chan struct{} // closed when what can be given back is to be, now
 
 	ctx    context.Context // ends when the node closes
 	cancel context.CancelFunc
@@ -70,7 +72,7 @@ func Start(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("choked: cluster: %w", err)
 	}
-	n := &Node{cfg: cfg, clock: cfg.clock, news: make(chan struct{}, 1), returns: make(chan struct{}, maxReturns), gone: make(map[string]int64)}
+	n := &Node{cfg: cfg, clock: cfg.clock, news: make(chan struct{}, 1), returns: make(chan struct{}, maxReturns), leaving: make(chan struct{}), gone: make(map[string]int64)}
 	n.router.changed, n.router.pause = make(chan struct{}), searchAgain
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.close = sync.OnceValue(n.shutdown)
@@ -173,14 +175,16 @@ func (n *Node) spawn(f func()) bool {
 func (n *Node) Close() error { return n.close() }
 
 const (
-	leaveWithin = 3 * time.Second  // to hand over what this node does for others
-	endWithin   = 10 * time.Second // for each part of it
+	returnWithin = time.Second      // to give back leases that nobody waits for
+	leaveWithin  = 3 * time.Second  // to hand over what this node does for others
+	endWithin    = 10 * time.Second // for each part of it
 )
 
 func (n *Node) shutdown() error {
 	var errs []error
 	if n.raft != nil && n.wellKnown() {
 		ctx, cancel := context.WithTimeout(n.ctx, leaveWithin)
+		n.awaitReturns(ctx)
 		if err := n.leave(ctx); err != nil {
 			n.log.Warn("left without a word", "error", err)
 		}
@@ -551,7 +555,12 @@ func (n *Node) serve(conn net.Conn) {
 	defer conn.Close()
 	stop := context.AfterFunc(n.ctx, func() { conn.Close() })
 	defer stop()
-	a := n.awaitLeader()
+	a := n.awaitLeader(func() {
+		conn.SetWriteDeadline(time.Now().Add(writeWithin))
+		w := bufio.NewWriter(conn)
+		writeFrame(w, frameWait, nil) //nolint:errcheck // who is gone is noticed by serve
+		w.Flush()                     //nolint:errcheck
+	})
 	s := &session{conn: conn, authority: a, wake: make(chan struct{}, 1)}
 	s.send(frameRole, n.role(a))
 	if a == nil {
@@ -565,8 +574,8 @@ func (n *Node) serve(conn net.Conn) {
 			case <-a.ended:
 				// Its answers are sent. The client goes to who leads next, as soon as
 				// that is known; if it does not go, it is left.
-				s.send(frameRole, []byte{0})
-				s.send(frameRole, n.role(n.awaitLeader()))
+				s.send(frameWait, nil)
+				s.send(frameRole, n.role(n.awaitLeader(func() {})))
 				conn.SetReadDeadline(time.Now().Add(lostAfter))
 			}
 		})

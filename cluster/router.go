@@ -18,15 +18,21 @@ import (
 )
 
 const (
-	// dialWithin is for all until one is told who leads: three round trips, and
-	// heldFor.
+	// dialWithin is for all until one is told who leads, or that one is to wait:
+	// three round trips. The wait is heldFor longer.
 	dialWithin = time.Second
 
 	// heldFor is how long a voter that knows no leader keeps who asks waiting for
 	// one. Without that, all members would ask all voters again and again as long
 	// as there is none, and what handshakes cost could keep the voters from
 	// electing one.
-	heldFor = 250 * time.Millisecond
+	heldFor = time.Second
+
+	// askNextAfter is how long one that says nothing holds up a search, and
+	// askNextHeld one that says that it waits for a leader: it may be the one that
+	// is cut off from the others.
+	askNextAfter = 100 * time.Millisecond
+	askNextHeld  = 250 * time.Millisecond
 
 	// Between searches in vain one waits, each time longer.
 	searchAgain     = 50 * time.Millisecond
@@ -34,7 +40,6 @@ const (
 
 	searchMost    = 8 // members asked in one search
 	strangersMost = 2 // of those that are not known to vote
-	askNextAfter  = 50 * time.Millisecond
 )
 
 // router knows the way to the leader. It looks for one only when somebody needs
@@ -134,7 +139,7 @@ func (n *Node) successor(l *link) string {
 	if l == nil {
 		return ""
 	}
-	timer := time.NewTimer(heldFor)
+	timer := time.NewTimer(askNextHeld)
 	defer timer.Stop()
 	select {
 	case addr := <-l.next:
@@ -150,6 +155,7 @@ type reply struct {
 	addr  string
 	conn  *wire.Conn // to the leader
 	r     *bufio.Reader
+	held  bool // it says more when it knows a leader
 	leads bool
 	hint  string // where the leader is, if another is known
 	err   error
@@ -192,11 +198,15 @@ func (n *Node) findLeader(first string) (*link, *bufio.Reader, error) {
 			waiting++
 			n.spawn(func() { n.askWhoLeads(ctx, addr, replies) })
 			if addr == first { // the last leader should know
-				patience.Reset(heldFor)
+				patience.Reset(askNextHeld)
 			} else {
 				patience.Reset(askNextAfter)
 			}
 		case a := <-replies:
+			if a.held {
+				patience.Reset(askNextHeld)
+				continue
+			}
 			waiting--
 			if a.leads {
 				return newLink(a.conn, a.addr), a.r, nil
@@ -214,18 +224,21 @@ func (n *Node) findLeader(first string) (*link, *bufio.Reader, error) {
 
 // askWhoLeads sends what the member at addr says, unless ctx ends before.
 func (n *Node) askWhoLeads(ctx context.Context, addr string, replies chan<- reply) {
+	say := func(a reply) {
+		select {
+		case replies <- a:
+		case <-ctx.Done():
+			if a.leads {
+				a.conn.Close()
+			}
+		}
+	}
 	a := reply{addr: addr}
-	a.conn, a.r, a.leads, a.hint, a.err = n.dialRPC(ctx, addr)
+	a.conn, a.r, a.leads, a.hint, a.err = n.dialRPC(ctx, addr, func() { say(reply{addr: addr, held: true}) })
 	if a.err == nil && !a.leads {
 		a.conn.Close()
 	}
-	select {
-	case replies <- a:
-	case <-ctx.Done():
-		if a.err == nil {
-			a.conn.Close()
-		}
-	}
+	say(a)
 }
 
 // whereToAsk lists addresses, the most likely leader first. Only those that vote
@@ -257,10 +270,10 @@ func (n *Node) whereToAsk() []string {
 }
 
 // awaitLeader returns the authority, if this node leads. A voter that knows no
-// leader, or is about to lead, waits first, but not for long.
-func (n *Node) awaitLeader() *authority {
-	timer := time.NewTimer(heldFor)
-	defer timer.Stop()
+// leader, or is about to lead, waits for that, but not for long; it calls wait
+// before.
+func (n *Node) awaitLeader(wait func()) *authority {
+	var over <-chan time.Time
 	for {
 		n.router.mu.Lock()
 		changed := n.router.changed
@@ -270,9 +283,15 @@ func (n *Node) awaitLeader() *authority {
 		if elsewhere := leader != "" && leader != raft.ServerID(n.id); a != nil || elsewhere || !n.gossip.said().Voter {
 			return a
 		}
+		if over == nil {
+			timer := time.NewTimer(heldFor)
+			defer timer.Stop()
+			over = timer.C
+			wait()
+		}
 		select {
 		case <-changed:
-		case <-timer.C:
+		case <-over:
 			return nil
 		case <-n.ctx.Done():
 			return nil
@@ -285,10 +304,12 @@ func shuffle(addrs []string) {
 }
 
 // dialRPC opens a stream to the member at addr, which says first whether it
-// leads, and if not, who does.
-func (n *Node) dialRPC(ctx context.Context, addr string) (_ *wire.Conn, r *bufio.Reader, leads bool, hint string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, dialWithin)
-	defer cancel()
+// leads, and if not, who does. If it waits for a leader itself, wait is called.
+func (n *Node) dialRPC(ctx context.Context, addr string, wait func()) (_ *wire.Conn, r *bufio.Reader, leads bool, hint string, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	late := time.AfterFunc(dialWithin, func() { cancel(context.DeadlineExceeded) })
+	defer late.Stop()
 	conn, err := n.port.Dial(ctx, wire.RPC, addr)
 	if err != nil {
 		return nil, nil, false, "", err
@@ -297,6 +318,11 @@ func (n *Node) dialRPC(ctx context.Context, addr string) (_ *wire.Conn, r *bufio
 	r = bufio.NewReaderSize(conn, 32<<10)
 	var buf []byte
 	kind, body, err := readFrame(r, &buf)
+	if err == nil && kind == frameWait {
+		wait()
+		late.Reset(heldFor + dialWithin)
+		kind, body, err = readFrame(r, &buf)
+	}
 	if !stays() {
 		err = context.Cause(ctx)
 	}

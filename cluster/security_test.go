@@ -55,7 +55,7 @@ func TestWhoDoesNotBelongStaysOut(t *testing.T) {
 					_, err = stranger.gossip.list.Ping(n.id, udp{n.Addr()})
 					assert.Equal(t, tt.sealed, err == nil, "%s: a packet was answered", tt.name)
 				}
-				_, _, _, _, err := stranger.dialRPC(t.Context(), nodes[0].Addr())
+				_, _, _, _, err := stranger.dialRPC(t.Context(), nodes[0].Addr(), func() {})
 				assert.Error(t, err, tt.name)
 			}
 			assert.ErrorContains(t, stranger.Health(), tt.health, tt.name)
@@ -242,7 +242,7 @@ func TestALengthIsNotBelieved(t *testing.T) {
 		"an operation without number":   frame(frameOps, "\xff"),
 		"a cancel without number":       frame(frameCancel, ""),
 	} {
-		conn, r, leads, _, err := m.dialRPC(t.Context(), n.Addr())
+		conn, r, leads, _, err := m.dialRPC(t.Context(), n.Addr(), func() {})
 		require.NoError(t, err)
 		require.True(t, leads)
 		assert.Less(t, allocated(func() {

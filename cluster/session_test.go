@@ -104,6 +104,44 @@ func TestWhatMayHaveBeenGrantedGoesBack(t *testing.T) {
 	})
 }
 
+// A caller gives up while its lease is on the way, and the leader hands over before
+// it hears of that.
+func TestWhatIsWithdrawnDuringAHandoverGoesBack(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.startThree()
+		client := c.start(c.config(4))
+		c.await("a cluster", func() bool { return client.Health() == nil })
+		_, err := client.Lease(t.Context(), oneRequest("another", 1)) // a link
+		require.NoError(t, err)
+		old := c.leader()
+		c.net.Faults(20*time.Millisecond, 0, 0)
+
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 70*time.Millisecond)
+		defer cancel()
+		left := make(chan struct{})
+		time.AfterFunc(65*time.Millisecond, func() { // granted after 60
+			defer close(left)
+			assert.NoError(t, old.Close())
+		})
+		_, err = client.Lease(ctx, oneRequest("k", 1))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		<-left
+		delete(c.nodes, old.Addr())
+		leases := func() (n int) {
+			for _, b := range c.leader().Buckets() {
+				if b.Key == "k" {
+					n = b.Leases
+				}
+			}
+			return n
+		}
+		c.await("another leader", func() bool { return c.leader() != nil })
+		c.await("it is back", func() bool { return leases() == 0 })
+		assert.Less(t, time.Since(began), bucket.TTL, "it has not expired")
+	})
+}
+
 // There is an end to what is given back at a time, and to how long it takes.
 func TestWhatIsGivenBackIsBounded(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
@@ -115,7 +153,7 @@ func TestWhatIsGivenBackIsBounded(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		for seq := range uint64(2 * maxReturns) {
 			ask := oneRequest("k", seq)
-			client.giveBack(&ask)
+			client.giveBack(&ask, nil)
 		}
 		assert.Len(t, client.returns, maxReturns)
 		time.Sleep(bucket.TTL)
@@ -123,12 +161,12 @@ func TestWhatIsGivenBackIsBounded(t *testing.T) {
 		assert.Empty(t, client.returns)
 		for seq := range uint64(maxReturns) {
 			ask := oneRequest("k", seq)
-			client.giveBack(&ask)
+			client.giveBack(&ask, nil)
 		}
 		delete(c.nodes, client.Addr())
 		assert.NoError(t, client.Close(), "which ends them")
 		assert.Empty(t, client.returns)
-		client.giveBack(&bucket.Ask{})
+		client.giveBack(&bucket.Ask{}, nil)
 		assert.Empty(t, client.returns)
 	})
 }

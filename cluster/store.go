@@ -25,7 +25,12 @@ type leader interface {
 	// do returns the decision on op. The error says that there is none:
 	// errNotLeader, errUnclear, or that of ctx.
 	do(ctx context.Context, op bucket.Op) (turn.Answer, error)
+	// gone is closed when this one decides no more.
+	gone() <-chan struct{}
 }
+
+func (a *authority) gone() <-chan struct{} { return a.ended }
+func (l *link) gone() <-chan struct{}      { return l.over }
 
 // do implements [leader] for the process that leads.
 func (a *authority) do(ctx context.Context, op bucket.Op) (turn.Answer, error) {
@@ -103,9 +108,10 @@ func (n *Node) Adjust(ctx context.Context, a bucket.Adjustment) error {
 // unclear is made again.
 func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (answer turn.Answer, err error) {
 	var unclear *bucket.Ask // it may have been granted
+	var told leader         // that nobody wants it any more
 	defer func() {
 		if err != nil && unclear != nil {
-			n.giveBack(unclear)
+			n.giveBack(unclear, told)
 		}
 	}()
 	leaderless := n.clock.Now() // since when
@@ -129,6 +135,9 @@ func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (ans
 		case err == nil:
 			return answer, nil
 		case ctx.Err() != nil:
+			if ask, ok := op.(*bucket.Ask); ok && unclear == nil {
+				unclear, told = ask, lead
+			}
 			return turn.Answer{}, context.Cause(ctx)
 		case errors.Is(err, errUnclear) && !again:
 			return turn.Answer{}, err
@@ -145,8 +154,13 @@ func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (ans
 const maxReturns = 256
 
 // giveBack returns what ask may have been granted, though nobody waits for the
-// answer any more. It tries for as long as the lease would live.
-func (n *Node) giveBack(ask *bucket.Ask) {
+// answer any more. It tries for as long as the lease would live. A leader that
+// was told that the ask is withdrawn does so by itself, unless it goes just then,
+// or this node does: until then there is nothing to do.
+func (n *Node) giveBack(ask *bucket.Ask, told leader) {
+	if told != nil && len(n.returns) > maxReturns/2 {
+		return // others need it more
+	}
 	select {
 	case n.returns <- struct{}{}:
 	default:
@@ -154,14 +168,46 @@ func (n *Node) giveBack(ask *bucket.Ask) {
 	}
 	back := func() {
 		defer func() { <-n.returns }()
+		if told != nil {
+			timer := time.NewTimer(lostAfter)
+			defer timer.Stop()
+			select {
+			case <-told.gone():
+			case <-n.leaving:
+			case <-timer.C:
+				return
+			}
+		}
 		ctx, cancel := context.WithTimeout(n.ctx, bucket.TTL)
 		defer cancel()
 		none := &bucket.Settlement{Key: ask.Key, ID: ask.ID}
-		if _, err := n.decide(ctx, func() bucket.Op { return none }, true); err != nil {
-			n.log.Debug("give back a lease", "key", fmt.Sprintf("%.64q", ask.Key), "lease", ask.ID, "error", err)
+		for {
+			_, err := n.decide(ctx, func() bucket.Op { return none }, true)
+			if errors.Is(err, bucket.ErrNoQuorum) { // not yet
+				continue
+			}
+			if err != nil {
+				n.log.Debug("give back a lease", "key", fmt.Sprintf("%.64q", ask.Key), "lease", ask.ID, "error", err)
+			}
+			return
 		}
 	}
 	if !n.spawn(back) {
 		<-n.returns
+	}
+}
+
+// awaitReturns returns when all leases are given back that can be, and takes no
+// more, or when ctx ends.
+func (n *Node) awaitReturns(ctx context.Context) {
+	close(n.leaving)
+	ctx, cancel := context.WithTimeout(ctx, returnWithin)
+	defer cancel()
+	for range maxReturns {
+		select {
+		case n.returns <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
 	}
 }

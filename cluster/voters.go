@@ -207,7 +207,7 @@ func (n *Node) appliedAt(ctx context.Context, addr string) (uint64, error) {
 func (n *Node) call(ctx context.Context, addr string, kind byte, body []byte, answer byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, changeWithin)
 	defer cancel()
-	conn, r, _, _, err := n.dialRPC(ctx, addr)
+	conn, r, _, _, err := n.dialRPC(ctx, addr, func() {})
 	if err != nil {
 		return nil, err
 	}
