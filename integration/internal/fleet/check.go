@@ -17,10 +17,13 @@ import (
 type Recovery struct {
 	Fault
 	Gap  time.Duration // for how long one of them was not served, at worst; nobody, if all were hit
-	Late time.Duration // by which the machine was late meanwhile: all workers together
+	Late time.Duration // by which the machine was late meanwhile: the three workers together that it was for most
 
 	Admitted []history.Record // while it was looked at
 }
+
+// decide is how many workers a decision takes: who asks, who leads, and a voter.
+const decide = 3
 
 // Recoveries returns what the faults named cost, each looked at until the next
 // fault, or for at most patience.
@@ -51,10 +54,15 @@ func (f *Fleet) Recoveries(rs []history.Record, what string, patience time.Durat
 		if all {
 			worst(r.Admitted)
 		}
+		var late []time.Duration
 		for _, p := range f.all {
 			if p.Job.Slot != fault.Slot {
-				r.Late += p.Late(end-int64(r.Gap), end)
+				late = append(late, p.Late(end-int64(r.Gap), end))
 			}
+		}
+		slices.Sort(late)
+		for _, l := range late[max(0, len(late)-decide):] {
+			r.Late += l
 		}
 		list = append(list, r)
 	}

@@ -3,6 +3,7 @@
 package fleet
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -72,10 +73,12 @@ func TestRecoveries(t *testing.T) {
 				ran(0, 0, 10, lateness{11 * second, 9 * s}),
 				ran(1, 0, 0, lateness{9 * second, 1 * s}, lateness{11 * second, 3 * s}, lateness{13 * second, 7 * s}),
 				ran(2, 0, 0, lateness{12 * second, 4 * s}),
+				ran(3, 0, 0, lateness{12 * second, 2 * s}),
+				ran(4, 0, 0, lateness{12 * second, 3 * s}),
 			},
 			faults: []Fault{{At: 10 * second, What: "kill"}, {At: 14 * second, What: "stop"}},
-			rs:     append(served(1, 104, 119), served(2, 128, 135)...),
-			want:   []Recovery{{Gap: 2800 * time.Millisecond, Late: 10 * s}},
+			rs:     slices.Concat(served(1, 104, 119), served(3, 120), served(4, 121), served(2, 128, 135)),
+			want:   []Recovery{{Gap: 2800 * time.Millisecond, Late: 13 * s}}, // of 6, 4, 3 and 2
 		},
 		{
 			name: "each until the next fault", all: []*Process{ran(0, 0, 10), ran(1, 0, 0)},
