@@ -140,7 +140,7 @@ func (f *Fleet) Start(slot int, change func(*Job), wrap ...string) (*Process, er
 	name := fmt.Sprintf("worker-%d", slot+1)
 	job := Job{
 		Slot: slot, Incarnation: 1, Name: name, Bind: net.JoinHostPort(f.Hosts[slot], port), Dir: f.State(slot),
-		Secret: f.Secret, Join: f.Seeds, QuorumTimeout: 2 * time.Second, Key: key, Limits: f.Limits, Callers: callers, Tell: f.tell(),
+		Secret: f.Secret, Join: f.Seeds, QuorumTimeout: 2 * time.Second, Key: key, Limits: f.Limits, Callers: callers, Tell: f.tell(), Look: f.look(),
 	}
 	for _, p := range f.all {
 		if p.Job.Slot == slot {
@@ -238,14 +238,19 @@ func (f *Fleet) Whole(within time.Duration) error {
 	})
 }
 
-// tell is how often each worker says its status: all of them together some
-// hundred times a second, so that many do not keep the machine busy by it.
+// tell is how often each worker says its status, and look how often it looks how
+// things are: all of them together some hundred times a second, so that many do
+// not keep the machine busy by it.
 func (f *Fleet) tell() time.Duration {
-	return max(25*time.Millisecond, time.Duration(len(f.slots))*5*time.Millisecond)
+	return max(25*time.Millisecond, time.Duration(len(f.slots))*10*time.Millisecond)
+}
+
+func (f *Fleet) look() time.Duration {
+	return max(10*time.Millisecond, time.Duration(len(f.slots))*2*time.Millisecond)
 }
 
 func (f *Fleet) await(within time.Duration, what string, as func() bool) error {
-	for end := time.Now().Add(within); !as(); time.Sleep(f.tell() / 5) {
+	for end := time.Now().Add(within); !as(); time.Sleep(f.look()) {
 		if time.Now().After(end) {
 			var standing []error
 			for _, p := range f.slots {

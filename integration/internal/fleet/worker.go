@@ -52,6 +52,7 @@ type Job struct {
 	Callers int           // that ask for more as soon as they are served
 	Records string        // file of admissions
 	Tell    time.Duration // how often it says its status
+	Look    time.Duration // how often it looks at its line, and whether it is late
 	Busy    int           // loops that never rest, beside the rest on one processor; 0: on all there are
 }
 
@@ -166,7 +167,6 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 		}
 	}()
 	var others sync.WaitGroup
-	others.Go(func() { w.queue.Watch(ctx) })
 	others.Go(func() { w.tell(ctx, out) })
 	others.Go(func() { w.pulse(ctx) })
 	if w.job.Dir != "" {
@@ -258,15 +258,15 @@ const grain = time.Millisecond
 
 // pulse sleeps for a moment, over and over, until ctx ends. By how much it wakes
 // too late, the others of this process may have been late as well, each time that
-// they had something to do.
+// they had something to do. Then it looks at the line of callers.
 func (w *worker) pulse(ctx context.Context) {
-	const moment = 10 * time.Millisecond
 	for ctx.Err() == nil {
 		began := time.Now()
-		time.Sleep(moment)
-		late := int64(max(0, time.Since(began)-moment-grain))
+		time.Sleep(w.job.Look)
+		late := int64(max(0, time.Since(began)-w.job.Look-grain))
 		w.late.Add(late)
 		w.stall.Store(max(w.stall.Load(), late))
+		w.queue.Join()
 	}
 }
 
