@@ -42,6 +42,7 @@ type Node struct {
 	replica   *replica
 
 	authority atomic.Pointer[authority] // not nil while this node leads
+	began     atomic.Uint64             // entries that there were when it began to
 	router    router
 	news      chan struct{} // holds one when gossip, or Raft, has news
 	returns   chan struct{} // holds one for each lease that is being given back
@@ -441,6 +442,7 @@ func (n *Node) lead(ctx context.Context) {
 			continue
 		}
 		n.log.Info("leads")
+		n.began.Store(n.raft.AppliedIndex())
 		n.replica.lead(term)
 		a := newAuthority(n.raft, n.replica)
 		n.authority.Store(a)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -76,7 +77,7 @@ func (n *Node) changeVoters(ctx context.Context) (changed bool, err error) {
 		case ok: // it was invited by an earlier leader, or in vain
 			return true, n.promote(ctx, able[id])
 		default:
-			return true, n.remove(s.ID)
+			return true, n.remove(ctx, s.ID)
 		}
 	}
 	var spare []Member
@@ -95,13 +96,13 @@ func (n *Node) changeVoters(ctx context.Context) (changed bool, err error) {
 	switch {
 	case len(lost) > 0 && len(spare) > 0:
 		n.log.Info("a voter is gone, another takes its place", "gone", lost[0])
-		return true, n.remove(raft.ServerID(lost[0]))
+		return true, n.remove(ctx, raft.ServerID(lost[0]))
 	case len(voters)+len(lost) < want && len(spare) > 0:
 		return true, n.promote(ctx, spare[0])
 	case len(lost) == 0 && len(voters) > want:
 		for _, id := range voters {
 			if id != n.id {
-				return true, n.remove(raft.ServerID(id))
+				return true, n.remove(ctx, raft.ServerID(id))
 			}
 		}
 	}
@@ -149,7 +150,7 @@ func (n *Node) promote(ctx context.Context, m Member) error {
 	ctx, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()
 	if err := n.awaitLog(ctx, m, until); err != nil {
-		return errors.Join(fmt.Errorf("%s at %s does not catch up: %w", m.Name, m.Addr, err), n.remove(id))
+		return errors.Join(fmt.Errorf("%s at %s does not catch up: %w", m.Name, m.Addr, err), n.raft.RemoveServer(id, 0, changeWithin).Error())
 	}
 	if err := n.raft.AddVoter(id, addr, 0, changeWithin).Error(); err != nil {
 		return fmt.Errorf("give %s a vote: %w", m.Name, err)
@@ -158,9 +159,67 @@ func (n *Node) promote(ctx context.Context, m Member) error {
 	return nil
 }
 
-func (n *Node) remove(id raft.ServerID) error {
+// remove takes away a vote, or an invitation, once a majority of the voters that
+// stay follows this leader: without one it leads no more. One that has just been
+// elected may have been by the very voter that leaves, and the others do not
+// know it yet.
+func (n *Node) remove(ctx context.Context, id raft.ServerID) error {
+	if err := n.awaitFollowers(ctx, id); err != nil {
+		return fmt.Errorf("take the vote from %q: %w", id, err)
+	}
 	if err := n.raft.RemoveServer(id, 0, changeWithin).Error(); err != nil {
 		return fmt.Errorf("take the vote from %q: %w", id, err)
+	}
+	return nil
+}
+
+// awaitFollowers returns when of the voters besides one a majority, with this
+// node, has applied what was there when this node began to lead.
+func (n *Node) awaitFollowers(ctx context.Context, besides raft.ServerID) error {
+	future := n.raft.GetConfiguration()
+	if err := future.Error(); err != nil {
+		return err
+	}
+	able := n.able()
+	stay, votes := 0, false
+	var others []Member
+	for _, s := range future.Configuration().Servers {
+		switch m, ok := able[string(s.ID)]; {
+		case s.Suffrage != raft.Voter:
+		case s.ID == besides:
+			votes = true
+		default:
+			stay++
+			if ok && !m.Self {
+				others = append(others, m)
+			}
+		}
+	}
+	if !votes {
+		return nil
+	}
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	ctx, cancel := context.WithTimeout(ctx, changeWithin)
+	defer cancel()
+	found := make(chan error, len(others))
+	for _, m := range others {
+		asking.Go(func() { found <- n.awaitLog(ctx, m, n.began.Load()) })
+	}
+	need := stay / 2 // and this node
+	var errs []error
+	for range others {
+		if need == 0 {
+			break
+		}
+		if err := <-found; err != nil {
+			errs = append(errs, err)
+		} else {
+			need--
+		}
+	}
+	if need > 0 {
+		return fmt.Errorf("of the %d voters that stay, %d too few follow: %w", stay, need, errors.Join(errs...))
 	}
 	return nil
 }
@@ -292,6 +351,8 @@ func (n *Node) tryToLeave(ctx context.Context) error {
 
 // released is the leader's part of leave.
 func (n *Node) released(id string) error {
+	ctx, cancel := context.WithTimeout(n.ctx, leaveWithin)
+	defer cancel()
 	if n.raft.State() != raft.Leader {
 		return errNotLeader
 	}
@@ -306,12 +367,12 @@ func (n *Node) released(id string) error {
 	}
 	for _, s := range future.Configuration().Servers {
 		if m, alive := n.gossip.member(string(s.ID)); (!alive || m.Sick) && s.ID != raft.ServerID(id) {
-			if err := n.remove(s.ID); err != nil {
+			if err := n.remove(ctx, s.ID); err != nil {
 				return err
 			}
 		}
 	}
-	return n.remove(raft.ServerID(id))
+	return n.remove(ctx, raft.ServerID(id))
 }
 
 // hello is what this node says first on each stream.

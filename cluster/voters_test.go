@@ -117,3 +117,22 @@ func TestACandidateForgetsALeader(t *testing.T) {
 		assert.Less(t, time.Since(began), 5*time.Second)
 	})
 }
+
+// One that was elected by the vote of the leader that leaves takes that vote only
+// when it has another to follow it.
+func TestAnHeirFirstHasAFollower(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		old := c.leader()
+		others := slices.DeleteFunc(slices.Clone(nodes), func(n *Node) bool { return n == old })
+		host := func(n *Node) string { return n.port.Addr()[:len(ip(1))] }
+		c.net.Faults(time.Millisecond, 0, 0)
+		c.net.Split([]string{host(others[0])}, []string{host(others[1])})
+		time.AfterFunc(1500*time.Millisecond, func() { c.net.Join([]string{host(others[0])}, []string{host(others[1])}) })
+		c.leave(old)
+		c.await("one voter, as two are no better", func() bool { return c.voters() == 1 })
+		heir := c.leader()
+		require.NotNil(t, heir)
+		assert.Equal(t, uint64(3), heir.raft.CurrentTerm(), "the founder's was the second")
+	})
+}
