@@ -149,7 +149,8 @@ func (n *Node) promote(ctx context.Context, m Member) error {
 	until := n.raft.CommitIndex()
 	ctx, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()
-	if err := n.awaitLog(ctx, m, until); err != nil {
+	stays := func(id string) bool { _, ok := n.able()[id]; return ok }
+	if err := n.awaitLog(ctx, m, until, stays); err != nil {
 		return errors.Join(fmt.Errorf("%s at %s does not catch up: %w", m.Name, m.Addr, err), n.raft.RemoveServer(id, 0, changeWithin).Error())
 	}
 	if err := n.raft.AddVoter(id, addr, 0, changeWithin).Error(); err != nil {
@@ -180,17 +181,20 @@ func (n *Node) awaitFollowers(ctx context.Context, besides raft.ServerID) error 
 	if err := future.Error(); err != nil {
 		return err
 	}
-	able := n.able()
+	answers := func(id string) bool { // one that is about to leave does
+		m, ok := n.gossip.member(id)
+		return ok && !m.Sick
+	}
 	stay, votes := 0, false
 	var others []Member
 	for _, s := range future.Configuration().Servers {
-		switch m, ok := able[string(s.ID)]; {
+		switch m, _ := n.gossip.member(string(s.ID)); {
 		case s.Suffrage != raft.Voter:
 		case s.ID == besides:
 			votes = true
 		default:
 			stay++
-			if ok && !m.Self {
+			if answers(string(s.ID)) && !m.Self {
 				others = append(others, m)
 			}
 		}
@@ -204,7 +208,7 @@ func (n *Node) awaitFollowers(ctx context.Context, besides raft.ServerID) error 
 	defer cancel()
 	found := make(chan error, len(others))
 	for _, m := range others {
-		asking.Go(func() { found <- n.awaitLog(ctx, m, n.began.Load()) })
+		asking.Go(func() { found <- n.awaitLog(ctx, m, n.began.Load(), answers) })
 	}
 	need := stay / 2 // and this node
 	var errs []error
@@ -219,14 +223,14 @@ func (n *Node) awaitFollowers(ctx context.Context, besides raft.ServerID) error 
 		}
 	}
 	if need > 0 {
-		return fmt.Errorf("of the %d voters that stay, %d too few follow: %w", stay, need, errors.Join(errs...))
+		return errors.Join(append(errs, fmt.Errorf("of the %d voters that stay, %d too few follow", stay, need))...)
 	}
 	return nil
 }
 
 // awaitLog returns when m has applied the log up to index. It gives up on one that
-// is gone meanwhile.
-func (n *Node) awaitLog(ctx context.Context, m Member, index uint64) error {
+// is not there any more.
+func (n *Node) awaitLog(ctx context.Context, m Member, index uint64, there func(id string) bool) error {
 	var last error
 	for {
 		applied, err := n.appliedAt(ctx, m.Addr)
@@ -237,7 +241,7 @@ func (n *Node) awaitLog(ctx context.Context, m Member, index uint64) error {
 		if err == nil {
 			last = fmt.Errorf("it has entry %d of %d", applied, index)
 		}
-		if _, ok := n.able()[m.ID]; !ok {
+		if !there(m.ID) {
 			return errors.Join(errors.New("it is gone"), last)
 		}
 		select {

@@ -25,7 +25,7 @@ func TestManagingMembersEndsAtOnce(t *testing.T) {
 				c.net.Faults(10*time.Millisecond, 0, 0)
 				ctx, cancel := context.WithCancel(t.Context())
 				over := make(chan error, 1)
-				go func() { over <- nodes[0].awaitLog(ctx, m, math.MaxUint64) }()
+				go func() { over <- nodes[0].awaitLog(ctx, m, math.MaxUint64, func(string) bool { return true }) }()
 				time.Sleep(after)
 				c.net.Split([]string{ip(1)}, []string{ip(2)})
 				time.Sleep(300 * time.Millisecond) // now it is stuck
