@@ -52,7 +52,10 @@ type config struct {
 func (c *config) bound(overs ...float64) { c.overs = append(c.overs, overs...) }
 
 var parts = []part{
-	{"idle", "A cluster without work", idle}, // before others leave a heap to be returned
+	// Before others leave a heap to be collected:
+	{"idle", "A cluster without work", idle},
+	{"state", "1,000,000 live keys", state},
+
 	{"local", "One call in one process", local},
 	{"shared", "Three nodes, one key: speed and accuracy", shared},
 	{"use", "The limit is used", use},
@@ -63,7 +66,6 @@ var parts = []part{
 	{"leader", "The leader is killed, or leaves", leader},
 	{"many", "Many keys, many workers", many},
 	{"service", "The service over HTTP", service},
-	{"state", "1,000,000 live keys", state},
 }
 
 func main() {
