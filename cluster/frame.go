@@ -9,8 +9,9 @@ import (
 
 // The RPC between a member and the leader: frames of a length, a kind and a
 // body, over a stream that is authenticated already. The accepting side speaks
-// first and says whether it leads: in a frame of its role, once it knows a leader,
-// and at once that it does not. Who leads no more says the same again.
+// first: in a frame of its role it says whether it leads, or who does. One that
+// does not know yet says that it waits, before. One that leads no more says the
+// same again.
 
 // maxFrame bounds a frame, in bytes, before anything is allocated for it.
 const maxFrame = 1 << 20
