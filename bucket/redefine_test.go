@@ -55,3 +55,26 @@ func TestARateThatComesBackRemembers(t *testing.T) {
 	}
 	assert.EqualValues(t, 10, admitted)
 }
+
+// What is leased is in no bucket: as long as it is out, no rate is full, and a
+// former one that is not full is remembered.
+func TestWhatIsLeasedCountsInFormerRates(t *testing.T) {
+	first, err := ParseLimits("1/ms", "")
+	require.NoError(t, err)
+	second, err := ParseLimits("1/s,10/h", "")
+	require.NoError(t, err)
+	third, err := ParseLimits("10/h", "")
+	require.NoError(t, err)
+	table := NewTable()
+	lease := func(now time.Duration, seq uint64, limits Limits, defined int64) {
+		ask := Ask{Key: "k", ID: LeaseID{Holder: 1, Seq: seq}, Limits: limits, Defined: defined, Want: Cost{Requests: 1}}
+		require.EqualValues(t, 1, table.Apply(int64(now), &ask).Grant.Granted.Requests)
+	}
+	lease(0, 1, first, 1)
+	table.Apply(0, &Adjustment{Key: "k", Limits: second, Defined: 2})
+	lease(5*time.Second, 2, second, 2) // the first one has expired long ago, only ten an hour is not full
+	table.Apply(int64(5*time.Second), &Adjustment{Key: "k", Limits: third, Defined: 3})
+	former := table.buckets["k"].former
+	require.NotNil(t, former)
+	assert.ElementsMatch(t, Rates{first.Requests[0], second.Requests[0]}, former.Requests)
+}
