@@ -5,6 +5,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -209,4 +210,17 @@ func must[T any](v T, err error) T {
 		panic(err)
 	}
 	return v
+}
+
+// Restore reads what comes in pieces, and says so if it cannot read on.
+func TestASnapshotComesInPieces(t *testing.T) {
+	m := crowded(40_000) // more than two of them
+	b := snapshotOf(t, m)
+	require.Greater(t, len(b), 2<<20)
+	n := New()
+	require.NoError(t, n.Restore(io.NopCloser(iotest.HalfReader(bytes.NewReader(b)))))
+	assert.Equal(t, m.Hash(), n.Hash())
+	broken := io.MultiReader(bytes.NewReader(b[:len(b)-1]), iotest.ErrReader(io.ErrUnexpectedEOF))
+	assert.ErrorIs(t, n.Restore(io.NopCloser(broken)), io.ErrUnexpectedEOF)
+	assert.Equal(t, m.Hash(), n.Hash(), "nothing is changed")
 }
