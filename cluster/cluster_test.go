@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -52,6 +53,14 @@ func inBubble(t *testing.T, f func(t *testing.T, c *fleet)) {
 		}()
 		f(t, c)
 	})
+}
+
+// host is the IP address of a worker.
+func host(n *Node) string { return strings.TrimSuffix(n.port.Addr(), ":7946") }
+
+// besides returns the others of nodes.
+func besides(one *Node, nodes []*Node) []*Node {
+	return slices.DeleteFunc(slices.Clone(nodes), func(n *Node) bool { return n == one })
 }
 
 func ip(i int) string { return fmt.Sprintf("10.0.0.%d", i) }
@@ -124,9 +133,8 @@ func (c *fleet) voters() int {
 
 // crash kills the worker without a good-bye.
 func (c *fleet) crash(n *Node) {
-	host := n.port.Addr()
-	delete(c.nodes, host)
-	c.net.Crash(host[:len(host)-len(":7946")])
+	delete(c.nodes, n.port.Addr())
+	c.net.Crash(host(n))
 	n.cancel() // it does not try to say good-bye
 	n.Close()
 }
@@ -344,21 +352,28 @@ func (c counted) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	return c.Network.Dial(ctx, addr)
 }
 
+// startCounted starts so many more workers, beside three, and counts the streams
+// that they open.
+func (c *fleet) startCounted(n int) (nodes []*Node, dials *atomic.Int64) {
+	c.t.Helper()
+	dials = new(atomic.Int64)
+	for i := range n {
+		cfg := c.config(4 + i)
+		cfg.network = counted{cfg.network, dials}
+		n := c.start(cfg)
+		c.await("a cluster", func() bool { return n.Health() == nil })
+		nodes = append(nodes, n)
+	}
+	return nodes, dials
+}
+
 // A hundred members that look for a leader must not keep the voters from
 // electing one.
 func TestWhileNobodyLeadsFewAsk(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		voters := c.startThree()
 		const clients = 9
-		var dials atomic.Int64
-		var nodes []*Node
-		for i := range clients {
-			cfg := c.config(4 + i)
-			cfg.network = counted{cfg.network, &dials}
-			n := c.start(cfg)
-			c.await("a cluster", func() bool { return n.Health() == nil })
-			nodes = append(nodes, n)
-		}
+		nodes, dials := c.startCounted(clients)
 		c.crash(voters[0])
 		c.crash(voters[1])
 		c.await("no leader", func() bool { return c.leader() == nil })
@@ -387,15 +402,7 @@ func TestWhenLeadershipIsHandedOverNobodySearches(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.startThree()
 		const clients = 9
-		var dials atomic.Int64
-		var nodes []*Node
-		for i := range clients {
-			cfg := c.config(4 + i)
-			cfg.network = counted{cfg.network, &dials}
-			n := c.start(cfg)
-			c.await("a cluster", func() bool { return n.Health() == nil })
-			nodes = append(nodes, n)
-		}
+		nodes, dials := c.startCounted(clients)
 		c.net.Faults(10*time.Millisecond, 0, 0)
 		old := c.leader()
 		for i, n := range nodes {
@@ -432,12 +439,9 @@ func TestWhoIsFrozenHoldsUpNoSearch(t *testing.T) {
 			m, _ := client.gossip.member(old.id)
 			return m.Leader
 		})
-		host := func(n *Node) string { return n.port.Addr()[:len(n.port.Addr())-len(":7946")] }
 		rest := []string{host(client)}
-		for _, n := range nodes {
-			if n != old {
-				rest = append(rest, host(n))
-			}
+		for _, n := range besides(old, nodes) {
+			rest = append(rest, host(n))
 		}
 		c.net.Split([]string{host(old)}, rest)
 		c.await("another leads", func() bool {

@@ -124,12 +124,7 @@ func TestALeaderLeavesAVoterWhoseDiskHasFailed(t *testing.T) {
 		}
 		c.await("three voters", func() bool { return c.voters() == 3 })
 		leader := c.leader()
-		var others []*Node
-		for _, n := range nodes {
-			if n != leader {
-				others = append(others, n)
-			}
-		}
+		others := besides(leader, nodes)
 		assert.NoError(t, others[0].disk.bolt.Close())
 		_, err := leader.Lease(t.Context(), oneRequest("k", 1)) // which it is to write
 		assert.NoError(t, err)

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -71,6 +72,15 @@ func readFrame(r *bufio.Reader, buf *[]byte) (kind byte, body []byte, err error)
 	body = (*buf)[:n]
 	_, err = io.ReadFull(r, body)
 	return head[4], body, err
+}
+
+// parseRole reads the body of a role frame: whether its sender leads, and if not,
+// the address of who does; empty: it does not know.
+func parseRole(b []byte) (leads bool, leader string, err error) {
+	if len(b) == 0 {
+		return false, "", errors.New("a role of no bytes")
+	}
+	return b[0] == 1, string(b[1:]), nil
 }
 
 // seq reads the sequence number at the front of b.

@@ -207,20 +207,19 @@ func (l *link) read(r *bufio.Reader) error {
 			l.retire(errNotLeader)
 			l.conn.SetReadDeadline(time.Now().Add(heldFor + lostAfter))
 		case frameRole:
-			l.next <- successor(body, l.addr)
+			again, addr, err := parseRole(body)
+			if err != nil {
+				return err
+			}
+			if again {
+				addr = l.addr
+			}
+			l.next <- addr
 			return errNotLeader
 		default:
 			return fmt.Errorf("frame of kind %q from the leader", kind)
 		}
 	}
-}
-
-// successor returns who leads, by a role frame from addr; empty: that is not known.
-func successor(role []byte, addr string) string {
-	if len(role) > 0 && role[0] == 1 {
-		return addr
-	}
-	return string(role[min(1, len(role)):])
 }
 
 // answer hands the answer at the front of b to who waits for it.

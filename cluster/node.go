@@ -470,7 +470,7 @@ func (n *Node) followMembers() {
 	tick := time.NewTicker(reviewEvery)
 	defer tick.Stop()
 	led := n.clock.Now()        // when Raft knew a leader last
-	var misled <-chan time.Time // when it will have been for long enough
+	var doubts <-chan time.Time // when it will have been misled for long enough
 	for {
 		select {
 		case <-n.ctx.Done():
@@ -478,14 +478,14 @@ func (n *Node) followMembers() {
 		case <-observations:
 			n.router.rerouted()
 		case <-tick.C:
-		case <-misled:
+		case <-doubts:
 			if n.misled() {
 				n.forgetLeader()
 			}
-			misled = nil
+			doubts = nil
 		}
-		if misled == nil && n.misled() {
-			misled = time.After(misledFor)
+		if doubts == nil && n.misled() {
+			doubts = time.After(misledFor)
 		}
 		if _, ok := n.Leader(); ok {
 			n.mu.Lock()
@@ -523,12 +523,16 @@ func (n *Node) misled() bool {
 // begin an election.
 func (n *Node) forgetLeader() {
 	n.log.Debug("a candidate that knows a leader, forgets it")
-	self := n.transport.LocalAddr()
-	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.id), Addr: n.transport.EncodePeer(raft.ServerID(n.id), self)}
-	var answer raft.TimeoutNowResponse
-	if err := n.transport.TimeoutNow(raft.ServerID(n.id), self, &raft.TimeoutNowRequest{RPCHeader: header}, &answer); err != nil {
+	begin := &raft.TimeoutNowRequest{RPCHeader: n.raftHeader()}
+	if err := n.transport.TimeoutNow(raft.ServerID(n.id), n.transport.LocalAddr(), begin, new(raft.TimeoutNowResponse)); err != nil {
 		n.log.Warn("cannot hold an election, trying again", "error", err)
 	}
+}
+
+// raftHeader is that of a request as Raft makes it on this node.
+func (n *Node) raftHeader() raft.RPCHeader {
+	id := raft.ServerID(n.id)
+	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: n.transport.EncodePeer(id, n.transport.LocalAddr())}
 }
 
 // votes reports whether this node votes, as far as its log says.

@@ -326,12 +326,15 @@ func (n *Node) dialRPC(ctx context.Context, addr string, wait func()) (_ *wire.C
 	if !stays() {
 		err = context.Cause(ctx)
 	}
-	if err == nil && (kind != frameRole || len(body) < 1) {
+	if err == nil && kind != frameRole {
 		err = fmt.Errorf("frame of kind %q where a role is expected", kind)
+	}
+	if err == nil {
+		leads, hint, err = parseRole(body)
 	}
 	if err != nil {
 		conn.Close()
 		return nil, nil, false, "", fmt.Errorf("ask %s: %w", addr, err)
 	}
-	return conn, r, body[0] == 1, string(body[1:]), nil
+	return conn, r, leads, hint, nil
 }

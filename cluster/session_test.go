@@ -77,7 +77,7 @@ func TestWhatMayHaveBeenGrantedGoesBack(t *testing.T) {
 			})
 			return sum
 		}
-		hosts := func(n *Node) []string { return []string{n.cfg.Bind[:len(n.cfg.Bind)-len(":7946")]} }
+		hosts := func(n *Node) []string { return []string{host(n)} }
 		ask := oneRequest("k", 1)
 		ask.Limits, ask.MaxWait = choked.MustLimits("1/s", ""), time.Minute
 		l, err := client.Lease(t.Context(), ask)

@@ -124,6 +124,13 @@ func (n *Node) able() map[string]Member {
 	return able
 }
 
+// answering returns the member with an id, if it is there and its disk has not
+// failed. One that is about to leave still answers.
+func (n *Node) answering(id raft.ServerID) (Member, bool) {
+	m, ok := n.gossip.member(string(id))
+	return m, ok && !m.Sick
+}
+
 // compareMembers orders those who could vote: nodes by name, so that the same
 // are chosen wherever one looks.
 func compareMembers(a, b Member) int {
@@ -151,7 +158,7 @@ func (n *Node) promote(ctx context.Context, m Member) error {
 	defer cancel()
 	stays := func(id string) bool { _, ok := n.able()[id]; return ok }
 	if err := n.awaitLog(ctx, m, until, stays); err != nil {
-		return errors.Join(fmt.Errorf("%s at %s does not catch up: %w", m.Name, m.Addr, err), n.raft.RemoveServer(id, 0, changeWithin).Error())
+		return errors.Join(fmt.Errorf("%s at %s does not catch up: %w", m.Name, m.Addr, err), n.remove(ctx, id))
 	}
 	if err := n.raft.AddVoter(id, addr, 0, changeWithin).Error(); err != nil {
 		return fmt.Errorf("give %s a vote: %w", m.Name, err)
@@ -165,10 +172,11 @@ func (n *Node) promote(ctx context.Context, m Member) error {
 // elected may have been by the very voter that leaves, and the others do not
 // know it yet.
 func (n *Node) remove(ctx context.Context, id raft.ServerID) error {
-	if err := n.awaitFollowers(ctx, id); err != nil {
-		return fmt.Errorf("take the vote from %q: %w", id, err)
+	err := n.awaitFollowers(ctx, id)
+	if err == nil {
+		err = n.raft.RemoveServer(id, 0, changeWithin).Error()
 	}
-	if err := n.raft.RemoveServer(id, 0, changeWithin).Error(); err != nil {
+	if err != nil {
 		return fmt.Errorf("take the vote from %q: %w", id, err)
 	}
 	return nil
@@ -181,20 +189,16 @@ func (n *Node) awaitFollowers(ctx context.Context, besides raft.ServerID) error 
 	if err := future.Error(); err != nil {
 		return err
 	}
-	answers := func(id string) bool { // one that is about to leave does
-		m, ok := n.gossip.member(id)
-		return ok && !m.Sick
-	}
 	stay, votes := 0, false
 	var others []Member
 	for _, s := range future.Configuration().Servers {
-		switch m, _ := n.gossip.member(string(s.ID)); {
+		switch m, ok := n.answering(s.ID); {
 		case s.Suffrage != raft.Voter:
 		case s.ID == besides:
 			votes = true
 		default:
 			stay++
-			if answers(string(s.ID)) && !m.Self {
+			if ok && !m.Self {
 				others = append(others, m)
 			}
 		}
@@ -206,9 +210,10 @@ func (n *Node) awaitFollowers(ctx context.Context, besides raft.ServerID) error 
 	defer asking.Wait()
 	ctx, cancel := context.WithTimeout(ctx, changeWithin)
 	defer cancel()
+	there := func(id string) bool { _, ok := n.answering(raft.ServerID(id)); return ok }
 	found := make(chan error, len(others))
 	for _, m := range others {
-		asking.Go(func() { found <- n.awaitLog(ctx, m, n.began.Load(), answers) })
+		asking.Go(func() { found <- n.awaitLog(ctx, m, n.began.Load(), there) })
 	}
 	need := stay / 2 // and this node
 	var errs []error
@@ -370,7 +375,7 @@ func (n *Node) released(id string) error {
 		return err
 	}
 	for _, s := range future.Configuration().Servers {
-		if m, alive := n.gossip.member(string(s.ID)); (!alive || m.Sick) && s.ID != raft.ServerID(id) {
+		if _, ok := n.answering(s.ID); !ok && s.ID != raft.ServerID(id) {
 			if err := n.remove(ctx, s.ID); err != nil {
 				return err
 			}

@@ -89,8 +89,7 @@ func TestACandidateForgetsALeader(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		old := c.leader()
-		others := slices.DeleteFunc(slices.Clone(nodes), func(n *Node) bool { return n == old })
-		host := func(n *Node) string { return n.port.Addr()[:len(ip(1))] }
+		others := besides(old, nodes)
 		ahead, behind := others[0], others[1]
 		c.net.Split([]string{host(behind)}, []string{host(old), host(ahead)})
 		_, err := old.Lease(t.Context(), oneRequest("k", 1))
@@ -98,13 +97,10 @@ func TestACandidateForgetsALeader(t *testing.T) {
 		c.await("the other has a longer log", func() bool { return ahead.raft.LastIndex() > behind.raft.LastIndex() })
 
 		// What a heartbeat does that comes between a candidate's state and its term.
-		header := func(n *Node) raft.RPCHeader {
-			return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.id), Addr: n.transport.EncodePeer(raft.ServerID(n.id), n.transport.LocalAddr())}
-		}
 		to, self := raft.ServerID(behind.id), behind.transport.LocalAddr()
-		require.NoError(t, behind.transport.TimeoutNow(to, self, &raft.TimeoutNowRequest{RPCHeader: header(behind)}, new(raft.TimeoutNowResponse)))
+		require.NoError(t, behind.transport.TimeoutNow(to, self, &raft.TimeoutNowRequest{RPCHeader: behind.raftHeader()}, new(raft.TimeoutNowResponse)))
 		synctest.Wait()
-		late := &raft.AppendEntriesRequest{RPCHeader: header(old), Term: behind.raft.CurrentTerm()}
+		late := &raft.AppendEntriesRequest{RPCHeader: old.raftHeader(), Term: behind.raft.CurrentTerm()}
 		require.NoError(t, behind.transport.AppendEntries(to, self, late, new(raft.AppendEntriesResponse)))
 		require.Equal(t, raft.Candidate, behind.raft.State())
 		_, leader := behind.raft.LeaderWithID()
@@ -124,8 +120,7 @@ func TestAnHeirFirstHasAFollower(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		old := c.leader()
-		others := slices.DeleteFunc(slices.Clone(nodes), func(n *Node) bool { return n == old })
-		host := func(n *Node) string { return n.port.Addr()[:len(ip(1))] }
+		others := besides(old, nodes)
 		c.net.Faults(time.Millisecond, 0, 0)
 		c.net.Split([]string{host(others[0])}, []string{host(others[1])})
 		time.AfterFunc(1500*time.Millisecond, func() { c.net.Join([]string{host(others[0])}, []string{host(others[1])}) })
