@@ -45,7 +45,18 @@ type held struct {
 // New returns a full bucket with the given limits, which it keeps and shares.
 func New(limits *Limits, defined int64) *Bucket {
 	n := limits.len()
-	return &Bucket{limits: limits, defined: defined, tats: make([]int64, n), lows: make(lows, 0, n)}
+	if n > 2 {
+		return &Bucket{limits: limits, defined: defined, tats: make([]int64, n), lows: make(lows, 0, n)}
+	}
+	// Most have a rate or two. Those are allocated once, not three times: there may
+	// be a million of them.
+	b := new(struct {
+		Bucket
+		tats [2]int64
+		lows [2]low
+	})
+	b.Bucket = Bucket{limits: limits, defined: defined, tats: b.tats[:n:n], lows: b.lows[:0:n]}
+	return &b.Bucket
 }
 
 // Limits returns the limits in force.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"time"
@@ -20,7 +21,7 @@ const (
 	maxDrips  = 2 * maxRates
 	maxError  = 1 << 10
 	maxLeases = 1 << 20
-	minBucket = 12 // bytes: a key, two counts of rates, a rate, and what a bucket has for it
+	maxRoom   = 1 << 20 // buckets that room is made for before they are read
 )
 
 // Kinds of operation.
@@ -227,38 +228,103 @@ func appendBucket(b []byte, bucket *Bucket) []byte {
 	return b
 }
 
-// ParseTable reads a table, as [AppendTable] or a [Snapshot] encodes it, from the
-// front of b and returns what follows it.
-func ParseTable(b []byte) (*Table, []byte, error) {
-	d := decoder{b: b}
+// ReadTable reads a table, as [AppendTable] or a [Snapshot] encodes it, up to the
+// end of r. Of r, it holds no more in memory than some buckets at a time.
+func ReadTable(r io.Reader) (*Table, error) { return readTable(&input{r: r, piece: 256 << 10}) }
+
+func readTable(in *input) (*Table, error) {
 	t := NewTable()
-	if t.now = d.varint(); t.now < 0 {
-		d.fail("table of the time %d", t.now)
+	if err := in.decode(func(d *decoder) {
+		if t.now = d.varint(); t.now < 0 {
+			d.fail("table of the time %d", t.now)
+		}
+		t.cold = d.instant()
+		t.buckets = make(map[string]*Bucket, min(d.uvarint(), maxRoom)) // as many as there were, or a guess
+	}); err != nil {
+		return nil, err
 	}
-	t.cold = d.instant()
-	// How many there were, or a guess. Each takes more bytes here than there.
-	t.buckets = make(map[string]*Bucket, min(d.uvarint(), uint64(len(d.b)/minBucket)))
 	seen := make(map[string]*Limits) // by their encoding
-	for d.err == nil {
-		key := d.string(MaxKey)
+	for {
+		var key string
+		var b *Bucket
+		if err := in.decode(func(d *decoder) {
+			if key = d.string(MaxKey); key != "" {
+				b = d.bucket(t, seen)
+			}
+		}); err != nil {
+			return nil, err
+		}
 		if key == "" {
-			break
+			return t, in.end()
 		}
 		before := len(t.buckets)
-		if t.buckets[key] = d.bucket(t, seen); len(t.buckets) == before {
-			d.fail("key %q twice", key)
+		if t.buckets[key] = b; len(t.buckets) == before {
+			return nil, fmt.Errorf("decode: key %q twice", key)
 		}
 	}
-	if d.err != nil {
-		return nil, nil, d.err
+}
+
+// input is a stream that is decoded item by item.
+type input struct {
+	r     io.Reader
+	piece int // bytes, to begin with: what is read at a time
+
+	d    decoder
+	buf  []byte
+	rest []byte // of buf, not decoded yet
+	err  error  // of r
+}
+
+// decode has f decode the next item. What f finds wrong may only be cut off: f is
+// called again with more of the stream, as long as there is more.
+func (in *input) decode(f func(*decoder)) error {
+	for {
+		in.d = decoder{b: in.rest}
+		f(&in.d)
+		switch {
+		case in.d.err == nil:
+			in.rest = in.d.b
+			return nil
+		case in.err == io.EOF:
+			return in.d.err
+		case in.err != nil:
+			return in.err
+		}
+		in.more()
 	}
-	return t, d.b, nil
+}
+
+// more reads on, at least as much as there is.
+func (in *input) more() {
+	if 2*len(in.rest) >= len(in.buf) {
+		in.buf = slices.Concat(in.rest, make([]byte, max(len(in.rest), in.piece)))
+	} else {
+		copy(in.buf, in.rest)
+	}
+	n := len(in.rest)
+	for n < len(in.buf) && in.err == nil {
+		var m int
+		m, in.err = in.r.Read(in.buf[n:])
+		n += m
+	}
+	in.rest = in.buf[:n]
+}
+
+// end reports what follows the last item, or that it cannot be read.
+func (in *input) end() error {
+	switch in.more(); {
+	case len(in.rest) > 0:
+		return errors.New("decode: something follows the end of the table")
+	case in.err != io.EOF:
+		return in.err
+	}
+	return nil
 }
 
 func (d *decoder) bucket(t *Table, seen map[string]*Limits) *Bucket {
 	b := New(d.sharedLimits(t, seen), d.varint())
 	if former := d.limits(); former.len() > 0 {
-		b.former = &former
+		b.former = &Limits{former.Requests, former.Tokens} // not its address, which would put each on the heap
 		former.each(0, func(_ int, _ Unit, r Rate) {
 			if err := r.Check(); err != nil {
 				d.fail("%v", err)
@@ -296,16 +362,27 @@ func (d *decoder) bucket(t *Table, seen map[string]*Limits) *Bucket {
 
 // sharedLimits reads limits that many buckets have, and makes sense of them once.
 func (d *decoder) sharedLimits(t *Table, seen map[string]*Limits) *Limits {
-	from := d.b
-	limits := d.limits()
-	name := from[:len(from)-len(d.b)]
+	name := d.b
+	for range Tokens + 1 {
+		for range 3 * int(d.byte()) {
+			d.varint()
+		}
+	}
+	if d.err != nil {
+		return new(Limits)
+	}
+	name = name[:len(name)-len(d.b)]
 	if l := seen[string(name)]; l != nil {
 		return l
 	}
-	if d.err == nil {
-		if err := limits.Check(); err != nil {
-			d.fail("%v", err)
-		}
+	one := decoder{b: name}
+	limits := one.limits()
+	if one.err == nil {
+		one.err = limits.Check()
+	}
+	if one.err != nil {
+		d.fail("%v", one.err)
+		return new(Limits)
 	}
 	l := t.share(limits)
 	if len(seen) < maxShared {

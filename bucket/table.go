@@ -137,8 +137,9 @@ func (t *Table) share(l Limits) *Limits {
 	if len(t.shared) >= maxShared {
 		clear(t.shared)
 	}
-	t.shared[name] = &l
-	return &l
+	s := &Limits{l.Requests, l.Tokens} // not &l, which would put each l on the heap
+	t.shared[name] = s
+	return s
 }
 
 // Get returns the bucket of key for reading, or nil when it is as good as new.
