@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/choked/choked"
+	"github.com/choked/choked/cluster"
 	"github.com/choked/choked/internal/history"
 )
 
@@ -125,19 +126,22 @@ func TestCPUOfAProcess(t *testing.T) {
 	assert.LessOrEqual(t, d, cpu()+20*time.Millisecond)
 }
 
-func TestThreeProcessesAndMembers(t *testing.T) {
+func TestThreeProcessesTheirMembersAndClients(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
 	three, err := startTrio(t.Context(), job{}, true)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, three.stop()) }()
-	nodes, stop, err := three.members(t.Context(), 2)
+	members, stop, err := three.members(t.Context(), 2)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, stop()) }()
-	for _, m := range nodes[1].Members() {
+	for _, m := range members[1].(*cluster.Node).Members() {
 		assert.Equal(t, strings.HasPrefix(m.Name, "voter-"), m.Voter, "%s", m.Name)
 	}
+	_, end, err := three.clients(t.Context(), 4)
+	require.NoError(t, err)
+	assert.NoError(t, end())
 	i, err := three.leader(t.Context())
 	require.NoError(t, err)
 	three.procs[i].end(syscall.SIGKILL)

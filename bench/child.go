@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -15,9 +16,12 @@ import (
 	"time"
 
 	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/cluster"
 	"github.com/choked/choked/internal/history"
 	"github.com/choked/choked/internal/ports"
+	"github.com/choked/choked/proxy"
+	"github.com/choked/choked/server"
 )
 
 // jobVar has the job of a process that this program starts of itself.
@@ -28,6 +32,7 @@ const jobVar = "CHOKED_BENCH_NODE"
 type job struct {
 	Name, Bind, Dir string
 	Join            []string
+	Serve           string // address of its HTTP service; empty: none
 	Worker          int
 	Callers         int    // under each of the demands; none: it only decides
 	Records         string // file of what was admitted
@@ -86,7 +91,10 @@ func (j job) do() (err error) {
 	choke := choked.New(node)
 	var work sync.WaitGroup
 	work.Go(func() { j.tell(ctx, node) })
-	if j.Callers > 0 {
+	if j.Serve != "" {
+		err = j.serve(ctx, node, &work)
+	}
+	if j.Callers > 0 && err == nil {
 		err = j.work(ctx, choke, &work)
 	}
 	if err != nil {
@@ -114,6 +122,21 @@ func (j job) tell(ctx context.Context, node *cluster.Node) {
 		case <-tick.C:
 		}
 	}
+}
+
+// serve is the node's HTTP service, until ctx ends.
+func (j job) serve(ctx context.Context, node *cluster.Node, work *sync.WaitGroup) error {
+	l, err := net.Listen("tcp", j.Serve)
+	if err != nil {
+		return err
+	}
+	s := server.New(server.Config{Store: node})
+	work.Go(func() { s.Serve(l) }) //nolint:errcheck // how it ended shows at its clients
+	work.Go(func() {
+		<-ctx.Done()
+		s.Shutdown(context.Background()) //nolint:errcheck // as above
+	})
+	return nil
 }
 
 // work has callers take until ctx ends, or their choke closes. Each admission is
@@ -211,10 +234,10 @@ type trio struct {
 	procs []*process
 }
 
-// startTrio starts them, all with the callers of j, and returns when they are a
-// whole.
+// startTrio starts them, all with the callers of j and an HTTP service, and returns
+// when they are a whole.
 func startTrio(ctx context.Context, j job, dirs bool) (*trio, error) {
-	addrs, err := ports.Free(3)
+	addrs, err := ports.Free(6)
 	if err != nil {
 		return nil, err
 	}
@@ -223,8 +246,8 @@ func startTrio(ctx context.Context, j job, dirs bool) (*trio, error) {
 		return nil, err
 	}
 	t := &trio{dir: dir}
-	for i, addr := range addrs {
-		j.Name, j.Bind, j.Join, j.Worker = fmt.Sprint("voter-", i+1), addr, addrs, i
+	for i := range 3 {
+		j.Name, j.Bind, j.Join, j.Serve, j.Worker = fmt.Sprint("voter-", i+1), addrs[i], addrs[:3], addrs[3+i], i
 		j.Records = fmt.Sprintf("%s/records-%d", dir, i)
 		if dirs {
 			j.Dir = fmt.Sprintf("%s/%d", dir, i)
@@ -289,19 +312,14 @@ func (t *trio) replace(ctx context.Context, i int) (err error) {
 
 // members starts n nodes in this process, which are clients of the three, and
 // waits until they have found each other.
-func (t *trio) members(ctx context.Context, n int) (nodes []*cluster.Node, stop func() error, err error) {
+func (t *trio) members(ctx context.Context, n int) (stores []choked.Store, stop func() error, err error) {
 	addrs, err := ports.Free(n)
 	if err != nil {
 		return nil, nil, err
 	}
+	var nodes []*cluster.Node
 	stop = func() error { // all at once: each waits until its good-bye has spread
-		errs := make([]error, len(nodes))
-		var wg sync.WaitGroup
-		for i, node := range nodes {
-			wg.Go(func() { errs[i] = node.Close() })
-		}
-		wg.Wait()
-		return errors.Join(errs...)
+		return sameTime(nodes, (*cluster.Node).Close)
 	}
 	for i, addr := range addrs {
 		node, err := cluster.Start(cluster.Config{Name: fmt.Sprint("member-", i+1), Bind: addr, Join: t.procs[0].job.Join, Secret: secret})
@@ -315,5 +333,37 @@ func (t *trio) members(ctx context.Context, n int) (nodes []*cluster.Node, stop 
 			return nil, nil, errors.Join(err, stop())
 		}
 	}
-	return nodes, stop, nil
+	return spread(nodes, n), stop, nil
+}
+
+// clients are n workers in this process that are no members: each has connections
+// of its own to the HTTP service of one of the three, and has been served once.
+func (t *trio) clients(ctx context.Context, n int) (stores []choked.Store, stop func() error, err error) {
+	var remote []*proxy.Store
+	stop = func() error { return sameTime(remote, (*proxy.Store).Close) }
+	for i := range n {
+		s, err := proxy.New("http://"+t.procs[i%len(t.procs)].job.Serve, "")
+		if err != nil {
+			return nil, nil, errors.Join(err, stop())
+		}
+		remote = append(remote, s)
+	}
+	err = sameTime(remote, func(s *proxy.Store) error {
+		return s.Adjust(ctx, bucket.Adjustment{Key: "hello", Limits: choked.MustLimits("100/s", "")})
+	})
+	if err != nil {
+		return nil, nil, errors.Join(err, stop())
+	}
+	return spread(remote, n), stop, nil
+}
+
+// sameTime calls f for all of them at the same time.
+func sameTime[T any](all []T, f func(T) error) error {
+	errs := make([]error, len(all))
+	var wg sync.WaitGroup
+	for i, x := range all {
+		wg.Go(func() { errs[i] = f(x) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }

@@ -40,6 +40,7 @@ type config struct {
 	rounds  int           // of what takes nanoseconds
 	repeats int           // of what runs for a while: told is the median
 	seconds time.Duration // that a contestant runs for accuracy
+	workers int           // at most, in this process, that are no members
 	members int           // at most, in this process
 	faults  int           // kills of a leader, and as many leaves
 	plot    string        // file of the picture; none: not drawn
@@ -92,6 +93,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fs.IntVar(&c.rounds, "rounds", 7, "rounds of what takes nanoseconds")
 	fs.IntVar(&c.repeats, "repeats", 3, "runs of what is told as the median of a few")
 	fs.DurationVar(&c.seconds, "for", 10*time.Second, "how long a contestant runs for accuracy")
+	fs.IntVar(&c.workers, "workers", 1000, "most workers in this process that are no members")
 	fs.IntVar(&c.members, "members", 270, "most members in this process")
 	fs.IntVar(&c.faults, "faults", 20, "leaders killed, and as many that leave")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {

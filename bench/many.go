@@ -11,29 +11,53 @@ import (
 	"github.com/choked/choked"
 )
 
-// many measures 10,000 keys at once, and hundreds of members.
+// many measures 10,000 keys at once, and workers by the hundred, as members and
+// as clients of the members.
 func many(ctx context.Context, c *config) ([]table, error) {
 	at, err := rushes(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	t := table{
+	head := func(who string) []string {
+		return []string{who + "s", "limit of a key", "joined after", "admitted", "of the limit", "exchanges a second and " + who, "exchanges an admission", "CPU of all " + who + "s", "CPU of the leader", "CPU of the leader, nothing asked"}
+	}
+	clients := table{
+		note: fmt.Sprintf("Workers that are no members, all in one process; each has connections of its own to the HTTP service of one of three that vote, in processes of their own. "+
+			"All of them take under 100 keys and want more, for %v, in which they open their connections. CPU is of the process with the workers, and of the one that leads. Where a worker's part of a limit is small, it asks for each admission, and the CPUs, with the other two voters on them, may be too few for that.", c.seconds),
+		head: head("worker"),
+	}
+	type size struct {
+		n     int
+		limit string
+	}
+	var sizes []size
+	for n := 10; n <= c.workers; n *= 10 {
+		sizes = append(sizes, size{n, "100/s"})
+	}
+	for _, s := range append(sizes, size{c.workers, "20/s"}) {
+		row, err := crowd(ctx, c, s.n, s.limit, (*trio).clients)
+		if err != nil {
+			return nil, fmt.Errorf("%d workers: %w", s.n, err)
+		}
+		clients.row(row...)
+	}
+	members := table{
 		note: fmt.Sprintf("Members that do not vote, each a node with its own stream to the leader, all in one process; three that vote in processes of their own. "+
-			"All of them take under 100 keys of 100/s each and want more, for %v. CPU is of the process with the members, and of the one that leads. Each of them knows all others by gossip, so that what gossip takes grows with the square of them: where the CPUs are too few for it, joining takes long and calls wait.", c.seconds),
-		head: []string{"members", "joined after", "admitted", "of the limit", "exchanges a second and member", "exchanges an admission", "CPU of all members", "CPU of the leader", "CPU of the leader, nothing asked"},
+			"All of them take under 100 keys and want more, for %v. CPU is of the process with the members, and of the one that leads. Each of them knows all others by gossip, so that what gossip takes grows with the square of them: where the CPUs are too few for it, joining takes long and calls wait.", c.seconds),
+		head: head("member"),
 	}
 	for n := 10; n <= c.members; n *= 3 {
-		row, err := crowd(ctx, c, n)
+		row, err := crowd(ctx, c, n, "100/s", (*trio).members)
 		if errors.Is(err, errNotWhole) {
-			t.row(n, fmt.Sprint("not within ", joinWithin), "", "", "", "", "", "", "")
+			members.row(n, "100/s", fmt.Sprint("not within ", joinWithin), "", "", "", "", "", "", "")
 			break
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%d members: %w", n, err)
 		}
-		t.row(row...)
+		members.row(row...)
 	}
-	return []table{at, t}, nil
+	return []table{at, clients, members}, nil
 }
 
 // rushes measures how long it takes until all of many new keys have been served.
@@ -98,8 +122,8 @@ func rush(ctx context.Context, stores []choked.Store, n, run int) (took []time.D
 	return took, exchanges, errors.Join(errs...)
 }
 
-// crowd has n members take what they can under 100 keys.
-func crowd(ctx context.Context, c *config, n int) (row []any, err error) {
+// crowd has n workers, which join somehow, take what they can under 100 keys.
+func crowd(ctx context.Context, c *config, n int, limit string, join func(*trio, context.Context, int) ([]choked.Store, func() error, error)) (row []any, err error) {
 	const keys = 100
 	t, err := startTrio(ctx, job{}, false)
 	if err != nil {
@@ -107,7 +131,7 @@ func crowd(ctx context.Context, c *config, n int) (row []any, err error) {
 	}
 	defer func() { err = errors.Join(err, t.stop()) }()
 	begun := time.Now()
-	nodes, stop, err := t.members(ctx, n)
+	stores, stop, err := join(t, ctx, n)
 	if err != nil {
 		return nil, err
 	}
@@ -117,8 +141,8 @@ func crowd(ctx context.Context, c *config, n int) (row []any, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// Each member is busy under as many keys as there are members for a key.
-	l := load{stores: spread(nodes, n), limits: choked.MustLimits("100/s", ""), callers: 2 * max(1, keys/n), span: c.seconds}
+	// Each worker is busy under as many keys as there are workers for a key.
+	l := load{stores: stores, limits: choked.MustLimits(limit, ""), callers: 2 * max(1, keys/n), span: c.seconds}
 	for i := range keys {
 		l.keys = append(l.keys, fmt.Sprint("crowd-", i))
 	}
@@ -128,8 +152,9 @@ func crowd(ctx context.Context, c *config, n int) (row []any, err error) {
 		return nil, err
 	}
 	d := c.seconds.Seconds()
+	r := l.limits.Requests[0]
 	return []any{
-		n, joined.Round(10 * time.Millisecond), s.admitted, percent(float64(s.admitted) / (keys * (100 + 100*d))),
+		n, limit, joined.Round(10 * time.Millisecond), s.admitted, percent(float64(s.admitted) / float64(keys*(r.Burst+r.In(c.seconds)))),
 		fmt.Sprintf("%.1f", float64(s.exchanges)/d/float64(n)), fmt.Sprintf("%.2f", s.each(s.exchanges)),
 		fmt.Sprintf("%.2f cores", s.cpu.Seconds()/d), fmt.Sprintf("%.2f cores", leads), fmt.Sprintf("%.2f cores", idle),
 	}, nil

@@ -168,13 +168,13 @@ func leading(ctx context.Context, c *config, t *table) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, three.stop()) }()
-	nodes, stop, err := three.members(ctx, 1)
+	stores, stop, err := three.members(ctx, 1)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	begun := time.Now()
-	if err := charged(ctx, nodes[0], liveKey, liveLimits, liveKeys); err != nil {
+	if err := charged(ctx, stores[0], liveKey, liveLimits, liveKeys); err != nil {
 		return err
 	}
 	t.row("charging each in a cluster of three, in memory", time.Since(begun).Round(10*time.Millisecond))
@@ -186,7 +186,7 @@ func leading(ctx context.Context, c *config, t *table) (err error) {
 		return err
 	}
 	t.row("CPU of the leader, nothing asked", percent(idle)+" of a core")
-	l := load{stores: spread(nodes, 1), limits: liveLimits, callers: 1000, every: time.Second, span: c.seconds}
+	l := load{stores: stores, limits: liveLimits, callers: 1000, every: time.Second, span: c.seconds}
 	for range l.callers {
 		l.keys = append(l.keys, liveKey(rand.IntN(liveKeys)))
 	}

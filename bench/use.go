@@ -47,12 +47,12 @@ func used(ctx context.Context, c *config, n int, limits []choked.Rate, report fu
 		return err
 	}
 	defer func() { err = errors.Join(err, three.stop()) }()
-	nodes, stop, err := three.members(ctx, n)
+	stores, stop, err := three.members(ctx, n)
 	if err != nil {
 		return err
 	}
 	for _, limit := range limits {
-		takers, end, err := choking(spread(nodes, n), fmt.Sprint("use-", limit), limit, true)
+		takers, end, err := choking(stores, fmt.Sprint("use-", limit), limit, true)
 		if err != nil {
 			return errors.Join(err, stop())
 		}
