@@ -230,7 +230,7 @@ func appendBucket(b []byte, bucket *Bucket) []byte {
 
 // ReadTable reads a table, as [AppendTable] or a [Snapshot] encodes it, up to the
 // end of r. Of r, it holds no more in memory than some buckets at a time.
-func ReadTable(r io.Reader) (*Table, error) { return readTable(&input{r: r, piece: 256 << 10}) }
+func ReadTable(r io.Reader) (*Table, error) { return readTable(&input{r: r, piece: 64 << 10}) }
 
 func readTable(in *input) (*Table, error) {
 	t := NewTable()

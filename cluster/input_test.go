@@ -154,6 +154,7 @@ func TestDirThatIsNotWhole(t *testing.T) {
 		}, "in use by another process"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			dir := whole(t)
 			tt.spoil(t, dir)
 			n, err := Start(Config{Bind: "127.0.0.1:0", Dir: dir})

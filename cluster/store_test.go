@@ -1,7 +1,9 @@
 package cluster_test
 
 import (
+	"flag"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -11,6 +13,13 @@ import (
 	"github.com/choked/choked/cluster"
 	"github.com/choked/choked/storetest"
 )
+
+// The rules of the law mostly wait, so that more of them can be judged at a time
+// than there are CPUs.
+func TestMain(m *testing.M) {
+	flag.Set("test.parallel", "6") // unless the command line says otherwise
+	os.Exit(m.Run())
+}
 
 // Each store is a member of its own, on loopback, beside three that vote.
 func TestStoreOnThreeNodes(t *testing.T) {

@@ -217,7 +217,7 @@ func must[T any](v T, err error) T {
 
 // Restore reads what comes in pieces, and says so if it cannot read on.
 func TestASnapshotComesInPieces(t *testing.T) {
-	m := crowded(40_000)
+	m := crowded(10_000)
 	b := snapshotOf(t, m)
 	n := New()
 	require.NoError(t, n.Restore(io.NopCloser(iotest.HalfReader(bytes.NewReader(b)))))

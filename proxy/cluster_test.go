@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"flag"
+	"os"
 	"testing"
 	"time"
 
@@ -10,6 +12,13 @@ import (
 	"github.com/choked/choked/server"
 	"github.com/choked/choked/storetest"
 )
+
+// The rules of the law mostly wait, so that more of them can be judged at a time
+// than there are CPUs.
+func TestMain(m *testing.M) {
+	flag.Set("test.parallel", "6") // unless the command line says otherwise
+	os.Exit(m.Run())
+}
 
 // The service over a node, as `choked serve` is.
 func TestStoreOverANode(t *testing.T) {

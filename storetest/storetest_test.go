@@ -1,6 +1,8 @@
 package storetest_test
 
 import (
+	"flag"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +11,13 @@ import (
 
 	"github.com/choked/choked/storetest"
 )
+
+// The rules of the law mostly wait, so that more of them can be judged at a time
+// than there are CPUs.
+func TestMain(m *testing.M) {
+	flag.Set("test.parallel", "6") // unless the command line says otherwise
+	os.Exit(m.Run())
+}
 
 func harness(d defect) storetest.Harness {
 	return storetest.Harness{
