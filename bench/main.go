@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"testing"
@@ -96,6 +97,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fs.IntVar(&c.workers, "workers", 1000, "most workers in this process that are no members")
 	fs.IntVar(&c.members, "members", 270, "most members in this process")
 	fs.IntVar(&c.faults, "faults", 20, "leaders killed, and as many that leave")
+	profile := fs.String("cpuprofile", "", "`file` to write a profile of this process to, for go tool pprof")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
 	} else if err != nil {
@@ -117,6 +119,17 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		if !flagSet(fs, "plot") {
 			c.plot = ""
 		}
+	}
+	if *profile != "" {
+		f, err := os.Create(*profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
 	}
 	flag.Set("test.benchtime", "100ms") //nolint:errcheck // it is one
 	slog.SetDefault(slog.New(slog.DiscardHandler))
