@@ -1,7 +1,6 @@
 package redisstore_test
 
 import (
-	"flag"
 	"os"
 	"sync"
 	"testing"
@@ -28,7 +27,6 @@ var server = sync.OnceValues(func() (*redisserver.Server, error) {
 var stop = func() error { return nil }
 
 func TestMain(m *testing.M) {
-	flag.Set("test.parallel", "6") // unless the command line says otherwise: they mostly wait
 	code := m.Run()
 	stop()
 	os.Exit(code)

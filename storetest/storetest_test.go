@@ -15,7 +15,7 @@ import (
 // The rules of the law mostly wait, so that more of them can be judged at a time
 // than there are CPUs.
 func TestMain(m *testing.M) {
-	flag.Set("test.parallel", "6") // unless the command line says otherwise
+	flag.Set("test.parallel", "4") // unless the command line says otherwise
 	os.Exit(m.Run())
 }
 
