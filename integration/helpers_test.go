@@ -3,7 +3,6 @@
 package integration
 
 import (
-	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,7 +19,6 @@ import (
 // The test's program is the workers' too.
 func TestMain(m *testing.M) {
 	fleet.Main()
-	flag.Set("test.parallel", "3") // unless the command line says otherwise: they mostly wait
 	os.Exit(m.Run())
 }
 
