@@ -362,7 +362,7 @@ func (d *decoder) bucket(t *Table, seen map[string]*Limits) *Bucket {
 
 // sharedLimits reads limits that many buckets have, and makes sense of them once.
 func (d *decoder) sharedLimits(t *Table, seen map[string]*Limits) *Limits {
-	name := d.b
+	from := d.b
 	for range Tokens + 1 {
 		for range 3 * int(d.byte()) {
 			d.varint()
@@ -371,17 +371,16 @@ func (d *decoder) sharedLimits(t *Table, seen map[string]*Limits) *Limits {
 	if d.err != nil {
 		return new(Limits)
 	}
-	name = name[:len(name)-len(d.b)]
+	name := from[:len(from)-len(d.b)]
 	if l := seen[string(name)]; l != nil {
 		return l
 	}
-	one := decoder{b: name}
-	limits := one.limits()
-	if one.err == nil {
-		one.err = limits.Check()
+	d.b = from
+	limits := d.limits()
+	if err := limits.Check(); err != nil {
+		d.fail("%v", err)
 	}
-	if one.err != nil {
-		d.fail("%v", one.err)
+	if d.err != nil {
 		return new(Limits)
 	}
 	l := t.share(limits)
