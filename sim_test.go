@@ -145,7 +145,7 @@ func TestSimulation(t *testing.T) {
 		{"requests bind, tokens do not", load{workers: 3, callers: 8, limits: MustLimits("50/s", "1000000/m"), tokens: prompts, trip: 5 * time.Millisecond, dur: time.Minute, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
 		{"tokens bind, requests do not", load{workers: 3, callers: 8, limits: MustLimits("50/s", "60000/m burst 2000"), tokens: prompts, trip: 5 * time.Millisecond, dur: time.Minute, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
 		{"ten workers at 1,000/s", load{workers: 10, callers: 20, limits: MustLimits("1000/s", ""), trip: 5 * time.Millisecond, dur: 30 * time.Second, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
-		{"ten workers at 20,000/s", load{workers: 10, callers: 200, limits: MustLimits("20000/s", ""), trip: 5 * time.Millisecond, dur: 4 * time.Second, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
+		{"ten workers at 20,000/s", load{workers: 10, callers: 200, limits: MustLimits("20000/s", ""), trip: 5 * time.Millisecond, dur: 10 * time.Second, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
 		{"small limit, whole units", load{workers: 3, callers: 8, limits: MustLimits("10/m", ""), trip: 5 * time.Millisecond, dur: 5 * time.Minute, think: 50 * time.Millisecond}, 0.98, 0.99, 25},
 		{"strict spacing", load{workers: 3, callers: 8, limits: MustLimits("50/s burst 1", ""), trip: time.Millisecond, dur: 30 * time.Second, think: 50 * time.Millisecond}, 0.85, 0.99, 50},
 		{"two rates on one unit", load{workers: 3, callers: 8, limits: MustLimits("50/s,1500/m burst 100", ""), trip: 5 * time.Millisecond, dur: 2 * time.Minute, think: 50 * time.Millisecond}, 0, 0.99, 25},
