@@ -16,7 +16,7 @@ import (
 // What becomes of a request when the leader steps down.
 var (
 	errNotLeader = errors.New("choked: not the leader")
-	errUnclear   = errors.New("choked: leadership lost, the request may have been decided or not")
+	errUnclear   = errors.New("choked: no answer from the leader, the request may have been decided or not")
 )
 
 // maxBatch bounds the operations in one log entry.

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"net"
 	"sync"
@@ -65,6 +66,24 @@ func TestAnAnswerGoesToItsAsk(t *testing.T) {
 		close(done)
 		here.Close()
 		there.Close()
+	})
+}
+
+// What is returned twice would be given out twice. So an adjustment is sent once,
+// also to a leader that takes its time, as one does whose disk hangs: it may decide yet.
+func TestAnAdjustmentIsSentOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		a := c.start(c.config(1))
+		c.await("a leader", func() bool { return a.authority.Load() != nil })
+		hangs := newAuthority(a.raft, a.replica)
+		leads := a.authority.Swap(hangs)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		one := bucket.Adjustment{Key: "k", Limits: choked.MustLimits("1/s", ""), Return: choked.Cost{Requests: 1}}
+		assert.ErrorIs(t, a.Adjust(ctx, one), errUnclear)
+		assert.Len(t, hangs.receive(), 1)
+		a.authority.Store(leads)
+		require.NoError(t, a.Adjust(ctx, one))
 	})
 }
 

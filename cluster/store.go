@@ -104,7 +104,7 @@ func (n *Node) Adjust(ctx context.Context, a bucket.Adjustment) error {
 }
 
 // decide has an operation decided by whoever leads. op is called before each
-// attempt, just before it is sent. With again, an attempt whose outcome is
+// attempt, just before it is sent. Only with again, an attempt whose outcome is
 // unclear is made again.
 func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (answer turn.Answer, err error) {
 	var unclear *bucket.Ask // it may have been granted
@@ -139,8 +139,8 @@ func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (ans
 				unclear, told = ask, lead
 			}
 			return turn.Answer{}, context.Cause(ctx)
-		case errors.Is(err, errUnclear) && !again:
-			return turn.Answer{}, err
+		case !again && !errors.Is(err, errNotLeader): // also one that takes its time may decide yet
+			return turn.Answer{}, errUnclear
 		}
 		// A leader that kept an attempt for so long was there until shortly
 		// before its end.
