@@ -91,6 +91,28 @@ func TestAllowNeverQueues(t *testing.T) {
 	})
 }
 
+// One who does not wait goes before the store has answered. Who stands behind it,
+// and has the time, is not turned away by that answer.
+func TestAllowThatIsCancelledTurnsNobodyAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		local := NewLocal()
+		defer local.Close()
+		c := New(far{local, 20 * time.Millisecond})
+		defer c.Close()
+		l, err := c.Limiter("k", MustLimits("1/s burst 3", ""), nil)
+		require.NoError(t, err)
+		require.NoError(t, l.Wait(t.Context(), requests(3)))
+		time.Sleep(second / 2) // what it began is over
+
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		go l.Allow(ctx, requests(2))
+		synctest.Wait()
+		require.NoError(t, l.Wait(t.Context(), requests(2)))
+		require.ErrorIs(t, ctx.Err(), context.DeadlineExceeded)
+	})
+}
+
 // Those who come together, and before anything is in hand, are served together.
 func TestAllowBesideAllow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

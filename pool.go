@@ -184,16 +184,23 @@ func (p *pool) wait(ctx context.Context, w *waiter) error {
 			p.returns(now, w.cost, joined)
 		}
 	} else if p.ask != nil && p.ask.forWho != nil {
-		// The next keeps the place in the store's line, unless it needs less:
-		// then its turn may be now.
-		if need, next := p.need(); next != nil && need.Covers(p.ask.Need) {
-			p.ask.forWho = next
-		} else if next == nil || p.ask.forWho == w {
-			p.ask.cancel()
-		}
+		p.handOver()
 	}
 	p.step(now)
 	return ended(ctx)
+}
+
+// handOver gives the ask under way, and its place in the store's line, to the
+// first whom nothing in hand will serve. It is withdrawn if it is not what that
+// one would ask for: one that needs less may have its turn now, and who waits for
+// quota is not to be judged by an ask that does not, nor the other way round.
+func (p *pool) handOver() {
+	need, next := p.need()
+	if next == nil || !need.Covers(p.ask.Need) || next.atOnce != (p.ask.MaxWait <= 0) {
+		p.ask.cancel()
+		next = nil
+	}
+	p.ask.forWho = next
 }
 
 func (p *pool) tick() {
@@ -216,10 +223,7 @@ func (p *pool) step(now int64) {
 		return
 	}
 	if p.ask != nil && p.ask.forWho != nil && !p.ask.forWho.queued {
-		// It was served by what came back meanwhile. The next takes its place.
-		if _, p.ask.forWho = p.need(); p.ask.forWho == nil {
-			p.ask.cancel()
-		}
+		p.handOver() // it was served by what came back meanwhile
 	}
 	p.demand.observe(now)
 	p.look(now)

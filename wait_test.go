@@ -142,6 +142,20 @@ func TestACancelledWaiterLeavesNoTrace(t *testing.T) {
 			assert.ErrorIs(s, middle.err, context.Canceled)
 		})
 	})
+	t.Run("before one whom what is in hand will serve now", func(t *testing.T) {
+		play(t, "1/s burst 10", "", func(s *scene) {
+			s.spend(requests(10))
+			ctx, cancel := context.WithCancel(s.Context())
+			first := s.wait(ctx, requests(5))
+			time.Sleep(4*second + second/2) // it is promised, and not ripe
+			next := s.wait(s.Context(), requests(5))
+			last := s.wait(s.Context(), requests(1))
+			cancel()
+			require.True(s, first.returned())
+			s.admittedAt(next, 5*second)
+			s.admittedAt(last, 6*second) // and not when 5 are there, as next would have asked for
+		})
+	})
 	t.Run("the only one", func(t *testing.T) {
 		play(t, "1/s burst 3", "", func(s *scene) {
 			s.spend(requests(3))
