@@ -156,15 +156,17 @@ func (l *Limiter) Settle(began time.Time, estimated, actual Cost) error {
 
 // Backoff empties the key's bucket for d, for all workers: the provider has
 // said, by a status of 429, to come again after that. What other workers have
-// leased already they still spend. It takes an exchange with the store.
+// leased already they still spend, and what they give back by then is there
+// again. It takes an exchange with the store.
 func (l *Limiter) Backoff(ctx context.Context, d time.Duration) error {
 	p := l.pool
 	a := p.adjustment()
 	a.Empty = d
-	if err := a.Check(); err != nil {
-		return fmt.Errorf("choked: back off %.64q: %w", p.key, err)
+	err := a.Check()
+	if err == nil {
+		err = p.backoff(ctx, d)
 	}
-	if err := p.backoff(ctx, a); err != nil {
+	if err != nil {
 		return fmt.Errorf("choked: back off %.64q: %w", p.key, err)
 	}
 	return nil

@@ -108,9 +108,9 @@ func (p *pool) again(done []Settlement, owed Cost) {
 	}
 }
 
-// backoff gives back all that is in hand and then makes adjustment a, which
-// empties the bucket: in this order, or what comes back would be there again.
-func (p *pool) backoff(ctx context.Context, a Adjustment) error {
+// backoff gives back all that is in hand or was not used, and then empties the
+// bucket for d: in this order, or what comes back would be there again.
+func (p *pool) backoff(ctx context.Context, d time.Duration) error {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -118,15 +118,20 @@ func (p *pool) backoff(ctx context.Context, a Adjustment) error {
 	}
 	done := p.hand.shut(p.key, p.done, func(*open) bool { return true })
 	p.done = nil
-	now := p.choke.clock.Now()
-	p.pauseUntil = now + int64(tick)
+	a, _ := p.correction()
+	a.Empty = d
+	p.pauseUntil = p.choke.clock.Now() + int64(tick)
 	p.stats.Exchanges++
 	p.mu.Unlock()
 	if len(done) > 0 {
 		if err := p.choke.store.Settle(ctx, done); err != nil {
-			p.again(done, Cost{})
+			p.again(done, a.Charge)
 			return err
 		}
 	}
-	return p.choke.store.Adjust(ctx, a)
+	err := p.choke.store.Adjust(ctx, a)
+	if err != nil {
+		p.again(nil, a.Charge)
+	}
+	return err
 }

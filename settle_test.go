@@ -159,6 +159,52 @@ func TestBackoff(t *testing.T) {
 	})
 }
 
+// Nor what a call has not used, and was to be returned with the next exchange.
+func TestBackoffAfterASettle(t *testing.T) {
+	play(t, "", "1000/m", func(s *scene) {
+		s.spend(tokens(500))
+		time.Sleep(second)
+		began := time.Now()
+		s.spend(tokens(500))
+		time.Sleep(second)
+		require.NoError(s, s.Settle(began, tokens(500), Cost{}))
+		require.NoError(s, s.Backoff(s.Context(), 20*second))
+		require.NoError(s, s.worker().Wait(s.Context(), tokens(1)))
+		assert.GreaterOrEqual(s, s.now(), 22*second)
+		assert.Less(s, s.now(), 23*second)
+	})
+}
+
+// What is charged is not forgotten when the store cannot be told to back off.
+func TestBackoffThatFails(t *testing.T) {
+	for _, fail := range []func(*spy){
+		func(s *spy) { s.onSettle = func([]Settlement) error { return ErrNoQuorum } },
+		func(s *spy) { s.onAdjust = func(Adjustment) error { return ErrNoQuorum } },
+	} {
+		play(t, "", "1000/h", func(s *scene) {
+			began := time.Now()
+			s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
+				a.Want = tokens(20)
+				return s.spy.Store.Lease(ctx, a)
+			}
+			s.spend(tokens(10))
+			s.spy.onLease = nil
+			require.NoError(s, s.Settle(began, tokens(10), tokens(110))) // 90 more than there are in hand
+			fail(s.spy)
+			require.ErrorIs(s, s.Backoff(s.Context(), second), ErrNoQuorum)
+			s.spy.fail(nil)
+			time.Sleep(second)
+			synctest.Wait()
+			v, err := s.Allow(s.Context(), tokens(891))
+			require.NoError(s, err)
+			assert.False(s, v.OK, "110 of 1,000 were used")
+			v, err = s.Allow(s.Context(), tokens(890))
+			require.NoError(s, err)
+			assert.True(s, v.OK)
+		})
+	}
+}
+
 // What passed without quota was charged to nobody: none of it comes back.
 func TestWhatFailedOpenIsNotReturned(t *testing.T) {
 	play(t, "", "1000/h", func(s *scene) {
