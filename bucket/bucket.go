@@ -307,6 +307,9 @@ func (b *Bucket) Adjust(now int64, a *Adjustment) {
 	b.advance(now)
 	b.rates(func(i int, u Unit, r Rate) {
 		worth := min(r.back(a.Return.Of(u)), b.lows.since(i, a.Since))
+		if a.Since > now { // by the time of a store that is no more, which counted what this one does not
+			worth = 0
+		}
 		b.tats[i] -= worth
 		b.lows.shift(i, worth)
 	})

@@ -97,12 +97,13 @@ type Adjustment struct {
 	// Return is units that were charged after Since and not used. They come back
 	// as far as the bucket would not have run over meanwhile, had they never
 	// been charged. Since is an instant of the store's time, such as [Lease.At]
-	// of an answer that came before the units were spent; zero: the beginning.
+	// of an answer that came before the units were spent; zero: the beginning. Of
+	// an instant that is yet to come nothing comes back.
 	Return Cost
 	Since  int64
 
 	Charge Cost          // units that were used and not charged; the level may fall below zero
-	Empty  time.Duration // when positive: no new quota for so long (the provider said: retry after)
+	Empty  time.Duration // when positive: no quota for so long (the provider said: retry after), but what comes back
 }
 
 // maxEmpty bounds [Adjustment.Empty].

@@ -40,6 +40,8 @@ func TestReturnsThatComeLate(t *testing.T) {
 	now += int64(5 * s)
 	spend("c", 5)
 	returns(second, 1, 0, "it was full meanwhile")
+	returns(now+1, 5, 0, "that is yet to come here: another bucket was charged")
+	returns(now, 5, 5, "nothing has come back since")
 }
 
 // Against the whole history: what is kept never claims more than was lacking,

@@ -384,6 +384,7 @@ local function adjust(b, now, a)
       least = x.least
       if x.at > a.since then break end
     end
+    if a.since > now then least = 0 end -- the time of a store that is no more
     local worth = min(back(r, a.returned[r.u]), least)
     b.tats[i] = b.tats[i] - worth
     for _, x in ipairs(b.lows[i]) do x.least = max(x.least - worth, 0) end

@@ -140,7 +140,7 @@ func isTheBucket(t *testing.T, client redis.UniversalClient, begin, most int64, 
 			case 1:
 				a := &bucket.Adjustment{
 					Key: key, Limits: limits, Defined: defined, Return: drawCost("return"),
-					Since: rapid.Int64Range(max(now-5e9, 0), now).Draw(t, "since"), Charge: drawCost("charge"),
+					Since: rapid.Int64Range(max(now-5e9, 0), now+1e9).Draw(t, "since"), Charge: drawCost("charge"),
 				}
 				if rapid.IntRange(0, 4).Draw(t, "emptied") == 0 {
 					a.Empty = time.Duration(rapid.Int64Range(1, 5e9).Draw(t, "empty"))

@@ -135,7 +135,8 @@ func (m *memory) spoilSettlement(s *bucket.Settlement) {
 		}
 		if _, again := m.faults.spent[s.ID]; again {
 			if b := m.table.Get(s.Key); b != nil {
-				m.table.Apply(m.now(), &bucket.Adjustment{Key: s.Key, Limits: b.Limits(), Return: bucket.Cost{Requests: 1}, Since: m.now()})
+				now := m.now()
+				m.table.Apply(now, &bucket.Adjustment{Key: s.Key, Limits: b.Limits(), Return: bucket.Cost{Requests: 1}, Since: now})
 			}
 		}
 		m.faults.spent[s.ID] = *s
@@ -168,7 +169,8 @@ func (m *memory) repayLocked() {
 	for i := 0; i < len(m.faults.loans); i++ {
 		if s := &m.faults.loans[i]; m.faults.ends[i]-1 <= m.now() {
 			if b := m.table.Get(s.Key); b != nil {
-				m.table.Apply(m.now(), &bucket.Adjustment{Key: s.Key, Limits: b.Limits(), Return: bucket.Cost{Requests: 10}, Since: m.now()})
+				now := m.now()
+				m.table.Apply(now, &bucket.Adjustment{Key: s.Key, Limits: b.Limits(), Return: bucket.Cost{Requests: 10}, Since: now})
 			}
 			m.faults.loans = append(m.faults.loans[:i], m.faults.loans[i+1:]...)
 			m.faults.ends = append(m.faults.ends[:i], m.faults.ends[i+1:]...)
