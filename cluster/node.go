@@ -56,6 +56,7 @@ type Node struct {
 	of   string           // the id of the cluster; empty: none yet
 	sick error            // the disk has failed
 	gone map[string]int64 // members that said good-bye to this node, and when
+	late map[string]int64 // members that were invited and did not catch up, and when
 
 	stranger   error // of the last meeting with another cluster
 	strangerAt int64
@@ -73,7 +74,7 @@ func Start(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("choked: cluster: %w", err)
 	}
-	n := &Node{cfg: cfg, clock: cfg.clock, news: make(chan struct{}, 1), returns: make(chan struct{}, maxReturns), leaving: make(chan struct{}), gone: make(map[string]int64)}
+	n := &Node{cfg: cfg, clock: cfg.clock, news: make(chan struct{}, 1), returns: make(chan struct{}, maxReturns), leaving: make(chan struct{}), gone: make(map[string]int64), late: make(map[string]int64)}
 	n.router.changed, n.router.pause = make(chan struct{}), searchAgain
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.close = sync.OnceValue(n.shutdown)

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -86,7 +87,14 @@ func (n *Node) changeVoters(ctx context.Context) (changed bool, err error) {
 			spare = append(spare, m)
 		}
 	}
-	slices.SortFunc(spare, func(a, b Member) int { return compareMembers(a, b) })
+	// One that did not catch up, as it may be out of this node's reach, must not
+	// keep the others from a vote.
+	n.mu.Lock()
+	maps.DeleteFunc(n.late, func(id string, _ int64) bool { _, ok := able[id]; return !ok })
+	slices.SortFunc(spare, func(a, b Member) int {
+		return cmp.Or(cmp.Compare(n.late[a.ID], n.late[b.ID]), compareMembers(a, b))
+	})
+	n.mu.Unlock()
 
 	want := n.cfg.Voters
 	for want > len(able) {
@@ -158,6 +166,9 @@ func (n *Node) promote(ctx context.Context, m Member) error {
 	defer cancel()
 	stays := func(id string) bool { _, ok := n.able()[id]; return ok }
 	if err := n.awaitLog(ctx, m, until, stays); err != nil {
+		n.mu.Lock()
+		n.late[m.ID] = n.clock.Now()
+		n.mu.Unlock()
 		return errors.Join(fmt.Errorf("%s at %s does not catch up: %w", m.Name, m.Addr, err), n.remove(ctx, id))
 	}
 	if err := n.raft.AddVoter(id, addr, 0, changeWithin).Error(); err != nil {

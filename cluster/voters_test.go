@@ -60,6 +60,24 @@ func TestAPauseOfTheNetworkCostsNoLeader(t *testing.T) {
 	})
 }
 
+// A member that gossips, and that no leader reaches, keeps nobody else from a vote.
+func TestAMemberOutOfReachKeepsNobodyFromAVote(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
+		c.start(c.config(1))
+		deaf := c.start(c.config(2))
+		c.await("a leader", func() bool { return c.leader() != nil })
+		deaf.transport.CloseStreams()
+		require.NoError(t, deaf.transport.Close())
+		c.start(c.config(3))
+		c.start(c.config(4))
+		c.await("three voters", func() bool { return c.voters() == 3 })
+		for _, s := range c.leader().raft.GetConfiguration().Configuration().Servers {
+			assert.NotEqual(t, raft.ServerID(deaf.id), s.ID)
+		}
+	})
+}
+
 // A voter leaves, and is killed when it has given up its vote but has not said
 // good-bye. It starts again at once, with its Dir, and votes again.
 func TestAVoterThatIsKilledWhileItLeavesVotesAgain(t *testing.T) {
