@@ -178,10 +178,27 @@ type Info struct {
 
 // List describes the buckets that are not idle, in the order of their keys.
 func (t *Table) List() []Info {
+	keys := t.Keys()
+	slices.Sort(keys)
+	return t.Describe(keys)
+}
+
+// Keys returns the keys of all buckets, idle or not, in no order.
+func (t *Table) Keys() []string {
+	keys := make([]string, 0, len(t.buckets))
+	for key := range t.buckets {
+		keys = append(keys, key)
+	}
+	return keys
+}
+
+// Describe describes those of the buckets with these keys that are not idle, in
+// the same order.
+func (t *Table) Describe(keys []string) []Info {
 	var list []Info
-	for _, key := range slices.Sorted(maps.Keys(t.buckets)) {
+	for _, key := range keys {
 		b := t.buckets[key]
-		if b.Idle(t.now) {
+		if b == nil || b.Idle(t.now) {
 			continue
 		}
 		c := b.at(t.now)

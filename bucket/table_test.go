@@ -102,6 +102,8 @@ func TestTable(t *testing.T) {
 	if list := tab.List(); len(list) != 2 || list[0].Key != "k" || list[1].Key != "other" || list[0].Leases != 2 ||
 		list[0].Leased.Requests != 2 || list[0].Level.Requests != 6 || list[0].Full != 400*ms {
 		t.Errorf("List: %+v", list)
+	} else if some := tab.Describe([]string{"other", "nobody's"}); !reflect.DeepEqual(some, list[1:]) {
+		t.Errorf("of these keys: %+v, want %+v", some, list[1:])
 	}
 	tab.Sweep(math.MaxInt)
 	if tab.Len() != 2 {

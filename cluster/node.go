@@ -286,9 +286,15 @@ func (n *Node) Health() error {
 }
 
 // Buckets describes the buckets that are not full, or are partly leased, as
-// this member knows them: only a voter keeps them.
+// this member knows them: only a voter keeps them. Each is described as it is at
+// a time during the call.
 func (n *Node) Buckets() (list []bucket.Info) {
-	n.replica.View(func(t *bucket.Table) { list = t.List() })
+	var keys []string
+	n.replica.View(func(t *bucket.Table) { keys = t.Keys() })
+	slices.Sort(keys)
+	for some := range slices.Chunk(keys, 256) { // nothing is decided meanwhile
+		n.replica.View(func(t *bucket.Table) { list = append(list, t.Describe(some)...) })
+	}
 	return list
 }
 
