@@ -298,6 +298,26 @@ func (deaf) Lease(ctx context.Context, _ bucket.Ask) (bucket.Lease, error) {
 	return bucket.Lease{}, ctx.Err()
 }
 
+// A settlement that nobody waits for is cut off, and that is told.
+func TestShutdownTellsWhatItCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, unsettled{choked.NewLocal()})
+		defer d.store.Close()
+		require.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "10/s")).Code)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		assert.ErrorIs(t, d.Shutdown(ctx), context.DeadlineExceeded)
+	})
+}
+
+// unsettled is a store that settles nothing.
+type unsettled struct{ *choked.Local }
+
+func (unsettled) Settle(ctx context.Context, _ []bucket.Settlement) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 // What serves the requests need not know of all that are under way: of an HTTP/2
 // connection that is gone, for one.
 func TestShutdownWaitsForRequestsUnderWay(t *testing.T) {

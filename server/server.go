@@ -183,9 +183,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.asks.withdrawAll(s)
 	stop := context.AfterFunc(ctx, s.cancel)
-	defer stop()
 	defer s.cancel()
 	s.work.Wait()
+	if !stop() && err == nil { // it was cut off
+		err = ctx.Err()
+	}
 	return err
 }
 

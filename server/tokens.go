@@ -32,9 +32,11 @@ import (
 // keeps the keys and leases of its tokens apart from those of others. The
 // namespace * is all keys there are, under their full names.
 //
-// Caps bound what the token may ask of one node of the service: "asks=100" at
-// a time, and "rate=500/s", of calls, in any form that a rate has. To settle and
-// to adjust is free, for what waits may wait for that.
+// Caps bound what the token may ask of one node of the service: "asks=100"
+// requests at a time, and "rate=500/s", of calls, in any form that a rate has. To
+// settle and to adjust is free, for what waits may wait for that. An ask whose
+// client is to come back for the answer stays in line for some seconds without a
+// request, and is not counted then.
 type Tokens struct {
 	path string
 	log  *slog.Logger
@@ -193,7 +195,11 @@ func parseTokens(b []byte) (list []*tenant, err error) {
 // should: it might be a token.
 func parseTenant(line string) (*tenant, error) {
 	fields := strings.Fields(line)
-	hash, err := hex.DecodeString(fields[0])
+	var hash []byte
+	var err error
+	if len(fields) > 0 {
+		hash, err = hex.DecodeString(fields[0])
+	}
 	if err != nil || len(hash) != sha256.Size {
 		return nil, fmt.Errorf("want a line to begin with the SHA-256 of a token, %d hexadecimal digits", 2*sha256.Size)
 	}

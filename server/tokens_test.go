@@ -48,6 +48,12 @@ func TestTokensAdmit(t *testing.T) {
 	}
 }
 
+func TestALineWithoutAnything(t *testing.T) {
+	for _, line := range []string{"", " \t"} {
+		assert.ErrorContains(t, CheckToken(line), "64 hexadecimal digits")
+	}
+}
+
 func TestTenantsAreKeptApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &listing{Local: choked.NewLocal()}
