@@ -156,8 +156,8 @@ func (l *Limiter) Settle(began time.Time, estimated, actual Cost) error {
 
 // Backoff empties the key's bucket for d, for all workers: the provider has
 // said, by a status of 429, to come again after that. What other workers have
-// leased already they still spend, and what they give back by then is there
-// again. It takes an exchange with the store.
+// leased already they still spend, and what anyone gives back later is there
+// again. It takes an exchange with the store, or two if something is in hand.
 func (l *Limiter) Backoff(ctx context.Context, d time.Duration) error {
 	p := l.pool
 	a := p.adjustment()

@@ -118,17 +118,19 @@ func (p *pool) backoff(ctx context.Context, d time.Duration) error {
 	}
 	done := p.hand.shut(p.key, p.done, func(*open) bool { return true })
 	p.done = nil
-	a, _ := p.correction()
-	a.Empty = d
 	p.pauseUntil = p.choke.clock.Now() + int64(tick)
 	p.stats.Exchanges++
 	p.mu.Unlock()
 	if len(done) > 0 {
 		if err := p.choke.store.Settle(ctx, done); err != nil {
-			p.again(done, a.Charge)
+			p.again(done, Cost{})
 			return err
 		}
 	}
+	p.mu.Lock()
+	a, _ := p.correction()
+	p.mu.Unlock()
+	a.Empty = d
 	err := p.choke.store.Adjust(ctx, a)
 	if err != nil {
 		p.again(nil, a.Charge)

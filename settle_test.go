@@ -205,6 +205,25 @@ func TestBackoffThatFails(t *testing.T) {
 	}
 }
 
+func TestWhatBackoffCouldNotReturnGoesBackLater(t *testing.T) {
+	play(t, "", "1000/h", func(s *scene) {
+		began := time.Now()
+		s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
+			a.Want = tokens(20)
+			return s.spy.Store.Lease(ctx, a)
+		}
+		s.spend(tokens(10))
+		require.NoError(s, s.Settle(began, tokens(10), tokens(4)))
+		s.spy.onSettle = func([]Settlement) error { return ErrNoQuorum }
+		require.ErrorIs(s, s.Backoff(s.Context(), second), ErrNoQuorum)
+		s.spy.fail(nil)
+		time.Sleep(second)
+		synctest.Wait()
+		require.Len(s, s.spy.adjusted, 1)
+		assert.Equal(s, tokens(6), s.spy.adjusted[0].Return)
+	})
+}
+
 // What passed without quota was charged to nobody: none of it comes back.
 func TestWhatFailedOpenIsNotReturned(t *testing.T) {
 	play(t, "", "1000/h", func(s *scene) {
