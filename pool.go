@@ -191,9 +191,10 @@ func (p *pool) wait(ctx context.Context, w *waiter) error {
 }
 
 // handOver gives the ask under way, and its place in the store's line, to the
-// first whom nothing in hand will serve. It is withdrawn if it is not what that
-// one would ask for: one that needs less may have its turn now, and who waits for
-// quota is not to be judged by an ask that does not, nor the other way round.
+// first whom nothing in hand will serve. One that needs more asks for all of that
+// afterwards. For others the ask is withdrawn: one that needs less may have its
+// turn now, and who waits for quota is not to be judged by an ask that does not,
+// nor the other way round.
 func (p *pool) handOver() {
 	need, next := p.need()
 	if next == nil || !need.Covers(p.ask.Need) || next.atOnce != (p.ask.MaxWait <= 0) {
