@@ -139,7 +139,9 @@ func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (ans
 				unclear, told = ask, lead
 			}
 			return turn.Answer{}, context.Cause(ctx)
-		case !again && !errors.Is(err, errNotLeader): // also one that takes its time may decide yet
+		case errors.Is(err, errUnclear) && !again:
+			return turn.Answer{}, err
+		case errors.Is(err, errAgain) && !again: // it may be decided yet
 			return turn.Answer{}, errUnclear
 		}
 		// A leader that kept an attempt for so long was there until shortly

@@ -166,9 +166,11 @@ func (n *Node) promote(ctx context.Context, m Member) error {
 	defer cancel()
 	stays := func(id string) bool { _, ok := n.able()[id]; return ok }
 	if err := n.awaitLog(ctx, m, until, stays); err != nil {
-		n.mu.Lock()
-		n.late[m.ID] = n.clock.Now()
-		n.mu.Unlock()
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			n.mu.Lock()
+			n.late[m.ID] = n.clock.Now()
+			n.mu.Unlock()
+		}
 		return errors.Join(fmt.Errorf("%s at %s does not catch up: %w", m.Name, m.Addr, err), n.remove(ctx, id))
 	}
 	if err := n.raft.AddVoter(id, addr, 0, changeWithin).Error(); err != nil {
