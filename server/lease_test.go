@@ -310,6 +310,12 @@ func TestShutdownTellsWhatItCutOff(t *testing.T) {
 	})
 }
 
+func TestShutdownInNoTimeOfWhatIsIdle(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	assert.NoError(t, open(t, nil).Shutdown(ctx))
+}
+
 // unsettled is a store that settles nothing.
 type unsettled struct{ *choked.Local }
 

@@ -93,6 +93,7 @@ type Server struct {
 	cancel context.CancelFunc
 	mu     sync.Mutex     // held to begin a request, and to drain
 	work   sync.WaitGroup // requests, and what goes on after an answer
+	cut    atomic.Bool    // a settlement was cut off
 }
 
 // New returns a server over cfg.Store. It is a handler; or see [Server.Serve].
@@ -183,9 +184,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.asks.withdrawAll(s)
 	stop := context.AfterFunc(ctx, s.cancel)
+	defer stop()
 	defer s.cancel()
 	s.work.Wait()
-	if !stop() && err == nil { // it was cut off
+	if s.cut.Load() && err == nil {
 		err = ctx.Err()
 	}
 	return err
@@ -417,6 +419,9 @@ func (s *Server) settleLater(done bucket.Settlement) {
 		defer cancel()
 		if err := s.cfg.Store.Settle(ctx, []bucket.Settlement{done}); err != nil {
 			s.log.Warn("a lease is not settled, it will expire", "error", err)
+			if s.ctx.Err() != nil {
+				s.cut.Store(true)
+			}
 		}
 	})
 }
