@@ -110,6 +110,8 @@ func TestOutputIsReservedWhenAsked(t *testing.T) {
 		{"a limit beyond all counts", estimator.Using(words, estimator.Output(7)), []byte(`{"prompt":"one","max_tokens":1e30}`), 1 + math.MaxInt32},
 		{"a fallback beyond all counts", estimator.Using(words, estimator.Output(math.MaxInt64)), "one", math.MaxInt64},
 		{"for each of several replies", estimator.Using(words, estimator.Output(0)), []byte(`{"prompt":"one","max_tokens":5,"best_of":4,"n":2}`), 1 + 20},
+		{"for each of several prompts", estimator.Using(words, estimator.Output(0)), []byte(`{"prompt":["one","two"],"max_tokens":5,"n":2}`), 2 + 20},
+		{"for one prompt of tokens", estimator.Using(words, estimator.Output(0)), []byte(`{"prompt":[11,12,13],"max_tokens":5}`), 3 + 5},
 		{"a limit that is no count", estimator.Using(words, estimator.Output(0)), []byte(`{"prompt":"one","max_tokens":-7,"max_output_tokens":"x"}`), 1},
 	} {
 		if got := estimate(t, test.e, test.input); got != test.want {

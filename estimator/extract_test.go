@@ -66,6 +66,8 @@ func TestExtractTakesText(t *testing.T) {
 		{"bytes that are some JSON", []byte(`{"colour":"red"}`), []string{`{"colour":"red"}`}},
 		{"bytes that are broken JSON", []byte(`{"messages":[`), []string{`{"messages":[`}},
 		{"numbers in JSON bytes are text", []byte(`7`), []string{`7`}},
+		{"a list of them, too", []byte(`[1, 2]`), []string{`[1, 2]`}},
+		{"and a table", []byte(`[[0.5, 1], [2, -3]]`), []string{`[[0.5, 1], [2, -3]]`}},
 		{"bytes in a list", []any{"a", bytes}, []string{"a", "bytes"}},
 		{"a data URL where text is expected", png, []string{png}},
 	} {
@@ -97,6 +99,8 @@ func TestExtractTakesMessages(t *testing.T) {
 			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1}},
 		{"bytes in maps", m{"messages": []any{m{"role": "user", "content": []byte("hi")}, m{"role": "user", "content": []any{m{"type": "text", "text": []byte("ho")}}}}},
 			estimator.Prompt{Texts: []string{"user", "hi", "user", "ho"}, Messages: 2}},
+		{"bytes in a map beside Go numbers", m{"messages": []any{m{"role": "user", "content": []byte("hi")}}, "max_tokens": 7},
+			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1, Output: 7}},
 		{"a library's structs", []sdkMessage{{"user", sdkContent{[]string{"a"}}}, {"user", sdkContent{[]string{"b", "c"}}}},
 			estimator.Prompt{Texts: []string{"user", "a", "user", "b", "c"}, Messages: 2}},
 		{"Go types inside a map", m{"messages": []estimator.Message{{Role: "user", Content: "hi"}}, "max_tokens": 7},
@@ -185,6 +189,11 @@ func TestExtractTakesRequests(t *testing.T) {
 			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1, Output: 5}},
 		{"Gemini contents", `{"contents":[{"role":"user","parts":[{"text":"hi"},{"inlineData":{"mimeType":"image/png","data":"iVBO"}}]}],"generationConfig":{"maxOutputTokens":8}}`,
 			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1, Images: 1, Output: 8}},
+		{"Gemini's other names", `{"contents":[{"role":"user","parts":[{"text":"hi"}]}],"tools":[{"function_declarations":[{"name":"f","description":"d","parameters":{"type":"OBJECT","properties":{"x":{"type":"STRING"}}}}]}],
+			"generation_config":{"max_output_tokens":8,"candidate_count":2,"response_schema":{"type":"OBJECT"}}}`,
+			estimator.Prompt{Texts: []string{"user", "hi", "f:d", "x:STRING:", `{"type":"OBJECT"}`}, Messages: 1, Functions: 1, Objects: 1, Properties: 1, Output: 16}},
+		{"a Gemini reply by a schema", `{"contents":[{"role":"user","parts":[{"text":"hi"}]}],"generationConfig":{"responseJsonSchema":{"type":"object"}}}`,
+			estimator.Prompt{Texts: []string{"user", "hi", `{"type":"object"}`}, Messages: 1}},
 	} {
 		p, err := estimator.Extract([]byte(test.body))
 		checkPrompt(t, test.name+", raw", p, err, test.want)

@@ -81,13 +81,14 @@ func Extract(input any) (Prompt, error) {
 	case map[string]any, []any:
 		var seen survey
 		seen.take(input, 0)
-		switch {
-		case seen.values > mostValues:
+		if seen.values > mostValues {
 			return p, fmt.Errorf("estimator: a %T that holds more than %d values, or some of them many times over: %w", input, mostValues, errNoText)
-		case seen.other:
-			return p, p.other(input)
-		case seen.bytes:
+		}
+		if seen.bytes && !seen.deep {
 			input = replace(input, asText)
+		}
+		if seen.other || seen.deep {
+			return p, p.other(input)
 		}
 		return p, p.decoded(input)
 	default:
@@ -105,14 +106,15 @@ type survey struct {
 	values int
 	bytes  bool // some are bytes
 	other  bool // some are neither that nor as encoding/json decodes them, and could go unseen
+	deep   bool // it may hold itself, which encoding/json reports
 }
 
 func (s *survey) take(v any, depth int) {
 	if s.values++; s.values > mostValues {
 		return
 	}
-	if depth > 100 { // a map may hold itself, and encoding/json reports that
-		s.other = true
+	if depth > 100 {
+		s.deep = true
 		return
 	}
 	switch v := v.(type) {
@@ -143,7 +145,7 @@ func asText(v any) any {
 }
 
 // raw takes a JSON body that it knows, and any other bytes as text: a document
-// may well be JSON.
+// may well be JSON, a table of numbers for one.
 func (p *Prompt) raw(body []byte) {
 	trimmed := bytes.TrimLeft(bytes.TrimPrefix(body, []byte("\ufeff")), " \t\r\n")
 	if len(trimmed) > 0 && (trimmed[0] == '{' || trimmed[0] == '[' || trimmed[0] == '"') {
@@ -155,7 +157,8 @@ func (p *Prompt) raw(body []byte) {
 				*p = q
 				return
 			}
-			if q.decoded(v) == nil {
+			numbers, _ := v.([]any)
+			if _, ok := countTokens(numbers); !ok && q.decoded(v) == nil {
 				*p = q
 				return
 			}
@@ -277,11 +280,14 @@ func (p *Prompt) image(detail string) {
 	}
 }
 
-// countTokens counts a list, or a list of lists, of numbers.
+// countTokens counts a list, or a list of lists, of numbers that tokens may have.
 func countTokens(items []any) (n int64, ok bool) {
 	for _, item := range items {
 		switch item := item.(type) {
 		case float64:
+			if item < 0 || item != math.Trunc(item) {
+				return 0, false
+			}
 			n++
 		case []any:
 			inner, ok := countTokens(item)

@@ -46,6 +46,13 @@ func (p *Prompt) request(v map[string]any) bool {
 	p.tools(v["functions"])
 	p.schema(v["response_format"])
 	p.schema(v["output_format"])
+	for _, config := range generation(v) {
+		for _, key := range []string{"responseSchema", "response_schema", "responseJsonSchema", "response_json_schema"} {
+			if s := config[key]; s != nil {
+				p.text(compact(s))
+			}
+		}
+	}
 	for _, key := range []string{"text", "output_config"} {
 		if inner, ok := v[key].(map[string]any); ok {
 			p.schema(inner["format"])
@@ -62,11 +69,26 @@ func (p *Prompt) limits(v map[string]any) {
 		p.Output = max(p.Output, number(v[key]))
 	}
 	replies := max(1, number(v["n"]), number(v["best_of"]))
-	if c, ok := v["generationConfig"].(map[string]any); ok {
-		p.Output = max(p.Output, number(c["maxOutputTokens"]))
-		replies = max(replies, number(c["candidateCount"]))
+	for _, config := range generation(v) {
+		p.Output = max(p.Output, number(config["maxOutputTokens"]), number(config["max_output_tokens"]))
+		replies = max(replies, number(config["candidateCount"]), number(config["candidate_count"]))
 	}
-	p.Output *= replies
+	if prompts, ok := v["prompt"].([]any); ok && len(prompts) > 0 {
+		if _, token := prompts[0].(float64); !token { // several, each of which has its replies
+			replies *= int64(len(prompts))
+		}
+	}
+	p.Output *= min(replies, math.MaxInt32)
+}
+
+// generation is how Gemini is to reply, under either of the names that it takes.
+func generation(v map[string]any) (configs []map[string]any) {
+	for _, key := range []string{"generationConfig", "generation_config"} {
+		if config, ok := v[key].(map[string]any); ok {
+			configs = append(configs, config)
+		}
+	}
+	return configs
 }
 
 // input takes the input of an embeddings or a responses call. Only the latter

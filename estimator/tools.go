@@ -23,6 +23,7 @@ func (p *Prompt) tools(v any) {
 			}
 		}
 		p.tools(tool["functionDeclarations"])
+		p.tools(tool["function_declarations"])
 		name, ok := tool["name"].(string)
 		if described := kind == "" || kind == "function" || kind == "custom" || hasAny(tool, "description"); ok && described {
 			p.function(name, tool)
@@ -36,7 +37,7 @@ func (p *Prompt) tools(v any) {
 func (p *Prompt) function(name string, f map[string]any) {
 	p.Functions++
 	p.text(name + ":" + sentence(f["description"]))
-	for _, key := range []string{"parameters", "input_schema", "parametersJsonSchema"} {
+	for _, key := range []string{"parameters", "input_schema", "parametersJsonSchema", "parameters_json_schema"} {
 		if schema, ok := f[key].(map[string]any); ok {
 			p.parameters(schema)
 		}
