@@ -86,7 +86,7 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 		return o, fmt.Errorf("-prompts: %w", err)
 	}
 	for _, p := range o.prompts {
-		cost := choked.Cost{Requests: 1, Tokens: biased(countTokens(p), o.bias)}
+		cost := choked.Cost{Requests: 1, Tokens: max(countTokens(p), biased(countTokens(p), o.bias))}
 		share, _ := shareOf(o)
 		if err := share.Fits(share.Limited(cost)); err != nil {
 			return o, fmt.Errorf("the prompt \"%.40s…\" can never be sent: %w", p, err)
@@ -156,8 +156,8 @@ func duration(s string) (time.Duration, error) {
 
 func factor(s string) (float64, error) {
 	f, err := strconv.ParseFloat(s, 64)
-	if err != nil || math.IsNaN(f) || f < 0.1 || f > 10 {
-		return 0, errors.New("want a factor from 0.1 to 10, as in 1.3")
+	if err != nil || math.IsNaN(f) || f < 0.25 || f > 4 { // what estimator.Calibrate corrects
+		return 0, errors.New("want a factor from 0.25 to 4, as in 1.3")
 	}
 	return f, nil
 }

@@ -23,8 +23,9 @@ func TestFlagsThatCannotBe(t *testing.T) {
 		{"-prompts missing.txt", "-prompts: open missing.txt"},
 		{"-prompts .", "-prompts: read .: is a directory"},
 		{"-tokens 10/m", "can never be sent: choked: cost exceeds burst"},
+		{"-tokens 40/s -bias 0.25", "can never be sent: choked: cost exceeds burst"}, // the provider counts all of it
 		{"-latency 60ms-20ms", `invalid value "60ms-20ms" for flag -latency: want a time or a range up to 5s`},
-		{"-bias NaN", `invalid value "NaN" for flag -bias: want a factor from 0.1 to 10`},
+		{"-bias NaN", `invalid value "NaN" for flag -bias: want a factor from 0.25 to 4`},
 		{"-nope", "flag provided but not defined: -nope"},
 		{"more", `argument "more": want flags only`},
 	} {

@@ -33,7 +33,8 @@ type summary struct {
 	Suspect float64 `json:"suspect"`
 
 	// Use is the part that was admitted of what the tightest limit allowed,
-	// from when its burst was spent, at second Spent, until the end.
+	// from when its burst was spent, at second Spent, until the end. 0: from the
+	// start, for the burst never was.
 	Use   float64 `json:"use"`
 	Of    string  `json:"use_of"`
 	Spent float64 `json:"use_from"`
@@ -146,7 +147,11 @@ func (s summary) print(out io.Writer) {
 	} else {
 		line("over", "0 units above burst + rate · W, in any window (suspected: %v)", s.Suspect)
 	}
-	line("use", "%.1f%% of %s, from second %.1f, when the burst was spent", 100*s.Use, s.Of, s.Spent)
+	from := "from the start"
+	if s.Spent > 0 {
+		from = fmt.Sprintf("from second %.1f, when the burst was spent", s.Spent)
+	}
+	line("use", "%.1f%% of %s, %s", 100*s.Use, s.Of, from)
 	if len(s.Calibration) > 0 {
 		line("estimates", "times %.3g, by worker: calibrated by what the provider reported", s.Calibration)
 	}
