@@ -243,6 +243,8 @@ func TestExtractNamesWhatItCannotRead(t *testing.T) {
 	loop["messages"] = []any{loop}
 	var self selfPointer
 	self = &self
+	var round any
+	round = &round
 	var shared any = "text" // small, and two to the fortieth values
 	for range 40 {
 		shared = m{"a": shared, "b": shared}
@@ -267,7 +269,9 @@ func TestExtractNamesWhatItCannotRead(t *testing.T) {
 		{[]any{"a", 7}, "item 1"},
 		{[]m{{"role": "user", "content": "x"}, {"colour": "red"}}, `item 1 has keys ["colour"]`},
 		{loop, "JSON"},
-		{self, "JSON"},
+		{self, "points to itself"},
+		{&round, "points to itself"},
+		{m{"messages": []any{&round}}, "points to itself"},
 		{deep, "JSON"},
 		{m{"messages": shared}, "more than 1048576 values"},
 		{new(any), "interface"},

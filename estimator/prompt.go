@@ -84,6 +84,9 @@ func Extract(input any) (Prompt, error) {
 		if seen.values > mostValues {
 			return p, fmt.Errorf("estimator: a %T that holds more than %d values, or some of them many times over: %w", input, mostValues, errNoText)
 		}
+		if seen.circular {
+			return p, fmt.Errorf("estimator: a %T that holds what points to itself has no JSON: %w", input, errNoText)
+		}
 		if seen.bytes && !seen.deep {
 			input = replace(input, asText)
 		}
@@ -107,6 +110,8 @@ type survey struct {
 	bytes  bool // some are bytes
 	other  bool // some are neither that nor as encoding/json decodes them, and could go unseen
 	deep   bool // it may hold itself, which encoding/json reports
+
+	circular bool // a pointer in it leads back to itself
 }
 
 func (s *survey) take(v any, depth int) {
@@ -133,6 +138,8 @@ func (s *survey) take(v any, depth int) {
 		}
 	default:
 		s.other = true
+		_, ok := follow(reflect.ValueOf(v))
+		s.circular = s.circular || !ok
 	}
 }
 
@@ -213,13 +220,9 @@ func (p *Prompt) list(items []any) error {
 
 // other takes any other type through its JSON.
 func (p *Prompt) other(input any) error {
-	v := reflect.ValueOf(input)
-	// A pointer may point to itself, which encoding/json reports.
-	for range 10 {
-		if v.Kind() != reflect.Pointer && v.Kind() != reflect.Interface || v.IsNil() {
-			break
-		}
-		v = v.Elem()
+	v, ok := follow(reflect.ValueOf(input))
+	if !ok {
+		return fmt.Errorf("estimator: a %T that points to itself has no JSON: %w", input, errNoText)
 	}
 	_, marshals := input.(json.Marshaler)
 	_, marshalsText := input.(encoding.TextMarshaler)
@@ -264,6 +267,18 @@ func (p *Prompt) other(input any) error {
 		return fmt.Errorf("estimator: a %T holds a message whose JSON is {}: %w: want fields that encoding/json sees", input, errNoText)
 	}
 	return nil
+}
+
+// follow returns what a pointer leads to, or one to an interface that holds another.
+// ok is false if that has no end: encoding/json does not notice that in Go 1.27.
+func follow(v reflect.Value) (end reflect.Value, ok bool) {
+	for range 100 {
+		if v.Kind() != reflect.Pointer && v.Kind() != reflect.Interface || v.IsNil() {
+			return v, true
+		}
+		v = v.Elem()
+	}
+	return v, false
 }
 
 func (p *Prompt) text(s string) {
