@@ -118,7 +118,7 @@ func (n *Node) open() (err error) {
 	if err != nil {
 		return err
 	}
-	self := meta{Cluster: n.of, Name: n.cfg.Name}
+	self := meta{Cluster: n.cluster(), Name: n.cfg.Name} // a leader may have invited it by now
 	if n.gossip, err = startGossip(n.id, self, n.port, n.cfg, n.poke); err != nil {
 		return err
 	}
