@@ -66,16 +66,24 @@ func TestAllowNeverOvertakes(t *testing.T) {
 	})
 }
 
-// Nobody who does not wait stands behind one who does, also when both come
-// while the store is being asked.
-func TestAllowNeverQueues(t *testing.T) {
+// playFar is a limiter in a bubble, whose store is 20 ms away, there and back.
+func playFar(t *testing.T, limit string, f func(*testing.T, *Limiter)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		local := NewLocal()
 		defer local.Close()
 		c := New(far{local, 20 * time.Millisecond})
 		defer c.Close()
-		l, err := c.Limiter("k", MustLimits("1/m burst 3", ""), nil)
+		l, err := c.Limiter("k", MustLimits(limit, ""), nil)
 		require.NoError(t, err)
+		f(t, l)
+	})
+}
+
+// Nobody who does not wait stands behind one who does, also when both come
+// while the store is being asked.
+func TestAllowNeverQueues(t *testing.T) {
+	playFar(t, "1/m burst 3", func(t *testing.T, l *Limiter) {
 		require.NoError(t, l.Wait(t.Context(), requests(2)))
 
 		ctx, cancel := context.WithCancel(t.Context())
@@ -94,13 +102,7 @@ func TestAllowNeverQueues(t *testing.T) {
 // One who does not wait goes before the store has answered. Who stands behind it,
 // and has the time, is not turned away by that answer.
 func TestAllowThatIsCancelledTurnsNobodyAway(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		local := NewLocal()
-		defer local.Close()
-		c := New(far{local, 20 * time.Millisecond})
-		defer c.Close()
-		l, err := c.Limiter("k", MustLimits("1/s burst 3", ""), nil)
-		require.NoError(t, err)
+	playFar(t, "1/s burst 3", func(t *testing.T, l *Limiter) {
 		require.NoError(t, l.Wait(t.Context(), requests(3)))
 		time.Sleep(second / 2) // what it began is over
 
@@ -115,13 +117,7 @@ func TestAllowThatIsCancelledTurnsNobodyAway(t *testing.T) {
 
 // Those who come together, and before anything is in hand, are served together.
 func TestAllowBesideAllow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		local := NewLocal()
-		defer local.Close()
-		c := New(far{local, 20 * time.Millisecond})
-		defer c.Close()
-		l, err := c.Limiter("k", MustLimits("1/m burst 5", ""), nil)
-		require.NoError(t, err)
+	playFar(t, "1/m burst 5", func(t *testing.T, l *Limiter) {
 		var mu sync.Mutex
 		var wg sync.WaitGroup
 		ok := 0

@@ -34,10 +34,7 @@ func TestWhenTheStoreFailsAllWhoWaitAreTold(t *testing.T) {
 // What is in hand is spent, whatever the store does.
 func TestWhenTheStoreFailsLeasesAreStillSpent(t *testing.T) {
 	play(t, "100/m", "", func(s *scene) {
-		s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
-			a.Want = requests(5)
-			return s.spy.Store.Lease(ctx, a)
-		}
+		s.spy.wants(requests(5))
 		s.spend(requests(1))
 		s.spy.fail(ErrNoQuorum)
 		for range 4 {
@@ -176,10 +173,7 @@ func TestCloseReturnsWhatIsLeased(t *testing.T) {
 	play(t, "100/s", "", func(s *scene) {
 		s.busy(50, second)
 		synctest.Wait()
-		s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
-			a.Want = requests(50)
-			return s.spy.Store.Lease(ctx, a)
-		}
+		s.spy.wants(requests(50))
 		for s.Stats().Leased.Requests < 10 {
 			s.spend(requests(1))
 		}

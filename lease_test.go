@@ -228,10 +228,7 @@ func TestPromisedQuotaRipens(t *testing.T) {
 // other half comes. It goes back, and is there when its turn comes.
 func TestWhatIsLeftForPartOfACostIsNotLost(t *testing.T) {
 	play(t, "10/m", "", func(s *scene) {
-		s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
-			a.Want = requests(8)
-			return s.spy.Store.Lease(ctx, a)
-		}
+		s.spy.wants(requests(8))
 		s.spend(requests(5)) // 3 are left in hand, 2 in the bucket
 		s.spy.onLease = nil
 		s.admittedAt(s.wait(s.Context(), requests(7)), 12*second)

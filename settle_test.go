@@ -1,7 +1,6 @@
 package choked
 
 import (
-	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -13,14 +12,22 @@ import (
 
 func tokens(n int64) Cost { return Cost{Tokens: n} }
 
+// spendTwice spends c when something of the bucket is lacking already, so that what
+// is returned of it has not run over. It returns a time before, and a second after.
+func (s *scene) spendTwice(c Cost) (began time.Time) {
+	s.Helper()
+	s.spend(c)
+	time.Sleep(second)
+	began = time.Now()
+	s.spend(c)
+	time.Sleep(second)
+	return began
+}
+
 // What was estimated too much goes back to the bucket, which lacked it.
 func TestUnusedQuotaComesBack(t *testing.T) {
 	play(t, "", "1000/h", func(s *scene) {
-		s.spend(tokens(500))
-		time.Sleep(second)
-		admitted := time.Now()
-		s.spend(tokens(500))
-		time.Sleep(second)
+		admitted := s.spendTwice(tokens(500))
 		require.NoError(s, s.Settle(admitted, tokens(500), tokens(200)))
 		require.NoError(s, s.Settle(admitted, tokens(0), tokens(0)))
 		time.Sleep(settleWithin)
@@ -62,10 +69,7 @@ func TestChargeBecomesDebt(t *testing.T) {
 
 func TestChargeIsTakenFromTheHandFirst(t *testing.T) {
 	play(t, "", "1000/h", func(s *scene) {
-		s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
-			a.Want = tokens(500)
-			return s.spy.Store.Lease(ctx, a)
-		}
+		s.spy.wants(tokens(500))
 		s.spend(tokens(100))
 		require.NoError(s, s.Settle(time.Now(), tokens(100), tokens(300)))
 		assert.Equal(s, tokens(200), s.Stats().Leased)
@@ -141,10 +145,7 @@ func TestEstimatorsLearnFromSettles(t *testing.T) {
 // bucket is emptied, not after.
 func TestBackoff(t *testing.T) {
 	play(t, "100/s", "", func(s *scene) {
-		s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
-			a.Want = requests(100)
-			return s.spy.Store.Lease(ctx, a)
-		}
+		s.spy.wants(requests(100))
 		s.spend(requests(1))
 		s.spy.onLease = nil
 		require.Equal(s, requests(99), s.Stats().Leased)
@@ -162,11 +163,7 @@ func TestBackoff(t *testing.T) {
 // Nor what a call has not used, and was to be returned with the next exchange.
 func TestBackoffAfterASettle(t *testing.T) {
 	play(t, "", "1000/m", func(s *scene) {
-		s.spend(tokens(500))
-		time.Sleep(second)
-		began := time.Now()
-		s.spend(tokens(500))
-		time.Sleep(second)
+		began := s.spendTwice(tokens(500))
 		require.NoError(s, s.Settle(began, tokens(500), Cost{}))
 		require.NoError(s, s.Backoff(s.Context(), 20*second))
 		require.NoError(s, s.worker().Wait(s.Context(), tokens(1)))
@@ -183,10 +180,7 @@ func TestBackoffThatFails(t *testing.T) {
 	} {
 		play(t, "", "1000/h", func(s *scene) {
 			began := time.Now()
-			s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
-				a.Want = tokens(20)
-				return s.spy.Store.Lease(ctx, a)
-			}
+			s.spy.wants(tokens(20))
 			s.spend(tokens(10))
 			s.spy.onLease = nil
 			require.NoError(s, s.Settle(began, tokens(10), tokens(110))) // 90 more than there are in hand
@@ -208,10 +202,7 @@ func TestBackoffThatFails(t *testing.T) {
 func TestWhatBackoffCouldNotReturnGoesBackLater(t *testing.T) {
 	play(t, "", "1000/h", func(s *scene) {
 		began := time.Now()
-		s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
-			a.Want = tokens(20)
-			return s.spy.Store.Lease(ctx, a)
-		}
+		s.spy.wants(tokens(20))
 		s.spend(tokens(10))
 		require.NoError(s, s.Settle(began, tokens(10), tokens(4)))
 		s.spy.onSettle = func([]Settlement) error { return ErrNoQuorum }

@@ -90,6 +90,14 @@ func (s *spy) fail(err error) {
 	}
 }
 
+// wants has so much leased with each ask, whatever it wants.
+func (s *spy) wants(want Cost) {
+	s.onLease = func(ctx context.Context, a Ask) (Lease, error) {
+		a.Want = want
+		return s.Store.Lease(ctx, a)
+	}
+}
+
 func (s *spy) exchanges() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -185,11 +185,7 @@ func (t *Table) List() []Info {
 
 // Keys returns the keys of all buckets, idle or not, in no order.
 func (t *Table) Keys() []string {
-	keys := make([]string, 0, len(t.buckets))
-	for key := range t.buckets {
-		keys = append(keys, key)
-	}
-	return keys
+	return slices.AppendSeq(make([]string, 0, len(t.buckets)), maps.Keys(t.buckets))
 }
 
 // Describe describes those of the buckets with these keys that are not idle, in
