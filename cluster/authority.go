@@ -116,8 +116,7 @@ func (a *authority) run(done <-chan struct{}) {
 		case <-timer.C:
 		}
 		for lost == nil {
-			now := a.replica.now()
-			a.accept(now)
+			now := a.accept()
 			a.view(func() { batch = a.line.Take(now, maxBatch) })
 			if len(batch) == 0 {
 				break
@@ -133,8 +132,7 @@ func (a *authority) run(done <-chan struct{}) {
 	a.mu.Lock()
 	a.over = true
 	a.mu.Unlock()
-	now := a.replica.now()
-	a.accept(now)
+	now := a.accept()
 	a.view(func() {
 		if errors.Is(lost, errUnclear) {
 			for _, e := range batch {
@@ -154,9 +152,13 @@ func (a *authority) view(f func()) {
 	})
 }
 
-// accept moves what has arrived into the line.
-func (a *authority) accept(now int64) {
-	for _, m := range a.receive() {
+// accept moves what has arrived into the line, and returns when it did. The clock
+// is read last: an instant before an ask was made would count as time that it has
+// waited, and have its lease end here before it ends where it is held.
+func (a *authority) accept() int64 {
+	in := a.receive()
+	now := a.replica.now()
+	for _, m := range in {
 		switch m.kind {
 		case submit:
 			req, reply := m.req, m.reply
@@ -173,6 +175,7 @@ func (a *authority) accept(now int64) {
 			a.line.Drop(m.req.entry)
 		}
 	}
+	return now
 }
 
 // decide commits batch as one entry stamped now and gives each its result. An

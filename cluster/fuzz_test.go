@@ -78,17 +78,17 @@ func leads(t *testing.T, b []byte) {
 		if kind != frameStatus && kind != frameLeave {
 			return 0, nil
 		}
-		a.decideAll(t, 1) // as it does at any time
+		a.decideAll(t, 0) // as it does at any time
 		return frameState, nil
 	})
-	a.decideAll(t, 1)
-	a.decideAll(t, int64(2*time.Hour))
+	a.decideAll(t, 0)
+	a.decideAll(t, 2*time.Hour)
 	a.view(func() { a.line.Fail(replica.now(), nil, errNotLeader) })
 }
 
-// decideAll is a round of [authority.run], with the log cut short.
-func (a *authority) decideAll(t *testing.T, now int64) {
-	a.accept(now)
+// decideAll is a round of [authority.run], so much later, with the log cut short.
+func (a *authority) decideAll(t *testing.T, later time.Duration) {
+	now := a.accept() + int64(later)
 	for range 1000 {
 		var batch []*turn.Entry
 		a.view(func() { batch = a.line.Take(now, maxBatch) })

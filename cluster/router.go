@@ -60,10 +60,11 @@ func (n *Node) leader(ctx context.Context, until int64) (leader, error) {
 		if n.ctx.Err() != nil {
 			return nil, bucket.ErrClosed
 		}
-		if a := n.authority.Load(); a != nil {
+		r.mu.Lock()
+		if a := n.authority.Load(); a != nil { // or else rerouted closes changed, once there is one
+			r.mu.Unlock()
 			return a, nil
 		}
-		r.mu.Lock()
 		if r.link != nil && r.link.alive() {
 			defer r.mu.Unlock()
 			return r.link, nil

@@ -1,0 +1,63 @@
+package cluster
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/turn"
+)
+
+// spin lets a while pass on the clock: long enough for what has begun elsewhere to
+// come to a lock, and the test means something only if it does.
+func spin(clock *boottime.Clock) {
+	for from := clock.Now(); clock.Since(from) < time.Millisecond; {
+	}
+}
+
+// The authority is held up while an ask arrives. Were the ask to count from before
+// it was made, its lease would end here earlier than where it is held.
+func TestNothingIsDecidedBeforeItWasAsked(t *testing.T) {
+	r := newReplica(boottime.New())
+	a := newAuthority(nil, r)
+	begun, accepted := make(chan struct{}), make(chan int64)
+	a.mu.Lock()
+	go func() {
+		close(begun)
+		accepted <- a.accept()
+	}()
+	<-begun
+	spin(r.clock)
+	made := r.now()
+	a.inbox = append(a.inbox, message{submit, &request{op: new(bucket.Ask)}, func(turn.Answer) {}})
+	a.mu.Unlock()
+	assert.GreaterOrEqual(t, <-accepted, made)
+}
+
+// A node comes to lead just when somebody has seen that it does not.
+func TestWhoSeeksALeaderHearsOfItself(t *testing.T) {
+	n := &Node{ctx: t.Context(), clock: boottime.New()}
+	r := &n.router
+	r.changed, r.searching = make(chan struct{}), true
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	begun, found := make(chan struct{}), make(chan error)
+	r.mu.Lock()
+	go func() {
+		close(begun)
+		_, err := n.leader(ctx, n.clock.Now()+int64(time.Hour))
+		found <- err
+	}()
+	<-begun
+	spin(n.clock)
+	n.authority.Store(newAuthority(nil, nil))
+	close(r.changed) // as rerouted does
+	r.changed = make(chan struct{})
+	r.mu.Unlock()
+	require.NoError(t, <-found)
+}
