@@ -163,7 +163,11 @@ func (a *authority) accept() int64 {
 		case submit:
 			req, reply := m.req, m.reply
 			req.entry = a.line.Add(now, req.op, func(answer turn.Answer) {
-				req.granted = answer.Grant.OK
+				if req.granted = answer.Grant.OK; answer.Err == nil && !req.granted {
+					// The line may refuse at a time that is in no entry, and that the
+					// next leader comes to later.
+					answer.Grant.At = a.table.Now()
+				}
 				reply(answer)
 			})
 		case cancel:

@@ -5,10 +5,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/fsm"
 	"github.com/choked/choked/internal/boottime"
 	"github.com/choked/choked/internal/turn"
 )
@@ -60,4 +62,27 @@ func TestWhoSeeksALeaderHearsOfItself(t *testing.T) {
 	r.changed = make(chan struct{})
 	r.mu.Unlock()
 	require.NoError(t, <-found)
+}
+
+// A refusal comes from no entry. The time that it tells is one that every later
+// leader has come to, all the same.
+func TestARefusalTellsATimeThatIsKept(t *testing.T) {
+	limits, err := bucket.ParseLimits("1/h", "")
+	require.NoError(t, err)
+	ask := func(seq uint64) *bucket.Ask {
+		one := bucket.Cost{Requests: 1}
+		return &bucket.Ask{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: limits, Need: one, Want: one}
+	}
+	r := newReplica(boottime.New())
+	a := newAuthority(nil, r)
+	entry := fsm.Entry{At: r.now(), Ops: []bucket.Op{ask(1)}}
+	r.Apply(&raft.Log{Index: 1, Term: 1, Data: entry.Encode()})
+	spin(r.clock)
+	answers := make(chan turn.Answer, 1)
+	a.submit(ask(2), func(answer turn.Answer) { answers <- answer })
+	a.decideAll(t, time.Minute)
+	refused := (<-answers).Result
+	require.NoError(t, refused.Err)
+	require.False(t, refused.Grant.OK)
+	assert.Equal(t, entry.At, refused.Grant.At)
 }
