@@ -44,12 +44,12 @@ func (s *Local) Lease(ctx context.Context, ask Ask) (Lease, error) {
 	}
 	select {
 	case a := <-answers:
-		return a.Grant.Lease(ask.ID, a.Waited), a.Err
+		return granted(&ask, a)
 	default:
 	}
 	select {
 	case a := <-answers:
-		return a.Grant.Lease(ask.ID, a.Waited), a.Err
+		return granted(&ask, a)
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
@@ -64,6 +64,13 @@ func (s *Local) Lease(ctx context.Context, ask Ask) (Lease, error) {
 	}
 	s.turnLocked()
 	return Lease{}, context.Cause(ctx)
+}
+
+// granted is what an answer grants. The asker's clock is that of the store.
+func granted(ask *Ask, a turn.Answer) (Lease, error) {
+	lease := a.Grant.Lease(ask.ID, 0)
+	lease.ValidFor += a.Waited
+	return lease, a.Err
 }
 
 // Settle implements [Store].

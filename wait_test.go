@@ -225,6 +225,30 @@ func TestNobodyPolls(t *testing.T) {
 	})
 }
 
+// What somebody has waited minutes for can still be spent when it comes: a lease
+// does not run out in line, and nobody goes back to the end of it.
+func TestWhoWaitsForLongKeepsItsTurn(t *testing.T) {
+	play(t, "1/10m", "", func(s *scene) {
+		other := New(s.spy)
+		defer other.Close()
+		l, err := other.Limiter("k", s.Limits(), nil)
+		require.NoError(s, err)
+		s.spend(requests(1))
+		time.Sleep(second) // it is settled
+		first := s.wait(s.Context(), requests(1))
+		before := len(s.spy.asks)
+		time.Sleep(second)
+		late := make(chan time.Duration, 1)
+		go func() {
+			assert.NoError(s, l.Wait(s.Context(), requests(1)))
+			late <- s.now()
+		}()
+		s.admittedAt(first, 10*time.Minute)
+		assert.Equal(s, 20*time.Minute, (<-late).Round(time.Second))
+		assert.Equal(s, 1, len(s.spy.asks)-before, "one ask for each of them")
+	})
+}
+
 func TestCostsThatCannotBe(t *testing.T) {
 	play(t, "5/s", "1000/m", func(s *scene) {
 		for _, tt := range []struct {

@@ -176,7 +176,9 @@ type Lease struct {
 }
 
 // Lease turns g into the answer to an ask. waited is how long the deciding side
-// had the ask in hand: at least so much time has passed since it was made.
+// had the ask in hand, by a clock of its own: at least so much time has passed
+// since it was made. What the asker's own clock has counted is added to ValidFor
+// instead, and loses nothing, however long it was.
 func (g Grant) Lease(id LeaseID, waited time.Duration) Lease {
 	return Lease{
 		ID: id, OK: g.OK, Granted: g.Granted,

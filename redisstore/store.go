@@ -215,7 +215,9 @@ func (s *Store) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 		case r.exceed != "":
 			return bucket.Lease{}, exceeds(r.exceed, ask.Need)
 		case r.wait == 0:
-			return r.Grant.Lease(ask.ID, time.Duration(c.sent-began)), nil
+			lease := r.Grant.Lease(ask.ID, 0)
+			lease.ValidFor += time.Duration(c.sent - began)
+			return lease, nil
 		}
 		if turn = r.turn; w == nil {
 			w = s.lines.enter(ask.Key)

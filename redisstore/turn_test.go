@@ -8,9 +8,11 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/boottime"
 )
 
 // scene is the script on a server whose clock the test moves. Each holder has
@@ -227,4 +229,35 @@ func TestAdjustersAreForgotten(t *testing.T) {
 	fields, err := s.client.HKeys(t.Context(), "k").Result()
 	require.NoError(t, err)
 	require.Less(t, len(fields), 10, "%q", fields)
+}
+
+// What somebody has waited minutes for can still be spent when it comes.
+func TestALeaseDoesNotRunOutInLine(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+	t.Cleanup(func() { client.Close() })
+	s := New(client, Config{})
+	defer s.Close()
+	limits, err := bucket.ParseLimits("1/2s burst 1", "") // of which a second may be promised
+	require.NoError(t, err)
+	ask := bucket.Ask{
+		Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}, Limits: limits,
+		Need: bucket.Cost{Requests: 1}, Want: bucket.Cost{Requests: 1}, MaxWait: time.Hour,
+	}
+	l, err := s.Lease(t.Context(), ask)
+	require.NoError(t, err)
+	ask.Done = []bucket.Settlement{{Key: "k", ID: ask.ID, Spent: l.Granted}}
+	ask.ID.Seq++
+
+	const long = 10 * time.Minute
+	s.clock = boottime.Distorted(func(ns int64) int64 { // what passes while it waits is that long
+		if ns > int64(time.Second/4) {
+			ns += int64(long)
+		}
+		return ns
+	})
+	l, err = s.Lease(t.Context(), ask)
+	require.NoError(t, err)
+	require.True(t, l.OK)
+	assert.Greater(t, l.ValidFor, long, "from when it was asked for")
 }

@@ -190,7 +190,8 @@ func (m *memory) serveLocked(line []*waiter, next *time.Duration) bool {
 				*next = min(*next, r.Grant.RetryAfter, left)
 				continue
 			}
-			lease := r.Grant.Lease(w.ask.ID, time.Duration(now-w.arrived))
+			lease := r.Grant.Lease(w.ask.ID, 0)
+			lease.ValidFor += time.Duration(now - w.arrived)
 			m.answerLocked(line, i, m.spoil(lease), r.Err)
 			return true
 		}
