@@ -236,8 +236,8 @@ func (s *Store) lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 		if unclear(err) {
 			attempt.Done = append(attempt.Done, bucket.Settlement{Key: ask.Key, ID: attempt.ID})
 			attempt.ID.Seq = rand.Uint64() | 1<<63
-		}
-		resume = false
+			resume = false
+		} // or else an ask that waits there still does
 		if err := tries.next(err); err != nil {
 			s.giveBack(attempt)
 			return bucket.Lease{}, err

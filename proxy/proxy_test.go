@@ -134,8 +134,10 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// answers makes a service of one answer after the other.
-func answers(b *bubbled, list ...func(r *http.Request) (*http.Response, error)) *atomic.Int64 {
+type answer = func(*http.Request) (*http.Response, error)
+
+// answers makes a service of one answer after the other, nil for its own.
+func answers(b *bubbled, list ...answer) *atomic.Int64 {
 	next, n := b.http.Transport, new(atomic.Int64)
 	b.http.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
 		if i := int(n.Add(1)) - 1; i < len(list) && list[i] != nil {
@@ -146,7 +148,7 @@ func answers(b *bubbled, list ...func(r *http.Request) (*http.Response, error)) 
 	return n
 }
 
-func status(code int, body string, header ...string) func(*http.Request) (*http.Response, error) {
+func status(code int, body string, header ...string) answer {
 	return func(*http.Request) (*http.Response, error) {
 		h := http.Header{}
 		for i := 0; i < len(header); i += 2 {
@@ -156,13 +158,13 @@ func status(code int, body string, header ...string) func(*http.Request) (*http.
 	}
 }
 
-func failure(code int, why string) func(*http.Request) (*http.Response, error) {
+func failure(code int, why string) answer {
 	b, _ := json.Marshal(httpapi.Failure{Error: httpapi.Error{Code: why, Message: "because"}})
 	return status(code, string(b))
 }
 
 // dropped is an answer that does not arrive.
-func dropped(next http.RoundTripper) func(*http.Request) (*http.Response, error) {
+func dropped(next http.RoundTripper) answer {
 	return func(r *http.Request) (*http.Response, error) {
 		response, err := next.RoundTrip(r)
 		if err != nil {
@@ -181,7 +183,7 @@ func TestWhatIsTriedAgain(t *testing.T) {
 	cut := func(*http.Request) (*http.Response, error) { return nil, io.ErrUnexpectedEOF }
 	for _, c := range []struct {
 		name                  string
-		answer                func(*http.Request) (*http.Response, error)
+		answer                answer
 		lease, settle, adjust bool // is tried again
 	}{
 		{"nobody there", refused, true, true, true},
@@ -399,6 +401,51 @@ func TestALongWaitThroughLosses(t *testing.T) {
 		require.NoError(t, err)
 		assert.True(t, l.OK)
 	})
+}
+
+// One that waits at the service is called for in vain, and keeps its place. Only
+// when that takes too long for the service it begins anew.
+func TestALongWaitThroughRefusals(t *testing.T) {
+	refused := func(*http.Request) (*http.Response, error) {
+		return nil, &net.OpError{Op: "dial", Err: errors.New("refused")}
+	}
+	for _, c := range []struct {
+		name       string
+		answer     answer
+		times      int
+		keepsPlace bool
+	}{
+		{"over the caps", failure(429, httpapi.Busy), 2, true},
+		{"nobody there", refused, 2, true},
+		{"nobody there for long", refused, 10, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := bubble(t)
+			defer b.Close()
+			b.Store.cfg.Timeout = time.Hour
+			require.NoError(t, b.Adjust(t.Context(), bucket.Adjustment{Key: "k", Limits: ask(1, 1, 0).Limits, Empty: 22 * time.Second}))
+			calls := answers(b, append(make([]answer, 1), slices.Repeat([]answer{c.answer}, c.times)...)...)
+			other, err := Open(b.Store.cfg)
+			require.NoError(t, err)
+			defer other.Close()
+			order := make(chan uint64, 2)
+			wait := func(s *Store, holder uint64) func() {
+				return func() {
+					l, err := s.Lease(t.Context(), ask(holder, 10, time.Hour))
+					assert.NoError(t, err, c.name)
+					assert.True(t, l.OK, c.name)
+					order <- holder
+				}
+			}
+			var both sync.WaitGroup
+			both.Go(wait(b.Store, 1))
+			time.Sleep(time.Second)
+			both.Go(wait(other, 2))
+			both.Wait()
+			assert.Greater(t, calls.Load(), int64(1+c.times), c.name)
+			assert.Equal(t, c.keepsPlace, <-order == 1, c.name)
+		})
+	}
 }
 
 // Cancelled while the answer is on its way, a lease goes back at once.
