@@ -85,6 +85,9 @@ func startGossip(id string, self meta, port *wire.Port, cfg Config, poke func())
 	// compared this often (less so beyond 32 members).
 	c.PushPullInterval = 5 * time.Second
 	c.TCPTimeout = 2 * time.Second
+	// Who was killed may come back at another address as soon as it is known to be
+	// dead. By default its name is kept from it for half a minute.
+	c.DeadNodeReclaimTime = time.Nanosecond
 	// What is said is short. To compress it costs some 100 KB of garbage a packet,
 	// more than all else that a member without work does.
 	c.EnableCompression = false
