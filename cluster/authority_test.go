@@ -38,7 +38,7 @@ func TestNothingIsDecidedBeforeItWasAsked(t *testing.T) {
 	made := r.now()
 	a.inbox = append(a.inbox, message{submit, &request{op: new(bucket.Ask)}, func(turn.Answer) {}})
 	a.mu.Unlock()
-	assert.GreaterOrEqual(t, <-accepted, made)
+	assert.GreaterOrEqual(t, <-accepted, made, "it counts from after it was made")
 }
 
 // A node comes to lead just when somebody has seen that it does not.

@@ -107,5 +107,5 @@ func TestDeployment(t *testing.T) {
 		left = append(left, p.Job.Slot)
 	}
 	add(6, left...)
-	judge(t, f, stop(t, f), fleet.Ledger{}, 1500*time.Millisecond, "leave", "kill the leader")
+	judge(t, f, stop(t, f), fleet.Ledger{}, leaderDies, "leave", "kill the leader")
 }

@@ -26,9 +26,7 @@ func TestKillLeader(t *testing.T) {
 		require.NoError(t, f.Whole(30*time.Second), "it is back, from disk")
 		require.NoError(t, f.Served(30*time.Second, 20))
 	}
-	// Ninety-nine of a hundred times within a second and a half; but when two
-	// stand for election at the same instant, the next try is up to a second later.
-	finish(t, f, 2500*time.Millisecond, "kill the leader")
+	finish(t, f, leaderDies, "kill the leader")
 }
 
 func TestKillHolder(t *testing.T) {

@@ -60,6 +60,11 @@ var bugs = []bug{
 		test:  "TestTheTimeGoesOnFromASnapshot", in: "./cluster", says: "it goes on where the snapshot was taken",
 	},
 	{
+		name: "an ask counts from before it came", file: "cluster/authority.go",
+		texts: []string{"in := a.receive()\n\tnow := a.replica.now()\n", "now := a.replica.now()\n\tin := a.receive()\n"},
+		test:  "TestNothingIsDecidedBeforeItWasAsked", in: "./cluster", says: "after it was made",
+	},
+	{
 		name: "credit on expiry", file: "bucket/bucket.go",
 		texts: []string{
 			"b.out = b.out.Sub(b.leases[0].granted)\n",
