@@ -30,8 +30,10 @@ var bodies = []string{"content", "parts", "refusal", "arguments", "output", "sum
 func (p *Prompt) message(v map[string]any) bool {
 	role, hasRole := v["role"].(string)
 	kind, _ := v["type"].(string)
+	known := false
 	switch kind {
 	case "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "reasoning":
+		known = true
 	default:
 		if !hasRole && v["content"] == nil && v["parts"] == nil {
 			return false
@@ -41,7 +43,7 @@ func (p *Prompt) message(v map[string]any) bool {
 		}
 	}
 	p.Messages++
-	if (kind == "" || kind == "message") && !hasAny(v, bodies...) && !hasAny(v, "tool_calls", "function_call", "audio") {
+	if !known && !hasAny(v, bodies...) && !hasAny(v, "tool_calls", "function_call", "audio") {
 		p.loose(v)
 		return true
 	}
@@ -114,7 +116,7 @@ func (p *Prompt) block(v map[string]any) bool {
 		p.image(detailOf(v))
 		p.content(v["text"])
 		return true
-	case strings.Contains(kind, "audio"), strings.Contains(kind, "video"), strings.HasSuffix(kind, "file"), strings.HasPrefix(kind, "redacted"),
+	case strings.Contains(kind, "audio"), strings.Contains(kind, "video"), kind == "file", kind == "input_file", strings.HasPrefix(kind, "redacted"),
 		hasAny(v, "video_url", "video_base64", "fileData", "file_data"):
 		return true
 	case strings.HasSuffix(kind, "tool_use"):

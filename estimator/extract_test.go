@@ -114,6 +114,11 @@ func TestExtractTakesMessages(t *testing.T) {
 			estimator.Prompt{Texts: []string{"hi", "user", "ho", "assistant"}, Messages: 2}},
 		{"a role with text under another key", []byte(`[{"role":"user","text":"hi"}]`),
 			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1}},
+		{"a role and a kind that is not known, with text under another key", []byte(`[{"role":"user","type":"human","text":"hi"}]`),
+			estimator.Prompt{Texts: []string{"user", "hi"}, Messages: 1}},
+		{"a patch to a file", []byte(`{"model":"gpt-5.1","input":[{"type":"apply_patch_call","call_id":"c","status":"completed",
+			"operation":{"type":"update_file","path":"a.py","diff":"-old\n+new"}}]}`),
+			estimator.Prompt{Texts: []string{"-old\n+new", "a.py", "completed"}}},
 		{"messages of kinds that are not known", []byte(`{"messages":[{"type":"human","id":"x","content":[{"type":"news","lines":["a","b"],"n":1,"blob":"` +
 			base64Of(1000) + `"},{"kind":"odd"}]},null,7]}`),
 			estimator.Prompt{Texts: []string{"a", "b", "odd"}, Messages: 1}},

@@ -20,7 +20,9 @@ const (
 // sample estimates the tokens of texts, size bytes in all and more than
 // sampleAbove, from windows of them. The texts are cut into as many strata as
 // there are windows, with one window at a random place in each: less spread
-// than places drawn freely, and as hard to write a text around.
+// than places drawn freely. Where the first of them begins is random, too, so that
+// each byte is as likely to be read as any other, and a text is as hard to write
+// around the windows.
 //
 // How dense a text is may differ tenfold from one part of it to the next. What
 // the windows have that the rest does not, package quick tells: it reads all, at
@@ -30,25 +32,31 @@ const (
 func sample(c Counter, texts []string, size int64, r *rand.Rand) int64 {
 	windows := min(max(size/windowEach, leastWindows), mostWindows)
 	var sum measure
-	each := make([]measure, windows)
+	each := make([]measure, 0, windows+1)
+	shift := r.Int64N(size / windows)
 	next, start := 0, int64(0) // the first text that may reach into the window, and where it begins
-	for i := range windows {
-		lo := i * size / windows
-		hi := (i + 1) * size / windows
+	for i := int64(-1); i < windows; i++ {
+		lo := i*size/windows + shift
+		hi := (i+1)*size/windows + shift
 		from := lo + r.Int64N(max(hi-lo-windowSize, 1))
 		to := min(from+windowSize, size)
+		if from = max(from, 0); from >= to {
+			continue
+		}
 		for next < len(texts) && start+int64(len(texts[next])) <= from {
 			start += int64(len(texts[next]))
 			next++
 		}
+		var in measure
 		at := start
 		for j := next; j < len(texts) && at < to; j++ {
 			t := texts[j]
 			a, b := max(from-at, 0), min(to-at, int64(len(t)))
-			each[i].add(window(c, t, int(a), int(b)))
+			in.add(window(c, t, int(a), int(b)))
 			at += int64(len(t))
 		}
-		sum.add(each[i])
+		each = append(each, in)
+		sum.add(in)
 	}
 	if sum.bytes == 0 {
 		return 0

@@ -80,6 +80,21 @@ func TestSamplesAreDrawnAnew(t *testing.T) {
 	}
 }
 
+func TestEachByteIsAsLikelyToBeRead(t *testing.T) {
+	// Records as long as the strata: were windows seldom at the ends of these, what
+	// stands there would be free.
+	record := strings.Repeat("x", 256) + strings.Repeat("y", 512) + strings.Repeat("x", 256)
+	text := strings.Repeat(record, 64)
+	e := estimator.Using(counterFunc(func(s string) int { return strings.Count(s, "x") }))
+	var mean float64
+	for range 50 {
+		mean += float64(estimate(t, e, text)) / 50
+	}
+	if !near(mean, float64(len(text)/2), 0.05) {
+		t.Errorf("the mean of 50 samples is %.0f, want %d", mean, len(text)/2)
+	}
+}
+
 func TestEstimatorsAreSafeForConcurrentUse(t *testing.T) {
 	inputs := []any{"short", strings.Repeat("long ", 10_000), []string{"a", "b"}, m{"role": "user", "content": "hi"},
 		[]byte(`{"messages":[{"role":"user","content":"hi"}],"max_tokens":3}`), []estimator.Message{{Role: "user", Content: "hi"}}}

@@ -37,10 +37,20 @@ var earlier = func() estimator.Overhead {
 	return v
 }()
 
+// An image costs gpt-4o-mini 33 times as many tokens, a base of 2,833 and 5,667 a
+// tile, so that it costs as much money.
+// https://platform.openai.com/docs/guides/images-vision#calculating-costs
+var mini = func() estimator.Overhead {
+	v := estimator.OpenAIChat
+	v.LowImage, v.Image = 2833, 2833+4*5667
+	return v
+}()
+
 // families are matched in order: a longer prefix stands before a shorter one.
 // What matches none, such as o1, o3, o4-mini, gpt-5.1, gpt-oss-120b or
 // chatgpt-4o-latest, is o200k: every model since gpt-4o is.
 var families = []family{
+	{"gpt-4o-mini", o200kBase, mini},
 	{"gpt-4o", o200kBase, estimator.OpenAIChat},
 	{"gpt-4.1", o200kBase, estimator.OpenAIChat},
 	{"gpt-4.5", o200kBase, estimator.OpenAIChat},

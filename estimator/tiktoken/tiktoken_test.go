@@ -81,6 +81,18 @@ func TestChatCountsEqualTheCookbooks(t *testing.T) {
 	}
 }
 
+func TestImagesCostByModel(t *testing.T) {
+	// Of 1024 × 1024 pixels: a base and four tiles, or the base alone at low detail.
+	parts := []estimator.Message{{Role: "user", Parts: []estimator.Part{{ImageURL: "https://x/y"}, {ImageURL: "https://x/z", Detail: "low"}}}}
+	for model, want := range map[string]int64{
+		"gpt-4o": 85 + 4*170 + 85, "gpt-4o-mini": 2833 + 4*5667 + 2833, "ft:gpt-4o-mini-2024-07-18:acme::abc123": 2833 + 4*5667 + 2833,
+	} {
+		if got := estimate(t, tiktoken.OpenAI(model), parts); got != want+3+1+3 {
+			t.Errorf("%s: Estimate = %d, want %d for the images and 7 for the chat", model, got, want)
+		}
+	}
+}
+
 func TestToolCountsEqualTheCookbooks(t *testing.T) {
 	body := []byte(`{"messages":[
 		{"role":"system","content":"You are a helpful assistant that can answer to questions about the weather."},

@@ -113,6 +113,10 @@ func readFile(path string) (*tokenizer, error) {
 
 // parse makes a tokenizer of a file's content.
 func parse(body []byte) (*tokenizer, error) {
+	var kind struct{ Model struct{ Type string } } // other models have vocabularies of another shape
+	if json.Unmarshal(body, &kind) == nil && kind.Model.Type != "" && kind.Model.Type != "BPE" {
+		return nil, fmt.Errorf("model type %q is not supported: want \"BPE\"", kind.Model.Type)
+	}
 	var f file
 	if err := json.Unmarshal(body, &f); err != nil {
 		return nil, fmt.Errorf("not a tokenizer.json: %w", err)
@@ -142,8 +146,8 @@ func parse(body []byte) (*tokenizer, error) {
 // unsupported names what would change counts and is not done here.
 func (f *file) unsupported() error {
 	switch m := f.Model; {
-	case m.Type != "BPE" && (m.Type != "" || len(m.Merges) == 0):
-		return fmt.Errorf("model type %q is not supported: want \"BPE\"", m.Type)
+	case m.Type == "" && len(m.Merges) == 0:
+		return errors.New("no model type: want \"BPE\"")
 	case m.Dropout != nil && *m.Dropout != 0:
 		return fmt.Errorf("model dropout %g is not supported: want none", *m.Dropout)
 	case m.Prefix != nil && *m.Prefix != "":

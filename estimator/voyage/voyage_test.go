@@ -160,7 +160,9 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 		want   string
 		change func(f m)
 	}{
-		{`model type "Unigram"`, model("type", "Unigram")},
+		{`model type "Unigram"`, top("model", m{"type": "Unigram", "unk_id": 0, "vocab": []any{[]any{"<unk>", 0}, []any{"a", -3.1}}})},
+		{`model type "WordPiece"`, model("type", "WordPiece")},
+		{"no model type", top("model", m{})},
 		{"dropout 0.1", model("dropout", 0.1)},
 		{`continuing_subword_prefix "##"`, model("continuing_subword_prefix", "##")},
 		{`end_of_word_suffix "</w>"`, model("end_of_word_suffix", "</w>")},
