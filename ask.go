@@ -36,7 +36,7 @@ func (p *pool) need() (Cost, *waiter) {
 // askMore begins an ask if none is under way and there is a reason for one: a
 // waiter whom nothing in hand will serve, or little left at the present demand.
 func (p *pool) askMore(now int64) {
-	if p.ask != nil || p.closed {
+	if p.ask != nil || p.closed || p.backingOff > 0 {
 		return
 	}
 	need, who := p.need()
@@ -138,7 +138,7 @@ func (p *pool) failed(now int64, err error) {
 		if w.failOpen {
 			p.stats.Opened++
 			w.opened, p.opened = true, now+1
-			p.line.release(w, nil)
+			p.line.admit(w, now)
 		} else {
 			p.stats.Failed++
 			p.line.release(w, fmt.Errorf("lease on %q: %w", p.key, err))

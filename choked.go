@@ -49,7 +49,8 @@ type Config struct {
 	Key string
 
 	// Limits of the key. Workers may disagree for a while, as in a rolling
-	// update: the definition that was made last holds for all.
+	// update: the store goes by the definition that was made last. What a worker's
+	// own does not limit, requests or tokens, it does not count.
 	Limits Limits
 
 	// Estimator says how many tokens an input will use. Nil: inputs cost one

@@ -84,9 +84,9 @@ func ExampleLimiter_Settle() {
 	defer choke.Close()
 	chat, _ := choke.Limiter("chat", choked.MustLimits("", "1000/h"), nil)
 
-	admitted := time.Now()
 	estimated := choked.Cost{Tokens: 600}
-	fmt.Println(chat.Wait(context.Background(), estimated))
+	admitted, err := chat.Admit(context.Background(), estimated)
+	fmt.Println(err)
 	// The call is made, and the provider has counted 900: 300 are charged now.
 	fmt.Println(chat.Settle(admitted, estimated, choked.Cost{Tokens: 900}))
 	fmt.Println(chat.Settle(admitted, estimated, choked.Cost{Tokens: -1}))

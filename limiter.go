@@ -19,6 +19,7 @@ type Limiter struct {
 // Verdict is the answer of [Limiter.Allow].
 type Verdict struct {
 	OK         bool          // the cost is spent, the call may go
+	At         time.Time     // when OK: it was spent then, for [Limiter.Settle]
 	RetryAfter time.Duration // when not OK: how soon it could, if nobody else came
 }
 
@@ -66,22 +67,40 @@ func (l *Limiter) Estimate(input any) (Cost, error) {
 //
 // Units that the key does not limit cost nothing.
 func (l *Limiter) Wait(ctx context.Context, cost Cost) error {
+	_, err := l.admit(ctx, cost)
+	return err
+}
+
+// Admit is [Limiter.Wait] for a call that is settled afterwards: at is when cost was
+// spent, as [Limiter.Settle] wants to know.
+func (l *Limiter) Admit(ctx context.Context, cost Cost) (at time.Time, err error) {
+	spent, err := l.admit(ctx, cost)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return l.pool.choke.clock.Time(spent), nil
+}
+
+// admit returns the instant at which cost was spent, by the worker's clock.
+func (l *Limiter) admit(ctx context.Context, cost Cost) (int64, error) {
 	p := l.pool
 	c := p.limits.Limited(cost)
 	if !p.burst.Covers(c) || cost.Requests < 0 || cost.Tokens < 0 {
-		return l.impossible(cost)
+		return 0, l.impossible(cost)
 	}
 	if ctx.Err() != nil {
-		return ended(ctx)
+		return 0, ended(ctx)
 	}
-	if p.take(c) {
-		return nil
+	if now, ok := p.take(c); ok {
+		return now, nil
 	}
 	w := &waiter{cost: c, failOpen: l.failOpen, admitted: make(chan error, 1), deadline: forever}
 	if t, ok := ctx.Deadline(); ok {
-		w.deadline = p.choke.clock.Now() + int64(min(time.Until(t), forever/2))
+		left := min(time.Until(t), forever/2)
+		w.deadline = p.choke.clock.Now() + int64(left) // read after it, or a pause would make it early
 	}
-	return p.wait(ctx, w)
+	err := p.wait(ctx, w)
+	return w.spent, err
 }
 
 // Allow spends cost if it is to be had without waiting for quota, and never
@@ -97,8 +116,11 @@ func (l *Limiter) Allow(ctx context.Context, cost Cost) (Verdict, error) {
 	if ctx.Err() != nil {
 		return Verdict{}, ended(ctx)
 	}
-	if ok, after := p.try(c); ok || after > 0 {
-		return Verdict{OK: ok, RetryAfter: after}, nil
+	switch now, ok, after := p.try(c); {
+	case ok:
+		return Verdict{OK: true, At: p.choke.clock.Time(now)}, nil
+	case after > 0:
+		return Verdict{RetryAfter: after}, nil
 	}
 	w := &waiter{cost: c, atOnce: true, failOpen: l.failOpen, admitted: make(chan error, 1), deadline: forever}
 	err := p.wait(ctx, w)
@@ -106,7 +128,10 @@ func (l *Limiter) Allow(ctx context.Context, cost Cost) (Verdict, error) {
 	if errors.As(err, &r) {
 		return Verdict{RetryAfter: r.retryAfter}, nil
 	}
-	return Verdict{OK: err == nil}, err
+	if err != nil {
+		return Verdict{}, err
+	}
+	return Verdict{OK: true, At: p.choke.clock.Time(w.spent)}, nil
 }
 
 func (l *Limiter) impossible(cost Cost) error {
@@ -129,9 +154,9 @@ func ended(ctx context.Context) error {
 	return err
 }
 
-// Settle corrects the estimate of an admitted call by what it has really used.
-// began is a time before it was admitted, such as that of the call to
-// [Limiter.Wait].
+// Settle corrects the estimate of an admitted call by what it has really used. at is
+// when its cost was spent, as [Limiter.Admit] and [Verdict] tell. A time before that,
+// as of the call to [Limiter.Wait], will do, but less goes back.
 //
 // What was estimated too little is charged afterwards. What was estimated too
 // much goes back, as far as the bucket has lacked so much ever since: what
@@ -139,8 +164,13 @@ func ended(ctx context.Context) error {
 //
 // Settle does not wait for the store. A call that was admitted and not made is
 // settled with an actual cost of zero; one that passed because the limiter fails
-// open was charged nothing, and gets nothing back. The error tells a cost that cannot be.
-func (l *Limiter) Settle(began time.Time, estimated, actual Cost) error {
+// open was charged nothing, and gets nothing back. The error tells a cost that cannot
+// be, or is [ErrClosed] after Close, when it is too late.
+func (l *Limiter) Settle(at time.Time, estimated, actual Cost) error {
+	return l.settle(l.pool.choke.clock.At(at), estimated, actual)
+}
+
+func (l *Limiter) settle(at int64, estimated, actual Cost) error {
 	if err := cmp.Or(estimated.Check(), actual.Check()); err != nil {
 		return fmt.Errorf("choked: settle %.64q: %w", l.pool.key, err)
 	}
@@ -149,15 +179,15 @@ func (l *Limiter) Settle(began time.Time, estimated, actual Cost) error {
 	}
 	p := l.pool
 	if estimated, actual = p.limits.Limited(estimated), p.limits.Limited(actual); estimated != actual {
-		p.settle(p.choke.clock.At(began), estimated, actual)
+		return p.settle(at, estimated, actual)
 	}
 	return nil
 }
 
 // Backoff empties the key's bucket for d, for all workers: the provider has
 // said, by a status of 429, to come again after that. What other workers have
-// leased already they still spend, and what anyone gives back later is there
-// again. It takes an exchange with the store, or two if something is in hand.
+// leased already they still spend, as does this one what is on its way, and what
+// anyone gives back later is there again. It takes an exchange with the store, or two if something is in hand.
 func (l *Limiter) Backoff(ctx context.Context, d time.Duration) error {
 	p := l.pool
 	a := p.adjustment()

@@ -41,12 +41,21 @@ func (p *pool) later(now int64, cost Cost) time.Duration {
 	switch {
 	case p.line.last != nil && !p.line.last.atOnce: // it must not overtake
 		return max(time.Duration(p.refilled(now, sum)-now), time.Millisecond)
-	case p.hand.left.Covers(sum): // but it is not ripe
-		return max(time.Duration(p.hand.ripens(now, sum)-now), 1)
+	case p.unripe(now, sum) > 0:
+		return p.unripe(now, sum)
 	case now < p.refusal.recent && now < p.refusal.until && cost.Covers(p.refusal.cost):
 		return time.Duration(max(p.refusal.until, p.refilled(now, sum)) - now)
 	}
 	return 0
+}
+
+// unripe is how long what is in hand has to ripen before it covers cost. Zero: it
+// never will, or it is over and about to go back.
+func (p *pool) unripe(now int64, cost Cost) time.Duration {
+	if !p.hand.left.Covers(cost) {
+		return 0
+	}
+	return time.Duration(max(p.hand.ripens(now, cost)-now, 0))
 }
 
 // hurry turns away those in line who, by the level just heard, wait in vain.
@@ -68,13 +77,15 @@ func (p *pool) hurry(now int64) {
 }
 
 // earliest is when the caller now coming could be admitted, as far as is known:
-// those before it and what the store said last leave it no sooner.
+// those before it and what the store said last leave it no sooner. What it said
+// before it was asked for the first of them is too old: others, or this worker, may
+// have given quota back since.
 func (p *pool) earliest(now int64, cost Cost) int64 {
 	sum := p.line.sum.Add(cost)
 	switch {
 	case p.hand.left.Covers(sum):
 		return p.hand.ripens(now, sum)
-	case p.line.len == 0 || !p.heard:
+	case p.line.len == 0 || p.ask == nil || !p.heardSince(p.ask.sent):
 		return now // the store knows
 	}
 	return p.refilled(now, sum)

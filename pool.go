@@ -50,6 +50,7 @@ type pool struct {
 	timer  *time.Timer
 
 	pauseUntil int64 // no asking ahead of demand before
+	backingOff int   // the store is being told to empty the bucket: no asking at all
 	failing    bool  // the store's last answer was an error: fail-open callers pass
 	opened     int64 // after the last of them passed
 	refusal    refused
@@ -75,30 +76,31 @@ func newPool(c *Choke, key string, limits Limits) *pool {
 }
 
 // take spends cost from what is in hand, if that covers it and nobody waits.
-func (p *pool) take(cost Cost) bool {
+func (p *pool) take(cost Cost) (now int64, ok bool) {
 	p.mu.Lock()
-	ok := p.takeLocked(p.choke.clock.Now(), cost)
+	now = p.choke.clock.Now()
+	ok = p.takeLocked(now, cost)
 	p.mu.Unlock()
-	return ok
+	return now, ok
 }
 
 // try is take for callers who do not wait. When no more is to be had for now it
 // says for how long; neither means that the store has to be asked.
-func (p *pool) try(cost Cost) (ok bool, retryAfter time.Duration) {
+func (p *pool) try(cost Cost) (now int64, ok bool, retryAfter time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := p.choke.clock.Now()
+	now = p.choke.clock.Now()
 	if p.takeLocked(now, cost) {
-		return true, 0
+		return now, true, 0
 	}
 	if p.closed {
-		return false, 0
+		return now, false, 0
 	}
 	retryAfter = p.later(now, cost)
 	if retryAfter > 0 {
 		p.stats.Refused++
 	}
-	return false, retryAfter
+	return now, false, retryAfter
 }
 
 func (p *pool) takeLocked(now int64, cost Cost) bool {
@@ -125,7 +127,7 @@ func (p *pool) admitted(cost Cost) {
 func (p *pool) wait(ctx context.Context, w *waiter) error {
 	p.mu.Lock()
 	now := p.choke.clock.Now()
-	joined := now
+	w.spent = now // if it is admitted at once
 	switch {
 	case p.closed:
 		p.mu.Unlock()
@@ -181,7 +183,7 @@ func (p *pool) wait(ctx context.Context, w *waiter) error {
 		} else {
 			p.stats.Admitted--
 			p.stats.Spent = p.stats.Spent.Sub(w.cost)
-			p.returns(now, w.cost, joined)
+			p.returns(now, w.cost, w.spent)
 		}
 	} else if p.ask != nil && p.ask.forWho != nil {
 		p.handOver()
@@ -215,10 +217,14 @@ func (p *pool) tick() {
 func (p *pool) step(now int64) {
 	for w := p.line.first; w != nil && p.hand.spend(now, w.cost); w = p.line.first {
 		p.admitted(w.cost)
-		p.line.release(w, nil)
+		p.line.admit(w, now)
 	}
-	for w := p.line.first; w != nil && w.atOnce && p.hand.left.Covers(w.cost); w = p.line.first {
-		p.refuse(w, &refusal{time.Duration(p.hand.ripens(now, w.cost) - now)})
+	for w := p.line.first; w != nil && w.atOnce; w = p.line.first {
+		after := p.unripe(now, w.cost)
+		if after == 0 {
+			break
+		}
+		p.refuse(w, &refusal{after})
 	}
 	if p.closed {
 		return

@@ -12,11 +12,11 @@ import (
 
 // settle moves the difference between what a call was estimated to cost, when
 // it was admitted at the instant at or later, and what it has really used.
-func (p *pool) settle(at int64, estimated, actual Cost) {
+func (p *pool) settle(at int64, estimated, actual Cost) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return
+		return ErrClosed
 	}
 	now := p.choke.clock.Now()
 	if at >= p.opened { // or it may have passed without quota, charged to nobody
@@ -27,6 +27,7 @@ func (p *pool) settle(at int64, estimated, actual Cost) {
 		p.reportBy(now, settleWithin)
 	}
 	p.step(now)
+	return nil
 }
 
 // returns takes back what was charged at the instant at, or later, and not
@@ -119,8 +120,15 @@ func (p *pool) backoff(ctx context.Context, d time.Duration) error {
 	done := p.hand.shut(p.key, p.done, func(*open) bool { return true })
 	p.done = nil
 	p.pauseUntil = p.choke.clock.Now() + int64(tick)
+	p.backingOff++ // what comes back is not to be asked for before the bucket is empty
 	p.stats.Exchanges++
 	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.backingOff--
+		p.step(p.choke.clock.Now())
+	}()
 	if len(done) > 0 {
 		if err := p.choke.store.Settle(ctx, done); err != nil {
 			p.again(done, Cost{})

@@ -1,7 +1,11 @@
 package choked
 
 import (
+	"context"
 	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,6 +55,65 @@ func TestUnusedQuotaThatRanOverIsLost(t *testing.T) {
 		v, err := s.Allow(s.Context(), tokens(50))
 		require.NoError(s, err)
 		assert.False(s, v.OK)
+	})
+}
+
+// A store is some way off, and callers stand in line who came before it had said
+// anything. What they do not use comes back to those behind them: a bucket that was
+// full when they came was empty when they were admitted.
+func TestWhatThoseInLineDoNotUseComesBack(t *testing.T) {
+	playFar(t, "1000/h", func(t *testing.T, l *Limiter) {
+		began := time.Now()
+		admitted := make(chan time.Time, 10)
+		for range cap(admitted) {
+			go func() {
+				at, err := l.Admit(t.Context(), requests(200))
+				assert.NoError(t, err)
+				admitted <- at
+			}()
+		}
+		for range 5 {
+			<-admitted
+		}
+		sixth := <-admitted
+		assert.InDelta(t, 12*time.Minute, sixth.Sub(began), float64(second))
+		assert.Equal(t, time.Now(), sixth)
+		require.NoError(t, l.Settle(sixth, requests(200), Cost{}))
+		assert.Less(t, (<-admitted).Sub(sixth), second)
+		for range 3 {
+			<-admitted
+		}
+	})
+}
+
+// So that all of the limit is used when estimates are twice as high as they should be.
+func TestEstimatesThatAreTooHighWasteNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		local := NewLocal()
+		defer local.Close()
+		c := New(far{local, 5 * time.Millisecond})
+		defer c.Close()
+		l, err := c.Limiter("k", MustLimits("", "60000/m"), length{})
+		require.NoError(t, err)
+		const took = 3 * time.Minute
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(took, cancel)
+		var used atomic.Int64
+		call := WrapUsage(l, func(context.Context, string) (int64, error) {
+			used.Add(50)
+			time.Sleep(second) // it takes that long
+			return 50, nil
+		}, func(n int64) (int64, bool) { return n, true })
+		var all sync.WaitGroup
+		for range 1000 {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					call(ctx, strings.Repeat("x", 100))
+				}
+			})
+		}
+		all.Wait()
+		assert.Greater(t, float64(used.Load()), 0.99*1000*took.Seconds(), "tokens in three minutes, the burst besides")
 	})
 }
 
@@ -118,6 +181,17 @@ func TestSettleTellsWhatCannotBe(t *testing.T) {
 	})
 }
 
+// What is settled too late is not settled, and the caller hears of it.
+func TestSettleAfterClose(t *testing.T) {
+	play(t, "", "1000/h", func(s *scene) {
+		at, err := s.Admit(s.Context(), tokens(100))
+		require.NoError(s, err)
+		require.NoError(s, s.choke.Close())
+		assert.ErrorIs(s, s.Settle(at, tokens(100), tokens(5000)), ErrClosed)
+		assert.NoError(s, s.Settle(at, tokens(100), tokens(100)), "there is nothing to settle")
+	})
+}
+
 // pupil is an estimator that learns.
 type pupil struct{ seen [][2]int64 }
 
@@ -169,6 +243,34 @@ func TestBackoffAfterASettle(t *testing.T) {
 		require.NoError(s, s.worker().Wait(s.Context(), tokens(1)))
 		assert.GreaterOrEqual(s, s.now(), 22*second)
 		assert.Less(s, s.now(), 23*second)
+	})
+}
+
+// A caller who comes while the store is being told gets nothing of what this worker
+// has just given back.
+func TestNobodyAsksDuringABackoff(t *testing.T) {
+	play(t, "100/s", "", func(s *scene) {
+		s.spy.wants(requests(100))
+		s.spend(requests(1))
+		s.spy.onLease = nil
+		before := len(s.spy.asks)
+		var w *call
+		s.spy.onSettle = func([]Settlement) error {
+			w = &call{done: make(chan struct{})}
+			go func() {
+				defer close(w.done)
+				w.err, w.at = s.Wait(s.Context(), requests(1)), s.now()
+			}()
+			time.Sleep(second)
+			assert.Len(s, s.spy.asks, before)
+			return nil
+		}
+		require.NoError(s, s.Backoff(s.Context(), 10*second))
+		s.spy.fail(nil)
+		<-w.done
+		require.NoError(s, w.err)
+		assert.GreaterOrEqual(s, w.at, 11*second)
+		assert.Less(s, w.at, 12*second)
 	})
 }
 

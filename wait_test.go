@@ -82,6 +82,23 @@ func TestADeadlineBehindOthersInANewWorker(t *testing.T) {
 	})
 }
 
+// Nor does one that is judged by what the store said before this worker gave most of
+// its quota back.
+func TestADeadlineBehindOthersAfterAReturn(t *testing.T) {
+	play(t, "", "60000/h", func(s *scene) {
+		s.spend(tokens(45000))
+		time.Sleep(second)
+		at, err := s.Admit(s.Context(), tokens(10000))
+		require.NoError(s, err)
+		time.Sleep(second)
+		require.NoError(s, s.Settle(at, tokens(10000), Cost{}))
+		time.Sleep(second)
+		first := s.wait(s.Context(), tokens(20000))
+		require.False(s, first.returned())
+		require.NoError(s, s.Wait(within(s.T, 6*time.Minute), tokens(100)), "it is its turn in five minutes")
+	})
+}
+
 // A deadline that looked long enough ends the wait when it comes.
 func TestADeadlineEndsTheWait(t *testing.T) {
 	play(t, "1/s burst 3", "", func(s *scene) {

@@ -7,6 +7,7 @@ type waiter struct {
 	atOnce   bool  // takes the first answer, does not wait for quota
 	failOpen bool
 	opened   bool       // admitted without quota, by failOpen
+	spent    int64      // when it was admitted
 	admitted chan error // nil: it may go
 
 	prev, next *waiter
@@ -50,6 +51,12 @@ func (l *waiters) remove(w *waiter) bool {
 	l.len--
 	l.sum = l.sum.Sub(w.cost)
 	return true
+}
+
+// admit takes w out of the line: its cost is spent at now, or it passes without.
+func (l *waiters) admit(w *waiter, now int64) {
+	w.spent = now
+	l.release(w, nil)
 }
 
 // release takes w out of the line and tells it err.

@@ -28,7 +28,8 @@ type RetryAfter interface {
 // error implements [RetryAfter], the key backs off for all workers.
 //
 // The returned function may be called from any number of goroutines. Its errors
-// are those of [Limiter.Estimate], [Limiter.Wait] and call.
+// are those of [Limiter.Estimate], [Limiter.Wait] and call, joined with that of
+// [Limiter.Backoff] if the store does not hear of it.
 func Wrap[In, Out any](l *Limiter, call func(context.Context, In) (Out, error)) func(context.Context, In) (Out, error) {
 	return WrapUsage(l, call, func(out Out) (int64, bool) {
 		if u, ok := any(out).(Usage); ok {
@@ -50,8 +51,8 @@ func WrapUsage[In, Out any](l *Limiter, call func(context.Context, In) (Out, err
 		if err != nil {
 			return none, err
 		}
-		began := time.Now()
-		if err := l.Wait(ctx, cost); err != nil {
+		spent, err := l.admit(ctx, cost)
+		if err != nil {
 			return none, err
 		}
 		out, err := call(ctx, in)
@@ -61,12 +62,14 @@ func WrapUsage[In, Out any](l *Limiter, call func(context.Context, In) (Out, err
 			if tokens, ok := used(out); ok {
 				// A usage that cannot be leaves the estimate spent. The caller
 				// has its reply all the same.
-				_ = l.Settle(began, cost, Cost{Requests: cost.Requests, Tokens: tokens})
+				_ = l.settle(spent, cost, Cost{Requests: cost.Requests, Tokens: tokens})
 			}
 		case errors.As(err, &slow) && slow.RetryAfter() > 0:
 			// The others have to hear of it, whether or not this caller still waits.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backoffWithin)
-			err = errors.Join(err, l.Backoff(ctx, min(slow.RetryAfter(), maxBackoff)))
+			if failed := l.Backoff(ctx, min(slow.RetryAfter(), maxBackoff)); failed != nil {
+				err = errors.Join(err, failed)
+			}
 			cancel()
 		}
 		return out, err

@@ -155,7 +155,7 @@ func TestWrapBacksOffForACallerWhoIsGone(t *testing.T) {
 			return "", tooMany{20 * second}
 		})
 		_, err := ask(ctx, "")
-		assert.EqualError(s, err, "429")
+		assert.Equal(s, tooMany{20 * second}, err, "the call's error as it was")
 		require.Len(s, s.spy.adjusted, 1)
 		assert.NoError(s, s.spy.last)
 	})

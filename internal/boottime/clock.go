@@ -19,6 +19,7 @@ type Clock struct {
 	// drift apart; then, and only then, the system is asked for how long it was.
 	apart atomic.Int64 // wall minus monotonic time since start, when last looked at
 	slept atomic.Int64 // suspended since start
+	awoke atomic.Int64 // monotonic time since start when that was found to have grown
 	base  int64        // suspended before start
 
 	suspended func() int64 // how long the machine has been suspended since it booted
@@ -47,7 +48,7 @@ func (c *Clock) Now() int64 {
 	mono := int64(t.Sub(c.start))
 	wall := t.UnixNano() - c.start.UnixNano()
 	if d := wall - mono - c.apart.Load(); d > step || d < -step {
-		c.sleptAtLeast(c.suspended() - c.base)
+		c.sleptAtLeast(c.suspended()-c.base, mono)
 		c.apart.Store(wall - mono)
 	}
 	now := mono + c.slept.Load()
@@ -58,20 +59,41 @@ func (c *Clock) Now() int64 {
 }
 
 // At returns a reading of c that was not later than t: the one at t, unless the
-// machine was suspended before t.
+// machine has been suspended since. What [time.Now] has returned is to be given: a
+// time without a monotonic reading changes as the wall clock is set.
 func (c *Clock) At(t time.Time) int64 {
+	slept := c.slept.Load() // before awoke, which grows first
 	at := max(int64(t.Sub(c.start)), 0)
+	if at >= c.awoke.Load() {
+		at += slept
+	}
 	if c.rate != nil {
 		at = c.rate(at)
 	}
 	return at
 }
 
+// Time returns the time at which c read at, or an earlier one if the machine has
+// been suspended since: what At makes at of.
+func (c *Clock) Time(at int64) time.Time {
+	if c.rate != nil {
+		return time.Now().Add(-c.Since(at))
+	}
+	return c.start.Add(time.Duration(at - c.slept.Load()))
+}
+
 // sleptAtLeast keeps the latest of what callers at the same time have found:
 // the clock must not run back for any of them.
-func (c *Clock) sleptAtLeast(ns int64) {
-	for old := c.slept.Load(); ns > old && !c.slept.CompareAndSwap(old, ns); {
-		old = c.slept.Load()
+func (c *Clock) sleptAtLeast(ns, mono int64) {
+	if ns > c.slept.Load() {
+		grow(&c.awoke, mono)
+		grow(&c.slept, ns)
+	}
+}
+
+func grow(x *atomic.Int64, to int64) {
+	for old := x.Load(); to > old && !x.CompareAndSwap(old, to); {
+		old = x.Load()
 	}
 }
 

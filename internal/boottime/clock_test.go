@@ -45,6 +45,29 @@ func TestASuspendCounts(t *testing.T) {
 	})
 }
 
+// A time is what the clock read then, also after a suspend; before one, no more.
+func TestTimesAndReadings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New()
+		var asleep time.Duration
+		c.suspended = func() int64 { return c.base + int64(asleep) }
+		time.Sleep(time.Second)
+		before, reading := time.Now(), c.Now()
+		assert.Equal(t, reading, c.At(before))
+		assert.Equal(t, reading, c.At(c.Time(reading)))
+
+		asleep = time.Hour
+		moved(c, time.Hour)
+		time.Sleep(time.Second)
+		assert.Equal(t, int64(time.Hour+2*time.Second), c.Now())
+		time.Sleep(time.Second)
+		assert.Equal(t, c.Now(), c.At(time.Now()))
+		assert.Equal(t, c.Now(), c.At(c.Time(c.Now())))
+		assert.LessOrEqual(t, c.At(before), reading)
+		assert.LessOrEqual(t, c.At(c.Time(reading)), reading)
+	})
+}
+
 // NTP and administrators set the wall clock. No time has passed by that.
 func TestASetWallClockDoesNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
