@@ -94,6 +94,34 @@ except Error as error:
 	assert.Regexp(t, "^k: unauthorized: this token is not known\nhttp://127.0.0.1:1: .*refused\n$", out)
 }
 
+// What takes almost as long as the service lets anyone wait is not overtaken: it
+// has a place in line, before what would be there sooner.
+func TestPythonStandsInLineForWhatTakesLong(t *testing.T) {
+	out := example(t, service(t), "python", "python3", "-c", `
+from choked import Choked
+import os, threading, time
+bucket = Choked(os.environ["CHOKED_URL"], os.environ["CHOKED_TOKEN"])
+limit = {"request_limit": "600/m burst 6000"}
+bucket.acquire("k", requests=6000, **limit)
+threading.Thread(target=bucket.wait, args=("k",), kwargs={"requests": 5800, **limit}, daemon=True).start()
+until = time.monotonic() + 10
+while (seconds := bucket.acquire("k", wait=0, **limit)) < 60 and time.monotonic() < until:
+    time.sleep(0.1)
+print(f"another would wait {seconds:.0f} s")`)
+	assert.Regexp(t, `^another would wait 5[78]\d s\n$`, out)
+}
+
+// A service that is gone without a word is noticed before an answer is overdue.
+func TestPythonKeepsItsConnectionAlive(t *testing.T) {
+	out := example(t, service(t), "python", "python3", "-c", `
+from choked import Choked
+import os, socket
+bucket = Choked(os.environ["CHOKED_URL"], os.environ["CHOKED_TOKEN"])
+bucket.wait("k", request_limit="5/s")
+print(bucket._local.connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0)`)
+	assert.Equal(t, "True\n", out)
+}
+
 func TestCurl(t *testing.T) {
 	installed(t, "curl")
 	out := example(t, service(t), "curl", "sh", "acquire.sh")

@@ -44,7 +44,10 @@ var errHTTP1 = errors.New("choked: the service, or what is before it, speaks HTT
 // Config says which service a store is at. URL is required.
 type Config struct {
 	// URL is where the service is, as in "https://choked.internal:7980". A name
-	// may stand for several nodes: when one is gone the next is tried.
+	// may stand for several nodes: when one is gone the next is tried. What
+	// balances requests between them, rather than connections, has to keep a
+	// client on one node, for an ask that waits is asked for again every 5 s: at
+	// another node it would begin anew, at the end of the line.
 	URL string
 
 	// Token admits to the service. Empty: none is sent.

@@ -403,6 +403,23 @@ func TestALongWaitThroughLosses(t *testing.T) {
 	})
 }
 
+// When it is the answer that is lost that says that the ask waits, what is asked
+// instead does not stand in line behind it.
+func TestALongWaitIsNotBehindWhatWasLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bubble(t)
+		defer b.Close()
+		require.NoError(t, b.Adjust(t.Context(), bucket.Adjustment{Key: "k", Limits: ask(1, 1, 0).Limits, Empty: 5500 * time.Millisecond}))
+		b.Store.cfg.Timeout = time.Hour
+		answers(b, dropped(b.pool))
+		began := time.Now()
+		l, err := b.Lease(t.Context(), ask(1, 10, time.Hour))
+		require.NoError(t, err)
+		assert.True(t, l.OK)
+		assert.LessOrEqual(t, time.Since(began), 6500*time.Millisecond, "then 10 are there")
+	})
+}
+
 // One that waits at the service is called for in vain, and keeps its place. Only
 // when that takes too long for the service it begins anew.
 func TestALongWaitThroughRefusals(t *testing.T) {
@@ -417,7 +434,7 @@ func TestALongWaitThroughRefusals(t *testing.T) {
 	}{
 		{"over the caps", failure(429, httpapi.Busy), 2, true},
 		{"nobody there", refused, 2, true},
-		{"nobody there for long", refused, 10, false},
+		{"nobody there for long", refused, 20, false}, // of 4 s at least
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := bubble(t)

@@ -147,7 +147,8 @@ func readAcquire(c *call) (acquisition, *httpapi.Error) {
 }
 
 func decodeAcquire(body []byte) (a acquisition, err error) {
-	var r httpapi.AcquireRequest
+	// What of a cost is left out is as in a form: its decoder keeps what is there.
+	r := httpapi.AcquireRequest{Cost: &bucket.Cost{Requests: 1}}
 	if err := httpapi.Decode(body, &r); err != nil {
 		return a, err
 	}

@@ -25,15 +25,16 @@ type asks struct {
 }
 
 // pending is one ask. It is asked of the store once, and outlives the requests
-// that wait for it one after the other. It is over when it is answered or
-// withdrawn: then it is not among the asks any more, and of the two the first
-// one counts.
+// that wait for it one after the other, all of them at this node. It is over when
+// it is answered or withdrawn: then it is not among the asks any more, and of the
+// two the first one counts.
 type pending struct {
 	began   int64 // when the store was asked
 	arrived int64 // the last request that waits for it, or has waited
 	cancel  context.CancelFunc
 	settled bucket.Settlement // of what it was granted and nobody has got
 	parked  *time.Timer       // not nil while no request waits; ends the ask
+	gone    chan struct{}     // closed when it is withdrawn
 	decided chan struct{}     // closed when lease and err are there
 	lease   bucket.Lease
 	err     error
@@ -53,6 +54,7 @@ func (s *Server) lease(c *call) (any, *httpapi.Error) {
 	}
 	ask.Key = c.tenant.key(ask.Key)
 	c.tenant.claim(ask.Done)
+	s.withdrawSettled(ask.Done)
 	id := askID{ask.Key, ask.ID}
 	var p *pending
 	var e *httpapi.Error
@@ -68,6 +70,7 @@ func (s *Server) lease(c *call) (any, *httpapi.Error) {
 	defer still.Stop()
 	select {
 	case <-p.decided:
+	case <-p.gone:
 	case <-still.C:
 		if s.park(id, p) {
 			return httpapi.Lease{ID: httpapi.ID(ask.ID), Pending: true}, nil
@@ -110,7 +113,7 @@ func askError(err error) *httpapi.Error {
 // ask begins an ask at the store.
 func (s *Server) ask(id askID, ask bucket.Ask) (*pending, *httpapi.Error) {
 	now := s.clock.Now()
-	p := &pending{began: now, arrived: now, decided: make(chan struct{}), settled: bucket.Settlement{Key: ask.Key, ID: ask.ID}}
+	p := &pending{began: now, arrived: now, settled: bucket.Settlement{Key: ask.Key, ID: ask.ID}, gone: make(chan struct{}), decided: make(chan struct{})}
 	var ctx context.Context
 	ctx, p.cancel = context.WithCancel(s.ctx)
 	s.asks.mu.Lock()
@@ -147,10 +150,13 @@ func (s *Server) resume(id askID) (*pending, *httpapi.Error) {
 }
 
 // park lets an ask go on without a request, for a while. It reports false if it
-// is decided.
+// is over, or decided.
 func (s *Server) park(id askID, p *pending) bool {
 	s.asks.mu.Lock()
 	defer s.asks.mu.Unlock()
+	if s.asks.pending[id] != p {
+		return false
+	}
 	select {
 	case <-p.decided:
 		return false
@@ -195,11 +201,26 @@ func (s *Server) withdrawLocked(id askID, p *pending) {
 		return
 	}
 	delete(s.asks.pending, id)
+	close(p.gone)
 	p.cancel()
 	select {
 	case <-p.decided:
 		s.giveBackLocked(p)
 	default:
+	}
+}
+
+// withdrawSettled ends those asks that wait here and are settled: whoever settles
+// an ask has lost sight of it, and would have those behind it wait for nobody.
+func (s *Server) withdrawSettled(done []bucket.Settlement) {
+	s.asks.mu.Lock()
+	defer s.asks.mu.Unlock()
+	for _, d := range done {
+		id := askID{d.Key, d.ID}
+		if p := s.asks.pending[id]; p != nil {
+			p.settled = d // or what the client says is spent might go back, too
+			s.withdrawLocked(id, p)
+		}
 	}
 }
 

@@ -233,6 +233,107 @@ func TestWhatIsGrantedToWhoIsGoneIsGivenBack(t *testing.T) {
 	})
 }
 
+// settles is a request that settles an ask or a lease, of which so much was spent.
+func settles(r httpapi.LeaseRequest, spent int64) *http.Request {
+	return postJSON("/v1/settle", httpapi.SettleRequest{Done: []httpapi.Settlement{{Key: r.Key, ID: r.ID, Spent: bucket.Cost{Requests: spent}}}})
+}
+
+// pends returns an ask of which a client was told, just now, that it waits. What it
+// wants is all that will be there in 2.5 s.
+func (d *desk) pends() (ask httpapi.LeaseRequest) {
+	holder := wants(1, 10)
+	require.True(d.t, d.do(postJSON("/v1/lease", holder)).lease().OK)
+	require.Equal(d.t, 200, d.do(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: holder.Key, Limits: holder.Limits, Empty: 6500 * time.Millisecond})).Code)
+	ask = wants(2, 10)
+	require.True(d.t, d.do(postJSON("/v1/lease", ask)).lease().Pending)
+	return ask
+}
+
+// Whoever settles an ask that waits has lost sight of it: it leaves the line.
+func TestNobodyStandsInLineBehindAnAskThatIsSettled(t *testing.T) {
+	for _, by := range []string{"settle", "the next ask"} {
+		t.Run(by, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := open(t, nil)
+				defer d.close()
+				ask := d.pends()
+				told := time.Now()
+				next := wants(3, 10)
+				if by == "settle" {
+					require.Equal(t, 200, d.do(settles(ask, 0)).Code)
+				} else {
+					next.Done = []httpapi.Settlement{{Key: ask.Key, ID: ask.ID}}
+				}
+				waits := d.start(postJSON("/v1/lease", next))
+				synctest.Wait()
+				assert.Equal(t, httpapi.Lost, d.do(postJSON("/v1/lease", resume(ask))).code())
+				<-waits.done
+				assert.True(t, waits.lease().OK)
+				assert.LessOrEqual(t, time.Since(told), 2500*time.Millisecond)
+			})
+		})
+	}
+}
+
+// It may have been granted meanwhile. Then it is a lease as any other that is
+// settled, and is not given to who resumes it late.
+func TestAnAskThatIsGrantedAndSettledBeforeItIsResumed(t *testing.T) {
+	for spent, left := range map[int64]int64{0: 10, 8: 2} {
+		synctest.Test(t, func(t *testing.T) {
+			d := open(t, nil)
+			defer d.close()
+			ask := d.pends()
+			time.Sleep(2500 * time.Millisecond)
+			require.Zero(t, d.holds(3), "it is granted")
+			require.Equal(t, 200, d.do(settles(ask, spent)).Code)
+			synctest.Wait()
+			assert.Equal(t, left, d.holds(4), "spent %d", spent)
+			assert.Equal(t, httpapi.Lost, d.do(postJSON("/v1/lease", resume(ask))).code())
+		})
+	}
+}
+
+// The request that waits hears of it at once, however long the store takes to.
+func TestASettlementEndsTheRequestThatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, stubborn{choked.NewLocal()})
+		defer d.close()
+		ask := wants(1, 10)
+		waits := d.start(postJSON("/v1/lease", ask))
+		synctest.Wait()
+		began := time.Now()
+		require.Equal(t, 200, d.do(settles(ask, 0)).Code)
+		<-waits.done
+		assert.Zero(t, time.Since(began))
+		assert.Equal(t, 410, waits.Code)
+		assert.Equal(t, httpapi.Lost, waits.code())
+		time.Sleep(time.Second)
+		synctest.Wait()
+		assert.True(t, d.do(postJSON("/v1/lease", wants(2, 10))).lease().OK, "what it was granted nonetheless is given back")
+	})
+}
+
+func TestASettlementWithdrawsNoAskOfAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, nil, HashToken("a")+" a", HashToken("b")+" b", HashToken("of a, too")+" a")
+		defer d.close()
+		require.Equal(t, 200, d.do(bearing(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: wants(1, 1).Limits, Empty: time.Minute}), "a")).Code)
+		ask, other := wants(1, 1), wants(2, 1)
+		waits := d.start(bearing(postJSON("/v1/lease", ask), "a"))
+		synctest.Wait()
+		for _, s := range []struct {
+			of    httpapi.LeaseRequest
+			token string
+		}{{ask, "b"}, {other, "a"}} {
+			require.Equal(t, 200, d.do(bearing(settles(s.of, 0), s.token)).Code)
+		}
+		<-waits.done
+		assert.True(t, waits.lease().Pending)
+		require.Equal(t, 200, d.do(bearing(settles(ask, 0), "of a, too")).Code)
+		assert.Equal(t, httpapi.Lost, d.do(bearing(postJSON("/v1/lease", resume(ask)), "a")).code())
+	})
+}
+
 func TestTwoRequestsForOneLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)

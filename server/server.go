@@ -390,6 +390,7 @@ func (s *Server) settle(c *call) (any, *httpapi.Error) {
 		return nil, badRequest(err)
 	}
 	c.tenant.claim(done)
+	s.withdrawSettled(done)
 	if err := s.cfg.Store.Settle(c.Context(), done); err != nil {
 		return nil, s.storeError(c, err)
 	}

@@ -474,6 +474,44 @@ func TestAcquire(t *testing.T) {
 	}
 }
 
+// What of a cost is left out is the same in all forms: one request, and no tokens.
+func TestAcquireOfACostInPart(t *testing.T) {
+	for _, c := range []struct{ form, json, level string }{
+		{"", `{"key":"k",LIMITS}`, `{"requests":9,"tokens":100}`},
+		{"", `{"key":"k",LIMITS,"cost":null}`, `{"requests":9,"tokens":100}`},
+		{"", `{"key":"k",LIMITS,"cost":{}}`, `{"requests":9,"tokens":100}`},
+		{"&tokens=30", `{"key":"k",LIMITS,"cost":{"tokens":30}}`, `{"requests":9,"tokens":70}`},
+		{"&tokens=30&requests=0", `{"key":"k",LIMITS,"cost":{"tokens":30,"requests":0}}`, `{"requests":10,"tokens":70}`},
+		{"&requests=4", `{"key":"k",LIMITS,"cost":{"requests":4}}`, `{"requests":6,"tokens":100}`},
+	} {
+		form := post("/v1/acquire", "key=k&request_limit=10/h&token_limit=100/h"+c.form)
+		form.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		for _, r := range []*http.Request{form, post("/v1/acquire", strings.ReplaceAll(c.json, "LIMITS", `"limits":{"requests":"10/h","tokens":"100/h"}`))} {
+			a := open(t, nil).do(r)
+			assert.Equal(t, 200, a.Code)
+			assert.Contains(t, a.Body.String(), `"level":`+c.level, c.json)
+		}
+	}
+
+	var doc struct {
+		Components struct {
+			Schemas struct {
+				AcquireRequest struct {
+					Properties struct {
+						Cost struct {
+							Properties map[string]struct{ Default any }
+						}
+					}
+				}
+			}
+		}
+	}
+	require.NoError(t, json.Unmarshal(openapi, &doc))
+	cost := doc.Components.Schemas.AcquireRequest.Properties.Cost.Properties
+	assert.EqualValues(t, 1, cost["requests"].Default)
+	assert.EqualValues(t, 0, cost["tokens"].Default)
+}
+
 func TestAcquireWaitsItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)

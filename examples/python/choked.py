@@ -13,9 +13,12 @@ import http.client
 import inspect
 import asyncio
 import json
+import socket
 import threading
 import time
 import urllib.parse
+
+LONGEST_WAIT = 600.0  # seconds that the service lets a call stand in line
 
 
 class Error(Exception):
@@ -52,8 +55,12 @@ class Choked:
         raise Error(f"{key}: {error.get('code', status)}: {error.get('message', 'no reason is given')}")
 
     def wait(self, key, **cost):
-        """Waits as long as it takes."""
-        while (seconds := self.acquire(key, **cost)) > 0:
+        """Waits as long as it takes.
+
+        A call that could not be met within its wait is refused without a place
+        in line, so it asks for the longest wait there is.
+        """
+        while (seconds := self.acquire(key, wait=LONGEST_WAIT, **cost)) > 0:
             time.sleep(min(seconds, 1.0))
 
     def limit(self, key, request_limit=None, token_limit=None, tokens=None):
@@ -96,6 +103,9 @@ class Choked:
             if connection.sock:
                 connection.sock.settimeout(timeout)
             try:
+                if connection.sock is None:
+                    connection.connect()
+                    _keep_alive(connection.sock)
                 connection.request("POST", self.url.path.rstrip("/") + path, body, headers)
                 response = connection.getresponse()
                 return response.status, json.loads(response.read())
@@ -106,3 +116,14 @@ class Choked:
                 # was lost with one that is fresh may have been spent.
                 if fresh:
                     raise Error(f"{self.url.geturl()}: {error}") from error
+
+
+def _keep_alive(sock):
+    """Has the system notice within a minute that the service is gone.
+
+    An answer may take minutes, so its timeout would notice too late.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in ("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3):
+        if hasattr(socket, name):  # not every system knows all of them
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -219,8 +219,8 @@ type LeaseRequest struct {
 	MaxWait time.Duration `json:"max_wait_ns,omitempty"`
 	Done    []Settlement  `json:"done,omitempty"`
 
-	// Resume goes on with an ask that was answered to be pending. Key and ID
-	// name it, and the rest is as it was.
+	// Resume goes on with an ask that was answered to be pending, at the node
+	// that has answered. Key and ID name it, and the rest is as it was.
 	Resume bool `json:"resume,omitempty"`
 }
 
@@ -338,7 +338,7 @@ func (r *AdjustRequest) Adjustment() (bucket.Adjustment, error) {
 type AcquireRequest struct {
 	Key
 	Limits Limits         `json:"limits"`
-	Cost   *bucket.Cost   `json:"cost,omitempty"`    // none: one request
+	Cost   *bucket.Cost   `json:"cost,omitempty"`    // none, or none of requests: one request
 	Wait   *time.Duration `json:"wait_ns,omitempty"` // none: as in a query
 }
 
