@@ -196,7 +196,8 @@ func (s *Store) lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 	attempt.Done = s.wireIDs(ask.Done)
 	start := s.clock.Now()
 	until := start + int64(min(max(ask.MaxWait, 0), 1<<60))
-	tries := s.tries(ctx)
+	waits := func() time.Duration { return min(time.Duration(max(until-s.clock.Now(), 0)), httpapi.Poll) }
+	tries := s.tries(ctx, waits())
 	resume := false
 	for {
 		if len(attempt.Done) > batch(attempt.Done) {
@@ -220,7 +221,7 @@ func (s *Store) lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 		}
 		switch {
 		case err == nil && answer.Pending:
-			resume, tries = true, s.tries(ctx)
+			resume, tries = true, s.tries(ctx, waits())
 			continue
 		case err == nil:
 			if lease.ID, lease.ValidFor = ask.ID, lease.ValidFor+time.Duration(sent-start); lease.OK {
@@ -367,7 +368,7 @@ func (s *Store) spawn(f func()) {
 // retry posts until there is an answer. again says whether that is allowed
 // after an error.
 func (s *Store) retry(ctx context.Context, path string, request any, again func(error) bool) error {
-	tries := s.tries(ctx)
+	tries := s.tries(ctx, 0)
 	for {
 		err := s.post(ctx, path, request, &struct{}{})
 		switch {
@@ -389,16 +390,19 @@ type tries struct {
 	s     *Store
 	ctx   context.Context
 	since int64
+	waits time.Duration // for which a service that is well may say nothing
 	pause time.Duration
 }
 
-func (s *Store) tries(ctx context.Context) *tries {
-	return &tries{s: s, ctx: ctx, since: s.clock.Now(), pause: leastPause}
+func (s *Store) tries(ctx context.Context, waits time.Duration) *tries {
+	return &tries{s: s, ctx: ctx, since: s.clock.Now(), waits: waits, pause: leastPause}
 }
 
 // next returns when it is time for another attempt after one that failed with
 // why, or the error with which to give up.
 func (t *tries) next(why error) error {
+	t.since += int64(min(t.waits, t.s.clock.Since(t.since)))
+	t.waits = 0
 	left := t.s.cfg.Timeout - t.s.clock.Since(t.since)
 	if left <= 0 {
 		return fmt.Errorf("%w: %v", ErrUnavailable, why)

@@ -465,6 +465,22 @@ func TestALongWaitThroughRefusals(t *testing.T) {
 	}
 }
 
+// The service is ended while an ask waits there: as long as it waited is not how long
+// the service was away.
+func TestALongWaitOutlivesItsConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bubble(t)
+		defer b.Close()
+		require.NoError(t, b.Adjust(t.Context(), bucket.Adjustment{Key: "k", Limits: ask(1, 1, 0).Limits, Empty: 22 * time.Second}))
+		lose := dropped(b.pool)
+		n := answers(b, lose, nil, lose)
+		l, err := b.Lease(t.Context(), ask(1, 5, time.Hour))
+		require.NoError(t, err)
+		assert.True(t, l.OK)
+		assert.Greater(t, n.Load(), int64(3))
+	})
+}
+
 // Cancelled while the answer is on its way, a lease goes back at once.
 func TestCancelledWithTheAnswerOnItsWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
