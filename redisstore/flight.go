@@ -1,6 +1,7 @@
 package redisstore
 
 import (
+	"container/list"
 	"context"
 	"sync"
 
@@ -22,6 +23,12 @@ type call struct {
 	answer string
 	err    error
 	done   chan struct{} // closed once answer or err is set
+
+	// Of these, flights.mu is the lock.
+	queue   *list.List // where it waits, once its server is known
+	place   *list.Element
+	flown   bool // it is under way, or over
+	dropped bool
 }
 
 // flights sends calls. Those that come while others are under way to the same
@@ -36,29 +43,41 @@ type flights struct {
 }
 
 type departures struct {
-	waiting []*call
+	waiting list.List // of *call
 	flying  int
 }
 
-// send sends c, which is over when c.done is closed.
+// next takes those who go together out of the queue.
+func (d *departures) next() []*call {
+	calls := make([]*call, min(d.waiting.Len(), maxCalls))
+	for i := range calls {
+		calls[i] = d.waiting.Remove(d.waiting.Front()).(*call)
+		calls[i].flown = true
+	}
+	return calls
+}
+
+// send sends c, which is over when c.done is closed, unless it is dropped.
 func (f *flights) send(c *call) {
 	f.work.Go(func() { // ends when nothing waits for the server
 		addr := f.server(c.key)
 		f.mu.Lock()
 		defer f.mu.Unlock()
+		if c.dropped {
+			return
+		}
 		d := f.servers[addr]
 		if d == nil {
 			d = new(departures)
 			f.servers[addr] = d
 		}
-		if d.waiting = append(d.waiting, c); d.flying == maxFlights {
+		c.queue, c.place = &d.waiting, d.waiting.PushBack(c)
+		if d.flying == maxFlights {
 			return
 		}
 		d.flying++
-		for len(d.waiting) > 0 {
-			n := min(len(d.waiting), maxCalls)
-			calls := d.waiting[:n:n]
-			d.waiting = d.waiting[n:]
+		for d.waiting.Len() > 0 {
+			calls := d.next()
 			f.mu.Unlock()
 			f.run(calls)
 			for _, c := range calls {
@@ -70,6 +89,20 @@ func (f *flights) send(c *call) {
 			delete(f.servers, addr)
 		}
 	})
+}
+
+// drop gives c up and reports whether it will not be sent. While a server does
+// not answer nothing piles up that would have to be done first later.
+func (f *flights) drop(c *call) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c.flown {
+		return false
+	}
+	if c.dropped = true; c.queue != nil {
+		c.queue.Remove(c.place)
+	}
+	return true
 }
 
 // server is the address of the one of a cluster that keeps key, as far as the

@@ -15,7 +15,8 @@
 // it is full again.
 //
 // Of those who wait for a key 128 stand in line. Who comes later is told when its
-// turn will be, and a few may overtake it until then.
+// turn will be, and a few may overtake it until then, or more where many of those
+// before it were killed.
 //
 // Time is counted in microseconds: limits whose windows are no whole number of
 // them are refused.
@@ -356,22 +357,26 @@ func (s *Store) Adjust(ctx context.Context, a bucket.Adjustment) error {
 func (s *Store) Close() error { return s.close() }
 
 // call runs the script until there is an answer, or an error that trying again
-// does not change, or ctx or patience ends. It returns the last attempt, if there
-// was one; in case of an error it may still be under way.
+// does not change, or ctx or patience ends. It returns the last attempt that was
+// sent, if there was one; in case of an error it may still be under way.
 func (s *Store) call(ctx context.Context, key string, args words) (*call, error) {
 	patience := time.NewTimer(s.cfg.Patience)
 	defer patience.Stop()
 	var c *call
-	var last error
+	var last error // of c
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 250*time.Millisecond) {
 		if ctx.Err() != nil {
 			return c, context.Cause(ctx)
 		}
-		c = &call{key: s.cfg.Prefix + key, args: args, sent: s.clock.Now(), done: make(chan struct{})}
-		s.flights.send(c)
-		if err := s.upTo(ctx, patience, c.done, last); err != nil {
-			return c, err
+		next := &call{key: s.cfg.Prefix + key, args: args, sent: s.clock.Now(), done: make(chan struct{})}
+		s.flights.send(next)
+		if err := s.upTo(ctx, patience, next.done, last); err != nil {
+			if s.flights.drop(next) {
+				return c, err
+			}
+			return next, err
 		}
+		c = next
 		if c.err == nil {
 			return c, nil
 		}

@@ -27,12 +27,14 @@ end
 -- that. Who finds no place is told when the need of all before it will have been
 -- restored, and comes for one then; tail is the last such time. All keep in mind
 -- when their turn was to be, and so those who come late, or come for a place,
--- stand before those whose turn is later.
+-- stand before those whose turn is later. What they keep in mind is ahead of the
+-- clock by all that was skipped.
 local function waiting(now)
-  local q = {tail = 0}
+  local q = {tail = 0, skipped = 0}
   local s = redis.call('HGET', key, 'q')
   if not s then return q end
-  q.tail = tonumber(string.match(s, '^%S+'))
+  local tail, skipped = string.match(s, '^(%S+) (%S+)')
+  q.tail, q.skipped = tonumber(tail), tonumber(skipped)
   for saved, id, n1, n2, h1, h2, turn, due in string.gmatch(s, '\n((%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+))') do
     if now <= tonumber(due) + GRACE then
       q[#q + 1] = {saved = saved, id = id, need = {tonumber(n1), tonumber(n2)}, hope = {tonumber(h1), tonumber(h2)}, turn = tonumber(turn), due = tonumber(due)}
@@ -45,11 +47,11 @@ end
 
 local function keep(q, now)
   if not q.changed then return end
-  if #q == 0 and q.tail <= now then
+  if #q == 0 and q.tail + q.skipped <= now then
     redis.call('HDEL', key, 'q')
     return
   end
-  local f = {text(q.tail)}
+  local f = {text(q.tail) .. ' ' .. text(q.skipped)}
   for _, e in ipairs(q) do
     f[#f + 1] = e.saved or table.concat({e.id, text(e.need[1]), text(e.need[2]), text(e.hope[1]), text(e.hope[2]), text(e.turn), text(e.due)}, ' ')
   end
@@ -83,6 +85,15 @@ end
 
 local function moveTail(q, t)
   q.tail, q.changed = t, true
+end
+
+-- skip passes over the turns of those who have no place yet. It is done when
+-- nobody is in line and the bucket is full: then turns have come and gone unused,
+-- of workers that were killed. Who is alive loses nothing: to those who come from
+-- now on, its turn has come already.
+local function skip(q, now)
+  q.skipped = q.skipped + q.tail - now
+  moveTail(q, now)
 end
 
 -- insert puts e in line. The last one may lose its place.
@@ -149,6 +160,8 @@ local function ask(b, now, q)
     if b then settle(b, now, done, spent) end
   end
   b = open(b, now, limits, defined)
+  if #q == 0 and q.tail > now and idle(b, now) then skip(q, now) end
+  if turn > 0 then turn = turn - q.skipped end
   local at, had, before, hopes = place(q, id, turn)
   local new = not had and turn == 0
   local early = not had and turn > now    -- looks whether others have left
@@ -172,6 +185,7 @@ local function ask(b, now, q)
     due = max(due, refill(b, now, total, true), later(q.tail, takes(b, need)) - now)
   end
   local mine = now + due
+  if turn > 0 then mine = min(mine, turn) end
   if there[1] < total[1] or there[2] < total[2] or behind or not promise and at > 1 then
     local least = refill(b, now, total, false)
     if early then due, mine = turn - now, turn end
@@ -182,11 +196,7 @@ local function ask(b, now, q)
       if not promise then first = {min(want[1], 1), min(want[2], 1)} end
       return refused(b, now, max(least, wait(b, now, first, promise))), b
     end
-    if due <= 0 then
-      mine = now
-      if turn > 0 then mine = min(turn, now) end
-      due = soon(b, need, at, now - mine)
-    end
+    if due <= 0 then due = soon(b, need, at, now - mine) end
   end
   if due <= 0 then
     if early then moveTail(q, max(q.tail - takes(b, need), now)) end
@@ -198,12 +208,12 @@ local function ask(b, now, q)
     insert(q, at, {id = id, need = need, hope = hope, turn = mine, due = now + min(due, patience)})
   end
   local c = level(b, now)
-  return table.concat({'wait', text(now), text(c[1]), text(c[2]), text(min(due, patience)), text(mine)}, ' '), b
+  return table.concat({'wait', text(now), text(c[1]), text(c[2]), text(min(due, patience)), text(mine + q.skipped)}, ' '), b
 end
 
 -- leave takes back what an ask may have been granted, and its place or its turn.
 local function leave(b, now, q)
-  local id, need, turn = word(), cost(), number()
+  local id, need, turn = word(), cost(), number() - q.skipped
   if not b then return 'ok' end
   local granted = held(id) ~= nil
   settle(b, now, id, {0, 0})
@@ -264,7 +274,7 @@ if b then
   keep(q, now)
   save(b)
   -- Full and with nothing leased, it is the same as no bucket.
-  local idle = max(b.last, full(b), now, q.tail)
+  local idle = max(b.last, full(b), now, q.tail + q.skipped)
   for _, e in ipairs(q) do idle = max(idle, e.due) end
   redis.call('PEXPIREAT', key, text(math.floor((idle - b.behind + MARGIN) * (tick / 1e6))))
 end

@@ -1,0 +1,168 @@
+package redisstore
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked/bucket"
+)
+
+// gate is before a server. While it is shut, flights that set out are under way
+// until it is opened.
+type gate struct {
+	shut  atomic.Bool
+	open  chan struct{}
+	held  atomic.Int64 // flights
+	calls atomic.Int64 // that have set out
+
+	lose atomic.Bool   // the answer to the next flight
+	lost chan struct{} // closed when that is to be known
+}
+
+func (g *gate) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if cmds[0].Name() != "evalsha" { // a new connection says hello
+			return next(ctx, cmds)
+		}
+		g.calls.Add(int64(len(cmds)))
+		if g.shut.Load() {
+			g.held.Add(1)
+			select {
+			case <-g.open:
+			case <-ctx.Done():
+			}
+		}
+		err := next(ctx, cmds)
+		if g.lose.CompareAndSwap(true, false) {
+			g.shut.Store(true)
+			<-g.lost
+			err = io.EOF
+			for _, cmd := range cmds {
+				cmd.SetErr(err)
+			}
+		}
+		return err
+	}
+}
+
+func (g *gate) awaitHeld(t *testing.T, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool { return g.held.Load() == int64(n) }, 20*time.Second, time.Millisecond)
+}
+
+// gated is a store behind a gate that has let one call through.
+func gated(t *testing.T) (*Store, *gate) {
+	client := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr(), MaxRetries: -1})
+	t.Cleanup(func() { client.Close() })
+	g := &gate{open: make(chan struct{}), lost: make(chan struct{})}
+	client.AddHook(g)
+	s := New(client, Config{Patience: time.Minute})
+	t.Cleanup(func() { s.Close() })
+	require.NoError(t, takeAll(t.Context(), s, "warm"))
+	g.calls.Store(0)
+	return s, g
+}
+
+var asked atomic.Uint64
+
+// takeAll leases all of a bucket.
+func takeAll(ctx context.Context, s *Store, key string) error {
+	limits, err := bucket.ParseLimits("10/h", "")
+	if err != nil {
+		return err
+	}
+	all := bucket.Cost{Requests: 10}
+	l, err := s.Lease(ctx, bucket.Ask{Key: key, ID: bucket.LeaseID{Holder: asked.Add(1), Seq: 1}, Limits: limits, Need: all, Want: all})
+	if err == nil && !l.OK {
+		err = fmt.Errorf("%s: refused", key)
+	}
+	return err
+}
+
+func (s *Store) waiting() int {
+	s.flights.mu.Lock()
+	defer s.flights.mu.Unlock()
+	if d := s.flights.servers[""]; d != nil {
+		return d.waiting.Len()
+	}
+	return 0
+}
+
+func (s *Store) awaitQueue(t *testing.T, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool { return s.waiting() == n }, 20*time.Second, time.Millisecond)
+}
+
+// While Redis does not answer, callers come and go. Their calls do not pile up,
+// and those who are there when it answers again come first.
+func TestWhatIsGivenUpBeforeItIsSentIsNotSent(t *testing.T) {
+	s, g := gated(t)
+	g.shut.Store(true)
+	var there sync.WaitGroup
+	for i := range maxFlights {
+		there.Go(func() { assert.NoError(t, takeAll(t.Context(), s, fmt.Sprint("under way ", i))) })
+		g.awaitHeld(t, i+1)
+	}
+	const n = 1000
+	for range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		var gone sync.WaitGroup
+		for range n {
+			gone.Go(func() { assert.ErrorIs(t, takeAll(ctx, s, "k"), context.Canceled) })
+		}
+		s.awaitQueue(t, n)
+		cancel()
+		gone.Wait()
+		require.Zero(t, s.waiting())
+	}
+	there.Go(func() { assert.NoError(t, takeAll(t.Context(), s, "k")) })
+	s.awaitQueue(t, 1)
+	close(g.open)
+	there.Wait()
+	require.NoError(t, s.Close())
+	assert.EqualValues(t, maxFlights+1, g.calls.Load(), "and nothing is to be taken back")
+}
+
+// An attempt whose answer was lost may have been granted, though the one after it
+// is not sent any more.
+func TestAnAttemptBeforeTheOneThatWasNotSentIsTakenBack(t *testing.T) {
+	s, g := gated(t)
+	g.lose.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	left := make(chan error, 1)
+	go func() { left <- takeAll(ctx, s, "k") }()
+	require.Eventually(t, g.shut.Load, 20*time.Second, time.Millisecond)
+	var others sync.WaitGroup
+	for i := range maxFlights { // the last goes when the first is over
+		others.Go(func() { assert.NoError(t, takeAll(t.Context(), s, fmt.Sprint("other ", i))) })
+		if i < maxFlights-1 {
+			g.awaitHeld(t, i+1)
+		}
+	}
+	s.awaitQueue(t, 1)
+	close(g.lost)
+	g.awaitHeld(t, maxFlights)
+	s.awaitQueue(t, 1) // it tries again
+	cancel()
+	require.ErrorIs(t, <-left, context.Canceled)
+	close(g.open)
+	others.Wait()
+	require.Eventually(t, func() bool { return takeAll(t.Context(), s, "k") == nil }, 20*time.Second, time.Millisecond)
+}
