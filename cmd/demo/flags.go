@@ -25,7 +25,7 @@ type options struct {
 	latency          span
 	bias             float64
 	promptFile       string
-	prompts          []string
+	text             string // in it, or built in
 	json, verbose    bool
 }
 
@@ -81,11 +81,12 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 	if err := checkStore(o); err != nil {
 		return o, err
 	}
-	var err error
-	if o.prompts, err = loadPrompts(o.promptFile); err != nil {
+	text, prompts, err := loadPrompts(o.promptFile)
+	if err != nil {
 		return o, fmt.Errorf("-prompts: %w", err)
 	}
-	for _, p := range o.prompts {
+	o.text = text
+	for _, p := range prompts {
 		cost := choked.Cost{Requests: 1, Tokens: max(countTokens(p), biased(countTokens(p), o.bias))}
 		share, _ := shareOf(o)
 		if err := share.Fits(share.Limited(cost)); err != nil {

@@ -20,6 +20,7 @@ import (
 type fleet struct {
 	options
 	dir      string // of the records
+	prompts  string // file of the text to send; "": built in
 	addrs    []string
 	secret   string
 	url      string // of the provider
@@ -60,8 +61,18 @@ func newFleet(o options, url, storeURL string, logs io.Writer) (*fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fleet{options: o, dir: dir, addrs: addrs, secret: rand.Text(), url: url, storeURL: storeURL, logs: logs,
-		events: make(chan event), slots: make([]*process, o.workers)}, nil
+	f := &fleet{options: o, dir: dir, addrs: addrs, secret: rand.Text(), url: url, storeURL: storeURL, logs: logs,
+		events: make(chan event), slots: make([]*process, o.workers)}
+	if o.promptFile != "" {
+		// What the workers read is what was checked, even if the file is a pipe, or
+		// becomes another before one of them is started again.
+		f.prompts = filepath.Join(dir, "prompts")
+		if err := os.WriteFile(f.prompts, []byte(o.text), 0o600); err != nil {
+			os.RemoveAll(dir)
+			return nil, err
+		}
+	}
+	return f, nil
 }
 
 // start starts the next process of a slot. An event tells its end, so events
@@ -96,7 +107,7 @@ func (f *fleet) start(slot int) error {
 	}
 	line, err := json.Marshal(job{
 		Name: p.name, Slot: slot, Incarnation: p.incarnation, Provider: f.url, Limits: share, Callers: f.callers,
-		Bias: f.bias, Prompts: f.promptFile, Records: records, Verbose: f.verbose,
+		Bias: f.bias, Prompts: f.prompts, Records: records, Verbose: f.verbose,
 		Store: f.store, StoreURL: f.storeURL, Bind: f.addrs[slot], Secret: f.secret, Join: seeds, Voters: voters,
 	})
 	if err != nil {
@@ -200,7 +211,7 @@ func (f *fleet) read(rs []history.Record) ([]history.Record, error) {
 	return rs, nil
 }
 
-// close removes what was recorded. All processes have ended.
+// close removes what was recorded, and what was for the workers to read. All processes have ended.
 func (f *fleet) close() {
 	f.heard.Wait()
 	for _, r := range f.files {

@@ -16,10 +16,13 @@ import (
 	"github.com/choked/choked"
 )
 
+// asDemo is set where the test's program is to be the demo's.
+const asDemo = "CHOKED_TEST_IS_THE_DEMO"
+
 // The test's program is the workers' too, as the demo's is.
 func TestMain(m *testing.M) {
-	if os.Getenv(workerEnv) != "" {
-		os.Exit(child())
+	if os.Getenv(workerEnv) != "" || os.Getenv(asDemo) != "" {
+		main()
 	}
 	os.Exit(m.Run())
 }
@@ -90,20 +93,24 @@ func TestInterruptedItSumsUp(t *testing.T) {
 	assert.Positive(t, s.Admitted)
 }
 
-// watched calls then when on has been written.
+// watched calls then, once, when on has been written.
 type watched struct {
-	bytes.Buffer
-	on   string
-	then func()
+	written bytes.Buffer
+	on      string
+	then    func()
+	called  bool
 }
 
 func (w *watched) Write(b []byte) (int, error) {
-	n, err := w.Buffer.Write(b)
-	if strings.Contains(w.Buffer.String(), w.on) {
+	n, err := w.written.Write(b)
+	if !w.called && strings.Contains(w.written.String(), w.on) {
+		w.called = true
 		w.then()
 	}
 	return n, err
 }
+
+func (w *watched) String() string { return w.written.String() }
 
 func TestAWorkerEndsWithItsInput(t *testing.T) {
 	var logs bytes.Buffer

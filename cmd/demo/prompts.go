@@ -2,7 +2,6 @@ package main
 
 import (
 	_ "embed"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,30 +20,29 @@ const (
 	maxWords  = 48
 )
 
-// loadPrompts returns the prompts in the text of the file at path; "" is the
-// text built in.
-func loadPrompts(path string) ([]string, error) {
-	text := opticks
+// loadPrompts returns the text of the file at path, and the prompts in it; "" is
+// the text built in.
+func loadPrompts(path string) (text string, prompts []string, err error) {
+	text = opticks
 	if path != "" {
 		f, err := os.Open(path)
 		if err != nil {
-			return nil, err
+			return "", nil, err
 		}
 		defer f.Close()
 		b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 		if err != nil {
-			return nil, err
+			return "", nil, err
 		}
 		if len(b) > maxFile {
-			return nil, fmt.Errorf("%s: want a text of at most %d MB", path, maxFile>>20)
+			return "", nil, fmt.Errorf("%s: want a text of at most %d MB", path, maxFile>>20)
 		}
 		text = string(b)
 	}
-	prompts := cut(text)
-	if len(prompts) == 0 {
-		return nil, fmt.Errorf("%s: %w", path, errors.New("want a text, this is empty"))
+	if prompts = cut(text); len(prompts) == 0 {
+		return "", nil, fmt.Errorf("%s: want a text, this is empty", path)
 	}
-	return prompts, nil
+	return text, prompts, nil
 }
 
 // cut makes prompts of a text: sentences, and parts of long ones.

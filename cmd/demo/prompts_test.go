@@ -10,7 +10,7 @@ import (
 )
 
 func TestPromptsBuiltIn(t *testing.T) {
-	prompts, err := loadPrompts("")
+	_, prompts, err := loadPrompts("")
 	require.NoError(t, err)
 	var sum, least, most int64 = 0, 1 << 30, 0
 	for _, p := range prompts {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/choked/choked/cluster"
@@ -24,10 +25,12 @@ const asService = "service"
 
 // child is the life of a process that this program started from itself.
 func child() int {
+	// A signal may reach all processes of a group, as Ctrl-C does those of a
+	// terminal. The one that started this one decides what it means.
+	signal.Ignore(os.Interrupt, syscall.SIGTERM)
 	if os.Getenv(workerEnv) != asService {
 		return work(os.Stdin, os.Stdout, os.Stderr)
 	}
-	signal.Ignore(os.Interrupt)
 	if err := provideService(os.Stdin, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "service:", err)
 		return 1

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"testing"
@@ -42,6 +44,20 @@ func TestRedisOfOnesOwn(t *testing.T) {
 	s, _ := demonstrate(t, "-for", "2s", "-store", "redis", "-redis", server.URL(), "-kill=false", "-workers", "2")
 	assert.Zero(t, s.Over)
 	assert.Positive(t, s.StoreCalls)
+}
+
+// What cannot be counted in the end is no reason to say nothing of the rest.
+func TestWithoutRedisInTheEndItSumsUp(t *testing.T) {
+	server := redisServer(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	var stdout bytes.Buffer
+	table := &watched{on: "\n   1.", then: func() { server.Kill(); interrupt() }}
+	assert.Zero(t, run(ctx, []string{"-for", "0", "-store", "redis", "-redis", server.URL(), "-kill=false", "-json"}, &stdout, table), "exit status")
+	assert.Contains(t, table.String(), "demo: the calls to Redis are not counted: ")
+	var s summary
+	require.NoError(t, json.Unmarshal(stdout.Bytes(), &s), "standard output is one JSON object: %q", stdout.String())
+	assert.Positive(t, s.Admitted)
+	assert.Zero(t, s.StoreCalls)
 }
 
 func TestCallsToRedisAreCountedOverARestart(t *testing.T) {

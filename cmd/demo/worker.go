@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"os/signal"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,9 +46,6 @@ type worker struct {
 
 // work is the whole life of a worker process. It returns the exit status.
 func work(in io.Reader, out, logs io.Writer) int {
-	// Ctrl-C reaches all processes of a terminal. The one that started this
-	// one decides what it means.
-	signal.Ignore(os.Interrupt)
 	err := func() error {
 		lines := bufio.NewReader(in)
 		var j job
@@ -75,7 +71,7 @@ func work(in io.Reader, out, logs io.Writer) int {
 func (w *worker) run(orders *bufio.Reader, out *json.Encoder) (err error) {
 	ended := make(chan struct{})
 	defer close(ended)
-	if w.prompts, err = loadPrompts(w.job.Prompts); err != nil {
+	if _, w.prompts, err = loadPrompts(w.job.Prompts); err != nil {
 		return err
 	}
 	if w.records, err = history.Open(w.job.Records); err != nil {

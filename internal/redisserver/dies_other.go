@@ -1,7 +1,7 @@
-//go:build !linux
+//go:build !unix
 
 package redisserver
 
 import "syscall"
 
-func diesWithUs() *syscall.SysProcAttr { return nil }
+func attributes() *syscall.SysProcAttr { return nil }

@@ -108,7 +108,7 @@ func (s *Server) URL() string { return "redis://" + s.Addr + "/0" }
 // Restart starts the server again on its port, after [Server.Kill].
 func (s *Server) Restart() error {
 	s.cmd, s.out, s.exit = exec.Command(s.args[0], s.args[1:]...), new(strings.Builder), make(chan struct{})
-	s.cmd.Stdout, s.cmd.Stderr, s.cmd.SysProcAttr = s.out, s.out, diesWithUs()
+	s.cmd.Stdout, s.cmd.Stderr, s.cmd.SysProcAttr = s.out, s.out, attributes()
 	cmd, exit, started := s.cmd, s.exit, make(chan error)
 	go func() { // ends with the server
 		runtime.LockOSThread() // of which the server is a child

@@ -1,0 +1,98 @@
+//go:build unix
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+)
+
+// Ctrl-C reaches all processes of a terminal's group, and what stops a service may
+// reach all of its processes, too. Only the demo heeds it: the others are there
+// until they have said what the summary needs.
+func TestASignalToAllItsProcessesSumsUp(t *testing.T) {
+	redisServer(t) // or there is nothing to show
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		t.Run(sig.String(), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, os.Args[0], "-store", "redis", "-for", "0", "-json")
+			cmd.Env = append(os.Environ(), asDemo+"=1", "TMPDIR="+t.TempDir())
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			var stdout bytes.Buffer
+			table := &watched{on: "\n   1.", then: func() { syscall.Kill(-cmd.Process.Pid, sig) }}
+			cmd.Stdout, cmd.Stderr = &stdout, table
+			err := cmd.Run()
+			t.Logf("%s", table)
+			require.NoError(t, err, "exit status")
+			var s summary
+			require.NoError(t, json.Unmarshal(stdout.Bytes(), &s), "standard output is one JSON object: %q", stdout.String())
+			assert.Positive(t, s.Admitted)
+			assert.Zero(t, s.Crashes)
+			assert.Positive(t, s.StoreCalls, "Redis was there until its calls were counted")
+		})
+	}
+}
+
+func TestOnlyTheEndOfItsInputEndsAChild(t *testing.T) {
+	p, err := startProvider(choked.MustLimits("50/s", ""), span{})
+	require.NoError(t, err)
+	defer p.close()
+	j, err := json.Marshal(job{Name: "worker-1", Provider: p.url(), Limits: choked.MustLimits("5/s", ""), Callers: 1, Bias: 1,
+		Records: filepath.Join(t.TempDir(), "records"), Store: "local"})
+	require.NoError(t, err)
+	for _, tt := range []struct{ is, input string }{{"worker", string(j) + "\n"}, {asService, ""}} {
+		t.Run(tt.is, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), os.Args[0])
+			cmd.Env = append(os.Environ(), workerEnv+"="+tt.is)
+			cmd.Stderr = t.Output()
+			in, err := cmd.StdinPipe()
+			require.NoError(t, err)
+			out, err := cmd.StdoutPipe()
+			require.NoError(t, err)
+			require.NoError(t, cmd.Start())
+			_, err = io.WriteString(in, tt.input)
+			require.NoError(t, err)
+			said := bufio.NewReader(out)
+			_, err = said.ReadString('\n')
+			require.NoError(t, err, "it runs")
+			require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+			require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+			require.NoError(t, in.Close())
+			_, err = io.Copy(io.Discard, said)
+			require.NoError(t, err)
+			assert.NoError(t, cmd.Wait(), "exit status")
+		})
+	}
+}
+
+// What comes from a pipe comes once: also for a worker that is started again.
+func TestPromptsFromAPipe(t *testing.T) {
+	const text = "To be, or not to be."
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	_, err = w.WriteString(text)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	s, table := demonstrate(t, "-prompts", fmt.Sprint("/dev/fd/", r.Fd()), "-for", "6s", "-store", "local", "-workers", "2")
+	assert.Contains(t, table, "is back, and served")
+	assert.Zero(t, s.Crashes)
+	assert.Positive(t, s.Admitted)
+	assert.Equal(t, countTokens(text)*s.Admitted, s.Tokens, "all sent that text")
+}
