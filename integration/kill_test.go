@@ -62,5 +62,5 @@ func TestKillAll(t *testing.T) {
 		}))
 		startAll(t, f)
 	}
-	finish(t, f, 10*time.Second, "kill all")
+	finish(t, f, 8*time.Second, "kill all") // all start, read their disks, find each other and elect
 }

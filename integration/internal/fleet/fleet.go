@@ -294,7 +294,9 @@ func (f *Fleet) Stall() (longest time.Duration) {
 	return longest
 }
 
-// Stop has all workers leave that run, one after the other, and ends the rest.
+// Stop has all workers leave that run, one after the other, and ends the rest. Its
+// error is, too, that of each that had ended by itself, now or in a former life of
+// its slot, but for those of which a test has learnt by [Process.Ended].
 func (f *Fleet) Stop() error {
 	var errs []error
 	f.Faults = append(f.Faults, Fault{At: history.Now(), What: "stop"})
@@ -306,6 +308,9 @@ func (f *Fleet) Stop() error {
 		default:
 			errs = append(errs, p.Kill())
 		}
+	}
+	for _, p := range f.all {
+		errs = append(errs, p.unexpected())
 	}
 	return errors.Join(errs...)
 }
@@ -342,7 +347,7 @@ func (f *Fleet) Alarms() error {
 		if err != nil {
 			return err
 		}
-		for _, bad := range []string{"DATA RACE", "panic:", "fatal error:", "goroutines are left over"} {
+		for _, bad := range []string{"DATA RACE", "panic:", "fatal error:"} {
 			if i := bytes.Index(b, []byte(bad)); i >= 0 {
 				errs = append(errs, fmt.Errorf("%s:\n%s", filepath.Base(p.Log), b[max(0, i-200):min(len(b), i+4000)]))
 			}

@@ -34,6 +34,7 @@ type Process struct {
 	ended  chan struct{}
 	end    int64 // when
 	err    error // why
+	told   bool  // somebody has asked why
 }
 
 // lateness is how late a worker has been in all, at an instant.
@@ -191,15 +192,34 @@ var ErrRuns = errors.New("the process still runs")
 func (p *Process) Ended(within time.Duration) error {
 	select {
 	case <-p.ended: // also if within is zero
-		return p.err
+		return p.why()
 	default:
 	}
 	select {
 	case <-p.ended:
-		return p.err
+		return p.why()
 	case <-time.After(within):
 		return fmt.Errorf("%s: %w after %v", p.Job.Name, ErrRuns, within)
 	}
+}
+
+// why returns the error of a process that has ended, to one who expects that it has.
+func (p *Process) why() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.told = true
+	return p.err
+}
+
+// unexpected returns the error of a process that has ended by itself, if nobody has
+// asked for it: who looks at those that run does not see that one is missing.
+func (p *Process) unexpected() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over() || p.told || p.err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s has ended by itself: %w\n%s", p.Job.Name, p.err, p.LastWords())
 }
 
 // Tell tells the worker how many callers to have.
