@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"errors"
-	"math"
 	"sync"
 	"time"
 
@@ -21,6 +20,14 @@ var (
 
 // maxBatch bounds the operations in one log entry.
 const maxBatch = 4096
+
+// tellEvery is how often the time is told when nothing is decided. Who restarts from
+// its log, or gets it, knows no later time than the last that it tells of.
+const tellEvery = time.Minute
+
+// telling is the operation of an entry that only tells the time. It settles what
+// nobody has leased.
+var telling = &bucket.Settlement{Key: "time"}
 
 // authority decides, as long as this node leads: it keeps asks in line, and
 // proposes those whose turn it is. All that arrives while one entry is being
@@ -103,8 +110,9 @@ func (a *authority) receive() []message {
 // run decides until done is closed or leadership is lost.
 func (a *authority) run(done <-chan struct{}) {
 	defer close(a.ended)
-	timer := time.NewTimer(math.MaxInt64)
+	timer := time.NewTimer(tellEvery)
 	defer timer.Stop()
+	told := a.replica.now()
 	var batch []*turn.Entry
 	var lost error
 	for lost == nil {
@@ -117,17 +125,18 @@ func (a *authority) run(done <-chan struct{}) {
 		}
 		for lost == nil {
 			now := a.accept()
+			if now-told >= int64(tellEvery) {
+				a.line.Add(now, telling, func(turn.Answer) {})
+			}
 			a.view(func() { batch = a.line.Take(now, maxBatch) })
 			if len(batch) == 0 {
 				break
 			}
+			told = now
 			lost = a.decide(now, batch)
 		}
-		if next := a.line.Next(); next < math.MaxInt64 {
-			timer.Reset(time.Duration(next - a.replica.now()))
-		} else {
-			timer.Stop()
-		}
+		next := min(a.line.Next(), told+int64(tellEvery))
+		timer.Reset(time.Duration(next - a.replica.now()))
 	}
 	a.mu.Lock()
 	a.over = true

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/choked/choked/cluster/internal/wire"
 )
 
 const (
@@ -100,7 +102,7 @@ func (n *Node) resolve() (seeds []seed, unknown []string) {
 		defer cancel()
 		ips, _ := n.cfg.network.LookupHost(ctx, host) // one without an address is unknown, for whatever reason
 		for _, ip := range ips {
-			seeds[i] = append(seeds[i], net.JoinHostPort(ip, port))
+			seeds[i] = append(seeds[i], wire.Spelled(ip, port))
 		}
 		slices.Sort(seeds[i])
 	})
@@ -112,6 +114,15 @@ func (n *Node) resolve() (seeds []seed, unknown []string) {
 	return seeds, unknown
 }
 
+// founder returns the address that comes first among the seeds; empty: it is
+// unknown.
+func founder(seeds []seed) string {
+	if len(seeds) == 0 || len(seeds[0]) == 0 {
+		return ""
+	}
+	return seeds[0][0]
+}
+
 // join meets the seeds that are not members yet, and returns those that cannot
 // be reached. Many are met at a time: who waits for a host that is gone would
 // come too late to the founder that has come back.
@@ -119,6 +130,9 @@ func (n *Node) join(seeds []seed) (away []string) {
 	known := map[string]bool{n.port.Addr(): true}
 	for _, m := range n.gossip.members() {
 		known[m.Addr] = true
+	}
+	if first := founder(seeds); first != n.port.Addr() && known[first] && n.votes() && !n.isThere(first) {
+		known[first] = false
 	}
 	var addrs []string
 	for _, s := range seeds {
@@ -140,6 +154,16 @@ func (n *Node) join(seeds []seed) (away []string) {
 	return away
 }
 
+// isThere reports whether a member that gossip knows at addr still is. Another one
+// may have come in its place, without its log: gossip takes seconds to notice, and
+// the founder does not wait so long. In the place of one that votes it hears of the
+// cluster by the leader, which dials that one all the time.
+func (n *Node) isThere(addr string) bool {
+	return slices.ContainsFunc(n.gossip.members(), func(m Member) bool {
+		return m.Addr == addr && (m.Voter || n.gossip.answers(m))
+	})
+}
+
 // beside calls f for each index below n, a few at a time.
 func beside(n int, f func(i int)) {
 	slots := make(chan struct{}, lookBeside)
@@ -159,7 +183,7 @@ func beside(n int, f func(i int)) {
 // them, when they have left or lost what they kept. Its voters look for the
 // seeds: the founder gives them the time.
 func (n *Node) mayFound(seeds []seed, missing int) bool {
-	if !n.disk.fresh || n.isSick() || len(seeds) == 0 || len(seeds[0]) == 0 || seeds[0][0] != n.port.Addr() {
+	if !n.disk.fresh || n.isSick() || founder(seeds) != n.port.Addr() {
 		return false
 	}
 	all := missing
@@ -184,7 +208,7 @@ func (n *Node) found() error {
 		defer g.founding.Store(false)
 	}
 	err := n.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{
-		{Suffrage: raft.Voter, ID: raft.ServerID(n.id), Address: raft.ServerAddress(n.port.Addr())},
+		{Suffrage: raft.Voter, ID: raft.ServerID(n.id), Address: raftAddress(n.id)},
 	}}).Error()
 	if err != nil {
 		return fmt.Errorf("found cluster: %w", err)

@@ -45,6 +45,32 @@ func TestASoleSeedThatComesBackFoundsNoSecondCluster(t *testing.T) {
 	})
 }
 
+// Nor if it does not vote, as after it was restarted once. To the others it is
+// still there: they have not noticed that it has crashed.
+func TestASoleSeedThatDoesNotVoteFoundsNoSecondCluster(t *testing.T) {
+	for late := range 5 {
+		inBubble(t, func(t *testing.T, c *fleet) {
+			c.seeds = []string{ip(1) + ":7946"}
+			seed := c.start(c.config(1))
+			for i := 2; i <= 4; i++ {
+				c.start(c.config(i))
+			}
+			c.await("three voters", func() bool { return c.voters() == 3 })
+			c.leave(seed)
+			seed = c.start(c.config(1))
+			require.True(t, takeAll(t, seed, 1))
+			time.Sleep(10 * time.Second)
+			require.Equal(t, 3, c.voters())
+			require.False(t, seed.votes())
+			c.crash(seed)
+			time.Sleep(time.Duration(late) * 200 * time.Millisecond)
+			seed = c.start(c.config(1))
+			assert.False(t, takeAll(t, seed, 2), "60 an hour, twice in seconds")
+			c.await("they are of one cluster", func() bool { return seed.cluster() == c.leader().cluster() })
+		})
+	}
+}
+
 // Nor if it was the only one that voted: the one that has its log and its vote
 // now has only just got them.
 func TestASoleSeedThatRestartsFindsItsHeir(t *testing.T) {
@@ -96,6 +122,22 @@ func TestSeedsThatComeBackFoundNoSecondCluster(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An address of IPv6 is the same however it is written.
+func TestASeedFoundsHoweverItsAddressIsWritten(t *testing.T) {
+	for _, written := range []string{"[fd00::1]:7946", "[FD00::1]:7946", "[fd00:0:0:0::1]:07946"} {
+		inBubble(t, func(t *testing.T, c *fleet) {
+			for _, advertised := range []string{"", written} {
+				cfg := c.config(1)
+				cfg.Bind, cfg.Advertise, cfg.Join, cfg.network = "[fd00::1]:7946", advertised, []string{written}, c.net.Host("fd00::1")
+				n := c.start(cfg)
+				assert.Equal(t, "[fd00::1]:7946", n.Addr())
+				c.await("it has founded a cluster at "+written, func() bool { return n.authority.Load() != nil })
+				c.leave(n)
+			}
+		})
+	}
 }
 
 // Before there is a cluster nobody is asked whether he leads it, and callers hear

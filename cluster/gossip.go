@@ -97,19 +97,27 @@ func startGossip(id string, self meta, port *wire.Port, cfg Config, poke func())
 	return g, nil
 }
 
-// say changes what this node says of itself.
+// say changes what this node says of itself. memberlist drops what it is told just
+// when it refutes that this node is dead, so it is told again until it has it; if
+// it has left the others, it takes nothing any more.
 func (g *gossip) say(change func(*meta)) {
 	g.saying <- struct{}{}
 	defer func() { <-g.saying }()
 	self := g.said()
 	change(&self)
 	g.mu.Lock()
-	changed := g.self != self
 	g.self = self
 	g.mu.Unlock()
-	if changed {
+	for try := 0; try < 3 && !g.isTold(); try++ {
 		g.list.UpdateNode(time.Millisecond) //nolint:errcheck // queued; whether it is sent by then does not matter
 	}
+}
+
+// isTold reports whether memberlist has what this node says of itself.
+func (g *gossip) isTold() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.alive[g.id].meta == g.self
 }
 
 func (g *gossip) said() meta {
@@ -143,6 +151,15 @@ func (g *gossip) describe(id string, k known) Member {
 		m = g.self
 	}
 	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, Sick: m.Sick, Self: id == g.id, leaving: m.Leaving}
+}
+
+// answers reports whether m answers a packet. No other node at its address does.
+func (g *gossip) answers(m Member) bool {
+	at, err := net.ResolveUDPAddr("udp", m.Addr)
+	if err == nil {
+		_, err = g.list.Ping(m.ID, at)
+	}
+	return err == nil
 }
 
 // cluster returns the id of the cluster that a member says it is of, and whether

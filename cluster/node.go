@@ -24,6 +24,7 @@ import (
 	"github.com/choked/choked/cluster/internal/wire"
 	"github.com/choked/choked/fsm"
 	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/turn"
 )
 
 // Node is one worker's part of the cluster, and a choked.Store. Safe for
@@ -229,9 +230,10 @@ func within(d time.Duration, what string, end func() error) error {
 	}
 }
 
-// wellKnown reports whether there is somebody to say good-bye to.
+// wellKnown reports whether there is somebody to say good-bye to. That another
+// cluster was met changes nothing for the members of this one.
 func (n *Node) wellKnown() bool {
-	return n.gossip != nil && n.cluster() != "" && len(n.gossip.members()) > 1 && n.Health() == nil
+	return n.gossip != nil && len(n.gossip.members()) > 1 && n.fit() == nil
 }
 
 // Addr returns the host:port at which others reach this node.
@@ -266,12 +268,20 @@ func (n *Node) Leader() (Member, bool) {
 // Health returns nil, or what keeps this node from taking its full part: a disk
 // that failed, another cluster that was met, no cluster yet, no leader any more.
 func (n *Node) Health() error {
+	err := n.fit()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.stranger != nil && n.clock.Since(n.strangerAt) < strangersFor {
+		return errors.Join(err, n.stranger)
+	}
+	return err
+}
+
+// fit is Health, but for other clusters.
+func (n *Node) fit() error {
 	n.mu.Lock()
 	err := n.sick
 	leaderless := n.clock.Since(n.led)
-	if n.stranger != nil && n.clock.Since(n.strangerAt) < strangersFor {
-		err = errors.Join(err, n.stranger)
-	}
 	n.mu.Unlock()
 	if err == nil && n.cluster() == "" {
 		err = errors.New("choked: no cluster found yet")
@@ -465,12 +475,16 @@ func (n *Node) lead(ctx context.Context) {
 	}
 }
 
-// followMembers tells the others by gossip whether this node votes.
+// followMembers tells the others by gossip whether this node votes, and voters
+// that were away the time, if this node leads: they may have started again.
 func (n *Node) followMembers() {
 	observations := make(chan raft.Observation, 16)
 	observer := raft.NewObserver(observations, false, func(o *raft.Observation) bool {
-		_, leader := o.Data.(raft.LeaderObservation)
-		return leader
+		switch o.Data.(type) {
+		case raft.LeaderObservation, raft.ResumedHeartbeatObservation:
+			return true
+		}
+		return false
 	})
 	n.raft.RegisterObserver(observer)
 	defer n.raft.DeregisterObserver(observer)
@@ -482,8 +496,12 @@ func (n *Node) followMembers() {
 		select {
 		case <-n.ctx.Done():
 			return
-		case <-observations:
-			n.router.rerouted()
+		case o := <-observations:
+			if _, back := o.Data.(raft.ResumedHeartbeatObservation); !back {
+				n.router.rerouted()
+			} else if a := n.authority.Load(); a != nil {
+				a.submit(telling, func(turn.Answer) {})
+			}
 		case <-tick.C:
 		case <-doubts:
 			if n.misled() {

@@ -148,3 +148,89 @@ func TestTheFoundersTimeHolds(t *testing.T) {
 		take(c.nodes[ip(2)+":7946"], 2, false)
 	})
 }
+
+// What a key grants in three minutes was spent, and nothing was decided since. Who
+// leads when they are over knows that they are, though it got its log just before.
+func TestTheTimeGoesOnWhileNothingIsDecided(t *testing.T) {
+	const window = 3 * time.Minute
+	const before = window - 10*time.Second // the leader told the time 50 s ago
+	spend := func(t *testing.T, n *Node, seq uint64) {
+		all := choked.Cost{Requests: 60}
+		l, err := n.Lease(t.Context(), bucket.Ask{
+			Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("60/3m", ""),
+			Need: all, Want: all, MaxWait: time.Second,
+		})
+		require.NoError(t, err)
+		require.True(t, l.OK, "refused for %v", l.RetryAfter)
+	}
+	leads := func(t *testing.T, c *fleet, begin time.Time, old *Node) {
+		time.Sleep(time.Until(begin.Add(window - 2*time.Second)))
+		require.Same(t, old, c.leader())
+		c.crash(old)
+		time.Sleep(10 * time.Second)
+		spend(t, c.leader(), 2)
+	}
+	t.Run("of one that came meanwhile", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, c *fleet) {
+			c.seeds = []string{ip(1) + ":7946"}
+			first := c.start(c.config(1))
+			spend(t, first, 1)
+			begin := time.Now()
+			time.Sleep(before)
+			c.start(c.config(2))
+			c.start(c.config(3))
+			c.await("three voters", func() bool { return c.voters() == 3 })
+			leads(t, c, begin, first)
+		})
+	})
+	t.Run("of one that was killed and started again", func(t *testing.T) {
+		dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+		inBubble(t, func(t *testing.T, c *fleet) {
+			c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
+			start := func(i int) *Node {
+				cfg := c.config(1 + i)
+				cfg.Dir = dirs[i]
+				return c.start(cfg)
+			}
+			nodes := []*Node{start(0), start(1), start(2)}
+			c.await("three voters", func() bool { return c.voters() == 3 })
+			old := c.leader()
+			spend(t, old, 1)
+			begin := time.Now()
+			time.Sleep(before)
+			for i, n := range nodes {
+				if n != old {
+					c.crash(n)
+					start(i)
+					time.Sleep(2 * time.Second)
+				}
+			}
+			leads(t, c, begin, old)
+		})
+	})
+	t.Run("of all that there are, but for a minute", func(t *testing.T) {
+		dir := t.TempDir()
+		inBubble(t, func(t *testing.T, c *fleet) {
+			cfg := c.config(1)
+			cfg.Dir = dir
+			n := c.start(cfg)
+			spend(t, n, 1)
+			time.Sleep(window + time.Minute + 5*time.Second)
+			c.crash(n)
+			cfg.network = c.net.Host(ip(1))
+			n = c.start(cfg)
+			spend(t, n, 2)
+		})
+	})
+}
+
+// To tell the time costs an entry a minute, not more.
+func TestAnIdleClusterWritesOneEntryAMinute(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.startThree()
+		time.Sleep(time.Minute)
+		before := c.leader().raft.LastIndex()
+		time.Sleep(10 * time.Minute)
+		assert.Equal(t, uint64(10), c.leader().raft.LastIndex()-before)
+	})
+}

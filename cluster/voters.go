@@ -157,7 +157,7 @@ func compareMembers(a, b Member) int {
 // promote makes m a voter: it gets the log first, then the vote. A vote without
 // the log would count in a majority that it cannot help to reach.
 func (n *Node) promote(ctx context.Context, m Member) error {
-	id, addr := raft.ServerID(m.ID), raft.ServerAddress(m.Addr)
+	id, addr := raft.ServerID(m.ID), raftAddress(m.ID)
 	if err := n.raft.AddNonvoter(id, addr, 0, changeWithin).Error(); err != nil {
 		return fmt.Errorf("invite %s: %w", m.Name, err)
 	}
@@ -173,12 +173,26 @@ func (n *Node) promote(ctx context.Context, m Member) error {
 		}
 		return errors.Join(fmt.Errorf("%s at %s does not catch up: %w", m.Name, m.Addr, err), n.remove(ctx, id))
 	}
+	// All of the log has come to it at once, so it takes the last entry for one of
+	// this instant.
+	a := n.authority.Load()
+	if a == nil {
+		return errNotLeader
+	}
+	if _, err := a.do(ctx, telling); err != nil {
+		return fmt.Errorf("tell %s the time: %w", m.Name, err)
+	}
 	if err := n.raft.AddVoter(id, addr, 0, changeWithin).Error(); err != nil {
 		return fmt.Errorf("give %s a vote: %w", m.Name, err)
 	}
 	n.log.Info("a member votes", "member", m.Name, "addr", m.Addr)
 	return nil
 }
+
+// raftAddress is what Raft's configuration says of where a node is: its id, which
+// is dialled wherever gossip says that it is. A true address would go out of date
+// when the node moves, and Raft would let nobody in who has it then.
+func raftAddress(id string) raft.ServerAddress { return raft.ServerAddress(id) }
 
 // remove takes away a vote, or an invitation, once a majority of the voters that
 // stay follows this leader: without one it leads no more. One that has just been
@@ -333,24 +347,27 @@ func (n *Node) tryToLeave(ctx context.Context) error {
 	if err := future.Error(); err != nil {
 		return err
 	}
-	votes, others := false, false
+	votes := false
+	var heirs []Member
 	able := n.able()
 	for _, s := range future.Configuration().Servers {
-		_, ok := able[string(s.ID)]
 		votes = votes || s.ID == raft.ServerID(n.id)
-		others = others || ok && s.Suffrage == raft.Voter
+		if m, ok := able[string(s.ID)]; ok && s.Suffrage == raft.Voter {
+			heirs = append(heirs, m)
+		}
 	}
 	if !votes || len(able) == 0 {
 		return nil
 	}
 	if n.raft.State() == raft.Leader {
-		if !others { // the only voter hands the log to somebody first
+		if len(heirs) == 0 { // the only voter hands the log to somebody first
 			heir := slices.MinFunc(slices.Collect(maps.Values(able)), compareMembers)
 			if err := n.promote(ctx, heir); err != nil {
 				return err
 			}
+			heirs = append(heirs, heir)
 		}
-		if err := n.raft.LeadershipTransfer().Error(); err != nil {
+		if err := n.handOver(ctx, heirs); err != nil {
 			return fmt.Errorf("hand over leadership: %w", err)
 		}
 	}
@@ -369,6 +386,39 @@ func (n *Node) tryToLeave(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return fmt.Errorf("leave the voters: %w", errors.Join(errs...))
+}
+
+// handOver gives leadership to the first of the heirs that has the log and takes
+// it. Raft would choose by what it knows of their logs, and as long as nothing is
+// decided a voter that is gone has as much as any. While Raft tries in vain to bring
+// one up to date, it turns to no other.
+func (n *Node) handOver(ctx context.Context, heirs []Member) error {
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		id  string
+		err error
+	}
+	until := n.raft.LastIndex()
+	there := func(id string) bool { _, ok := n.able()[id]; return ok }
+	answers := make(chan answer, len(heirs))
+	for _, m := range heirs {
+		asking.Go(func() { answers <- answer{m.ID, n.awaitLog(ctx, m, until, there)} })
+	}
+	var errs []error
+	for range heirs {
+		a := <-answers
+		if a.err == nil {
+			a.err = n.raft.LeadershipTransferToServer(raft.ServerID(a.id), raftAddress(a.id)).Error()
+		}
+		if a.err == nil {
+			return nil
+		}
+		errs = append(errs, a.err)
+	}
+	return errors.Join(errs...)
 }
 
 // released is the leader's part of leave.

@@ -149,3 +149,77 @@ func TestAnHeirFirstHasAFollower(t *testing.T) {
 		assert.Equal(t, uint64(3), heir.raft.CurrentTerm(), "the founder's was the second")
 	})
 }
+
+// As long as nothing is decided, a voter that has crashed has as much of the log as
+// any. The leader that leaves does not wait for it to lead.
+func TestALeaderThatLeavesHandsOverToWhoIsThere(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		old := c.leader()
+		var dead *Node // of the others the one that Raft would choose: the first
+		for _, s := range old.raft.GetConfiguration().Configuration().Servers {
+			i := slices.IndexFunc(nodes, func(n *Node) bool { return n != old && n.id == string(s.ID) })
+			if i >= 0 && dead == nil {
+				dead = nodes[i]
+			}
+		}
+		c.crash(dead)
+		c.await("the leader knows that it is gone", func() bool { return len(old.Members()) == 2 })
+		time.Sleep(10 * time.Second)
+		heir := besides(dead, besides(old, nodes))[0]
+		began := time.Now()
+		c.leave(old)
+		assert.Less(t, time.Since(began), time.Second)
+		c.await("the other one leads", func() bool { return c.leader() == heir })
+		assert.Equal(t, 1, c.voters())
+	})
+}
+
+// A worker of another cluster that has the same secret knocks and is refused. Who
+// leaves gives up its vote all the same.
+func TestAStrangerKeepsNobodyFromLeaving(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThree()
+		cfg := c.config(4)
+		cfg.Join = nil // it founds its own
+		stranger := c.start(cfg)
+		_, err := stranger.gossip.list.Join([]string{nodes[0].Addr(), nodes[1].Addr(), nodes[2].Addr()})
+		require.Error(t, err)
+		for _, n := range nodes {
+			require.ErrorContains(t, n.Health(), "two clusters do not merge")
+		}
+		last := besides(c.leader(), nodes)[0]
+		for _, n := range besides(last, nodes) {
+			c.leave(n)
+		}
+		lease, err := last.Lease(t.Context(), oneRequest("k", 1))
+		require.NoError(t, err, "it leads alone")
+		assert.True(t, lease.OK)
+	})
+}
+
+// A voter that has moved leaves its address to others, and one of them is to vote.
+func TestWhoHasTheFormerAddressOfAVoterCanVote(t *testing.T) {
+	dir := t.TempDir()
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
+		first := c.start(c.config(1))
+		cfg := c.config(2)
+		cfg.Dir = dir
+		moving := c.start(cfg)
+		third := c.start(c.config(3))
+		c.await("three voters", func() bool { return c.voters() == 3 })
+		require.Same(t, first, c.leader())
+		c.crash(moving)
+		cfg = c.config(10)
+		cfg.Dir = dir
+		moved := c.start(cfg)
+		require.Equal(t, moving.id, moved.id)
+		came := time.Now()
+		c.await("the leader reaches it", func() bool { return moved.raft.LastContact().After(came) })
+		next := c.start(c.config(2))
+		c.await("the next one is a member", func() bool { return len(first.Members()) == 4 })
+		c.leave(third)
+		c.await("three voters, of which the next one is one", func() bool { return c.voters() == 3 && next.votes() })
+	})
+}

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -136,24 +137,35 @@ func advertised(network Network, said, bound string) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("advertise %s: %w", said, err)
 		}
-		host = ips[0]
-		if ip, err := netip.ParseAddr(host); err != nil || ip.IsUnspecified() {
+		if ip, err := netip.ParseAddr(ips[0]); err != nil || ip.IsUnspecified() {
 			return "", fmt.Errorf("advertise %s: want an address at which others reach this node", said)
 		}
-		return net.JoinHostPort(host, saidPort), nil
+		return Spelled(ips[0], saidPort), nil
 	}
 	at, err := netip.ParseAddrPort(bound)
 	if err != nil {
 		return "", err
 	}
 	if !at.Addr().IsUnspecified() {
-		return bound, nil
+		return Spelled(at.Addr().String(), port), nil
 	}
 	ip, err := sockaddr.GetPrivateIP()
 	if err != nil || ip == "" {
 		return "", fmt.Errorf("bind %s: found no private address to advertise, name one (%v)", bound, err)
 	}
-	return net.JoinHostPort(ip, port), nil
+	return Spelled(ip, port), nil
+}
+
+// Spelled is host:port as all spell it, so that equal addresses are equal text.
+// People write those of IPv6 in many ways, and ports with zeros before them.
+func Spelled(ip, port string) string {
+	if at, err := netip.ParseAddr(ip); err == nil {
+		ip = at.Unmap().String()
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+		port = strconv.FormatUint(n, 10)
+	}
+	return net.JoinHostPort(ip, port)
 }
 
 // Addr returns the host:port at which others reach the port.
