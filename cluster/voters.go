@@ -388,11 +388,15 @@ func (n *Node) tryToLeave(ctx context.Context) error {
 	return fmt.Errorf("leave the voters: %w", errors.Join(errs...))
 }
 
-// handOver gives leadership to the first of the heirs that has the log and takes
-// it. Raft would choose by what it knows of their logs, and as long as nothing is
-// decided a voter that is gone has as much as any. While Raft tries in vain to bring
-// one up to date, it turns to no other.
+// handOver gives leadership to the first of the heirs that takes it, of those that
+// get an entry written now. Raft would choose by what it knows of their logs, and
+// as long as nothing is decided a voter that is gone has as much as any. One that
+// it cannot reach, or tries to only now and then, it would go on to bring up to
+// date, and turn to no other.
 func (n *Node) handOver(ctx context.Context, heirs []Member) error {
+	if err := n.raft.Barrier(0).Error(); err != nil {
+		return err
+	}
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
