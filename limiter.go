@@ -187,7 +187,8 @@ func (l *Limiter) settle(at int64, estimated, actual Cost) error {
 // Backoff empties the key's bucket for d, for all workers: the provider has
 // said, by a status of 429, to come again after that. What other workers have
 // leased already they still spend, as does this one what is on its way, and what
-// anyone gives back later is there again. It takes an exchange with the store, or two if something is in hand.
+// anyone gives back later is there again. It takes an exchange with the store, or
+// two if something is in hand.
 func (l *Limiter) Backoff(ctx context.Context, d time.Duration) error {
 	p := l.pool
 	a := p.adjustment()

@@ -38,12 +38,13 @@ func (p *pool) heardSince(then int64) bool { return p.heard && p.levelAt >= then
 // known here. Zero: the store has to be asked.
 func (p *pool) later(now int64, cost Cost) time.Duration {
 	sum := p.line.sum.Add(cost)
-	switch {
-	case p.line.last != nil && !p.line.last.atOnce: // it must not overtake
+	if p.line.last != nil && !p.line.last.atOnce { // it must not overtake
 		return max(time.Duration(p.refilled(now, sum)-now), time.Millisecond)
-	case p.unripe(now, sum) > 0:
-		return p.unripe(now, sum)
-	case now < p.refusal.recent && now < p.refusal.until && cost.Covers(p.refusal.cost):
+	}
+	if after := p.unripe(now, sum); after > 0 {
+		return after
+	}
+	if now < p.refusal.recent && now < p.refusal.until && cost.Covers(p.refusal.cost) {
 		return time.Duration(max(p.refusal.until, p.refilled(now, sum)) - now)
 	}
 	return 0

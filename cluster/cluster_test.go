@@ -81,14 +81,28 @@ func (c *fleet) start(cfg Config) *Node {
 	return n
 }
 
+// startIn starts worker i in a directory; empty: in memory.
+func (c *fleet) startIn(i int, dir string) *Node {
+	c.t.Helper()
+	cfg := c.config(i)
+	cfg.Dir = dir
+	return c.start(cfg)
+}
+
 // startThree starts three workers, each of them a seed, and waits until all of
 // them vote.
 func (c *fleet) startThree() []*Node {
 	c.t.Helper()
+	return c.startThreeIn(make([]string, 3))
+}
+
+// startThreeIn is startThree in three directories.
+func (c *fleet) startThreeIn(dirs []string) []*Node {
+	c.t.Helper()
 	c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
 	var nodes []*Node
-	for i := range 3 {
-		nodes = append(nodes, c.start(c.config(i+1)))
+	for i, dir := range dirs {
+		nodes = append(nodes, c.startIn(1+i, dir))
 	}
 	c.await("three voters", func() bool { return c.voters() == 3 })
 	return nodes

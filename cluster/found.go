@@ -129,10 +129,7 @@ func founder(seeds []seed) string {
 func (n *Node) join(seeds []seed) (away []string) {
 	known := map[string]bool{n.port.Addr(): true}
 	for _, m := range n.gossip.members() {
-		known[m.Addr] = true
-	}
-	if first := founder(seeds); first != n.port.Addr() && known[first] && n.votes() && !n.isThere(first) {
-		known[first] = false
+		known[m.Addr] = known[m.Addr] || m.Self || m.Addr != founder(seeds) || !n.votes() || n.isThere(m)
 	}
 	var addrs []string
 	for _, s := range seeds {
@@ -154,15 +151,11 @@ func (n *Node) join(seeds []seed) (away []string) {
 	return away
 }
 
-// isThere reports whether a member that gossip knows at addr still is. Another one
-// may have come in its place, without its log: gossip takes seconds to notice, and
-// the founder does not wait so long. In the place of one that votes it hears of the
+// isThere reports whether m is still where gossip knows it. Another one may have
+// come in its place, without its log: gossip takes seconds to notice, and the
+// founder does not wait so long. In the place of one that votes it hears of the
 // cluster by the leader, which dials that one all the time.
-func (n *Node) isThere(addr string) bool {
-	return slices.ContainsFunc(n.gossip.members(), func(m Member) bool {
-		return m.Addr == addr && (m.Voter || n.gossip.answers(m))
-	})
-}
+func (n *Node) isThere(m Member) bool { return m.Voter || n.gossip.answers(m) }
 
 // beside calls f for each index below n, a few at a time.
 func beside(n int, f func(i int)) {

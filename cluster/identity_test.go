@@ -86,21 +86,12 @@ func TestAVoterComesBackAtAnotherAddress(t *testing.T) {
 	for _, away := range []time.Duration{0, 2 * time.Second, 8 * time.Second} {
 		dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
 		inBubble(t, func(t *testing.T, c *fleet) {
-			c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
-			var nodes []*Node
-			for i, dir := range dirs {
-				cfg := c.config(1 + i)
-				cfg.Dir = dir
-				nodes = append(nodes, c.start(cfg))
-			}
-			c.await("three voters", func() bool { return c.voters() == 3 })
+			nodes := c.startThreeIn(dirs)
 			i := slices.IndexFunc(nodes, func(n *Node) bool { return n != c.leader() })
 			c.crash(nodes[i])
 			time.Sleep(away)
-			cfg := c.config(10 + i)
-			cfg.Dir = dirs[i]
 			came := time.Now()
-			again := c.start(cfg)
+			again := c.startIn(10+i, dirs[i])
 			require.Equal(t, nodes[i].id, again.id)
 			c.await("the leader reaches it", func() bool { return again.raft.LastContact().After(came) })
 			assert.LessOrEqual(t, time.Since(came), 10*time.Second, "after it was away for %v", away)

@@ -186,14 +186,7 @@ func TestTheTimeGoesOnWhileNothingIsDecided(t *testing.T) {
 	t.Run("of one that was killed and started again", func(t *testing.T) {
 		dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
 		inBubble(t, func(t *testing.T, c *fleet) {
-			c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
-			start := func(i int) *Node {
-				cfg := c.config(1 + i)
-				cfg.Dir = dirs[i]
-				return c.start(cfg)
-			}
-			nodes := []*Node{start(0), start(1), start(2)}
-			c.await("three voters", func() bool { return c.voters() == 3 })
+			nodes := c.startThreeIn(dirs)
 			old := c.leader()
 			spend(t, old, 1)
 			begin := time.Now()
@@ -201,7 +194,7 @@ func TestTheTimeGoesOnWhileNothingIsDecided(t *testing.T) {
 			for i, n := range nodes {
 				if n != old {
 					c.crash(n)
-					start(i)
+					c.startIn(1+i, dirs[i])
 					time.Sleep(2 * time.Second)
 				}
 			}
@@ -211,15 +204,11 @@ func TestTheTimeGoesOnWhileNothingIsDecided(t *testing.T) {
 	t.Run("of all that there are, but for a minute", func(t *testing.T) {
 		dir := t.TempDir()
 		inBubble(t, func(t *testing.T, c *fleet) {
-			cfg := c.config(1)
-			cfg.Dir = dir
-			n := c.start(cfg)
+			n := c.startIn(1, dir)
 			spend(t, n, 1)
 			time.Sleep(window + time.Minute + 5*time.Second)
 			c.crash(n)
-			cfg.network = c.net.Host(ip(1))
-			n = c.start(cfg)
-			spend(t, n, 2)
+			spend(t, c.startIn(1, dir), 2)
 		})
 	})
 }

@@ -164,8 +164,7 @@ func (n *Node) promote(ctx context.Context, m Member) error {
 	until := n.raft.CommitIndex()
 	ctx, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()
-	stays := func(id string) bool { _, ok := n.able()[id]; return ok }
-	if err := n.awaitLog(ctx, m, until, stays); err != nil {
+	if err := n.awaitLog(ctx, m, until, n.isAble); err != nil {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			n.mu.Lock()
 			n.late[m.ID] = n.clock.Now()
@@ -193,6 +192,11 @@ func (n *Node) promote(ctx context.Context, m Member) error {
 // is dialled wherever gossip says that it is. A true address would go out of date
 // when the node moves, and Raft would let nobody in who has it then.
 func raftAddress(id string) raft.ServerAddress { return raft.ServerAddress(id) }
+
+func (n *Node) isAble(id string) bool {
+	_, ok := n.able()[id]
+	return ok
+}
 
 // remove takes away a vote, or an invitation, once a majority of the voters that
 // stay follows this leader: without one it leads no more. One that has just been
@@ -406,10 +410,9 @@ func (n *Node) handOver(ctx context.Context, heirs []Member) error {
 		err error
 	}
 	until := n.raft.LastIndex()
-	there := func(id string) bool { _, ok := n.able()[id]; return ok }
 	answers := make(chan answer, len(heirs))
 	for _, m := range heirs {
-		asking.Go(func() { answers <- answer{m.ID, n.awaitLog(ctx, m, until, there)} })
+		asking.Go(func() { answers <- answer{m.ID, n.awaitLog(ctx, m, until, n.isAble)} })
 	}
 	var errs []error
 	for range heirs {

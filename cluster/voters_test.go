@@ -83,19 +83,12 @@ func TestAMemberOutOfReachKeepsNobodyFromAVote(t *testing.T) {
 func TestAVoterThatIsKilledWhileItLeavesVotesAgain(t *testing.T) {
 	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
 	inBubble(t, func(t *testing.T, c *fleet) {
-		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
-		start := func(i int) *Node {
-			cfg := c.config(1 + i)
-			cfg.Dir = dirs[i]
-			return c.start(cfg)
-		}
-		nodes := []*Node{start(0), start(1), start(2)}
-		c.await("three voters", func() bool { return c.voters() == 3 })
+		nodes := c.startThreeIn(dirs)
 		i := slices.IndexFunc(nodes, func(n *Node) bool { return n != c.leader() })
 		require.NoError(t, nodes[i].tryToLeave(t.Context()))
 		require.Equal(t, 2, c.voters())
 		c.crash(nodes[i])
-		again := start(i)
+		again := c.startIn(1+i, dirs[i])
 		require.Equal(t, nodes[i].id, again.id)
 		c.await("three voters", func() bool { return c.voters() == 3 })
 	})

@@ -196,8 +196,7 @@ func (s *Store) lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 	attempt.Done = s.wireIDs(ask.Done)
 	start := s.clock.Now()
 	until := start + int64(min(max(ask.MaxWait, 0), 1<<60))
-	waits := func() time.Duration { return min(time.Duration(max(until-s.clock.Now(), 0)), httpapi.Poll) }
-	tries := s.tries(ctx, waits())
+	tries := s.tries(ctx, until)
 	resume := false
 	for {
 		if len(attempt.Done) > batch(attempt.Done) {
@@ -221,7 +220,7 @@ func (s *Store) lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 		}
 		switch {
 		case err == nil && answer.Pending:
-			resume, tries = true, s.tries(ctx, waits())
+			resume, tries = true, s.tries(ctx, until)
 			continue
 		case err == nil:
 			if lease.ID, lease.ValidFor = ask.ID, lease.ValidFor+time.Duration(sent-start); lease.OK {
@@ -394,8 +393,12 @@ type tries struct {
 	pause time.Duration
 }
 
-func (s *Store) tries(ctx context.Context, waits time.Duration) *tries {
-	return &tries{s: s, ctx: ctx, since: s.clock.Now(), waits: waits, pause: leastPause}
+// tries begins attempts at what may wait at the service until an instant; zero: at
+// nothing that does.
+func (s *Store) tries(ctx context.Context, until int64) *tries {
+	now := s.clock.Now()
+	waits := min(time.Duration(max(until-now, 0)), httpapi.Poll)
+	return &tries{s: s, ctx: ctx, since: now, waits: waits, pause: leastPause}
 }
 
 // next returns when it is time for another attempt after one that failed with

@@ -359,11 +359,17 @@ func TestValidityCountsFromTheFirstAttempt(t *testing.T) {
 
 // The wait is resumed when the service says that it goes on, and its end does
 // not move.
+// empty leaves nothing in the bucket for 22 seconds: several polls.
+func (b *bubbled) empty(t *testing.T) {
+	t.Helper()
+	require.NoError(t, b.Adjust(t.Context(), bucket.Adjustment{Key: "k", Limits: ask(1, 1, 0).Limits, Empty: 22 * time.Second}))
+}
+
 func TestALongWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
 		defer b.Close()
-		require.NoError(t, b.Adjust(t.Context(), bucket.Adjustment{Key: "k", Limits: ask(1, 1, 0).Limits, Empty: 22 * time.Second}))
+		b.empty(t)
 		began := time.Now()
 		l, err := b.Lease(t.Context(), ask(1, 5, time.Hour))
 		require.NoError(t, err)
@@ -389,7 +395,7 @@ func TestALongWaitThroughLosses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
 		defer b.Close()
-		require.NoError(t, b.Adjust(t.Context(), bucket.Adjustment{Key: "k", Limits: ask(1, 1, 0).Limits, Empty: 22 * time.Second}))
+		b.empty(t)
 		next := b.http.Transport
 		b.http.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
 			ctx, cancel := context.WithTimeout(r.Context(), 3*time.Second)
@@ -440,7 +446,7 @@ func TestALongWaitThroughRefusals(t *testing.T) {
 			b := bubble(t)
 			defer b.Close()
 			b.Store.cfg.Timeout = time.Hour
-			require.NoError(t, b.Adjust(t.Context(), bucket.Adjustment{Key: "k", Limits: ask(1, 1, 0).Limits, Empty: 22 * time.Second}))
+			b.empty(t)
 			calls := answers(b, append(make([]answer, 1), slices.Repeat([]answer{c.answer}, c.times)...)...)
 			other, err := Open(b.Store.cfg)
 			require.NoError(t, err)
@@ -471,7 +477,7 @@ func TestALongWaitOutlivesItsConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
 		defer b.Close()
-		require.NoError(t, b.Adjust(t.Context(), bucket.Adjustment{Key: "k", Limits: ask(1, 1, 0).Limits, Empty: 22 * time.Second}))
+		b.empty(t)
 		lose := dropped(b.pool)
 		n := answers(b, lose, nil, lose)
 		l, err := b.Lease(t.Context(), ask(1, 5, time.Hour))

@@ -233,11 +233,7 @@ func TestAdjustersAreForgotten(t *testing.T) {
 
 // What somebody has waited minutes for can still be spent when it comes.
 func TestALeaseDoesNotRunOutInLine(t *testing.T) {
-	mini := miniredis.RunT(t)
-	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
-	t.Cleanup(func() { client.Close() })
-	s := New(client, Config{})
-	defer s.Close()
+	s, _ := gated(t)
 	limits, err := bucket.ParseLimits("1/2s burst 1", "") // of which a second may be promised
 	require.NoError(t, err)
 	ask := bucket.Ask{

@@ -87,7 +87,8 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 	}
 	o.text = text
 	for _, p := range prompts {
-		cost := choked.Cost{Requests: 1, Tokens: max(countTokens(p), biased(countTokens(p), o.bias))}
+		n := countTokens(p)
+		cost := choked.Cost{Requests: 1, Tokens: max(n, biased(n, o.bias))}
 		share, _ := shareOf(o)
 		if err := share.Fits(share.Limited(cost)); err != nil {
 			return o, fmt.Errorf("the prompt \"%.40s…\" can never be sent: %w", p, err)

@@ -211,7 +211,8 @@ func (f *fleet) read(rs []history.Record) ([]history.Record, error) {
 	return rs, nil
 }
 
-// close removes what was recorded, and what was for the workers to read. All processes have ended.
+// close removes what was recorded, and what was for the workers to read. All
+// processes have ended.
 func (f *fleet) close() {
 	f.heard.Wait()
 	for _, r := range f.files {

@@ -113,19 +113,18 @@ func readFile(path string) (*tokenizer, error) {
 
 // parse makes a tokenizer of a file's content.
 func parse(body []byte) (*tokenizer, error) {
-	var kind struct{ Model struct{ Type string } } // other models have vocabularies of another shape
-	if json.Unmarshal(body, &kind) == nil && kind.Model.Type != "" && kind.Model.Type != "BPE" {
-		return nil, fmt.Errorf("model type %q is not supported: want \"BPE\"", kind.Model.Type)
-	}
 	var f file
-	if err := json.Unmarshal(body, &f); err != nil {
+	err := json.Unmarshal(body, &f)
+	switch kind := f.Model.Type; {
+	case kind != "" && kind != "BPE": // of which err may be that its vocabulary has another shape
+		return nil, fmt.Errorf("model type %q is not supported: want \"BPE\"", kind)
+	case err != nil:
 		return nil, fmt.Errorf("not a tokenizer.json: %w", err)
 	}
 	if err := f.unsupported(); err != nil {
 		return nil, err
 	}
 	t := new(tokenizer)
-	var err error
 	if t.nfc, err = f.Normalizer.normalizes(); err != nil {
 		return nil, err
 	}

@@ -26,21 +26,28 @@ func TestFollowsTheTimeOfABubble(t *testing.T) {
 // far, and asleep is what the system says of it.
 func moved(c *Clock, wall time.Duration) { c.apart.Add(-int64(wall)) }
 
+// sleeper returns a function that has the machine suspended for so long.
+func sleeper(c *Clock) (suspend func(time.Duration)) {
+	var asleep time.Duration
+	c.suspended = func() int64 { return c.base + int64(asleep) }
+	return func(d time.Duration) {
+		asleep += d
+		moved(c, d)
+	}
+}
+
 func TestASuspendCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New()
-		var asleep time.Duration
-		c.suspended = func() int64 { return c.base + int64(asleep) }
+		suspend := sleeper(c)
 		time.Sleep(time.Second)
 
-		asleep = time.Hour
-		moved(c, time.Hour)
+		suspend(time.Hour)
 		assert.Equal(t, int64(time.Hour+time.Second), c.Now())
 		time.Sleep(time.Second)
 		assert.Equal(t, int64(time.Hour+2*time.Second), c.Now(), "and it goes on from there")
 
-		asleep += time.Minute
-		moved(c, time.Minute)
+		suspend(time.Minute)
 		assert.Equal(t, int64(time.Hour+time.Minute+2*time.Second), c.Now())
 	})
 }
@@ -49,15 +56,13 @@ func TestASuspendCounts(t *testing.T) {
 func TestTimesAndReadings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New()
-		var asleep time.Duration
-		c.suspended = func() int64 { return c.base + int64(asleep) }
+		suspend := sleeper(c)
 		time.Sleep(time.Second)
 		before, reading := time.Now(), c.Now()
 		assert.Equal(t, reading, c.At(before))
 		assert.Equal(t, reading, c.At(c.Time(reading)))
 
-		asleep = time.Hour
-		moved(c, time.Hour)
+		suspend(time.Hour)
 		time.Sleep(time.Second)
 		assert.Equal(t, int64(time.Hour+2*time.Second), c.Now())
 		time.Sleep(time.Second)
