@@ -64,19 +64,21 @@ func (n *Node) changeVoters(ctx context.Context) (changed bool, err error) {
 	if _, ok := able[n.id]; !ok { // leaving itself
 		return false, nil
 	}
-	var voters, lost []string
+	var voters, lost, invited []string
 	in := make(map[string]bool)
 	for _, s := range future.Configuration().Servers {
 		id := string(s.ID)
-		in[id] = true
 		_, ok := able[id]
 		switch {
-		case s.Suffrage == raft.Voter && ok:
-			voters = append(voters, id)
 		case s.Suffrage == raft.Voter:
-			lost = append(lost, id)
-		case ok: // it was invited by an earlier leader, or in vain
-			return true, n.promote(ctx, able[id])
+			in[id] = true
+			if ok {
+				voters = append(voters, id)
+			} else {
+				lost = append(lost, id)
+			}
+		case ok: // by an earlier leader, or beside one that did not come
+			invited = append(invited, id)
 		default:
 			return true, n.remove(ctx, s.ID)
 		}
@@ -101,18 +103,23 @@ func (n *Node) changeVoters(ctx context.Context) (changed bool, err error) {
 		want -= 2
 	}
 	want = max(want, 1)
+	votes := len(voters) + len(lost)
 	switch {
 	case len(lost) > 0 && len(spare) > 0:
 		n.log.Info("a voter is gone, another takes its place", "gone", lost[0])
 		return true, n.remove(ctx, raft.ServerID(lost[0]))
-	case len(voters)+len(lost) < want && len(spare) > 0:
-		return true, n.promote(ctx, spare[0])
+	case votes < want && len(spare) > 0:
+		// From an odd number to the next, so that the even one between them lasts as
+		// long as it takes to write it down, and not until somebody has caught up.
+		return true, n.promote(ctx, spare[:1+votes%2]...)
 	case len(lost) == 0 && len(voters) > want:
 		for _, id := range voters {
 			if id != n.id {
 				return true, n.remove(ctx, raft.ServerID(id))
 			}
 		}
+	case len(invited) > 0:
+		return true, n.remove(ctx, raft.ServerID(invited[0]))
 	}
 	return false, nil
 }
@@ -154,38 +161,51 @@ func compareMembers(a, b Member) int {
 	return 1
 }
 
-// promote makes m a voter: it gets the log first, then the vote. A vote without
-// the log would count in a majority that it cannot help to reach.
-func (n *Node) promote(ctx context.Context, m Member) error {
-	id, addr := raft.ServerID(m.ID), raftAddress(m.ID)
-	if err := n.raft.AddNonvoter(id, addr, 0, changeWithin).Error(); err != nil {
-		return fmt.Errorf("invite %s: %w", m.Name, err)
-	}
-	until := n.raft.CommitIndex()
-	ctx, cancel := context.WithTimeout(ctx, catchUp)
-	defer cancel()
-	if err := n.awaitLog(ctx, m, until, n.isAble); err != nil {
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			n.mu.Lock()
-			n.late[m.ID] = n.clock.Now()
-			n.mu.Unlock()
+// promote makes voters of members: all get the log first, then each the vote. A
+// vote without the log would count in a majority that it cannot help to reach.
+func (n *Node) promote(ctx context.Context, members ...Member) error {
+	for _, m := range members {
+		if err := n.invite(ctx, m); err != nil {
+			return err
 		}
-		return errors.Join(fmt.Errorf("%s at %s does not catch up: %w", m.Name, m.Addr, err), n.remove(ctx, id))
 	}
-	// All of the log has come to it at once, so it takes the last entry for one of
-	// this instant.
+	// All of the log has come to them at once, so they take the last entry for one
+	// of this instant.
 	a := n.authority.Load()
 	if a == nil {
 		return errNotLeader
 	}
 	if _, err := a.do(ctx, telling); err != nil {
-		return fmt.Errorf("tell %s the time: %w", m.Name, err)
+		return fmt.Errorf("tell who is to vote the time: %w", err)
 	}
-	if err := n.raft.AddVoter(id, addr, 0, changeWithin).Error(); err != nil {
-		return fmt.Errorf("give %s a vote: %w", m.Name, err)
+	for _, m := range members {
+		if err := n.raft.AddVoter(raft.ServerID(m.ID), raftAddress(m.ID), 0, changeWithin).Error(); err != nil {
+			return fmt.Errorf("give %s a vote: %w", m.Name, err)
+		}
+		n.log.Info("a member votes", "member", m.Name, "addr", m.Addr)
 	}
-	n.log.Info("a member votes", "member", m.Name, "addr", m.Addr)
 	return nil
+}
+
+// invite has m follow the log, and returns when it has caught up.
+func (n *Node) invite(ctx context.Context, m Member) error {
+	id := raft.ServerID(m.ID)
+	if err := n.raft.AddNonvoter(id, raftAddress(m.ID), 0, changeWithin).Error(); err != nil {
+		return fmt.Errorf("invite %s: %w", m.Name, err)
+	}
+	until := n.raft.CommitIndex()
+	catching, cancel := context.WithTimeout(ctx, catchUp)
+	defer cancel()
+	err := n.awaitLog(catching, m, until, n.isAble)
+	if err == nil {
+		return nil
+	}
+	if errors.Is(catching.Err(), context.DeadlineExceeded) {
+		n.mu.Lock()
+		n.late[m.ID] = n.clock.Now()
+		n.mu.Unlock()
+	}
+	return errors.Join(fmt.Errorf("%s at %s does not catch up: %w", m.Name, m.Addr, err), n.remove(ctx, id))
 }
 
 // raftAddress is what Raft's configuration says of where a node is: its id, which

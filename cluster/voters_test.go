@@ -78,6 +78,29 @@ func TestAMemberOutOfReachKeepsNobodyFromAVote(t *testing.T) {
 	})
 }
 
+// Of two voters none may fail. So one that could vote does not, as long as there is
+// no other to vote with it.
+func TestNobodyVotesBeforeThereAreTwoMore(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
+		first := c.start(c.config(1))
+		deaf := c.start(c.config(2))
+		c.await("a leader", func() bool { return first.authority.Load() != nil })
+		deaf.transport.CloseStreams()
+		require.NoError(t, deaf.transport.Close())
+		third := c.start(c.config(3))
+		c.await("the third has the log", func() bool { return third.raft.AppliedIndex() > 0 })
+		for range 600 {
+			require.Equal(t, 1, c.voters())
+			time.Sleep(100 * time.Millisecond)
+		}
+		c.crash(third)
+		lease, err := first.Lease(t.Context(), oneRequest("k", 1))
+		require.NoError(t, err)
+		assert.True(t, lease.OK)
+	})
+}
+
 // A voter leaves, and is killed when it has given up its vote but has not said
 // good-bye. It starts again at once, with its Dir, and votes again.
 func TestAVoterThatIsKilledWhileItLeavesVotesAgain(t *testing.T) {

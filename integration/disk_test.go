@@ -72,12 +72,12 @@ func TestDiskError(t *testing.T) {
 	for slot := range 3 {
 		var wrap []string
 		if slot == 1 {
-			wrap = fleet.FailingSync(40)
+			wrap = fleet.FailingSync(300) // of two that vote none may fail, so not before there are three
 		}
 		_, err := f.Start(slot, nil, wrap...)
 		require.NoError(t, err)
 	}
-	require.NoError(t, f.Served(30*time.Second, 5))
+	require.NoError(t, f.Whole(30*time.Second))
 	steppedOut(t, f, 1)
 	f.Spoiled[1] = true
 	leader, err := f.Leader(10 * time.Second)
