@@ -33,7 +33,7 @@ var telling = &bucket.Settlement{Key: "time"}
 // proposes those whose turn it is. All that arrives while one entry is being
 // committed goes into the next.
 type authority struct {
-	raft    *raft.Raft
+	raft    *consensus
 	replica *replica
 	line    *turn.Line
 	table   *bucket.Table // while it is viewed
@@ -65,7 +65,7 @@ const (
 	abandon // who asked is gone, and may ask again: do not wait for it
 )
 
-func newAuthority(r *raft.Raft, replica *replica) *authority {
+func newAuthority(r *consensus, replica *replica) *authority {
 	a := &authority{raft: r, replica: replica, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	a.line = turn.New(func(ask *bucket.Ask) *bucket.Bucket { return a.table.Find(ask) })
 	return a
@@ -199,14 +199,14 @@ func (a *authority) decide(now int64, batch []*turn.Entry) error {
 	for i, e := range batch {
 		entry.Ops[i] = e.Op
 	}
-	future := a.raft.Apply(entry.Encode(), 0)
-	switch err := future.Error(); {
+	response, err := a.raft.Apply(entry.Encode())
+	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return errNotLeader
 	case err != nil:
 		return errUnclear
 	}
-	results, ok := future.Response().([]bucket.Result)
+	results, ok := response.([]bucket.Result)
 	if !ok || len(results) != len(batch) { // an entry that this node wrote and cannot read
 		return errUnclear
 	}

@@ -201,7 +201,7 @@ func (n *Node) found() error {
 		defer g.founding.Store(false)
 	}
 	err := n.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{
-		{Suffrage: raft.Voter, ID: raft.ServerID(n.id), Address: raftAddress(n.id)},
+		{Suffrage: raft.Voter, ID: raft.ServerID(n.id), Address: raftAddress(raft.ServerID(n.id))},
 	}}).Error()
 	if err != nil {
 		return fmt.Errorf("found cluster: %w", err)

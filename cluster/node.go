@@ -38,7 +38,7 @@ type Node struct {
 	disk      *disk
 	port      *wire.Port
 	gossip    *gossip
-	raft      *raft.Raft
+	raft      *consensus
 	transport *raft.NetworkTransport
 	replica   *replica
 
@@ -144,7 +144,10 @@ func (n *Node) open() (err error) {
 	c.NoLegacyTelemetry = true
 	c.Logger = hlog
 	err = survive(func() (err error) { // Raft panics when it cannot read an entry
-		n.raft, err = raft.NewRaft(c, n.replica, n.disk.logs, n.disk.stable, n.disk.snapshots, n.transport)
+		r, err := raft.NewRaft(c, n.replica, n.disk.logs, n.disk.stable, n.disk.snapshots, n.transport)
+		if err == nil {
+			n.raft = &consensus{Raft: r}
+		}
 		return err
 	})
 	if err != nil {
@@ -200,7 +203,7 @@ func (n *Node) shutdown() error {
 	if n.raft != nil && n.disk.bolt != nil && n.disk.guard.failed.Load() {
 		n.raft.Shutdown() // one of its goroutines may hang in the disk
 	} else if n.raft != nil {
-		errs = append(errs, within(endWithin, "raft", n.raft.Shutdown().Error))
+		errs = append(errs, within(endWithin, "raft", func() error { return n.raft.Shutdown().Error() }))
 	}
 	if n.transport != nil {
 		errs = append(errs, n.transport.Close())
@@ -405,10 +408,8 @@ func (n *Node) stepOut(err error) {
 	n.sick = fmt.Errorf("choked: disk failed, this node has stepped out: %w", err)
 	n.mu.Unlock()
 	n.log.Error("disk failed, stepping out", "dir", n.cfg.Dir, "error", err)
-	n.spawn(func() {
-		n.raft.Shutdown()
-		n.gossip.say(func(m *meta) { m.Sick, m.Voter, m.Leader = true, false, false })
-	})
+	n.spawn(func() { n.raft.Shutdown() })
+	n.spawn(func() { n.gossip.say(func(m *meta) { m.Sick, m.Voter, m.Leader = true, false, false }) })
 }
 
 // followLeadership decides while this node leads.
@@ -447,9 +448,9 @@ func (n *Node) lead(ctx context.Context) {
 	for ctx.Err() == nil && n.raft.State() == raft.Leader {
 		term := n.raft.CurrentTerm()
 		// All that earlier leaders have committed is applied here first.
-		err := n.raft.Barrier(0).Error()
+		err := n.raft.Barrier()
 		if err == nil && n.cfg.ColdStart == Empty && n.replica.last() == 0 { // nothing ever happened
-			err = n.raft.Apply((&fsm.Entry{At: n.replica.now(), Ops: []bucket.Op{new(bucket.ColdStart)}}).Encode(), 0).Error()
+			_, err = n.raft.Apply((&fsm.Entry{At: n.replica.now(), Ops: []bucket.Op{new(bucket.ColdStart)}}).Encode())
 		}
 		if err != nil {
 			select {

@@ -179,7 +179,7 @@ func (n *Node) promote(ctx context.Context, members ...Member) error {
 		return fmt.Errorf("tell who is to vote the time: %w", err)
 	}
 	for _, m := range members {
-		if err := n.raft.AddVoter(raft.ServerID(m.ID), raftAddress(m.ID), 0, changeWithin).Error(); err != nil {
+		if err := n.raft.AddVoter(raft.ServerID(m.ID)); err != nil {
 			return fmt.Errorf("give %s a vote: %w", m.Name, err)
 		}
 		n.log.Info("a member votes", "member", m.Name, "addr", m.Addr)
@@ -190,7 +190,7 @@ func (n *Node) promote(ctx context.Context, members ...Member) error {
 // invite has m follow the log, and returns when it has caught up.
 func (n *Node) invite(ctx context.Context, m Member) error {
 	id := raft.ServerID(m.ID)
-	if err := n.raft.AddNonvoter(id, raftAddress(m.ID), 0, changeWithin).Error(); err != nil {
+	if err := n.raft.AddNonvoter(id); err != nil {
 		return fmt.Errorf("invite %s: %w", m.Name, err)
 	}
 	until := n.raft.CommitIndex()
@@ -208,11 +208,6 @@ func (n *Node) invite(ctx context.Context, m Member) error {
 	return errors.Join(fmt.Errorf("%s at %s does not catch up: %w", m.Name, m.Addr, err), n.remove(ctx, id))
 }
 
-// raftAddress is what Raft's configuration says of where a node is: its id, which
-// is dialled wherever gossip says that it is. A true address would go out of date
-// when the node moves, and Raft would let nobody in who has it then.
-func raftAddress(id string) raft.ServerAddress { return raft.ServerAddress(id) }
-
 func (n *Node) isAble(id string) bool {
 	_, ok := n.able()[id]
 	return ok
@@ -225,7 +220,7 @@ func (n *Node) isAble(id string) bool {
 func (n *Node) remove(ctx context.Context, id raft.ServerID) error {
 	err := n.awaitFollowers(ctx, id)
 	if err == nil {
-		err = n.raft.RemoveServer(id, 0, changeWithin).Error()
+		err = n.raft.RemoveServer(id)
 	}
 	if err != nil {
 		return fmt.Errorf("take the vote from %q: %w", id, err)
@@ -418,7 +413,7 @@ func (n *Node) tryToLeave(ctx context.Context) error {
 // it cannot reach, or tries to only now and then, it would go on to bring up to
 // date, and turn to no other.
 func (n *Node) handOver(ctx context.Context, heirs []Member) error {
-	if err := n.raft.Barrier(0).Error(); err != nil {
+	if err := n.raft.Barrier(); err != nil {
 		return err
 	}
 	var asking sync.WaitGroup
@@ -438,7 +433,7 @@ func (n *Node) handOver(ctx context.Context, heirs []Member) error {
 	for range heirs {
 		a := <-answers
 		if a.err == nil {
-			a.err = n.raft.LeadershipTransferToServer(raft.ServerID(a.id), raftAddress(a.id)).Error()
+			a.err = n.raft.LeadershipTransferToServer(raft.ServerID(a.id), raftAddress(raft.ServerID(a.id))).Error()
 		}
 		if a.err == nil {
 			return nil
