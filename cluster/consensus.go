@@ -76,11 +76,6 @@ func (c *consensus) Shutdown() raft.Future {
 	c.mu.Lock()
 	c.ending = true
 	c.mu.Unlock()
-	answered := make(chan struct{})
-	go func() { c.waiting.Wait(); close(answered) }()
-	select {
-	case <-answered:
-	case <-time.After(answerWithin):
-	}
+	within(answerWithin, "an answer", func() error { c.waiting.Wait(); return nil }) //nolint:errcheck // it ends then, too
 	return c.Raft.Shutdown()
 }

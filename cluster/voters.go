@@ -65,18 +65,14 @@ func (n *Node) changeVoters(ctx context.Context) (changed bool, err error) {
 		return false, nil
 	}
 	var voters, lost, invited []string
-	in := make(map[string]bool)
 	for _, s := range future.Configuration().Servers {
 		id := string(s.ID)
 		_, ok := able[id]
 		switch {
+		case s.Suffrage == raft.Voter && ok:
+			voters = append(voters, id)
 		case s.Suffrage == raft.Voter:
-			in[id] = true
-			if ok {
-				voters = append(voters, id)
-			} else {
-				lost = append(lost, id)
-			}
+			lost = append(lost, id)
 		case ok: // by an earlier leader, or beside one that did not come
 			invited = append(invited, id)
 		default:
@@ -85,7 +81,7 @@ func (n *Node) changeVoters(ctx context.Context) (changed bool, err error) {
 	}
 	var spare []Member
 	for _, m := range able {
-		if !in[m.ID] {
+		if !slices.Contains(voters, m.ID) {
 			spare = append(spare, m)
 		}
 	}
