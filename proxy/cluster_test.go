@@ -29,7 +29,8 @@ func TestStoreOverANode(t *testing.T) {
 	node, err := cluster.Start(cluster.Config{Bind: "127.0.0.1:0", Voters: 1})
 	require.NoError(t, err)
 	t.Cleanup(func() { node.Close() }) // after the service
-	url := service{Server: server.New(server.Config{Store: node})}.listen(t)
+	behind := &arrivals{Store: node}
+	url := service{Server: server.New(server.Config{Store: behind})}.listen(t)
 	t.Run("law", func(t *testing.T) {
 		storetest.Test(t, storetest.Harness{
 			Open: func(t *testing.T) storetest.Store {
@@ -37,7 +38,8 @@ func TestStoreOverANode(t *testing.T) {
 				require.NoError(t, err)
 				return store
 			},
-			Slack: 250 * time.Millisecond,
+			InLine: behind.inLine,
+			Slack:  250 * time.Millisecond,
 		})
 	})
 }

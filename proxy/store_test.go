@@ -30,13 +30,15 @@ type service struct {
 }
 
 // newService returns a server over a store of its own, to which a token admits.
-func newService(t *testing.T) service {
+func newService(t *testing.T) service { return serviceOver(t, choked.NewLocal()) }
+
+func serviceOver(t *testing.T, store choked.Store) service {
 	token, hash := server.NewToken()
 	file := filepath.Join(t.TempDir(), "tokens")
 	require.NoError(t, os.WriteFile(file, []byte(hash+" team-a\n"), 0o600))
 	tokens, err := server.OpenTokens(file, nil)
 	require.NoError(t, err)
-	return service{server.New(server.Config{Store: choked.NewLocal(), Tokens: tokens}), token}
+	return service{server.New(server.Config{Store: store, Tokens: tokens}), token}
 }
 
 // listen serves on a loopback address until the test is over.
@@ -54,9 +56,27 @@ func (s service) listen(t *testing.T) (url string) {
 	return "http://" + l.Addr().String()
 }
 
+// arrivals is a store that knows whose asks have come and are not answered yet.
+type arrivals struct {
+	choked.Store
+	asks sync.Map // a bucket.LeaseID each
+}
+
+func (a *arrivals) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error) {
+	a.asks.Store(ask.ID, nil)
+	defer a.asks.Delete(ask.ID)
+	return a.Store.Lease(ctx, ask)
+}
+
+func (a *arrivals) inLine(_ string, id bucket.LeaseID) bool {
+	_, in := a.asks.Load(id)
+	return in
+}
+
 func TestStore(t *testing.T) {
 	t.Parallel()
-	s := newService(t)
+	behind := &arrivals{Store: choked.NewLocal()}
+	s := serviceOver(t, behind)
 	url := s.listen(t)
 	t.Run("law", func(t *testing.T) { // ends before the service does
 		storetest.Test(t, storetest.Harness{
@@ -65,7 +85,8 @@ func TestStore(t *testing.T) {
 				require.NoError(t, err)
 				return store
 			},
-			Slack: 200 * time.Millisecond,
+			InLine: behind.inLine,
+			Slack:  200 * time.Millisecond,
 		})
 	})
 }

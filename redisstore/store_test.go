@@ -1,7 +1,9 @@
 package redisstore_test
 
 import (
+	"context"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/internal/redisserver"
 	"github.com/choked/choked/redisstore"
 	"github.com/choked/choked/storetest"
@@ -63,12 +66,27 @@ func open(t *testing.T, url string) *redisstore.Store {
 // A store far away, on a busy machine, may answer late.
 const slack = 250 * time.Millisecond
 
+// inLine looks at who stands in line. Where Redis cannot be asked, nobody is seen.
+func inLine(client *redis.Client) func(key string, id bucket.LeaseID) bool {
+	return func(key string, id bucket.LeaseID) bool {
+		line := client.HGet(context.Background(), "choked:"+key, "q").Val()
+		return strings.Contains(line, "\n"+id.String()+" ")
+	}
+}
+
 func TestStoreOnRedis(t *testing.T) {
 	t.Parallel()
 	url := realServer(t)
-	storetest.Test(t, storetest.Harness{
-		Open:  func(t *testing.T) storetest.Store { return open(t, url) },
-		Slack: slack,
+	opt, err := redis.ParseURL(url)
+	require.NoError(t, err)
+	client := redis.NewClient(opt)
+	t.Cleanup(func() { client.Close() })
+	t.Run("law", func(t *testing.T) { // ends before the client does
+		storetest.Test(t, storetest.Harness{
+			Open:   func(t *testing.T) storetest.Store { return open(t, url) },
+			InLine: inLine(client),
+			Slack:  slack,
+		})
 	})
 }
 
@@ -79,8 +97,9 @@ func TestStoreOnMiniredis(t *testing.T) {
 	t.Cleanup(func() { client.Close() })
 	t.Run("law", func(t *testing.T) { // ends before the server does
 		storetest.Test(t, storetest.Harness{
-			Open:  func(t *testing.T) storetest.Store { return redisstore.New(client, redisstore.Config{}) },
-			Slack: slack,
+			Open:   func(t *testing.T) storetest.Store { return redisstore.New(client, redisstore.Config{}) },
+			InLine: inLine(client),
+			Slack:  slack,
 		})
 	})
 }

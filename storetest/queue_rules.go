@@ -46,12 +46,12 @@ var queueRules = []rule{
 		}
 		for i, p := range calls {
 			c.isGranted(asks[i], c.answer(2*time.Second, p))
-			for _, q := range calls[i+1:] {
-				if q.over() && q.at.Before(p.at) {
-					c.failf("%s is served before %s, which came earlier", q.what, p.what)
-				}
-			}
 			c.settle(asks[i], asks[i].Need)
+		}
+		for i, q := range calls[1:] {
+			if p := calls[i]; q.lease.At < p.lease.At {
+				c.failf("%s is served before %s, which came earlier", q.what, p.what)
+			}
 		}
 	}},
 	{"settled past the line", "a settlement is never held back by a waiting ask, and frees quota for it at once", func(c *court) {
@@ -69,7 +69,7 @@ var queueRules = []rule{
 		c.granted(a)
 		p := c.start(b)
 		last.Done = []bucket.Settlement{{Key: a.Key, ID: a.ID, Spent: requests(4)}}
-		q := c.start(last)
+		q := c.begin(last)
 		c.isGranted(b, c.answer(0, p))
 		c.waiting(100*time.Millisecond, q)
 		c.settle(b, requests(5))

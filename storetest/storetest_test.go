@@ -1,14 +1,17 @@
 package storetest_test
 
 import (
+	"context"
 	"flag"
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/storetest"
 )
 
@@ -59,8 +62,69 @@ func TestALateAnswerIsNoDefect(t *testing.T) {
 			for rule, verdict := range verdicts {
 				t.Errorf("late %d times: %q: %s", lates, rule, verdict)
 			}
-		} else if verdict := verdicts["empty"]; !strings.Contains(verdict, "late by 2.0") {
+		} else if verdict := verdicts["empty"]; !strings.Contains(verdict, "late by 2s") {
 			t.Errorf("late each time: %q, want that told", verdict)
+		}
+	}
+}
+
+// Nor for one that was busy while an answer was awaited.
+func TestLateWhileWaiting(t *testing.T) {
+	var paused time.Duration
+	h := harness(overtaking)
+	h.Open = func(*testing.T) storetest.Store {
+		paused = 0
+		return newMemory(overtaking)
+	}
+	h.Advance = func(d time.Duration) {
+		if paused += d; paused > 500*time.Millisecond {
+			paused = -time.Hour
+			d += 300 * time.Millisecond
+		}
+		time.Sleep(d)
+	}
+	if verdict := storetest.Verdicts(t, h)["in order"]; !strings.Contains(verdict, "late by 30") {
+		t.Errorf("late by 300ms while it waits: %q, want that told", verdict)
+	}
+}
+
+// heldUp is a store to which the first ask that may wait is a long time on its
+// way.
+type heldUp struct {
+	*memory
+	held atomic.Bool
+}
+
+func (h *heldUp) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
+	if a.MaxWait > 0 && !h.held.Swap(true) {
+		time.Sleep(400 * time.Millisecond)
+	}
+	return h.memory.Lease(ctx, a)
+}
+
+// Who comes first is known when it stands in line, if the store can tell.
+func TestWhoIsHeldUpIsWaitedFor(t *testing.T) {
+	var m *memory
+	h := storetest.Harness{
+		Open: func(*testing.T) storetest.Store {
+			m = newMemory(none)
+			return &heldUp{memory: m}
+		},
+		In:    synctest.Test,
+		Slack: 250 * time.Millisecond,
+	}
+	if storetest.Verdicts(t, h)["in order"] == "" {
+		t.Error("held up by 400ms, an ask is taken to stand in line first: that shows nothing")
+	}
+	h.InLine = func(key string, id bucket.LeaseID) bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return slices.ContainsFunc(m.lines[key], func(w *waiter) bool { return w.ask.ID == id })
+	}
+	verdicts := storetest.Verdicts(t, h)
+	for _, rule := range []string{"in order", "cancel", "done past the line"} {
+		if verdict := verdicts[rule]; verdict != "" {
+			t.Errorf("%q: %s", rule, verdict)
 		}
 	}
 }
