@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strconv"
@@ -189,10 +190,25 @@ func readMeta(b []byte) meta {
 
 // stop says good-bye and ends gossiping.
 func (g *gossip) stop(leave bool) error {
-	if leave && g.list.NumMembers() > 1 {
-		g.list.Leave(500 * time.Millisecond) //nolint:errcheck // those who did not hear will notice
+	if leave && g.list.NumMembers() > 1 && g.list.Leave(500*time.Millisecond) != nil {
+		g.leaveByStream()
 	}
 	return g.list.Shutdown()
+}
+
+// leaveByStream says a good-bye that has not gone out: memberlist loses a broadcast
+// when it is queued in place of the only one, and the second one after it is as long
+// (hashicorp/memberlist#263). Who is joined hears all that this node knows, and that
+// is that it has left. Those who do not hear will notice.
+func (g *gossip) leaveByStream() {
+	others := g.members()
+	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+	others = slices.DeleteFunc(others, func(m Member) bool { return m.Self || m.leaving })
+	var telling sync.WaitGroup
+	for _, m := range others[:min(len(others), 3)] {
+		telling.Go(func() { g.list.Join([]string{m.Addr}) }) //nolint:errcheck // any one of them is enough
+	}
+	telling.Wait()
 }
 
 // stranger reports why the node that says m must not be a member here. It would
