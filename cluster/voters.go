@@ -376,7 +376,7 @@ func (n *Node) tryToLeave(ctx context.Context) error {
 	}
 	if n.raft.State() == raft.Leader {
 		if len(heirs) == 0 { // the only voter hands the log to somebody first
-			heir := slices.MinFunc(slices.Collect(maps.Values(able)), compareMembers)
+			heir := n.heir(able)
 			if err := n.promote(ctx, heir); err != nil {
 				return err
 			}
@@ -401,6 +401,19 @@ func (n *Node) tryToLeave(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return fmt.Errorf("leave the voters: %w", errors.Join(errs...))
+}
+
+// heir returns which of the members able to vote is to have the log: of the first
+// few one that answers, as gossip takes seconds to notice who is gone. Where packets
+// do not pass none does, and all may be there.
+func (n *Node) heir(able map[string]Member) Member {
+	members := slices.SortedFunc(maps.Values(able), compareMembers)
+	for _, m := range members[:min(len(members), 4)] {
+		if n.gossip.answers(m) {
+			return m
+		}
+	}
+	return members[0]
 }
 
 // handOver gives leadership to the first of the heirs that takes it, of those that

@@ -191,6 +191,27 @@ func TestALeaderThatLeavesHandsOverToWhoIsThere(t *testing.T) {
 	})
 }
 
+// The only voter leaves just when the member that would come next has crashed, which
+// gossip does not know yet. Another one takes over.
+func TestTheOnlyVoterThatLeavesHandsOverToWhoIsThere(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946"}
+		var nodes []*Node
+		for i := range 3 {
+			cfg := c.config(1 + i)
+			cfg.Voters = 1
+			nodes = append(nodes, c.start(cfg))
+		}
+		require.True(t, takeAll(t, nodes[2], 0))
+		c.await("all are members", func() bool { return len(nodes[0].Members()) == 3 })
+		require.Same(t, nodes[0], c.leader())
+		c.crash(nodes[1])
+		c.leave(nodes[0])
+		c.await("the other one leads", func() bool { return c.leader() == nodes[2] })
+		assert.False(t, takeAll(t, nodes[2], 1), "60 an hour were granted already")
+	})
+}
+
 // A worker of another cluster that has the same secret knocks and is refused. Who
 // leaves gives up its vote all the same.
 func TestAStrangerKeepsNobodyFromLeaving(t *testing.T) {
