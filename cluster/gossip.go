@@ -204,11 +204,9 @@ func (g *gossip) leaveByStream() {
 	others := g.members()
 	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
 	others = slices.DeleteFunc(others, func(m Member) bool { return m.Self || m.leaving })
-	var telling sync.WaitGroup
-	for _, m := range others[:min(len(others), 3)] {
-		telling.Go(func() { g.list.Join([]string{m.Addr}) }) //nolint:errcheck // any one of them is enough
-	}
-	telling.Wait()
+	beside(min(len(others), 3), func(i int) {
+		g.list.Join([]string{others[i].Addr}) //nolint:errcheck // any one of them is enough
+	})
 }
 
 // stranger reports why the node that says m must not be a member here. It would
