@@ -38,11 +38,30 @@ type authority struct {
 	line    *turn.Line
 	table   *bucket.Table // while it is viewed
 
-	mu    sync.Mutex
-	inbox []message
-	wake  chan struct{} // holds one when there is something in the inbox
-	over  bool          // it has stopped reading the inbox
-	ended chan struct{} // closed when it has answered all that it will
+	mu      sync.Mutex
+	inbox   []message
+	wake    chan struct{}      // holds one when there is something in the inbox
+	over    bool               // it has stopped reading the inbox
+	ended   chan struct{}      // closed when it has answered all that it will
+	members map[string]*member // those that have a stream open
+	streams uint64             // opened so far
+}
+
+// member is who asks over streams: over one at a time, as a member has one link to
+// the leader. It gives up one that is silent and asks again over the next. What it
+// had sent may arrive yet, when the lease has been granted, spent, and settled, and
+// would lease as much again to nobody. So whoever asks over one stream is not heard
+// on those that were opened before.
+type member struct {
+	open   int
+	newest uint64 // of the streams that it asked on
+}
+
+// stream is one of a member's.
+type stream struct {
+	id     string // of the member
+	member *member
+	n      uint64 // it is the n-th
 }
 
 // request is an operation that was submitted. Its fields belong to the
@@ -66,7 +85,10 @@ const (
 )
 
 func newAuthority(r *consensus, replica *replica) *authority {
-	a := &authority{raft: r, replica: replica, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	a := &authority{
+		raft: r, replica: replica, wake: make(chan struct{}, 1), ended: make(chan struct{}),
+		members: make(map[string]*member),
+	}
 	a.line = turn.New(func(ask *bucket.Ask) *bucket.Bucket { return a.table.Find(ask) })
 	return a
 }
@@ -82,12 +104,58 @@ func (a *authority) submit(op bucket.Op, reply func(turn.Answer)) *request {
 	return req
 }
 
+// submitOn is submit of what came on s. It returns nil, and nothing happens, if the
+// member has asked on a later stream.
+func (a *authority) submitOn(s stream, op bucket.Op, reply func(turn.Answer)) *request {
+	req := &request{op: op}
+	a.mu.Lock()
+	if s.n < s.member.newest {
+		a.mu.Unlock()
+		return nil
+	}
+	s.member.newest = s.n
+	sent := a.put(message{submit, req, reply})
+	a.mu.Unlock()
+	if !sent {
+		reply(turn.Answer{Result: bucket.Result{Err: errNotLeader}})
+	}
+	return req
+}
+
+// open is to be called before a member is told that it may ask on a stream.
+func (a *authority) open(id string) stream {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	m := a.members[id]
+	if m == nil {
+		m = new(member)
+		a.members[id] = m
+	}
+	m.open++
+	a.streams++
+	return stream{id, m, a.streams}
+}
+
+// close is to be called when nothing more comes on s.
+func (a *authority) close(s stream) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s.member.open--; s.member.open == 0 {
+		delete(a.members, s.id)
+	}
+}
+
 func (a *authority) cancel(req *request)  { a.send(message{kind: cancel, req: req}) }
 func (a *authority) abandon(req *request) { a.send(message{kind: abandon, req: req}) }
 
 func (a *authority) send(m message) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.put(m)
+}
+
+// put is send with the lock held.
+func (a *authority) put(m message) bool {
 	if a.over {
 		return false
 	}

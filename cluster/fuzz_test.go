@@ -73,7 +73,7 @@ func FuzzFrames(f *testing.F) {
 func leads(t *testing.T, b []byte) {
 	replica := newReplica(boottime.New())
 	a := newAuthority(nil, replica)
-	s := &session{conn: said{bytes.NewReader(b)}, authority: a, wake: make(chan struct{}, 1)}
+	s := newSession(said{bytes.NewReader(b)}, a, "member")
 	s.serve(func(kind byte, _ []byte) (byte, []byte) {
 		if kind != frameStatus && kind != frameLeave {
 			return 0, nil

@@ -25,7 +25,7 @@ func TestAnAnswerGoesToItsAsk(t *testing.T) {
 		here, there := net.Pipe()
 		l := newLink(here, "leader")
 		go l.run(bufio.NewReader(here))
-		leader := &session{conn: there, wake: make(chan struct{}, 1)}
+		leader := newSession(there, nil, "member")
 		done := make(chan struct{})
 		go leader.write(done)
 		seqs := make(map[string]uint64) // as sent, by key

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -576,14 +575,14 @@ func (n *Node) accept() {
 		if err != nil {
 			return
 		}
-		if !n.spawn(func() { n.serve(conn) }) {
+		if !n.spawn(func() { n.serve(conn.(*wire.Conn)) }) {
 			conn.Close()
 		}
 	}
 }
 
 // serve says first whether this node leads, and where the leader is if it knows.
-func (n *Node) serve(conn net.Conn) {
+func (n *Node) serve(conn *wire.Conn) {
 	defer conn.Close()
 	stop := context.AfterFunc(n.ctx, func() { conn.Close() })
 	defer stop()
@@ -593,7 +592,7 @@ func (n *Node) serve(conn net.Conn) {
 		writeFrame(w, frameWait, nil) //nolint:errcheck // who is gone is noticed by serve
 		w.Flush()                     //nolint:errcheck
 	})
-	s := &session{conn: conn, authority: a, wake: make(chan struct{}, 1)}
+	s := newSession(conn, a, conn.Peer.Node)
 	s.send(frameRole, n.role(a))
 	if a == nil {
 		conn.SetReadDeadline(time.Now().Add(changeWithin)) // for one question

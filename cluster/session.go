@@ -15,7 +15,8 @@ import (
 // go to the authority as they come, answers leave in batches.
 type session struct {
 	conn      net.Conn
-	authority *authority
+	authority *authority // nil: it does not lead
+	stream    stream     // to the authority
 
 	mu   sync.Mutex
 	out  []byte        // answers to be sent
@@ -37,6 +38,16 @@ const (
 	writeWithin = 5 * time.Second
 )
 
+// newSession is for a stream of the member id. It comes before the member is told
+// that this node leads.
+func newSession(conn net.Conn, a *authority, id string) *session {
+	s := &session{conn: conn, authority: a, wake: make(chan struct{}, 1)}
+	if a != nil {
+		s.stream = a.open(id)
+	}
+	return s
+}
+
 // serve reads frames until the stream ends, or, once this node is not the
 // leader any more, until the authority's end has been told.
 func (s *session) serve(handle func(kind byte, body []byte) (reply byte, text []byte)) {
@@ -46,6 +57,9 @@ func (s *session) serve(handle func(kind byte, body []byte) (reply byte, text []
 	defer writer.Wait()
 	defer close(done)
 
+	if s.authority != nil {
+		defer s.authority.close(s.stream)
+	}
 	asked := make(map[uint64]*request)
 	defer func() {
 		for _, req := range asked {
@@ -87,7 +101,7 @@ func (s *session) serve(handle func(kind byte, body []byte) (reply byte, text []
 					return
 				}
 				body = rest
-				asked[n] = s.authority.submit(op, func(a turn.Answer) {
+				req := s.authority.submitOn(s.stream, op, func(a turn.Answer) {
 					answered.Lock()
 					if a.Grant.OK {
 						granted = append(granted, grant{n, time.Now()})
@@ -97,6 +111,10 @@ func (s *session) serve(handle func(kind byte, body []byte) (reply byte, text []
 					answered.Unlock()
 					s.answer(n, a)
 				})
+				if req == nil {
+					return // the member is elsewhere
+				}
+				asked[n] = req
 			}
 		case frameCancel:
 			n, _, err := seq(body)

@@ -208,7 +208,7 @@ func TestASessionForgetsWhatWasAskedAgain(t *testing.T) {
 		require.NoError(t, err)
 
 		client, conn := net.Pipe()
-		s := &session{conn: conn, authority: n.authority.Load(), wake: make(chan struct{}, 1)}
+		s := newSession(conn, n.authority.Load(), "member")
 		var both sync.WaitGroup
 		both.Go(func() { s.serve(n.answer) })
 		both.Go(func() { io.Copy(io.Discard, client) })
@@ -231,5 +231,77 @@ func TestASessionForgetsWhatWasAskedAgain(t *testing.T) {
 		assert.Less(t, inUse()-before, int64(100*times), "bytes")
 		require.NoError(t, client.Close())
 		both.Wait()
+	})
+}
+
+// A member gives up a silent link and asks again over a new one, and is done with
+// the lease when what it had sent over the old one arrives: a packet is lost, and
+// sent again a second later. That leases nothing. Streams on which others asked, or
+// on which nothing was asked, are in nobody's way.
+func TestWhatArrivesAfterItWasAskedAgainLeasesNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		cfg := c.config(1)
+		cfg.Join = nil
+		n := c.start(cfg)
+		c.await("it leads", func() bool { return c.leader() != nil })
+		a := n.authority.Load()
+		var all sync.WaitGroup
+		var clients []net.Conn
+		leave := func() {
+			for _, client := range clients {
+				client.Close()
+			}
+			all.Wait()
+		}
+		defer leave()
+		stream := func(member string) net.Conn {
+			client, conn := net.Pipe()
+			clients = append(clients, client)
+			s := newSession(conn, a, member)
+			all.Go(func() {
+				s.serve(n.answer)
+				conn.Close()
+			})
+			all.Go(func() { io.Copy(io.Discard, client) })
+			return client
+		}
+		say := func(client net.Conn, op bucket.Op) {
+			w := bufio.NewWriter(client)
+			require.NoError(t, writeFrame(w, frameOps, bucket.AppendOp(binary.AppendUvarint(nil, 1), op)))
+			require.NoError(t, w.Flush())
+			synctest.Wait()
+		}
+		leased := func() (sum choked.Cost) {
+			n.replica.View(func(t *bucket.Table) { sum = t.Get("k").Leased(t.Now()) })
+			return sum
+		}
+		ends := func(client net.Conn) bool {
+			synctest.Wait()
+			_, err := client.Write([]byte{0})
+			return err != nil
+		}
+		ask := oneRequest("k", 1)
+
+		old, used := stream("a"), stream("a")
+		stream("a") // and nothing is asked on it
+		other := stream("b")
+		say(used, &ask)
+		require.Equal(t, ask.Need, leased())
+		say(used, &bucket.Settlement{Key: "k", ID: ask.ID, Spent: ask.Need})
+		require.Zero(t, leased())
+
+		say(old, &ask)
+		assert.Zero(t, leased(), "it arrives when all is over")
+		assert.True(t, ends(old), "the old stream is left")
+
+		ask.ID.Seq++
+		say(used, &ask)
+		assert.Equal(t, ask.Need, leased(), "on the newest of those that were used")
+		ask.ID.Holder++
+		say(other, &ask)
+		assert.Equal(t, ask.Need.Add(ask.Need), leased(), "of another member")
+
+		leave()
+		assert.Empty(t, a.members, "who is gone is forgotten")
 	})
 }
