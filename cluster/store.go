@@ -63,7 +63,7 @@ func (n *Node) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error) 
 		return &a
 	}, true)
 	if err != nil {
-		return bucket.Lease{}, fmt.Errorf("lease on %.64q: %w", ask.Key, err)
+		return bucket.Lease{}, err // a limiter names the key
 	}
 	lease := answer.Grant.Lease(ask.ID, answer.Waited)
 	lease.ValidFor += time.Duration(sent - start)

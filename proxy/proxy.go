@@ -182,11 +182,7 @@ func (s *Store) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 		return bucket.Lease{}, err
 	}
 	defer done()
-	lease, err := s.lease(ctx, ask)
-	if err != nil {
-		return bucket.Lease{}, fmt.Errorf("lease on %.64q: %w", ask.Key, err)
-	}
-	return lease, nil
+	return s.lease(ctx, ask)
 }
 
 func (s *Store) lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error) {

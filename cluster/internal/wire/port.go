@@ -202,6 +202,8 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 	if err != nil {
 		if open.Err() != nil {
 			err = fmt.Errorf("dial %s: %w", addr, net.ErrClosed)
+		} else if ctx.Err() != nil { // not "operation was canceled", which hides why
+			err = fmt.Errorf("dial %s: %w", addr, context.Cause(ctx))
 		}
 		return nil, err
 	}

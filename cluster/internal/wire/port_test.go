@@ -701,6 +701,31 @@ func TestDialOfSilentListenerEndsInTime(t *testing.T) {
 	})
 }
 
+// A dial that is given up before there is a connection says why.
+func TestDialThatIsGivenUpSaysWhy(t *testing.T) {
+	why := errors.New("asked others instead")
+	for name, network := range map[string]Network{"system": System, "that never connects": nowhere{System}} {
+		t.Run(name, func(t *testing.T) {
+			cfg := host{System, "127.0.0.1"}.config("a")
+			cfg.Network = network
+			p := open(t, cfg)
+			ctx, cancel := context.WithCancelCause(t.Context())
+			cancel(why)
+			_, err := p.Dial(ctx, RPC, "127.0.0.1:1")
+			assert.EqualError(t, err, "dial 127.0.0.1:1: asked others instead")
+			assert.ErrorIs(t, err, why)
+		})
+	}
+}
+
+// nowhere is a network on which nobody answers.
+type nowhere struct{ Network }
+
+func (nowhere) Dial(ctx context.Context, _ string) (net.Conn, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 // Once a peer is known, it may be silent for as long as it likes.
 func TestKnownPeersMayBeSilent(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
