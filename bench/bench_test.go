@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,6 +46,22 @@ func TestAMissIsAnErrorUnlessTheRunHasShownWhy(t *testing.T) {
 	sum.write(&text)
 	assert.Contains(t, text.String(), "| first | ≤ 2 | 3 | NOT REACHED | the disk |")
 	assert.Contains(t, text.String(), "| speed | ≤ 1 | 0.9 | reached |  |")
+}
+
+func TestAPartThatFailsLosesNothingOfTheOthers(t *testing.T) {
+	defer func(before []part) { parts = before }(parts)
+	parts = []part{
+		{"broken", "What fails", func(context.Context, *config) ([]table, error) { return nil, errors.New("no disk\nno network") }},
+		{"sound", "What works", func(context.Context, *config) ([]table, error) {
+			return []table{{head: []string{"a"}, rows: [][]string{{"1"}}}}, nil
+		}},
+	}
+	file := filepath.Join(t.TempDir(), "results")
+	assert.EqualError(t, run(t.Context(), []string{"-o", file, "-only", "broken,sound"}, io.Discard), "broken: no disk\nno network")
+	written, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Contains(t, string(written), "## What fails\n\n`go run . -only broken`\n\nFailed: no disk\n")
+	assert.Contains(t, string(written), "## What works\n\n`go run . -only sound`\n\n| a |\n|---|\n| 1 |\n")
 }
 
 func TestNothingIsMeasuredOfWrongVerdicts(t *testing.T) {

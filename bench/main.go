@@ -7,7 +7,8 @@
 //
 // What takes nanoseconds is measured in rounds, the contestants in turn, and
 // told as the median of the rounds. What misses what it should reach is an
-// error, unless the run has shown why. It is a module of its own, so that nobody
+// error, unless the run has shown why; so is a part that fails, but the others
+// are measured all the same. It is a module of its own, so that nobody
 // who uses choked gets the contestants too.
 package main
 
@@ -140,17 +141,20 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fmt.Fprint(out, head)
 	var body strings.Builder
 	both := io.MultiWriter(out, &body)
+	var failed error
 	for _, p := range wanted {
 		fmt.Fprintf(both, "\n## %s\n\n`go run . -only %s`\n", p.title, p.name)
 		tables, err := p.run(ctx, c)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", p.name, err))
+			why, _, _ := strings.Cut(err.Error(), "\n")
+			fmt.Fprintf(both, "\nFailed: %s\n", why)
 		}
 		for _, t := range tables {
 			t.write(both)
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
 		}
 	}
 	if len(c.overs) > 0 {
@@ -169,7 +173,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			return err
 		}
 	}
-	return c.goals.err()
+	return errors.Join(failed, c.goals.err())
 }
 
 func flagSet(fs *flag.FlagSet, name string) (set bool) {

@@ -43,13 +43,17 @@ func many(ctx context.Context, c *config) ([]table, error) {
 	}
 	members := table{
 		note: fmt.Sprintf("Members that do not vote, each a node with its own stream to the leader, all in one process; three that vote in processes of their own. "+
-			"All of them take under 100 keys and want more, for %v. CPU is of the process with the members, and of the one that leads. Each of them knows all others by gossip, so that what gossip takes grows with the square of them: where the CPUs are too few for it, joining takes long and calls wait.", c.seconds),
+			"All of them take under 100 keys and want more, for %v. CPU is of the process with the members, and of the one that leads. Each of them knows all others by gossip, so that what gossip takes grows with the square of them: where the CPUs are too few for it, joining takes long and calls wait, or fail when they have found no way to the leader for 5s.", c.seconds),
 		head: head("member"),
 	}
 	for n := 10; n <= c.members; n *= 3 {
 		row, err := crowd(ctx, c, n, "100/s", (*trio).members)
 		if errors.Is(err, errNotWhole) {
 			members.row(n, "100/s", fmt.Sprint("not within ", joinWithin), "", "", "", "", "", "", "")
+			break
+		}
+		if errors.Is(err, choked.ErrNoQuorum) {
+			members.row(n, "100/s", "joined, but calls failed: too late to the leader", "", "", "", "", "", "", "")
 			break
 		}
 		if err != nil {
