@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/choked/choked"
 	"github.com/choked/choked/cluster"
 	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/ports"
 )
 
 // The test's program is the nodes' too.
@@ -62,6 +64,25 @@ func TestAPartThatFailsLosesNothingOfTheOthers(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, string(written), "## What fails\n\n`go run . -only broken`\n\nFailed: no disk\n")
 	assert.Contains(t, string(written), "## What works\n\n`go run . -only sound`\n\n| a |\n|---|\n| 1 |\n")
+}
+
+// A port that was free may be taken by who dials before it is bound.
+func TestGubernatorTakesOtherPortsThanThoseInUse(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	tries := 0
+	peers, stop, err := openGubernator(t.Context(), func() ([]string, error) {
+		addrs, err := ports.Free(4)
+		if tries++; tries < 3 && err == nil {
+			addrs[tries] = taken.Addr().String()
+		}
+		return addrs, err
+	})
+	require.NoError(t, err)
+	defer stop()
+	assert.Len(t, peers, 2)
+	assert.Equal(t, 3, tries)
 }
 
 func TestNothingIsMeasuredOfWrongVerdicts(t *testing.T) {

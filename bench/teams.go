@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/go-redis/redis_rate/v10"
@@ -207,19 +209,31 @@ func startGubernator(ctx context.Context, peers []gubernator.PeerInfo) (stop fun
 	return stop, nil
 }
 
+// openGubernator starts a daemon for each two of the addresses that free finds. A
+// contestant that dials meanwhile may be given a port that was free: then others
+// are found.
+func openGubernator(ctx context.Context, free func() ([]string, error)) (peers []gubernator.PeerInfo, stop func(), err error) {
+	for range 10 {
+		addrs, err := free()
+		if err != nil {
+			return nil, nil, err
+		}
+		peers = nil
+		for at := range slices.Chunk(addrs, 2) {
+			peers = append(peers, gubernator.PeerInfo{GRPCAddress: at[0], HTTPAddress: at[1]})
+		}
+		if stop, err = startGubernator(ctx, peers); !errors.Is(err, syscall.EADDRINUSE) {
+			return peers, stop, err
+		}
+	}
+	return nil, nil, err
+}
+
 // gubernatorTeam is a daemon for each node in this process, the worker of each
 // asking its own.
 func gubernatorTeam(name string, behavior gubernator.Behavior) team {
 	return team{name: name, open: func(ctx context.Context, n int, limit choked.Rate) ([]taker, func() error, error) {
-		addrs, err := ports.Free(2 * n)
-		if err != nil {
-			return nil, nil, err
-		}
-		var peers []gubernator.PeerInfo
-		for i := range n {
-			peers = append(peers, gubernator.PeerInfo{GRPCAddress: addrs[2*i], HTTPAddress: addrs[2*i+1]})
-		}
-		stop, err := startGubernator(ctx, peers)
+		peers, stop, err := openGubernator(ctx, func() ([]string, error) { return ports.Free(2 * n) })
 		if err != nil {
 			return nil, nil, err
 		}
