@@ -48,16 +48,18 @@ func many(ctx context.Context, c *config) ([]table, error) {
 	}
 	for n := 10; n <= c.members; n *= 3 {
 		row, err := crowd(ctx, c, n, "100/s", (*trio).members)
-		if errors.Is(err, errNotWhole) {
-			members.row(n, "100/s", fmt.Sprint("not within ", joinWithin), "", "", "", "", "", "", "")
-			break
-		}
-		if errors.Is(err, choked.ErrNoQuorum) {
-			members.row(n, "100/s", "joined, but calls failed: too late to the leader", "", "", "", "", "", "", "")
-			break
-		}
-		if err != nil {
+		failed := ""
+		switch {
+		case errors.Is(err, errNotWhole):
+			failed = fmt.Sprint("not within ", joinWithin)
+		case errors.Is(err, choked.ErrNoQuorum):
+			failed = "joined, but calls failed: too late to the leader"
+		case err != nil:
 			return nil, fmt.Errorf("%d members: %w", n, err)
+		}
+		if failed != "" {
+			members.row(n, "100/s", failed, "", "", "", "", "", "", "")
+			break
 		}
 		members.row(row...)
 	}
