@@ -14,17 +14,17 @@ import (
 func TestImportsPointDown(t *testing.T) {
 	const module = "github.com/choked/choked"
 	may := map[string]string{
-		"":                   "bucket internal/boottime internal/turn",
+		"":                   "bucket internal/boottime internal/waitqueue",
 		"bucket":             "",
-		"cluster":            "bucket fsm internal/boottime internal/turn cluster/internal/wire",
+		"cluster":            "bucket fsm internal/boottime internal/waitqueue cluster/internal/wire",
 		"estimator":          "estimator/internal/quick",
 		"estimator/tiktoken": "estimator estimator/internal/bpe",
 		"estimator/voyage":   "estimator estimator/internal/bpe",
 		"fsm":                "bucket",
 		"internal/boottime":  "",
 		"internal/httpapi":   "bucket",
-		"internal/turn":      "bucket",
-		"proxy":              "bucket internal/boottime internal/httpapi",
+		"internal/waitqueue": "bucket",
+		"httpstore":          "bucket internal/boottime internal/httpapi",
 		"redisstore":         "bucket internal/boottime",
 		"storetest":          "bucket",
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/internal/boottime"
-	"github.com/choked/choked/internal/turn"
+	"github.com/choked/choked/internal/waitqueue"
 )
 
 // Local is a Store in this process's memory: limits hold for the process, as
@@ -18,7 +18,7 @@ type Local struct {
 
 	mu     sync.Mutex
 	table  *bucket.Table
-	line   *turn.Line
+	line   *waitqueue.Queue
 	timer  *time.Timer // for the next turn in line
 	closed bool
 }
@@ -26,7 +26,7 @@ type Local struct {
 // NewLocal returns a Local in which all buckets are full.
 func NewLocal() *Local {
 	s := &Local{clock: boottime.New(), table: bucket.NewTable()}
-	s.line = turn.New(s.table.Find)
+	s.line = waitqueue.New(s.table.Find)
 	s.timer = time.AfterFunc(math.MaxInt64, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -37,8 +37,8 @@ func NewLocal() *Local {
 
 // Lease implements [Store].
 func (s *Local) Lease(ctx context.Context, ask Ask) (Lease, error) {
-	answers := make(chan turn.Answer, 1)
-	e, err := s.add(&ask, func(a turn.Answer) { answers <- a })
+	answers := make(chan waitqueue.Answer, 1)
+	e, err := s.add(&ask, func(a waitqueue.Answer) { answers <- a })
 	if err != nil {
 		return Lease{}, err
 	}
@@ -58,7 +58,7 @@ func (s *Local) Lease(ctx context.Context, ask Ask) (Lease, error) {
 	select {
 	case a := <-answers:
 		if a.Grant.OK {
-			s.line.Add(s.clock.Now(), &Settlement{Key: ask.Key, ID: ask.ID}, func(turn.Answer) {})
+			s.line.Add(s.clock.Now(), &Settlement{Key: ask.Key, ID: ask.ID}, func(waitqueue.Answer) {})
 		}
 	default:
 	}
@@ -67,7 +67,7 @@ func (s *Local) Lease(ctx context.Context, ask Ask) (Lease, error) {
 }
 
 // granted is what an answer grants. The asker's clock is that of the store.
-func granted(ask *Ask, a turn.Answer) (Lease, error) {
+func granted(ask *Ask, a waitqueue.Answer) (Lease, error) {
 	lease := a.Grant.Lease(ask.ID, 0)
 	lease.ValidFor += a.Waited
 	return lease, a.Err
@@ -88,14 +88,14 @@ func (s *Local) Adjust(_ context.Context, a Adjustment) error { return s.do(&a) 
 
 // do has op decided, which for anything but an ask is at once.
 func (s *Local) do(op bucket.Op) (err error) {
-	_, e := s.add(op, func(a turn.Answer) { err = a.Err })
+	_, e := s.add(op, func(a waitqueue.Answer) { err = a.Err })
 	if e != nil {
 		return e
 	}
 	return err
 }
 
-func (s *Local) add(op bucket.Op, reply func(turn.Answer)) (*turn.Entry, error) {
+func (s *Local) add(op bucket.Op, reply func(waitqueue.Answer)) (*waitqueue.Entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

@@ -17,8 +17,8 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/cluster"
-	"github.com/choked/choked/internal/history"
-	"github.com/choked/choked/internal/ports"
+	"github.com/choked/choked/internal/testkit/history"
+	"github.com/choked/choked/internal/testkit/ports"
 )
 
 // The test's program is the nodes' too.

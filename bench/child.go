@@ -18,9 +18,9 @@ import (
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/cluster"
-	"github.com/choked/choked/internal/history"
-	"github.com/choked/choked/internal/ports"
-	"github.com/choked/choked/proxy"
+	"github.com/choked/choked/httpstore"
+	"github.com/choked/choked/internal/testkit/history"
+	"github.com/choked/choked/internal/testkit/ports"
 	"github.com/choked/choked/server"
 )
 
@@ -339,16 +339,16 @@ func (t *trio) members(ctx context.Context, n int) (stores []choked.Store, stop 
 // clients are n workers in this process that are no members: each has connections
 // of its own to the HTTP service of one of the three, and has been served once.
 func (t *trio) clients(ctx context.Context, n int) (stores []choked.Store, stop func() error, err error) {
-	var remote []*proxy.Store
-	stop = func() error { return sameTime(remote, (*proxy.Store).Close) }
+	var remote []*httpstore.Store
+	stop = func() error { return sameTime(remote, (*httpstore.Store).Close) }
 	for i := range n {
-		s, err := proxy.New("http://"+t.procs[i%len(t.procs)].job.Serve, "")
+		s, err := httpstore.New("http://"+t.procs[i%len(t.procs)].job.Serve, "")
 		if err != nil {
 			return nil, nil, errors.Join(err, stop())
 		}
 		remote = append(remote, s)
 	}
-	err = sameTime(remote, func(s *proxy.Store) error {
+	err = sameTime(remote, func(s *httpstore.Store) error {
 		return s.Adjust(ctx, bucket.Adjustment{Key: "hello", Limits: choked.MustLimits("100/s", "")})
 	})
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 // leader measures how long workers with demand get nothing when the one that

@@ -9,7 +9,7 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/cluster"
-	"github.com/choked/choked/internal/ports"
+	"github.com/choked/choked/internal/testkit/ports"
 )
 
 const secret = "bench"

@@ -10,7 +10,7 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 // result is what came of callers that take as much as they can get.

@@ -14,8 +14,8 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/choked/choked"
-	"github.com/choked/choked/internal/ports"
-	"github.com/choked/choked/internal/redisserver"
+	"github.com/choked/choked/internal/testkit/ports"
+	"github.com/choked/choked/internal/testkit/redisserver"
 	"github.com/choked/choked/redisstore"
 )
 

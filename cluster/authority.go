@@ -9,7 +9,7 @@ import (
 
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/fsm"
-	"github.com/choked/choked/internal/turn"
+	"github.com/choked/choked/internal/waitqueue"
 )
 
 // What becomes of a request when the leader steps down.
@@ -35,7 +35,7 @@ var telling = &bucket.Settlement{Key: "time"}
 type authority struct {
 	raft    *consensus
 	replica *replica
-	line    *turn.Line
+	line    *waitqueue.Queue
 	table   *bucket.Table // while it is viewed
 
 	mu      sync.Mutex
@@ -68,14 +68,14 @@ type stream struct {
 // authority's goroutine.
 type request struct {
 	op      bucket.Op
-	entry   *turn.Entry
+	entry   *waitqueue.Entry
 	granted bool
 }
 
 type message struct {
 	kind  uint8
 	req   *request
-	reply func(turn.Answer)
+	reply func(waitqueue.Answer)
 }
 
 const (
@@ -89,24 +89,24 @@ func newAuthority(r *consensus, replica *replica) *authority {
 		raft: r, replica: replica, wake: make(chan struct{}, 1), ended: make(chan struct{}),
 		members: make(map[string]*member),
 	}
-	a.line = turn.New(func(ask *bucket.Ask) *bucket.Bucket { return a.table.Find(ask) })
+	a.line = waitqueue.New(func(ask *bucket.Ask) *bucket.Bucket { return a.table.Find(ask) })
 	return a
 }
 
 // submit has op decided. reply is called once, on the authority's goroutine,
 // unless the request is cancelled: it must not block. An answer's error is
 // errNotLeader if op was not proposed, and errUnclear if it may have been.
-func (a *authority) submit(op bucket.Op, reply func(turn.Answer)) *request {
+func (a *authority) submit(op bucket.Op, reply func(waitqueue.Answer)) *request {
 	req := &request{op: op}
 	if !a.send(message{submit, req, reply}) {
-		reply(turn.Answer{Result: bucket.Result{Err: errNotLeader}})
+		reply(waitqueue.Answer{Result: bucket.Result{Err: errNotLeader}})
 	}
 	return req
 }
 
 // submitOn is submit of what came on s. It returns nil, and nothing happens, if the
 // member has asked on a later stream.
-func (a *authority) submitOn(s stream, op bucket.Op, reply func(turn.Answer)) *request {
+func (a *authority) submitOn(s stream, op bucket.Op, reply func(waitqueue.Answer)) *request {
 	req := &request{op: op}
 	a.mu.Lock()
 	if s.n < s.member.newest {
@@ -117,7 +117,7 @@ func (a *authority) submitOn(s stream, op bucket.Op, reply func(turn.Answer)) *r
 	sent := a.put(message{submit, req, reply})
 	a.mu.Unlock()
 	if !sent {
-		reply(turn.Answer{Result: bucket.Result{Err: errNotLeader}})
+		reply(waitqueue.Answer{Result: bucket.Result{Err: errNotLeader}})
 	}
 	return req
 }
@@ -181,7 +181,7 @@ func (a *authority) run(done <-chan struct{}) {
 	timer := time.NewTimer(tellEvery)
 	defer timer.Stop()
 	told := a.replica.now()
-	var batch []*turn.Entry
+	var batch []*waitqueue.Entry
 	var lost error
 	for lost == nil {
 		select {
@@ -194,7 +194,7 @@ func (a *authority) run(done <-chan struct{}) {
 		for lost == nil {
 			now := a.accept()
 			if now-told >= int64(tellEvery) {
-				a.line.Add(now, telling, func(turn.Answer) {})
+				a.line.Add(now, telling, func(waitqueue.Answer) {})
 			}
 			a.view(func() { batch = a.line.Take(now, maxBatch) })
 			if len(batch) == 0 {
@@ -239,7 +239,7 @@ func (a *authority) accept() int64 {
 		switch m.kind {
 		case submit:
 			req, reply := m.req, m.reply
-			req.entry = a.line.Add(now, req.op, func(answer turn.Answer) {
+			req.entry = a.line.Add(now, req.op, func(answer waitqueue.Answer) {
 				if req.granted = answer.Grant.OK; answer.Err == nil && !req.granted {
 					// The line may refuse at a time that is in no entry, and that the
 					// next leader comes to later.
@@ -250,7 +250,7 @@ func (a *authority) accept() int64 {
 		case cancel:
 			a.line.Cancel(m.req.entry)
 			if ask, ok := m.req.op.(*bucket.Ask); ok && m.req.granted {
-				a.line.Add(now, &bucket.Settlement{Key: ask.Key, ID: ask.ID}, func(turn.Answer) {})
+				a.line.Add(now, &bucket.Settlement{Key: ask.Key, ID: ask.ID}, func(waitqueue.Answer) {})
 			}
 		case abandon:
 			a.line.Drop(m.req.entry)
@@ -262,7 +262,7 @@ func (a *authority) accept() int64 {
 // decide commits batch as one entry stamped now and gives each its result. An
 // error ends this leadership: errNotLeader if the entry surely was not
 // proposed.
-func (a *authority) decide(now int64, batch []*turn.Entry) error {
+func (a *authority) decide(now int64, batch []*waitqueue.Entry) error {
 	entry := fsm.Entry{At: now, Ops: make([]bucket.Op, len(batch))}
 	for i, e := range batch {
 		entry.Ops[i] = e.Op

@@ -12,7 +12,7 @@ import (
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/fsm"
 	"github.com/choked/choked/internal/boottime"
-	"github.com/choked/choked/internal/turn"
+	"github.com/choked/choked/internal/waitqueue"
 )
 
 // spin lets a while pass on the clock: long enough for what has begun elsewhere to
@@ -36,7 +36,7 @@ func TestNothingIsDecidedBeforeItWasAsked(t *testing.T) {
 	<-begun
 	spin(r.clock)
 	made := r.now()
-	a.inbox = append(a.inbox, message{submit, &request{op: new(bucket.Ask)}, func(turn.Answer) {}})
+	a.inbox = append(a.inbox, message{submit, &request{op: new(bucket.Ask)}, func(waitqueue.Answer) {}})
 	a.mu.Unlock()
 	assert.GreaterOrEqual(t, <-accepted, made, "it counts from after it was made")
 }
@@ -78,8 +78,8 @@ func TestARefusalTellsATimeThatIsKept(t *testing.T) {
 	entry := fsm.Entry{At: r.now(), Ops: []bucket.Op{ask(1)}}
 	r.Apply(&raft.Log{Index: 1, Term: 1, Data: entry.Encode()})
 	spin(r.clock)
-	answers := make(chan turn.Answer, 1)
-	a.submit(ask(2), func(answer turn.Answer) { answers <- answer })
+	answers := make(chan waitqueue.Answer, 1)
+	a.submit(ask(2), func(answer waitqueue.Answer) { answers <- answer })
 	a.decideAll(t, time.Minute)
 	refused := (<-answers).Result
 	require.NoError(t, refused.Err)

@@ -18,7 +18,7 @@ import (
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/fsm"
 	"github.com/choked/choked/internal/boottime"
-	"github.com/choked/choked/internal/turn"
+	"github.com/choked/choked/internal/waitqueue"
 )
 
 // said is a stream whose other side has said all it will.
@@ -62,7 +62,7 @@ func FuzzFrames(f *testing.F) {
 		leads(t, b)
 		l := newLink(said{}, "leader")
 		for n := range uint64(4) {
-			l.pending[n] = make(chan turn.Answer, 1)
+			l.pending[n] = make(chan waitqueue.Answer, 1)
 		}
 		require.Error(t, l.read(bufio.NewReader(bytes.NewReader(b))))
 	})
@@ -90,7 +90,7 @@ func leads(t *testing.T, b []byte) {
 func (a *authority) decideAll(t *testing.T, later time.Duration) {
 	now := a.accept() + int64(later)
 	for range 1000 {
-		var batch []*turn.Entry
+		var batch []*waitqueue.Entry
 		a.view(func() { batch = a.line.Take(now, maxBatch) })
 		if len(batch) == 0 {
 			return

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/turn"
+	"github.com/choked/choked/internal/waitqueue"
 )
 
 // errLost means that the leader could not be asked any more before it answered.
@@ -32,7 +32,7 @@ type link struct {
 
 	mu      sync.Mutex
 	last    uint64
-	pending map[uint64]chan turn.Answer
+	pending map[uint64]chan waitqueue.Answer
 	out     []byte
 	wake    chan struct{}
 	heard   time.Time // something from the other side, or the first of what is pending was sent
@@ -44,7 +44,7 @@ type link struct {
 
 func newLink(conn net.Conn, addr string) *link {
 	return &link{
-		conn: conn, addr: addr, pending: make(map[uint64]chan turn.Answer),
+		conn: conn, addr: addr, pending: make(map[uint64]chan waitqueue.Answer),
 		wake: make(chan struct{}, 1), over: make(chan struct{}), next: make(chan string, 1), heard: time.Now(),
 	}
 }
@@ -76,19 +76,19 @@ func (l *link) retire(err error) {
 	l.err = err
 	close(l.over)
 	for _, answers := range l.pending {
-		answers <- turn.Answer{Result: bucket.Result{Err: errLost}}
+		answers <- waitqueue.Answer{Result: bucket.Result{Err: errLost}}
 	}
 	clear(l.pending)
 }
 
 // do has the leader decide op. The error is errNotLeader, errUnclear or that of
 // ctx; errors of the decision are in the answer.
-func (l *link) do(ctx context.Context, op bucket.Op) (turn.Answer, error) {
-	answers := make(chan turn.Answer, 1)
+func (l *link) do(ctx context.Context, op bucket.Op) (waitqueue.Answer, error) {
+	answers := make(chan waitqueue.Answer, 1)
 	l.mu.Lock()
 	if l.err != nil {
 		l.mu.Unlock()
-		return turn.Answer{}, errNotLeader // nothing was sent
+		return waitqueue.Answer{}, errNotLeader // nothing was sent
 	}
 	l.last++
 	n := l.last
@@ -115,17 +115,17 @@ func (l *link) do(ctx context.Context, op bucket.Op) (turn.Answer, error) {
 	if !errors.Is(context.Cause(ctx), errAgain) {
 		l.queue(frameCancel, binary.AppendUvarint(nil, n))
 	}
-	return turn.Answer{}, context.Cause(ctx)
+	return waitqueue.Answer{}, context.Cause(ctx)
 }
 
 // undecided tells an answer from none. Who is told that the same was asked again
 // did not do that: an attempt before it came later, from a connection that is lost.
-func undecided(a turn.Answer) (turn.Answer, error) {
-	if errors.Is(a.Err, turn.ErrAskedAgain) {
-		return turn.Answer{}, errUnclear
+func undecided(a waitqueue.Answer) (waitqueue.Answer, error) {
+	if errors.Is(a.Err, waitqueue.ErrAskedAgain) {
+		return waitqueue.Answer{}, errUnclear
 	}
 	if errors.Is(a.Err, errNotLeader) || errors.Is(a.Err, errUnclear) {
-		return turn.Answer{}, a.Err
+		return waitqueue.Answer{}, a.Err
 	}
 	return a, nil
 }
@@ -229,7 +229,7 @@ func (l *link) answer(b []byte) (rest []byte, err error) {
 		return nil, errors.Join(err, errors.New("an answer ends early"))
 	}
 	fate, b := b[0], b[1:]
-	var a turn.Answer
+	var a waitqueue.Answer
 	switch fate {
 	case fateNotLeader:
 		a.Err = errNotLeader

@@ -15,7 +15,7 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/turn"
+	"github.com/choked/choked/internal/waitqueue"
 )
 
 // Answers come in any order, also after their asks have been given up. A grant
@@ -54,7 +54,7 @@ func TestAnAnswerGoesToItsAsk(t *testing.T) {
 			synctest.Wait()
 		}
 		answer := func(key string, n int64) {
-			leader.answer(seqs[key], turn.Answer{Result: bucket.Result{Grant: bucket.Grant{OK: true, Granted: bucket.Cost{Requests: n}}}})
+			leader.answer(seqs[key], waitqueue.Answer{Result: bucket.Result{Grant: bucket.Grant{OK: true, Granted: bucket.Cost{Requests: n}}}})
 			synctest.Wait()
 		}
 		answer("c", 3)
@@ -106,7 +106,7 @@ func TestAnEarlierAttemptThatComesLateIsNoError(t *testing.T) {
 		waited.Go(func() { lease, err = a.Lease(t.Context(), ask) })
 		synctest.Wait()
 		late := ask
-		a.authority.Load().submit(&late, func(turn.Answer) {})
+		a.authority.Load().submit(&late, func(waitqueue.Answer) {})
 		waited.Wait()
 		require.NoError(t, err)
 		require.True(t, lease.OK)

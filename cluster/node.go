@@ -23,7 +23,7 @@ import (
 	"github.com/choked/choked/cluster/internal/wire"
 	"github.com/choked/choked/fsm"
 	"github.com/choked/choked/internal/boottime"
-	"github.com/choked/choked/internal/turn"
+	"github.com/choked/choked/internal/waitqueue"
 )
 
 // Node is one worker's part of the cluster, and a choked.Store. Safe for
@@ -500,7 +500,7 @@ func (n *Node) followMembers() {
 			if _, back := o.Data.(raft.ResumedHeartbeatObservation); !back {
 				n.router.rerouted()
 			} else if a := n.authority.Load(); a != nil {
-				a.submit(telling, func(turn.Answer) {})
+				a.submit(telling, func(waitqueue.Answer) {})
 			}
 		case <-tick.C:
 		case <-doubts:

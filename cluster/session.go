@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/turn"
+	"github.com/choked/choked/internal/waitqueue"
 )
 
 // session serves one client's stream, as long as this node leads. Operations
@@ -101,7 +101,7 @@ func (s *session) serve(handle func(kind byte, body []byte) (reply byte, text []
 					return
 				}
 				body = rest
-				req := s.authority.submitOn(s.stream, op, func(a turn.Answer) {
+				req := s.authority.submitOn(s.stream, op, func(a waitqueue.Answer) {
 					answered.Lock()
 					if a.Grant.OK {
 						granted = append(granted, grant{n, time.Now()})
@@ -138,12 +138,12 @@ func (s *session) serve(handle func(kind byte, body []byte) (reply byte, text []
 }
 
 // answer queues the answer to operation n.
-func (s *session) answer(n uint64, a turn.Answer) {
+func (s *session) answer(n uint64, a waitqueue.Answer) {
 	b := binary.AppendUvarint(make([]byte, 0, 64), n)
 	switch a.Err {
 	case errNotLeader:
 		b = append(b, fateNotLeader)
-	case errUnclear, turn.ErrAskedAgain:
+	case errUnclear, waitqueue.ErrAskedAgain:
 		b = append(b, fateUnclear)
 	default:
 		b = append(b, fateDecided)

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/turn"
+	"github.com/choked/choked/internal/waitqueue"
 )
 
 // errAgain ends an attempt that is asked again: its place in line stays.
@@ -24,7 +24,7 @@ const attempt = 10 * time.Second
 type leader interface {
 	// do returns the decision on op. The error says that there is none:
 	// errNotLeader, errUnclear, or that of ctx.
-	do(ctx context.Context, op bucket.Op) (turn.Answer, error)
+	do(ctx context.Context, op bucket.Op) (waitqueue.Answer, error)
 	// gone is closed when this one decides no more.
 	gone() <-chan struct{}
 }
@@ -33,9 +33,9 @@ func (a *authority) gone() <-chan struct{} { return a.ended }
 func (l *link) gone() <-chan struct{}      { return l.over }
 
 // do implements [leader] for the process that leads.
-func (a *authority) do(ctx context.Context, op bucket.Op) (turn.Answer, error) {
-	answers := make(chan turn.Answer, 1)
-	req := a.submit(op, func(answer turn.Answer) { answers <- answer })
+func (a *authority) do(ctx context.Context, op bucket.Op) (waitqueue.Answer, error) {
+	answers := make(chan waitqueue.Answer, 1)
+	req := a.submit(op, func(answer waitqueue.Answer) { answers <- answer })
 	select {
 	case answer := <-answers:
 		return undecided(answer)
@@ -44,7 +44,7 @@ func (a *authority) do(ctx context.Context, op bucket.Op) (turn.Answer, error) {
 	if !errors.Is(context.Cause(ctx), errAgain) {
 		a.cancel(req)
 	}
-	return turn.Answer{}, context.Cause(ctx)
+	return waitqueue.Answer{}, context.Cause(ctx)
 }
 
 // Lease implements choked.Store. While no leader can be reached it tries for
@@ -106,7 +106,7 @@ func (n *Node) Adjust(ctx context.Context, a bucket.Adjustment) error {
 // decide has an operation decided by whoever leads. op is called before each
 // attempt, just before it is sent. Only with again, an attempt whose outcome is
 // unclear is made again.
-func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (answer turn.Answer, err error) {
+func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (answer waitqueue.Answer, err error) {
 	var unclear *bucket.Ask // it may have been granted
 	var told leader         // that nobody wants it any more
 	defer func() {
@@ -117,11 +117,11 @@ func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (ans
 	leaderless := n.clock.Now() // since when
 	for {
 		if ctx.Err() != nil { // nothing is begun that might be decided all the same
-			return turn.Answer{}, context.Cause(ctx)
+			return waitqueue.Answer{}, context.Cause(ctx)
 		}
 		lead, err := n.leader(ctx, leaderless+int64(n.cfg.QuorumTimeout))
 		if err != nil {
-			return turn.Answer{}, err
+			return waitqueue.Answer{}, err
 		}
 		began := n.clock.Now()
 		try, cancel := context.WithTimeoutCause(ctx, attempt, errAgain)
@@ -138,11 +138,11 @@ func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (ans
 			if ask, ok := op.(*bucket.Ask); ok && unclear == nil {
 				unclear, told = ask, lead
 			}
-			return turn.Answer{}, context.Cause(ctx)
+			return waitqueue.Answer{}, context.Cause(ctx)
 		case errors.Is(err, errUnclear) && !again:
-			return turn.Answer{}, err
+			return waitqueue.Answer{}, err
 		case errors.Is(err, errAgain) && !again: // it may be decided yet
-			return turn.Answer{}, errUnclear
+			return waitqueue.Answer{}, errUnclear
 		}
 		// A leader that kept an attempt for so long was there until shortly
 		// before its end.

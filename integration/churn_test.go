@@ -14,7 +14,7 @@ import (
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/integration/internal/fleet"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 // calls counts what came to nothing, over all workers.

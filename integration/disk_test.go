@@ -20,7 +20,7 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/integration/internal/fleet"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 // steppedOut is how a worker stands whose disk has failed: it says so, and is

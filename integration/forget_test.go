@@ -13,7 +13,7 @@ import (
 	"github.com/choked/choked"
 	"github.com/choked/choked/cluster"
 	"github.com/choked/choked/integration/internal/fleet"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 // All members lose their disks at once, after the burst was spent. Of that nobody

@@ -13,7 +13,7 @@ import (
 
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/integration/internal/fleet"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 // startOnNetwork starts a fleet with each worker on a host of its own.

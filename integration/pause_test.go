@@ -12,7 +12,7 @@ import (
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/integration/internal/fleet"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 // A leader that sleeps for three seconds finds another one when it wakes, and

@@ -23,7 +23,7 @@ import (
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/internal/boottime"
-	"github.com/choked/choked/internal/redisserver"
+	"github.com/choked/choked/internal/testkit/redisserver"
 	"github.com/choked/choked/redisstore"
 )
 

@@ -15,7 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/redisserver"
+	"github.com/choked/choked/internal/testkit/redisserver"
 )
 
 // bare is the bucket in Lua without line, fairness and clock: it does what a

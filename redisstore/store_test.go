@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/redisserver"
+	"github.com/choked/choked/internal/testkit/redisserver"
 	"github.com/choked/choked/redisstore"
 	"github.com/choked/choked/storetest"
 )

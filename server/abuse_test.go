@@ -21,7 +21,7 @@ import (
 
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/internal/httpapi"
-	"github.com/choked/choked/internal/pipes"
+	"github.com/choked/choked/internal/testkit/pipes"
 )
 
 // serve serves d on a network of the bubble, until the returned function is

@@ -15,7 +15,7 @@ import (
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/cluster"
-	"github.com/choked/choked/proxy"
+	"github.com/choked/choked/httpstore"
 	"github.com/choked/choked/server"
 )
 
@@ -80,11 +80,11 @@ func BenchmarkAcquire(b *testing.B) {
 	})
 }
 
-// BenchmarkLease: leases by package proxy, which settle the ones before.
+// BenchmarkLease: leases by package httpstore, which settle the ones before.
 func BenchmarkLease(b *testing.B) {
 	stores(b, func(b *testing.B, store choked.Store) {
 		url, token := serve(b, store)
-		p, err := proxy.New(url, token)
+		p, err := httpstore.New(url, token)
 		require.NoError(b, err)
 		defer p.Close()
 		limits := choked.MustLimits("1000000/s", "1000000000/s")

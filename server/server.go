@@ -1,5 +1,5 @@
 // Package server makes a choked.Store a service over HTTP, for workers that
-// cannot be a node of a cluster themselves. Package proxy is its client in Go;
+// cannot be a node of a cluster themselves. Package httpstore is its client in Go;
 // for others there is a plain call that waits for quota and spends it. The
 // service says at /openapi.json what it can do.
 package server

@@ -30,8 +30,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/choked/choked"
+	"github.com/choked/choked/httpstore"
 	"github.com/choked/choked/internal/httpapi"
-	"github.com/choked/choked/proxy"
 )
 
 // mainEnv makes the test's program the command.
@@ -144,7 +144,7 @@ func TestTheServiceFromStartToEnd(t *testing.T) {
 	token, file := newToken(t, "team-a")
 	p := alone(t, "-tokens", file, "-log", "debug", "-secret", "SECRET-of-nodes")
 	url := "http://" + p.addr
-	store, err := proxy.Open(proxy.Config{URL: url, Token: token, Timeout: time.Second})
+	store, err := httpstore.Open(httpstore.Config{URL: url, Token: token, Timeout: time.Second})
 	require.NoError(t, err)
 	choke := choked.New(store)
 	limiter, err := choke.Limiter("openai_chat", choked.MustLimits("50/s", "100000/m"), nil)
@@ -201,7 +201,7 @@ func TestTheServiceFromStartToEnd(t *testing.T) {
 		assert.NotContains(t, p.log(), secret)
 	}
 	_, err = store.Lease(t.Context(), choked.Ask{Key: "k", Limits: choked.MustLimits("1/s", "")})
-	assert.ErrorIs(t, err, proxy.ErrUnavailable)
+	assert.ErrorIs(t, err, httpstore.ErrUnavailable)
 	require.NoError(t, store.Close())
 }
 
@@ -240,7 +240,7 @@ func TestTLSByFilesThatAreReadAgain(t *testing.T) {
 	require.NoError(t, err)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(b)
-	store, err := proxy.Open(proxy.Config{URL: url, Token: token, TLS: &tls.Config{RootCAs: pool}})
+	store, err := httpstore.Open(httpstore.Config{URL: url, Token: token, TLS: &tls.Config{RootCAs: pool}})
 	require.NoError(t, err)
 	defer store.Close()
 	l, err := store.Lease(t.Context(), choked.Ask{Key: "k", Limits: choked.MustLimits("5/s", ""), Want: choked.Cost{Requests: 1}})

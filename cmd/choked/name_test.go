@@ -15,8 +15,8 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/history"
-	"github.com/choked/choked/proxy"
+	"github.com/choked/choked/httpstore"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 // resolve has this process find name at addrs, and nothing else anywhere.
@@ -140,7 +140,7 @@ func TestTwoNodesBehindOneNameOneIsKilled(t *testing.T) {
 	last := make([]time.Duration, 12)
 	var callers sync.WaitGroup
 	for worker := range 4 {
-		store, err := proxy.New("http://choked.test:"+api, token)
+		store, err := httpstore.New("http://choked.test:"+api, token)
 		require.NoError(t, err)
 		defer store.Close()
 		choke := choked.New(store)

@@ -17,7 +17,7 @@ func TestFlagsThatCannotBe(t *testing.T) {
 		{"-callers many", `invalid value "many" for flag -callers: want a whole number from 1 to 10000`},
 		{"-for soon", `invalid value "soon" for flag -for: want 0, or at least a second`},
 		{"-for -1s", `invalid value "-1s" for flag -for`},
-		{"-store foo", `-store "foo": want cluster, proxy, redis, local or none`},
+		{"-store foo", `-store "foo": want cluster, http, redis, local or none`},
 		{"-workers 2", "-workers 2 -kill: want 3 or more workers, or -kill=false"},
 		{"-store local -requests 2/s", "-store local: a limit cannot be divided among 3 workers"},
 		{"-prompts missing.txt", "-prompts: open missing.txt"},

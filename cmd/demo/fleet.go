@@ -11,8 +11,8 @@ import (
 	"path/filepath"
 	"sync"
 
-	"github.com/choked/choked/internal/history"
-	"github.com/choked/choked/internal/ports"
+	"github.com/choked/choked/internal/testkit/history"
+	"github.com/choked/choked/internal/testkit/ports"
 )
 
 // fleet is the worker processes. What they say comes as events; the fleet's

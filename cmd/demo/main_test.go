@@ -52,7 +52,7 @@ func TestClusterHoldsTheLimitsThroughTheDeathOfItsLeader(t *testing.T) {
 }
 
 func TestAServiceHoldsTheLimitsForItsClients(t *testing.T) {
-	s, _ := demonstrate(t, "-for", "4s", "-store", "proxy")
+	s, _ := demonstrate(t, "-for", "4s", "-store", "http")
 	assert.Zero(t, s.Over)
 	assert.Equal(t, "worker-1", s.Killed)
 	assert.Zero(t, s.Crashes)

@@ -20,7 +20,7 @@ import (
 )
 
 // asService is the value of workerEnv in the process that is the service of
-// -store proxy. It says its URL on its standard output, and ends with its input.
+// -store http. It says its URL on its standard output, and ends with its input.
 const asService = "service"
 
 // child is the life of a process that this program started from itself.

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 const (

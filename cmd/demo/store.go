@@ -15,18 +15,18 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/cluster"
-	"github.com/choked/choked/internal/redisserver"
-	"github.com/choked/choked/proxy"
+	"github.com/choked/choked/httpstore"
+	"github.com/choked/choked/internal/testkit/redisserver"
 	"github.com/choked/choked/redisstore"
 )
 
 // storeKinds are the values of -store. Another kind is a case in [openStore],
 // and if it has demands on the other flags, in [checkStore].
-var storeKinds = []string{"cluster", "proxy", "redis", "local", "none"}
+var storeKinds = []string{"cluster", "http", "redis", "local", "none"}
 
 const storeHelp = "where the workers keep their quota: a `kind`\n" +
 	"cluster: among themselves, in memory\n" +
-	"proxy: at a service over HTTP, in a process of its own\n" +
+	"http: at a service over HTTP, in a process of its own\n" +
 	"redis: in the Redis at -redis, or in one that is started for the demo. With -kill that\n" +
 	"  one writes to disk all that it is told, and after a third of the time it is killed,\n" +
 	"  too, and started again\n" +
@@ -78,10 +78,10 @@ type service struct {
 
 func startService(o options, logs io.Writer) (service, error) {
 	switch o.store {
-	case "proxy":
+	case "http":
 		url, stop, err := startServer(logs, o.verbose)
 		if err != nil {
-			return service{}, fmt.Errorf("-store proxy: %w", err)
+			return service{}, fmt.Errorf("-store http: %w", err)
 		}
 		return service{url: url, close: stop}, nil
 	case "redis":
@@ -272,8 +272,8 @@ func openStore(j job, log *slog.Logger) (home, error) {
 	case "local":
 		alone.store = choked.NewLocal()
 		return alone, nil
-	case "proxy":
-		store, err := proxy.New(j.StoreURL, "")
+	case "http":
+		store, err := httpstore.New(j.StoreURL, "")
 		alone.store = store
 		return alone, err
 	case "redis":

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/choked/choked/internal/redisserver"
+	"github.com/choked/choked/internal/testkit/redisserver"
 )
 
 // redisServer skips the test where there is no server to start, unless there has

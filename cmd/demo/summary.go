@@ -10,7 +10,7 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 // summary is what has come of a demonstration; -json prints it. Waits are from

@@ -9,7 +9,7 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 func TestUseCountsFromWhenTheBurstIsSpent(t *testing.T) {

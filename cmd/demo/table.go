@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 // table prints a line a second for people, in less than 100 columns.

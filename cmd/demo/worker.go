@@ -16,7 +16,7 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/estimator"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 const (

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 // Recovery is what a fault cost those who had a demand and were not hit.

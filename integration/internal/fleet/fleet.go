@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/choked/choked"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 // Busy is limits of which the workers together ask for more, in both units.

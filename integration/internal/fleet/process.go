@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 // Process is one incarnation of a worker. Safe for concurrent use.

@@ -23,7 +23,7 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/cluster"
-	"github.com/choked/choked/internal/history"
+	"github.com/choked/choked/internal/testkit/history"
 )
 
 // workerEnv is set in the processes that a program starts from itself.

@@ -1,4 +1,4 @@
-package proxy_test
+package httpstore_test
 
 import (
 	"context"
@@ -7,7 +7,7 @@ import (
 	"net/http/httptest"
 
 	"github.com/choked/choked"
-	"github.com/choked/choked/proxy"
+	"github.com/choked/choked/httpstore"
 	"github.com/choked/choked/server"
 )
 
@@ -16,7 +16,7 @@ func ExampleNew() {
 	service := httptest.NewServer(s)
 	defer service.Close()
 
-	store, err := proxy.Open(proxy.Config{URL: service.URL, HTTP1: true})
+	store, err := httpstore.Open(httpstore.Config{URL: service.URL, HTTP1: true})
 	if err != nil {
 		log.Fatal(err)
 	}

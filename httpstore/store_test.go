@@ -1,4 +1,4 @@
-package proxy
+package httpstore
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/pipes"
+	"github.com/choked/choked/internal/testkit/pipes"
 	"github.com/choked/choked/server"
 	"github.com/choked/choked/storetest"
 )
@@ -217,10 +217,10 @@ func TestHTTP1IsAskedForOrRefused(t *testing.T) {
 		store, err := Open(Config{URL: url, Token: s.token, TLS: trust, Timeout: time.Hour})
 		require.NoError(t, err)
 		_, err = store.Lease(t.Context(), all)
-		assert.ErrorContains(t, err, "want proxy.Config.HTTP1", url)
+		assert.ErrorContains(t, err, "want httpstore.Config.HTTP1", url)
 		assert.NotErrorIs(t, err, ErrUnavailable)
 		err = store.Settle(t.Context(), []bucket.Settlement{{Key: "k"}})
-		assert.ErrorContains(t, err, "want proxy.Config.HTTP1", url)
+		assert.ErrorContains(t, err, "want httpstore.Config.HTTP1", url)
 		store.work.Wait() // it gives back
 		require.NoError(t, store.Close())
 		all.ID.Holder++

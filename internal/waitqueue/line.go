@@ -1,8 +1,8 @@
-// Package turn keeps the asks that a store cannot meet yet in line, and says
+// Package waitqueue keeps the asks that a store cannot meet yet in line, and says
 // whose turn it is. A store that decides by itself and a leader that decides
 // through a log stand on the same line: they take from it what is worth
 // deciding, decide, and resolve.
-package turn
+package waitqueue
 
 import (
 	"cmp"
@@ -23,7 +23,7 @@ type Answer struct {
 
 // Entry is an operation in the line's hands.
 type Entry struct {
-	Op bucket.Op // to be applied, once [Line.Take] has returned the entry
+	Op bucket.Op // to be applied, once [Queue.Take] has returned the entry
 
 	ask      *bucket.Ask // as it came; nil for a settlement or an adjustment
 	key      *queue
@@ -44,12 +44,12 @@ const (
 	over                   // answered
 )
 
-// Line is the asks in line, first come, first served for each key. Instants
+// Queue is the asks in line, first come, first served for each key. Instants
 // are the store's time, the clock of the buckets.
 //
-// A Line is not safe for concurrent use. It calls reply functions from within
+// A Queue is not safe for concurrent use. It calls reply functions from within
 // its methods, once for each entry that is not cancelled.
-type Line struct {
+type Queue struct {
 	view  func(*bucket.Ask) *bucket.Bucket
 	ready []*Entry // to be taken at the next occasion, in the order they came
 	keys  map[string]*queue
@@ -68,8 +68,8 @@ type queue struct {
 
 // New returns an empty line for the buckets that view shows: those that an ask
 // would find, as [bucket.Table.Find] does. The line only reads them.
-func New(view func(*bucket.Ask) *bucket.Bucket) *Line {
-	return &Line{view: view, keys: make(map[string]*queue)}
+func New(view func(*bucket.Ask) *bucket.Bucket) *Queue {
+	return &Queue{view: view, keys: make(map[string]*queue)}
 }
 
 // settling is the settlements that came with an ask. Whoever hears an answer to
@@ -98,7 +98,7 @@ var ErrAskedAgain = errors.New("choked: the same lease was asked for again")
 // Add hands op to the line, which calls reply when it is decided. What an ask
 // has to settle goes ahead of it. An ask whose id is in line already takes that
 // place, and the earlier one ends with [ErrAskedAgain].
-func (l *Line) Add(now int64, op bucket.Op, reply func(Answer)) *Entry {
+func (l *Queue) Add(now int64, op bucket.Op, reply func(Answer)) *Entry {
 	e := &Entry{Op: op, reply: reply, arrived: now, state: taken}
 	a, ok := op.(*bucket.Ask)
 	if !ok || a.Check() != nil { // a malformed one is for the table to refuse
@@ -122,7 +122,7 @@ func (l *Line) Add(now int64, op bucket.Op, reply func(Answer)) *Entry {
 }
 
 // enqueue puts e in the queue of its key, at its place if it has one.
-func (l *Line) enqueue(now int64, e *Entry) {
+func (l *Queue) enqueue(now int64, e *Entry) {
 	q := l.keys[e.ask.Key]
 	if q == nil {
 		q = &queue{key: e.ask.Key, wake: math.MaxInt64, heap: -1}
@@ -146,7 +146,7 @@ func (l *Line) enqueue(now int64, e *Entry) {
 }
 
 // freed has the queue of op's key looked at again: op may let someone through.
-func (l *Line) freed(op bucket.Op) {
+func (l *Queue) freed(op bucket.Op) {
 	var key string
 	switch op := op.(type) {
 	case *bucket.Settlement:
@@ -162,7 +162,7 @@ func (l *Line) freed(op bucket.Op) {
 
 // Cancel takes e out of the line without an answer. If it is being decided,
 // what it is granted goes back.
-func (l *Line) Cancel(e *Entry) {
+func (l *Queue) Cancel(e *Entry) {
 	switch e.state {
 	case waiting:
 		e.state = over
@@ -181,7 +181,7 @@ func (l *Line) Cancel(e *Entry) {
 }
 
 // Drop takes e out of the line without an answer, unless it is being decided.
-func (l *Line) Drop(e *Entry) {
+func (l *Queue) Drop(e *Entry) {
 	if e.state == waiting {
 		l.Cancel(e)
 	}
@@ -189,7 +189,7 @@ func (l *Line) Drop(e *Entry) {
 
 // Take returns what is worth deciding at now, in order, at the most so many
 // entries. Each is to be resolved, or failed, before the next Take.
-func (l *Line) Take(now int64, most int) []*Entry {
+func (l *Queue) Take(now int64, most int) []*Entry {
 	batch := l.ready
 	if len(batch) > most {
 		batch = slices.Clone(batch[:most])
@@ -214,7 +214,7 @@ func (l *Line) Take(now int64, most int) []*Entry {
 }
 
 // Next is the instant of the next Take that could return something.
-func (l *Line) Next() int64 {
+func (l *Queue) Next() int64 {
 	if len(l.ready) > 0 {
 		return 0
 	}
@@ -225,7 +225,7 @@ func (l *Line) Next() int64 {
 }
 
 // Resolve gives e, which Take returned, its result at now.
-func (l *Line) Resolve(now int64, e *Entry, r bucket.Result) {
+func (l *Queue) Resolve(now int64, e *Entry, r bucket.Result) {
 	if e.ask == nil {
 		l.freed(e.Op)
 		l.answer(now, e, r)
@@ -251,7 +251,7 @@ func (l *Line) Resolve(now int64, e *Entry, r bucket.Result) {
 }
 
 // Fail answers all that is in the line, and the batch that was taken, with err.
-func (l *Line) Fail(now int64, batch []*Entry, err error) {
+func (l *Queue) Fail(now int64, batch []*Entry, err error) {
 	for _, e := range append(batch, l.ready...) {
 		l.answer(now, e, bucket.Result{Err: err})
 	}
@@ -264,7 +264,7 @@ func (l *Line) Fail(now int64, batch []*Entry, err error) {
 	clear(l.keys)
 }
 
-func (l *Line) answer(now int64, e *Entry, r bucket.Result) {
+func (l *Queue) answer(now int64, e *Entry, r bucket.Result) {
 	wanted := e.state != withdrawn && e.state != over
 	e.state = over
 	if !wanted {
@@ -283,7 +283,7 @@ func (l *Line) answer(now int64, e *Entry, r bucket.Result) {
 	}
 }
 
-func (l *Line) setWake(q *queue, at int64) {
+func (l *Queue) setWake(q *queue, at int64) {
 	q.wake = at
 	switch {
 	case at == math.MaxInt64 && q.heap >= 0:

@@ -1,4 +1,4 @@
-package turn
+package waitqueue
 
 import (
 	"errors"
@@ -48,7 +48,7 @@ func TestAnyHistory(t *testing.T) {
 type history struct {
 	*rapid.T
 	definitions []bucket.Limits // of all keys, the earliest first
-	line        *Line
+	line        *Queue
 	table       *bucket.Table
 	now         int64
 	asks        []*asked

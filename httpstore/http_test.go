@@ -1,4 +1,4 @@
-package proxy
+package httpstore
 
 import (
 	"bytes"
@@ -24,9 +24,9 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/history"
 	"github.com/choked/choked/internal/httpapi"
-	"github.com/choked/choked/internal/pipes"
+	"github.com/choked/choked/internal/testkit/history"
+	"github.com/choked/choked/internal/testkit/pipes"
 	"github.com/choked/choked/server"
 )
 

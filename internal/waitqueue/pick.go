@@ -1,4 +1,4 @@
-package turn
+package waitqueue
 
 import (
 	"cmp"
@@ -12,7 +12,7 @@ import (
 // at now, answers those who would wait in vain, and sets when to look again.
 //
 // Nobody overtakes: the first who cannot be served keeps all behind it waiting.
-func (l *Line) pick(now int64, q *queue, batch []*Entry, most int) []*Entry {
+func (l *Queue) pick(now int64, q *queue, batch []*Entry, most int) []*Entry {
 	if len(q.waiting) == 0 { // all have been cancelled
 		l.setWake(q, math.MaxInt64)
 		return batch

@@ -1,4 +1,4 @@
-package turn
+package waitqueue
 
 import (
 	"math"
@@ -10,11 +10,11 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// stand is a store that decides by itself: a Line before a Table, on a clock
+// stand is a store that decides by itself: a Queue before a Table, on a clock
 // that the test moves.
 type stand struct {
 	testing.TB
-	line  *Line
+	line  *Queue
 	table *bucket.Table
 	now   int64
 	takes int      // that returned something

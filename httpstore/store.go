@@ -1,10 +1,10 @@
-// Package proxy is a choked.Store at a service, such as `choked serve` or a
+// Package httpstore is a choked.Store at a service, such as `choked serve` or a
 // handler of package server: for workers that cannot be a node of a cluster
 // themselves.
 //
-//	store, err := proxy.New("https://choked.internal", os.Getenv("CHOKED_TOKEN"))
+//	store, err := httpstore.New("https://choked.internal", os.Getenv("CHOKED_TOKEN"))
 //	choke := choked.New(store)
-package proxy
+package httpstore
 
 import (
 	"bytes"
@@ -39,7 +39,7 @@ var (
 )
 
 // errHTTP1 means that operations cannot share a connection.
-var errHTTP1 = errors.New("choked: the service, or what is before it, speaks HTTP/1.1 only: want proxy.Config.HTTP1, or HTTP/2 there")
+var errHTTP1 = errors.New("choked: the service, or what is before it, speaks HTTP/1.1 only: want httpstore.Config.HTTP1, or HTTP/2 there")
 
 // Config says which service a store is at. URL is required.
 type Config struct {
@@ -73,7 +73,7 @@ type Config struct {
 
 // String shows cfg without its secrets.
 func (cfg Config) String() string {
-	return fmt.Sprintf("proxy.Config{URL: %q, Timeout: %v, HTTP1: %v}", redacted(cfg.URL), cfg.Timeout, cfg.HTTP1)
+	return fmt.Sprintf("httpstore.Config{URL: %q, Timeout: %v, HTTP1: %v}", redacted(cfg.URL), cfg.Timeout, cfg.HTTP1)
 }
 
 // GoString is String, so that no verb of package fmt shows the secrets.
@@ -131,16 +131,16 @@ func New(url, token string) (*Store, error) { return Open(Config{URL: url, Token
 func Open(cfg Config) (*Store, error) {
 	u, err := url.Parse(cfg.URL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		return nil, fmt.Errorf(`choked: proxy: URL %.120q: want "https://host:port"`, redacted(cfg.URL))
+		return nil, fmt.Errorf(`choked: httpstore: URL %.120q: want "https://host:port"`, redacted(cfg.URL))
 	}
 	if strings.ContainsFunc(cfg.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return nil, errors.New("choked: proxy: the token holds what no token does: a space, a line end or the like")
+		return nil, errors.New("choked: httpstore: the token holds what no token does: a space, a line end or the like")
 	}
 	switch {
 	case cfg.Timeout == 0:
 		cfg.Timeout = 5 * time.Second
 	case cfg.Timeout < 0:
-		return nil, fmt.Errorf("choked: proxy: timeout %v: want more than 0", cfg.Timeout)
+		return nil, fmt.Errorf("choked: httpstore: timeout %v: want more than 0", cfg.Timeout)
 	}
 	dial := cfg.dial
 	if dial == nil {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/choked/choked/internal/ports"
+	"github.com/choked/choked/internal/testkit/ports"
 )
 
 // ErrNotInstalled means that there is no server to start.
