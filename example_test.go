@@ -58,7 +58,7 @@ func ExampleLimiter_Wait() {
 	// true false
 	// true false
 	// false true
-	// choked: "chat": choked: cost exceeds burst: 3 requests asked, at most 2 fit in "2/h"
+	// choked: "chat": cost exceeds burst: 3 requests asked, at most 2 fit in "2/h"
 }
 
 func ExampleLimiter_Allow() {

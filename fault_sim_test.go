@@ -60,7 +60,8 @@ func (w *wild) Lease(ctx context.Context, a Ask) (Lease, error) {
 	}
 	came := time.Now()
 	l, err := w.Store.Lease(ctx, a)
-	l.ValidFor -= time.Since(came)/50 + 1 // for how long it stood there is by the store's clock
+	stood := time.Since(came)
+	l.ValidFor -= stood - bucket.Early(stood) // for how long it stood there is by the store's clock
 	if lost := w.cross(ctx); lost != nil {
 		return Lease{}, lost
 	}

@@ -25,9 +25,6 @@ type open struct {
 	drips   []bucket.Drip
 }
 
-// driftParts is 1/2ρ: two clocks differ by less than one part in so many.
-const driftParts = time.Duration(1 / (2 * bucket.Drift))
-
 // closes is when the lease is worth no more: soon enough before its end that
 // the store still hears what of it comes back.
 func (o *open) closes() int64 { return o.expires - int64(spare) }
@@ -40,7 +37,7 @@ func (h *hand) add(l Lease, sent, now int64) {
 	o := open{id: l.ID, left: l.Granted, used: now, expires: sent + int64(l.ValidFor)}
 	for _, d := range l.Drips {
 		// A fast clock here and a slow one there must not let quota ripen early.
-		d.Ready += d.Ready/driftParts + 1 + time.Duration(now)
+		d.Ready = bucket.Late(d.Ready) + time.Duration(now)
 		o.drips = append(o.drips, d)
 		o.ripe = max(o.ripe, int64(d.Ready))
 	}

@@ -14,16 +14,17 @@ import (
 func TestImportsPointDown(t *testing.T) {
 	const module = "github.com/choked/choked"
 	may := map[string]string{
-		"":                   "bucket internal/boottime internal/waitqueue",
+		"":                   "bucket internal/boottime internal/ledger internal/waitqueue",
 		"bucket":             "",
-		"cluster":            "bucket fsm internal/boottime internal/waitqueue cluster/internal/wire",
+		"cluster":            "bucket fsm internal/boottime internal/ledger internal/waitqueue cluster/internal/wire",
 		"estimator":          "estimator/internal/quick",
 		"estimator/tiktoken": "estimator estimator/internal/bpe",
 		"estimator/voyage":   "estimator estimator/internal/bpe",
-		"fsm":                "bucket",
+		"fsm":                "internal/ledger",
+		"internal/ledger":    "bucket",
 		"internal/boottime":  "",
 		"internal/httpapi":   "bucket",
-		"internal/waitqueue": "bucket",
+		"internal/waitqueue": "bucket internal/ledger",
 		"httpstore":          "bucket internal/boottime internal/httpapi",
 		"redisstore":         "bucket internal/boottime",
 		"storetest":          "bucket",

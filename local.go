@@ -6,8 +6,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/ledger"
 	"github.com/choked/choked/internal/waitqueue"
 )
 
@@ -17,7 +17,7 @@ type Local struct {
 	clock *boottime.Clock
 
 	mu     sync.Mutex
-	table  *bucket.Table
+	table  *ledger.Table
 	line   *waitqueue.Queue
 	timer  *time.Timer // for the next turn in line
 	closed bool
@@ -25,7 +25,7 @@ type Local struct {
 
 // NewLocal returns a Local in which all buckets are full.
 func NewLocal() *Local {
-	s := &Local{clock: boottime.New(), table: bucket.NewTable()}
+	s := &Local{clock: boottime.New(), table: ledger.NewTable()}
 	s.line = waitqueue.New(s.table.Find)
 	s.timer = time.AfterFunc(math.MaxInt64, func() {
 		s.mu.Lock()
@@ -87,7 +87,7 @@ func (s *Local) Settle(_ context.Context, done []Settlement) error {
 func (s *Local) Adjust(_ context.Context, a Adjustment) error { return s.do(&a) }
 
 // do has op decided, which for anything but an ask is at once.
-func (s *Local) do(op bucket.Op) (err error) {
+func (s *Local) do(op ledger.Op) (err error) {
 	_, e := s.add(op, func(a waitqueue.Answer) { err = a.Err })
 	if e != nil {
 		return e
@@ -95,7 +95,7 @@ func (s *Local) do(op bucket.Op) (err error) {
 	return err
 }
 
-func (s *Local) add(op bucket.Op, reply func(waitqueue.Answer)) (*waitqueue.Entry, error) {
+func (s *Local) add(op ledger.Op, reply func(waitqueue.Answer)) (*waitqueue.Entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked/bucket"
 )
 
 // spy is a Store that notes what reaches it, and answers by a script where the
@@ -177,7 +179,7 @@ func (s *scene) admittedAt(w *call, at time.Duration) {
 	<-w.done
 	require.NoError(s, w.err)
 	require.GreaterOrEqual(s, w.at, at)
-	require.LessOrEqual(s, w.at, at+at/50+2*settleWithin)
+	require.LessOrEqual(s, w.at, bucket.Late(at)+2*settleWithin)
 }
 
 // worker opens key "k" for another worker on the same store.

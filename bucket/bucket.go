@@ -28,18 +28,9 @@ type Bucket struct {
 	// granted were spent and nothing more taken. Those of former come last.
 	tats []int64
 
-	out    Cost   // leased and neither settled nor expired
-	leases []held // in the order in which they expire
-	lows   lows   // nil in a copy that only looks ahead
-
-	round uint64 // of the table's snapshots, the last that has this bucket or came before it
-}
-
-type held struct {
-	id      LeaseID
-	granted Cost
-	expiry  int64
-	drips   []Drip // their Ready is an instant; nil: all is spendable from the start
+	out    Cost        // leased and neither settled nor expired
+	leases []HeldLease // in the order in which they expire
+	lows   lows        // nil in a copy that only looks ahead
 }
 
 // New returns a full bucket with the given limits, which it keeps and shares.
@@ -53,10 +44,17 @@ func New(limits *Limits, defined int64) *Bucket {
 	b := new(struct {
 		Bucket
 		tats [2]int64
-		lows [2]low
+		lows [2]Low
 	})
 	b.Bucket = Bucket{limits: limits, defined: defined, tats: b.tats[:n:n], lows: b.lows[:0:n]}
 	return &b.Bucket
+}
+
+// NewEmpty returns a bucket that was empty at the instant at.
+func NewEmpty(limits *Limits, defined, at int64) *Bucket {
+	b := New(limits, defined)
+	b.rates(func(i int, _ Unit, r Rate) { b.tats[i] = later(at, r.fill()) })
+	return b
 }
 
 // Limits returns the limits in force.
@@ -73,7 +71,7 @@ func (b *Bucket) Defined() int64 { return b.defined }
 // each time that the new one is.
 func (b *Bucket) Idle(now int64) bool {
 	if n := len(b.leases); n > 0 {
-		if b.leases[n-1].expiry > now {
+		if b.leases[n-1].Expiry > now {
 			return false
 		}
 		c := b.at(now) // what expired may have held the level down
@@ -128,6 +126,15 @@ func (b *Bucket) missing(i int, r Rate, now int64) int64 {
 	return mulDivCeil(b.tats[i]-now, r.N, int64(r.Per))
 }
 
+// Info describes the bucket of key at now.
+func (b *Bucket) Info(key string, now int64) Info {
+	c := b.at(now)
+	return Info{
+		Key: key, Limits: *c.limits, Level: c.level(now), Leased: c.out, Leases: len(c.leases),
+		Full: time.Duration(slices.Max(c.tats[:c.limits.len()]) - now),
+	}
+}
+
 // Leased is what is out on leases at now.
 func (b *Bucket) Leased(now int64) Cost {
 	c := b.at(now)
@@ -143,7 +150,7 @@ func (b *Bucket) Room(now int64) Cost {
 // Holders calls f for the holder of each lease, once a lease.
 func (b *Bucket) Holders(f func(holder uint64)) {
 	for i := range b.leases {
-		f(b.leases[i].id.Holder)
+		f(b.leases[i].ID.Holder)
 	}
 }
 
@@ -164,14 +171,14 @@ func (b *Bucket) Refill(now int64, need Cost, promise bool) time.Duration {
 
 // Holds reports whether lease id is out.
 func (b *Bucket) Holds(id LeaseID) bool {
-	return slices.ContainsFunc(b.leases, func(l held) bool { return l.id == id })
+	return slices.ContainsFunc(b.leases, func(l HeldLease) bool { return l.ID == id })
 }
 
 // Lease decides an ask at now. A refused ask leaves the bucket as it was. The
 // error wraps [ErrCostExceedsBurst].
 func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 	b.advance(now)
-	if i := slices.IndexFunc(b.leases, func(l held) bool { return l.id == a.ID }); i >= 0 {
+	if i := slices.IndexFunc(b.leases, func(l HeldLease) bool { return l.ID == a.ID }); i >= 0 {
 		return b.grant(now, &b.leases[i]), nil
 	}
 	if err := b.limits.Fits(a.Need); err != nil {
@@ -188,18 +195,18 @@ func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 		}
 		return Grant{RetryAfter: max(b.wait(now, first, promise), 1), Level: b.level(now), At: now}, nil
 	}
-	l := held{id: a.ID, granted: give}
+	l := HeldLease{ID: a.ID, Granted: give}
 	last := now
 	b.out = b.out.Add(give)
 	b.rates(func(i int, u Unit, r Rate) {
 		b.tats[i] = later(max(b.tats[i], now), r.span(give.Of(u)))
 		if ready := b.tats[i] - r.fill(); ready > now && give.Of(u) > 0 {
-			l.drips = append(l.drips, Drip{Unit: u, Ready: time.Duration(ready), N: r.N, Per: r.Per})
+			l.Drips = append(l.Drips, Drip{Unit: u, Ready: time.Duration(ready), N: r.N, Per: r.Per})
 			last = max(last, ready)
 		}
 	})
-	l.expiry = later(last, int64(TTL))
-	at, _ := slices.BinarySearchFunc(b.leases, l.expiry+1, func(m held, t int64) int { return cmp.Compare(m.expiry, t) })
+	l.Expiry = later(last, int64(TTL))
+	at, _ := slices.BinarySearchFunc(b.leases, l.Expiry+1, func(m HeldLease, t int64) int { return cmp.Compare(m.Expiry, t) })
 	b.leases = slices.Insert(b.leases, at, l)
 	return b.grant(now, &b.leases[at]), nil
 }
@@ -220,9 +227,9 @@ func Share(need, want, room Cost) Cost {
 }
 
 // grant describes lease l as of now.
-func (b *Bucket) grant(now int64, l *held) Grant {
-	g := Grant{OK: true, Granted: l.granted, TTL: time.Duration(l.expiry - now), Level: b.level(now), At: now}
-	for _, d := range l.drips {
+func (b *Bucket) grant(now int64, l *HeldLease) Grant {
+	g := Grant{OK: true, Granted: l.Granted, TTL: time.Duration(l.Expiry - now), Level: b.level(now), At: now}
+	for _, d := range l.Drips {
 		if d.Ready -= time.Duration(now); d.Ready > 0 {
 			g.Drips = append(g.Drips, d)
 		}
@@ -274,12 +281,12 @@ func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
 		c.rates(func(_ int, u Unit, r Rate) {
 			over = over || need.Of(u) > 0 && c.out.Of(u)+need.Of(u) > r.Burst
 		})
-		if len(c.leases) == 0 || !over && at < c.leases[0].expiry {
+		if len(c.leases) == 0 || !over && at < c.leases[0].Expiry {
 			return time.Duration(at - now)
 		}
 		// Too much is out, or what is out holds the refill back: until a lease
 		// has expired, which may lower the level.
-		t = c.leases[0].expiry
+		t = c.leases[0].Expiry
 		c.advance(t)
 	}
 }
@@ -289,11 +296,11 @@ func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
 // or settled already changes nothing. It reports whether it closed a lease.
 func (b *Bucket) Settle(now int64, id LeaseID, spent Cost) bool {
 	b.advance(now)
-	at := slices.IndexFunc(b.leases, func(l held) bool { return l.id == id })
+	at := slices.IndexFunc(b.leases, func(l HeldLease) bool { return l.ID == id })
 	if at < 0 {
 		return false
 	}
-	granted := b.leases[at].granted
+	granted := b.leases[at].Granted
 	b.leases = slices.Delete(b.leases, at, at+1)
 	b.out = b.out.Sub(granted)
 	b.move(now, granted.Sub(spent))
@@ -388,7 +395,7 @@ func (b *Bucket) remember(now int64, old *Bucket) {
 	b.former = new(Limits)
 	for u, rs := range left {
 		slices.SortStableFunc(rs, func(x, y rate) int { return cmp.Compare(y.tat, x.tat) })
-		for _, r := range rs[:min(len(rs), maxRates)] {
+		for _, r := range rs[:min(len(rs), MaxRates)] {
 			if Unit(u) == Requests {
 				b.former.Requests = append(b.former.Requests, r.Rate)
 			} else {
@@ -432,10 +439,10 @@ func (b *Bucket) at(now int64) Bucket {
 // Their units leave without coming back, for they may have been spent up to
 // their last instant; until that instant they were still in the bucket.
 func (b *Bucket) advance(now int64) {
-	for len(b.leases) > 0 && b.leases[0].expiry <= now {
-		b.clamp(b.leases[0].expiry)
-		b.note(b.leases[0].expiry)
-		b.out = b.out.Sub(b.leases[0].granted)
+	for len(b.leases) > 0 && b.leases[0].Expiry <= now {
+		b.clamp(b.leases[0].Expiry)
+		b.note(b.leases[0].Expiry)
+		b.out = b.out.Sub(b.leases[0].Granted)
 		b.leases = b.leases[1:]
 	}
 	if len(b.leases) == 0 {

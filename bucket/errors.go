@@ -5,19 +5,24 @@ import (
 	"fmt"
 )
 
-// Errors that stores return and callers branch on.
+// Errors that stores return and callers branch on. Their texts name no package
+// and no key: the caller that knows the operation and the key adds both.
 var (
-	// ErrCostExceedsBurst means a cost is larger than a bucket can ever hold,
-	// so that no wait would be long enough. The error that wraps it names both
-	// numbers.
-	ErrCostExceedsBurst = errors.New("choked: cost exceeds burst")
+	// ErrCostExceedsBurst means that a cost is larger than a bucket can ever hold,
+	// so that no wait is long enough. The error that wraps it names both numbers.
+	ErrCostExceedsBurst = errors.New("cost exceeds burst")
 
-	// ErrNoQuorum means that a store cannot decide for now, because no majority
-	// of it can be reached.
-	ErrNoQuorum = errors.New("choked: no quorum")
+	// ErrUnavailable means that a store cannot decide for now: nothing was
+	// decided, and the same call may succeed later. The error that wraps it keeps
+	// the cause.
+	ErrUnavailable = errors.New("store unavailable")
+
+	// ErrNoQuorum is [ErrUnavailable] because no majority of the cluster can be
+	// reached.
+	ErrNoQuorum = fmt.Errorf("%w: no quorum", ErrUnavailable)
 
 	// ErrClosed means that a store or a limiter is closed.
-	ErrClosed = errors.New("choked: closed")
+	ErrClosed = errors.New("closed")
 )
 
 // MaxKey is the longest key in bytes. A key may hold any bytes.

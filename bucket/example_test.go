@@ -21,7 +21,7 @@ func ExampleParseLimits() {
 func ExampleLimits_Fits() {
 	limits, _ := bucket.ParseLimits("50/s", "100000/m")
 	fmt.Println(limits.Fits(bucket.Cost{Requests: 1, Tokens: 120_000}))
-	// Output: choked: cost exceeds burst: 120000 tokens asked, at most 100000 fit in "100000/m"
+	// Output: cost exceeds burst: 120000 tokens asked, at most 100000 fit in "100000/m"
 }
 
 // Quota leaves a bucket as a lease. What is not spent comes back.

@@ -195,7 +195,7 @@ func (h *history) ask() {
 func (l *inHand) answer(h *history, g Grant, id LeaseID) {
 	l.sent, l.came, l.lease, l.drips = h.now, h.now, g.Lease(id, 0), nil
 	for _, d := range g.Drips {
-		d.Ready += d.Ready/50 + 1
+		d.Ready = Late(d.Ready)
 		l.drips = append(l.drips, d)
 	}
 }

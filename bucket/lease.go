@@ -6,9 +6,6 @@ import (
 	"time"
 )
 
-// Drift is by how much clock rates may differ between machines, in parts of one.
-const Drift = 0.01
-
 // TTL is how long a lease lives once all of it is spendable, in the store's
 // time. It bounds how long the quota of a crashed holder stays out of reach.
 const TTL = 2 * time.Second
@@ -37,6 +34,9 @@ type LeaseID struct {
 
 func (id LeaseID) String() string { return fmt.Sprintf("%x-%d", id.Holder, id.Seq) }
 
+// MaxDone bounds the settlements that one [Ask] carries.
+const MaxDone = 1 << 10
+
 // Ask asks for a lease on a key's quota.
 type Ask struct {
 	Key    string
@@ -53,7 +53,7 @@ type Ask struct {
 	// MaxWait is how long to wait in line for Need. Zero: decide at once.
 	MaxWait time.Duration
 
-	Done []Settlement // applied first, whatever becomes of the ask; at most 1,024
+	Done []Settlement // applied first, whatever becomes of the ask; at most [MaxDone]
 }
 
 // Check reports why a cannot be decided, or nil.
@@ -67,8 +67,8 @@ func (a *Ask) Check() error {
 	if err := errors.Join(a.Need.Check(), a.Want.Check()); err != nil {
 		return err
 	}
-	if n := len(a.Done); n > maxDone {
-		return fmt.Errorf("%d settlements with an ask: want at most %d", n, maxDone)
+	if n := len(a.Done); n > MaxDone {
+		return fmt.Errorf("%d settlements with an ask: want at most %d", n, MaxDone)
 	}
 	for i := range a.Done {
 		if err := a.Done[i].Check(); err != nil {
@@ -182,11 +182,7 @@ type Lease struct {
 func (g Grant) Lease(id LeaseID, waited time.Duration) Lease {
 	return Lease{
 		ID: id, OK: g.OK, Granted: g.Granted,
-		ValidFor: holderTime(waited + g.TTL),
+		ValidFor: Early(waited + g.TTL),
 		Drips:    g.Drips, RetryAfter: g.RetryAfter, Level: g.Level, At: g.At,
 	}
 }
-
-// holderTime is a time by which a slow clock has surely not counted more than d
-// of a fast one: d·(1−ρ)/(1+ρ) with ρ = [Drift], rounded down.
-func holderTime(d time.Duration) time.Duration { return d - d/50 - 1 }

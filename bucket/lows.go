@@ -14,13 +14,7 @@ import "slices"
 // least of it since any instant is one of the values just before it grew. Of
 // those, only the ones with nothing smaller after them tell anything: for each
 // rate they are kept in the order of time, which is also that of their size.
-type lows []low
-
-type low struct {
-	at    int64 // an instant
-	least int64 // nanoseconds of refill lacking, at it and at all times since
-	rate  uint8 // the index of the rate
-}
+type lows []Low
 
 // keptLows is how many are kept for a rate. Forgetting one makes returns worth
 // less, never more.
@@ -30,16 +24,16 @@ const keptLows = 6
 func (l lows) note(rate int, at, lacking int64) lows {
 	r := uint8(rate)
 	kept := 0
-	l = slices.DeleteFunc(l, func(x low) bool {
-		if x.rate != r {
+	l = slices.DeleteFunc(l, func(x Low) bool {
+		if x.Rate != r {
 			return false
 		}
-		if x.least < lacking {
+		if x.Least < lacking {
 			kept++
 		}
-		return x.least >= lacking
+		return x.Least >= lacking
 	})
-	l = append(l, low{at, lacking, r})
+	l = append(l, Low{at, lacking, r})
 	if kept >= keptLows {
 		l = l.merge(r)
 	}
@@ -51,15 +45,15 @@ func (l lows) note(rate int, at, lacking int64) lows {
 func (l lows) merge(rate uint8) lows {
 	last, first, second := -1, -1, -1
 	for i, x := range l {
-		if x.rate != rate {
+		if x.Rate != rate {
 			continue
 		}
-		if last >= 0 && (first < 0 || x.least-l[last].least < l[second].least-l[first].least) {
+		if last >= 0 && (first < 0 || x.Least-l[last].Least < l[second].Least-l[first].Least) {
 			first, second = last, i
 		}
 		last = i
 	}
-	l[second].least = l[first].least
+	l[second].Least = l[first].Least
 	return slices.Delete(l, first, first+1)
 }
 
@@ -69,8 +63,8 @@ func (l lows) merge(rate uint8) lows {
 func (l lows) since(rate int, at int64) int64 {
 	var least int64
 	for _, x := range l {
-		if x.rate == uint8(rate) {
-			if least = x.least; x.at > at {
+		if x.Rate == uint8(rate) {
+			if least = x.Least; x.At > at {
 				break
 			}
 		}
@@ -82,8 +76,8 @@ func (l lows) since(rate int, at int64) int64 {
 // had never been taken.
 func (l lows) shift(rate int, d int64) {
 	for i := range l {
-		if l[i].rate == uint8(rate) {
-			l[i].least = max(l[i].least-d, 0)
+		if l[i].Rate == uint8(rate) {
+			l[i].Least = max(l[i].Least-d, 0)
 		}
 	}
 }

@@ -56,7 +56,7 @@ func TestLows(t *testing.T) {
 			rate := rapid.IntRange(0, 1).Draw(t, "rate")
 			lacking := rapid.Int64Range(0, 20).Draw(t, "lacking")
 			kept = kept.note(rate, now, lacking)
-			all[rate] = append(all[rate], low{now, lacking, uint8(rate)})
+			all[rate] = append(all[rate], Low{now, lacking, uint8(rate)})
 			if n := len(kept); n > 2*keptLows {
 				t.Fatalf("%d are kept of two rates", n)
 			}
@@ -64,14 +64,14 @@ func TestLows(t *testing.T) {
 				d := rapid.Int64Range(0, 3).Draw(t, "by")
 				kept.shift(rate, d)
 				for i := range all[rate] {
-					all[rate][i].least = max(all[rate][i].least-d, 0)
+					all[rate][i].Least = max(all[rate][i].Least-d, 0)
 				}
 			}
 			since := rapid.Int64Range(0, now).Draw(t, "since")
 			least := int64(math.MaxInt64)
 			for i, x := range all[rate] {
-				if x.at > since || i == len(all[rate])-1 {
-					least = min(least, x.least)
+				if x.At > since || i == len(all[rate])-1 {
+					least = min(least, x.Least)
 				}
 			}
 			got := kept.since(rate, since)
@@ -80,7 +80,7 @@ func TestLows(t *testing.T) {
 			}
 			distinct := map[int64]bool{}
 			for i := range all[rate] {
-				distinct[slices.MinFunc(all[rate][i:], func(a, b low) int { return int(a.least - b.least) }).least] = true
+				distinct[slices.MinFunc(all[rate][i:], func(a, b Low) int { return int(a.Least - b.Least) }).Least] = true
 			}
 			if len(distinct) <= keptLows && len(all[rate]) <= keptLows && got != least {
 				t.Fatalf("since %d rate %d lacked %d at the least, kept is %d though nothing had to be forgotten", since, rate, least, got)

@@ -169,8 +169,8 @@ func (r *Rate) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-// maxRates bounds the rates on one unit of a key.
-const maxRates = 8
+// MaxRates bounds the rates on one unit of a key.
+const MaxRates = 8
 
 // Rates are the limits on one unit; all of them hold at once. None: the unit is
 // not limited.
@@ -195,8 +195,8 @@ func ParseRates(s string) (Rates, error) {
 
 // Check reports why rs cannot limit a unit, or nil.
 func (rs Rates) Check() error {
-	if len(rs) > maxRates {
-		return fmt.Errorf("%d rates on one unit: want at most %d", len(rs), maxRates)
+	if len(rs) > MaxRates {
+		return fmt.Errorf("%d rates on one unit: want at most %d", len(rs), MaxRates)
 	}
 	for i, r := range rs {
 		if err := r.Check(); err != nil {

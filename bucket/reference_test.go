@@ -252,7 +252,7 @@ func (f *reference) remembers(t *rapid.T, b *Bucket) {
 	f.former = slices.DeleteFunc(f.former, func(r refRate) bool {
 		there := slices.Contains(kept.Of(r.unit), r.Rate)
 		lacks := mul(r.missing(), r.unitTime())
-		if !there && lacks.Sign() > 0 && len(kept.Of(r.unit)) < maxRates {
+		if !there && lacks.Sign() > 0 && len(kept.Of(r.unit)) < MaxRates {
 			t.Fatalf("%v is forgotten, and lacks %v", r.Rate, r.missing().FloatString(12))
 		}
 		if there && add(lacks, r.bound).Sign() < 0 {
@@ -278,7 +278,7 @@ func TestAgreesWithReference(t *testing.T) {
 			f.advance(o.now)
 			switch op := op.(type) {
 			case *Ask:
-				asked := slices.ContainsFunc(before.leases, func(l held) bool { return l.id == op.ID })
+				asked := slices.ContainsFunc(before.leases, func(l HeldLease) bool { return l.ID == op.ID })
 				if err == nil && !asked {
 					decide(t, f, op, g)
 				}

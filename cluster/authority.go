@@ -9,6 +9,7 @@ import (
 
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/fsm"
+	"github.com/choked/choked/internal/ledger"
 	"github.com/choked/choked/internal/waitqueue"
 )
 
@@ -36,7 +37,7 @@ type authority struct {
 	raft    *consensus
 	replica *replica
 	line    *waitqueue.Queue
-	table   *bucket.Table // while it is viewed
+	table   *ledger.Table // while it is viewed
 
 	mu      sync.Mutex
 	inbox   []message
@@ -67,7 +68,7 @@ type stream struct {
 // request is an operation that was submitted. Its fields belong to the
 // authority's goroutine.
 type request struct {
-	op      bucket.Op
+	op      ledger.Op
 	entry   *waitqueue.Entry
 	granted bool
 }
@@ -96,17 +97,17 @@ func newAuthority(r *consensus, replica *replica) *authority {
 // submit has op decided. reply is called once, on the authority's goroutine,
 // unless the request is cancelled: it must not block. An answer's error is
 // errNotLeader if op was not proposed, and errUnclear if it may have been.
-func (a *authority) submit(op bucket.Op, reply func(waitqueue.Answer)) *request {
+func (a *authority) submit(op ledger.Op, reply func(waitqueue.Answer)) *request {
 	req := &request{op: op}
 	if !a.send(message{submit, req, reply}) {
-		reply(waitqueue.Answer{Result: bucket.Result{Err: errNotLeader}})
+		reply(waitqueue.Answer{Result: ledger.Result{Err: errNotLeader}})
 	}
 	return req
 }
 
 // submitOn is submit of what came on s. It returns nil, and nothing happens, if the
 // member has asked on a later stream.
-func (a *authority) submitOn(s stream, op bucket.Op, reply func(waitqueue.Answer)) *request {
+func (a *authority) submitOn(s stream, op ledger.Op, reply func(waitqueue.Answer)) *request {
 	req := &request{op: op}
 	a.mu.Lock()
 	if s.n < s.member.newest {
@@ -117,7 +118,7 @@ func (a *authority) submitOn(s stream, op bucket.Op, reply func(waitqueue.Answer
 	sent := a.put(message{submit, req, reply})
 	a.mu.Unlock()
 	if !sent {
-		reply(waitqueue.Answer{Result: bucket.Result{Err: errNotLeader}})
+		reply(waitqueue.Answer{Result: ledger.Result{Err: errNotLeader}})
 	}
 	return req
 }
@@ -213,7 +214,7 @@ func (a *authority) run(done <-chan struct{}) {
 	a.view(func() {
 		if errors.Is(lost, errUnclear) {
 			for _, e := range batch {
-				a.line.Resolve(now, e, bucket.Result{Err: errUnclear})
+				a.line.Resolve(now, e, ledger.Result{Err: errUnclear})
 			}
 		}
 		a.line.Fail(now, batch, errNotLeader)
@@ -222,7 +223,7 @@ func (a *authority) run(done <-chan struct{}) {
 
 // view calls f, which may use the line, with the buckets held still.
 func (a *authority) view(f func()) {
-	a.replica.View(func(t *bucket.Table) {
+	a.replica.View(func(t *ledger.Table) {
 		a.table = t
 		f()
 		a.table = nil
@@ -263,7 +264,7 @@ func (a *authority) accept() int64 {
 // error ends this leadership: errNotLeader if the entry surely was not
 // proposed.
 func (a *authority) decide(now int64, batch []*waitqueue.Entry) error {
-	entry := fsm.Entry{At: now, Ops: make([]bucket.Op, len(batch))}
+	entry := fsm.Entry{At: now, Ops: make([]ledger.Op, len(batch))}
 	for i, e := range batch {
 		entry.Ops[i] = e.Op
 	}
@@ -274,7 +275,7 @@ func (a *authority) decide(now int64, batch []*waitqueue.Entry) error {
 	case err != nil:
 		return errUnclear
 	}
-	results, ok := response.([]bucket.Result)
+	results, ok := response.([]ledger.Result)
 	if !ok || len(results) != len(batch) { // an entry that this node wrote and cannot read
 		return errUnclear
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/fsm"
 	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/ledger"
 	"github.com/choked/choked/internal/waitqueue"
 )
 
@@ -75,7 +76,7 @@ func TestARefusalTellsATimeThatIsKept(t *testing.T) {
 	}
 	r := newReplica(boottime.New())
 	a := newAuthority(nil, r)
-	entry := fsm.Entry{At: r.now(), Ops: []bucket.Op{ask(1)}}
+	entry := fsm.Entry{At: r.now(), Ops: []ledger.Op{ask(1)}}
 	r.Apply(&raft.Log{Index: 1, Term: 1, Data: entry.Encode()})
 	spin(r.clock)
 	answers := make(chan waitqueue.Answer, 1)

@@ -18,6 +18,7 @@ import (
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/fsm"
 	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/ledger"
 	"github.com/choked/choked/internal/waitqueue"
 )
 
@@ -47,16 +48,16 @@ func frames(bodies ...string) []byte { // each with its kind first
 // same bytes, sent by a leader, end its client's stream at the latest with
 // their own end.
 func FuzzFrames(f *testing.F) {
-	op := func(seq byte, op bucket.Op) string { return string(bucket.AppendOp([]byte{seq}, op)) }
+	op := func(seq byte, op ledger.Op) string { return string(ledger.AppendOp([]byte{seq}, op)) }
 	one := oneRequest("k", 1)
 	other := oneRequest("k", 2)
 	other.MaxWait, other.Need.Requests = time.Hour, 10
 	other.Done = []bucket.Settlement{{Key: "k", ID: one.ID, Spent: bucket.Cost{Requests: 5}}, {Key: "other"}}
 	f.Add(frames("p", "s", "lsomebody"))
 	f.Add(frames("o"+op(1, &one)+op(2, &other), "p", "c\x02", "o"+op(3, &bucket.Settlement{Key: "k", ID: one.ID})))
-	f.Add(frames("o" + op(1, &bucket.Adjustment{Key: "k", Limits: one.Limits, Charge: one.Need, Empty: time.Second}) + op(1, &bucket.ColdStart{}) + op(9, &other)))
-	f.Add(frames("R\x01", "A\x01\x00\x02"+string(bucket.AppendResult(nil, bucket.Result{Err: bucket.ErrClosed})), "P"))
-	f.Add(frames("A\x01\x01\x02\x02\x03\x00\x00"+string(bucket.AppendResult(nil, bucket.Result{Grant: bucket.Grant{OK: true, Granted: one.Need, Drips: []bucket.Drip{{Ready: 1, N: 1, Per: 1}}}})), "R\x00"))
+	f.Add(frames("o" + op(1, &bucket.Adjustment{Key: "k", Limits: one.Limits, Charge: one.Need, Empty: time.Second}) + op(1, &ledger.ColdStart{}) + op(9, &other)))
+	f.Add(frames("R\x01", "A\x01\x00\x02"+string(ledger.AppendResult(nil, ledger.Result{Err: bucket.ErrClosed})), "P"))
+	f.Add(frames("A\x01\x01\x02\x02\x03\x00\x00"+string(ledger.AppendResult(nil, ledger.Result{Grant: bucket.Grant{OK: true, Granted: one.Need, Drips: []bucket.Drip{{Ready: 1, N: 1, Per: 1}}}})), "R\x00"))
 	f.Add([]byte("\x7f\xff\xff\xffo"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		leads(t, b)
@@ -99,7 +100,7 @@ func (a *authority) decideAll(t *testing.T, later time.Duration) {
 		for _, e := range batch {
 			entry.Ops = append(entry.Ops, e.Op)
 		}
-		results, ok := a.replica.Apply(&raft.Log{Term: 1, Data: entry.Encode()}).([]bucket.Result)
+		results, ok := a.replica.Apply(&raft.Log{Term: 1, Data: entry.Encode()}).([]ledger.Result)
 		require.True(t, ok, "an entry that this node wrote and cannot read")
 		a.view(func() {
 			for i, e := range batch {

@@ -210,7 +210,7 @@ func TestWrongSecretStaysOut(t *testing.T) {
 		choke := choked.New(stranger)
 		limiter, err := choke.Limiter("k", choked.MustLimits("1/s", ""), nil)
 		require.NoError(t, err)
-		assert.EqualError(t, limiter.Wait(t.Context(), choked.Cost{Requests: 1}), `lease on "k": choked: no quorum: no cluster found yet`)
+		assert.EqualError(t, limiter.Wait(t.Context(), choked.Cost{Requests: 1}), `lease on "k": store unavailable: no quorum: no cluster found yet`)
 		require.NoError(t, choke.Close())
 		assert.ErrorContains(t, stranger.Health(), "no cluster found yet")
 		assert.Len(t, stranger.Members(), 1)

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 	"github.com/choked/choked/internal/waitqueue"
 )
 
@@ -76,14 +76,14 @@ func (l *link) retire(err error) {
 	l.err = err
 	close(l.over)
 	for _, answers := range l.pending {
-		answers <- waitqueue.Answer{Result: bucket.Result{Err: errLost}}
+		answers <- waitqueue.Answer{Result: ledger.Result{Err: errLost}}
 	}
 	clear(l.pending)
 }
 
 // do has the leader decide op. The error is errNotLeader, errUnclear or that of
 // ctx; errors of the decision are in the answer.
-func (l *link) do(ctx context.Context, op bucket.Op) (waitqueue.Answer, error) {
+func (l *link) do(ctx context.Context, op ledger.Op) (waitqueue.Answer, error) {
 	answers := make(chan waitqueue.Answer, 1)
 	l.mu.Lock()
 	if l.err != nil {
@@ -96,7 +96,7 @@ func (l *link) do(ctx context.Context, op bucket.Op) (waitqueue.Answer, error) {
 		l.heard = time.Now()
 	}
 	l.pending[n] = answers
-	l.queue(frameOps, bucket.AppendOp(binary.AppendUvarint(nil, n), op))
+	l.queue(frameOps, ledger.AppendOp(binary.AppendUvarint(nil, n), op))
 	l.mu.Unlock()
 
 	select {
@@ -241,7 +241,7 @@ func (l *link) answer(b []byte) (rest []byte, err error) {
 			return nil, errors.New("an answer without the time it waited")
 		}
 		a.Waited = time.Duration(waited)
-		if a.Result, b, err = bucket.ParseResult(b[size:]); err != nil {
+		if a.Result, b, err = ledger.ParseResult(b[size:]); err != nil {
 			return nil, err
 		}
 	default:

@@ -15,6 +15,7 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 	"github.com/choked/choked/internal/waitqueue"
 )
 
@@ -38,8 +39,8 @@ func TestAnAnswerGoesToItsAsk(t *testing.T) {
 				}
 				for kind == frameOps && len(body) > 0 {
 					n, op, _ := seq(body)
-					var ask bucket.Op
-					ask, body, _ = bucket.ParseOp(op)
+					var ask ledger.Op
+					ask, body, _ = ledger.ParseOp(op)
 					seqs[ask.(*bucket.Ask).Key] = n
 				}
 			}
@@ -54,7 +55,7 @@ func TestAnAnswerGoesToItsAsk(t *testing.T) {
 			synctest.Wait()
 		}
 		answer := func(key string, n int64) {
-			leader.answer(seqs[key], waitqueue.Answer{Result: bucket.Result{Grant: bucket.Grant{OK: true, Granted: bucket.Cost{Requests: n}}}})
+			leader.answer(seqs[key], waitqueue.Answer{Result: ledger.Result{Grant: bucket.Grant{OK: true, Granted: bucket.Cost{Requests: n}}}})
 			synctest.Wait()
 		}
 		answer("c", 3)

@@ -23,6 +23,7 @@ import (
 	"github.com/choked/choked/cluster/internal/wire"
 	"github.com/choked/choked/fsm"
 	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/ledger"
 	"github.com/choked/choked/internal/waitqueue"
 )
 
@@ -302,10 +303,10 @@ func (n *Node) fit() error {
 // a time during the call.
 func (n *Node) Buckets() (list []bucket.Info) {
 	var keys []string
-	n.replica.View(func(t *bucket.Table) { keys = t.Keys() })
+	n.replica.View(func(t *ledger.Table) { keys = t.Keys() })
 	slices.Sort(keys)
 	for some := range slices.Chunk(keys, 256) { // nothing is decided meanwhile
-		n.replica.View(func(t *bucket.Table) { list = append(list, t.Describe(some)...) })
+		n.replica.View(func(t *ledger.Table) { list = append(list, t.Describe(some)...) })
 	}
 	return list
 }
@@ -449,7 +450,7 @@ func (n *Node) lead(ctx context.Context) {
 		// All that earlier leaders have committed is applied here first.
 		err := n.raft.Barrier()
 		if err == nil && n.cfg.ColdStart == Empty && n.replica.last() == 0 { // nothing ever happened
-			_, err = n.raft.Apply((&fsm.Entry{At: n.replica.now(), Ops: []bucket.Op{new(bucket.ColdStart)}}).Encode())
+			_, err = n.raft.Apply((&fsm.Entry{At: n.replica.now(), Ops: []ledger.Op{new(ledger.ColdStart)}}).Encode())
 		}
 		if err != nil {
 			select {

@@ -3,12 +3,14 @@ package cluster
 import (
 	"io"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/fsm"
 	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // replica is this node's copy of the state, and its notion of the store's time.
@@ -63,12 +65,12 @@ func (r *replica) follow() {
 
 // last is the time of the latest entry that was applied.
 func (r *replica) last() (at int64) {
-	r.View(func(t *bucket.Table) { at = t.Now() })
+	r.View(func(t *ledger.Table) { at = t.Now() })
 	return at
 }
 
 // apart is what two clocks may differ by when one of them has counted d.
-func apart(d int64) int64 { return int64(float64(max(d, 0)) * 2 * bucket.Drift / (1 - bucket.Drift)) }
+func apart(d int64) int64 { return int64(bucket.Late(time.Duration(d))) - max(d, 0) }
 
 // Apply implements [raft.FSM].
 func (r *replica) Apply(l *raft.Log) any {

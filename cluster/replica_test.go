@@ -15,13 +15,14 @@ import (
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/fsm"
 	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // drain stamps an entry of a settlement: an entry without operations changes no
 // table's time.
 func drain(term uint64, at int64) *raft.Log {
 	op := &bucket.Settlement{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}}
-	return &raft.Log{Term: term, Data: (&fsm.Entry{At: at, Ops: []bucket.Op{op}}).Encode()}
+	return &raft.Log{Term: term, Data: (&fsm.Entry{At: at, Ops: []ledger.Op{op}}).Encode()}
 }
 
 type sink struct{ bytes.Buffer }

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // Four who do not belong to the cluster try to join it: without a secret, with
@@ -225,7 +226,7 @@ func TestALengthIsNotBelieved(t *testing.T) {
 	_, err = m.Lease(t.Context(), oneRequest("k", 1)) // by now they know each other
 	require.NoError(t, err)
 	ask := oneRequest("k", 2)
-	op := bucket.AppendOp([]byte{1}, &ask) // it ends with the number of its settlements
+	op := ledger.AppendOp([]byte{1}, &ask) // it ends with the number of its settlements
 	front := string(op[:len(op)-1])
 	frame := func(kind byte, body string) string {
 		return string(binary.BigEndian.AppendUint32(nil, uint32(len(body)+1))) + string([]byte{kind}) + body

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 	"github.com/choked/choked/internal/waitqueue"
 )
 
@@ -96,7 +96,7 @@ func (s *session) serve(handle func(kind byte, body []byte) (reply byte, text []
 				if err != nil {
 					return
 				}
-				op, rest, err := bucket.ParseOp(rest)
+				op, rest, err := ledger.ParseOp(rest)
 				if err != nil {
 					return
 				}
@@ -148,7 +148,7 @@ func (s *session) answer(n uint64, a waitqueue.Answer) {
 	default:
 		b = append(b, fateDecided)
 		b = binary.AppendVarint(b, int64(a.Waited))
-		b = bucket.AppendResult(b, a.Result)
+		b = ledger.AppendResult(b, a.Result)
 	}
 	s.send(frameAnswers, b)
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // A caller that gives up while the grant is on its way to it leaves no trace:
@@ -49,7 +50,7 @@ func TestACancelThatCrossesTheGrant(t *testing.T) {
 			cancel()
 			time.Sleep(500 * time.Millisecond) // a lease lives for two seconds
 			var leased choked.Cost
-			leader.replica.View(func(t *bucket.Table) {
+			leader.replica.View(func(t *ledger.Table) {
 				if b := t.Get("k"); b != nil {
 					leased = b.Leased(t.Now())
 				}
@@ -70,7 +71,7 @@ func TestWhatMayHaveBeenGrantedGoesBack(t *testing.T) {
 			client = nodes[1]
 		}
 		leased := func() (sum choked.Cost) {
-			leader.replica.View(func(t *bucket.Table) {
+			leader.replica.View(func(t *ledger.Table) {
 				if b := t.Get("k"); b != nil {
 					sum = b.Leased(leader.replica.now())
 				}
@@ -224,7 +225,7 @@ func TestASessionForgetsWhatWasAskedAgain(t *testing.T) {
 		ask.ID.Seq++
 		w := bufio.NewWriter(client)
 		for i := range uint64(times) {
-			require.NoError(t, writeFrame(w, frameOps, bucket.AppendOp(binary.AppendUvarint(nil, i), &ask)))
+			require.NoError(t, writeFrame(w, frameOps, ledger.AppendOp(binary.AppendUvarint(nil, i), &ask)))
 			require.NoError(t, w.Flush())
 			synctest.Wait()
 		}
@@ -265,14 +266,14 @@ func TestWhatArrivesAfterItWasAskedAgainLeasesNothing(t *testing.T) {
 			all.Go(func() { io.Copy(io.Discard, client) })
 			return client
 		}
-		say := func(client net.Conn, op bucket.Op) {
+		say := func(client net.Conn, op ledger.Op) {
 			w := bufio.NewWriter(client)
-			require.NoError(t, writeFrame(w, frameOps, bucket.AppendOp(binary.AppendUvarint(nil, 1), op)))
+			require.NoError(t, writeFrame(w, frameOps, ledger.AppendOp(binary.AppendUvarint(nil, 1), op)))
 			require.NoError(t, w.Flush())
 			synctest.Wait()
 		}
 		leased := func() (sum choked.Cost) {
-			n.replica.View(func(t *bucket.Table) { sum = t.Get("k").Leased(t.Now()) })
+			n.replica.View(func(t *ledger.Table) { sum = t.Get("k").Leased(t.Now()) })
 			return sum
 		}
 		ends := func(client net.Conn) bool {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 	"github.com/choked/choked/internal/waitqueue"
 )
 
@@ -24,7 +25,7 @@ const attempt = 10 * time.Second
 type leader interface {
 	// do returns the decision on op. The error says that there is none:
 	// errNotLeader, errUnclear, or that of ctx.
-	do(ctx context.Context, op bucket.Op) (waitqueue.Answer, error)
+	do(ctx context.Context, op ledger.Op) (waitqueue.Answer, error)
 	// gone is closed when this one decides no more.
 	gone() <-chan struct{}
 }
@@ -33,7 +34,7 @@ func (a *authority) gone() <-chan struct{} { return a.ended }
 func (l *link) gone() <-chan struct{}      { return l.over }
 
 // do implements [leader] for the process that leads.
-func (a *authority) do(ctx context.Context, op bucket.Op) (waitqueue.Answer, error) {
+func (a *authority) do(ctx context.Context, op ledger.Op) (waitqueue.Answer, error) {
 	answers := make(chan waitqueue.Answer, 1)
 	req := a.submit(op, func(answer waitqueue.Answer) { answers <- answer })
 	select {
@@ -56,7 +57,7 @@ func (n *Node) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error) 
 	start := n.clock.Now()
 	until := start + int64(min(max(ask.MaxWait, 0), 1<<60))
 	var sent int64
-	answer, err := n.decide(ctx, func() bucket.Op {
+	answer, err := n.decide(ctx, func() ledger.Op {
 		sent = n.clock.Now()
 		a := ask
 		a.MaxWait = time.Duration(max(until-sent, 0))
@@ -81,7 +82,7 @@ func (n *Node) Settle(ctx context.Context, done []bucket.Settlement) error {
 	var each sync.WaitGroup
 	for i := range done {
 		each.Go(func() {
-			answer, err := n.decide(ctx, func() bucket.Op { return &done[i] }, true)
+			answer, err := n.decide(ctx, func() ledger.Op { return &done[i] }, true)
 			if err = errors.Join(err, answer.Err); err != nil {
 				errs[i] = fmt.Errorf("settle %v on %.64q: %w", done[i].ID, done[i].Key, err)
 			}
@@ -96,7 +97,7 @@ func (n *Node) Adjust(ctx context.Context, a bucket.Adjustment) error {
 	if err := a.Check(); err != nil {
 		return err
 	}
-	answer, err := n.decide(ctx, func() bucket.Op { return &a }, false)
+	answer, err := n.decide(ctx, func() ledger.Op { return &a }, false)
 	if err = errors.Join(err, answer.Err); err != nil {
 		return fmt.Errorf("adjust %.64q: %w", a.Key, err)
 	}
@@ -106,7 +107,7 @@ func (n *Node) Adjust(ctx context.Context, a bucket.Adjustment) error {
 // decide has an operation decided by whoever leads. op is called before each
 // attempt, just before it is sent. Only with again, an attempt whose outcome is
 // unclear is made again.
-func (n *Node) decide(ctx context.Context, op func() bucket.Op, again bool) (answer waitqueue.Answer, err error) {
+func (n *Node) decide(ctx context.Context, op func() ledger.Op, again bool) (answer waitqueue.Answer, err error) {
 	var unclear *bucket.Ask // it may have been granted
 	var told leader         // that nobody wants it any more
 	defer func() {
@@ -184,7 +185,7 @@ func (n *Node) giveBack(ask *bucket.Ask, told leader) {
 		defer cancel()
 		none := &bucket.Settlement{Key: ask.Key, ID: ask.ID}
 		for {
-			_, err := n.decide(ctx, func() bucket.Op { return none }, true)
+			_, err := n.decide(ctx, func() ledger.Op { return none }, true)
 			if errors.Is(err, bucket.ErrNoQuorum) { // not yet
 				continue
 			}

@@ -74,7 +74,7 @@ func TestPython(t *testing.T) {
 	out := example(t, service(t), "python", "python3", "example.py")
 	assert.Regexp(t, `^25 calls in 1\.\d\d s: within the limit
 in (119|12[012]) s
-large: cost_exceeds_burst: choked: cost exceeds burst: 6 requests asked, at most 5 fit in "5/s"
+large: cost_exceeds_burst: cost exceeds burst: 6 requests asked, at most 5 fit in "5/s"
 $`, out)
 }
 

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // version is the first byte of entries and snapshots. What this release writes
@@ -19,7 +19,7 @@ const maxOps = 1 << 16
 // it is applied would give every replica its own balance.
 type Entry struct {
 	At  int64 // nanoseconds of the store's time
-	Ops []bucket.Op
+	Ops []ledger.Op
 }
 
 // Encode returns e as bytes for the log.
@@ -29,7 +29,7 @@ func (e *Entry) Encode() []byte {
 	b = binary.AppendVarint(b, e.At)
 	b = binary.AppendUvarint(b, uint64(len(e.Ops)))
 	for _, op := range e.Ops {
-		b = bucket.AppendOp(b, op)
+		b = ledger.AppendOp(b, op)
 	}
 	return b
 }
@@ -56,10 +56,10 @@ func Decode(b []byte) (Entry, error) {
 		return fail("no count of operations")
 	}
 	rest = rest[n:]
-	e := Entry{At: at, Ops: make([]bucket.Op, count)}
+	e := Entry{At: at, Ops: make([]ledger.Op, count)}
 	for i := range e.Ops {
 		var err error
-		if e.Ops[i], rest, err = bucket.ParseOp(rest); err != nil {
+		if e.Ops[i], rest, err = ledger.ParseOp(rest); err != nil {
 			return fail(err.Error())
 		}
 	}

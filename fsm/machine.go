@@ -12,24 +12,24 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 )
 
-// Machine implements [raft.FSM] over a [bucket.Table]. Reading it is safe at
+// Machine implements [raft.FSM] over a [ledger.Table]. Reading it is safe at
 // any time.
 type Machine struct {
 	mu    sync.RWMutex
-	table *bucket.Table
+	table *ledger.Table
 }
 
 // New returns a machine in which every bucket is full and time begins.
-func New() *Machine { return &Machine{table: bucket.NewTable()} }
+func New() *Machine { return &Machine{table: ledger.NewTable()} }
 
 // sweep is how many buckets are looked at for each operation, to forget those
 // that are idle. Two for one keeps the idle ones few.
 const sweep = 2
 
-// Apply carries out one entry and returns a []bucket.Result, one for each
+// Apply carries out one entry and returns a []ledger.Result, one for each
 // operation, or an error if the entry cannot be read, which changes nothing.
 func (m *Machine) Apply(l *raft.Log) any {
 	e, err := Decode(l.Data)
@@ -38,7 +38,7 @@ func (m *Machine) Apply(l *raft.Log) any {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	results := make([]bucket.Result, len(e.Ops))
+	results := make([]ledger.Result, len(e.Ops))
 	for i, op := range e.Ops {
 		results[i] = m.table.Apply(e.At, op)
 	}
@@ -47,7 +47,7 @@ func (m *Machine) Apply(l *raft.Log) any {
 }
 
 // View calls f with the table, for reading only and until f returns.
-func (m *Machine) View(f func(*bucket.Table)) {
+func (m *Machine) View(f func(*ledger.Table)) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	f(m.table)
@@ -58,7 +58,7 @@ func (m *Machine) Hash() uint64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	h := fnv.New64a()
-	h.Write(bucket.AppendTable(nil, m.table))
+	h.Write(ledger.AppendTable(nil, m.table))
 	return h.Sum64()
 }
 
@@ -78,7 +78,7 @@ func (m *Machine) Snapshot() (raft.FSMSnapshot, error) {
 // snapshot is the machine as it was at one instant.
 type snapshot struct {
 	machine *Machine
-	table   *bucket.Snapshot
+	table   *ledger.Snapshot
 }
 
 // Persist implements [raft.FSMSnapshot].
@@ -124,7 +124,7 @@ func (m *Machine) Restore(r io.ReadCloser) error {
 	if v[0] != version {
 		return fmt.Errorf("snapshot of version %d: this release reads %d", v[0], version)
 	}
-	table, err := bucket.ReadTable(r)
+	table, err := ledger.ReadTable(r)
 	if err != nil {
 		return fmt.Errorf("read snapshot: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // history is entries as leaders write them: asks, settlements and adjustments
@@ -156,7 +157,7 @@ func TestFullBucketsAreForgotten(t *testing.T) {
 		id := bucket.LeaseID{Seq: uint64(i)}
 		key := string(rune('a' + i))
 		one := bucket.Cost{Requests: 1}
-		apply(m, (&Entry{At: int64(i), Ops: []bucket.Op{
+		apply(m, (&Entry{At: int64(i), Ops: []ledger.Op{
 			&bucket.Ask{Key: key, ID: id, Limits: limits, Need: one, Want: one},
 			&bucket.Settlement{Key: key, ID: id, Spent: one},
 		}}).Encode())
@@ -164,10 +165,10 @@ func TestFullBucketsAreForgotten(t *testing.T) {
 	assert.Greater(t, len(snapshotOf(t, m)), 1000*10)
 	later := &bucket.Adjustment{Key: "other", Limits: limits}
 	for range 2000 {
-		apply(m, (&Entry{At: int64(time.Second), Ops: []bucket.Op{later}}).Encode())
+		apply(m, (&Entry{At: int64(time.Second), Ops: []ledger.Op{later}}).Encode())
 	}
 	assert.Less(t, len(snapshotOf(t, m)), empty+10)
-	m.View(func(t2 *bucket.Table) { assert.Less(t, t2.Len(), 50, "buckets kept") })
+	m.View(func(t2 *ledger.Table) { assert.Less(t, t2.Len(), 50, "buckets kept") })
 }
 
 func FuzzDecode(f *testing.F) {

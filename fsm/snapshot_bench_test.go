@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // crowded returns a machine with n keys that are not full.
@@ -39,7 +40,7 @@ func BenchmarkApplyWhileASnapshotIsWritten(b *testing.B) {
 	m := crowded(1_000_000)
 	entry := func(i int) []byte {
 		limits, _ := bucket.ParseLimits("100/d", "100000/d")
-		return (&Entry{At: 2, Ops: []bucket.Op{&bucket.Adjustment{Key: fmt.Sprint("tenant/key-", i), Limits: limits, Charge: bucket.Cost{Requests: 1}}}}).Encode()
+		return (&Entry{At: 2, Ops: []ledger.Op{&bucket.Adjustment{Key: fmt.Sprint("tenant/key-", i), Limits: limits, Charge: bucket.Cost{Requests: 1}}}}).Encode()
 	}
 	var worst, took time.Duration
 	for b.Loop() {

@@ -15,11 +15,12 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 	"github.com/choked/choked/internal/testkit/redisserver"
 )
 
 // bare is the bucket in Lua without line, fairness and clock: it does what a
-// bucket.Table does, in nanoseconds, at the instant that it is given.
+// ledger.Table does, in nanoseconds, at the instant that it is given.
 var bare = redis.NewScript(bucketLua + settings(1) + `
 local taken = 0
 local function word() taken = taken + 1; return ARGV[taken] end
@@ -107,7 +108,7 @@ func isTheBucket(t *testing.T, client redis.UniversalClient, begin, most int64, 
 		run++
 		key := fmt.Sprint(name, run)
 		defer client.Del(context.Background(), key)
-		table := bucket.NewTable()
+		table := ledger.NewTable()
 		now, seq := begin, uint64(0)
 		definitions := rapid.SliceOfN(limits, 1, 3).Draw(t, "limits")
 		var asked []bucket.LeaseID
@@ -131,7 +132,7 @@ func isTheBucket(t *testing.T, client redis.UniversalClient, begin, most int64, 
 			now += rapid.OneOf(rapid.Int64Range(0, 3), rapid.Int64Range(0, 1e9), rapid.Int64Range(0, 30e9)).Draw(t, "passes")
 			i := rapid.IntRange(0, len(definitions)-1).Draw(t, "definition")
 			limits, defined := definitions[i], rapid.Int64Range(-1, 3).Draw(t, "defined")
-			var op bucket.Op
+			var op ledger.Op
 			var args words
 			switch rapid.IntRange(0, 5).Draw(t, "op") {
 			case 0:

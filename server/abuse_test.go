@@ -21,6 +21,7 @@ import (
 
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/internal/httpapi"
+	"github.com/choked/choked/internal/ledger"
 	"github.com/choked/choked/internal/testkit/pipes"
 )
 
@@ -287,7 +288,7 @@ func FuzzBodies(f *testing.F) {
 				again := httpapi.LeaseRequestOf(a)
 				b, err := again.Ask()
 				require.NoError(t, err)
-				require.Equal(t, bucket.AppendOp(nil, &a), bucket.AppendOp(nil, &b), "what is sent is what was meant")
+				require.Equal(t, ledger.AppendOp(nil, &a), ledger.AppendOp(nil, &b), "what is sent is what was meant")
 			}
 		}
 		var settle httpapi.SettleRequest

@@ -101,7 +101,7 @@ var tooLate = &httpapi.Error{Code: httpapi.Late, Message: "the quota came too la
 func ripe(ctx context.Context, l bucket.Lease) bool {
 	var wait time.Duration
 	for _, d := range l.Drips {
-		wait = max(wait, d.Ready+d.Ready/driftParts+1)
+		wait = max(wait, bucket.Late(d.Ready))
 	}
 	if wait == 0 {
 		return true

@@ -181,13 +181,10 @@ func (s *Server) answered(id askID, p *pending) (lease bucket.Lease, err error, 
 		// client counts the part since the request's arrival by its own, which
 		// may be slower.
 		waited := s.clock.Since(p.arrived)
-		lease.ValidFor = max(lease.ValidFor-time.Duration(p.arrived-p.began)-waited/driftParts-1, 0)
+		lease.ValidFor = max(lease.ValidFor-time.Duration(p.arrived-p.began)-(waited-bucket.Early(waited)), 0)
 	}
 	return lease, p.err, true
 }
-
-// driftParts is 1/2ρ: two clocks differ by less than one part in so many.
-const driftParts = time.Duration(1 / (2 * bucket.Drift))
 
 // withdraw ends an ask that nobody waits for any more.
 func (s *Server) withdraw(id askID, p *pending) {

@@ -188,7 +188,7 @@ func (p *purse) unripe(now time.Time, u bucket.Unit) (n int64) {
 	return n
 }
 
-func stretched(d bucket.Drip) time.Duration { return d.Ready + d.Ready/50 + 1 }
+func stretched(d bucket.Drip) time.Duration { return bucket.Late(d.Ready) }
 
 // next is when another unit is ripe under all its drips, or the lease ends.
 func (p *purse) next() time.Time {

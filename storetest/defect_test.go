@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // defect is a way to break the store.
@@ -55,7 +56,7 @@ type faults struct {
 
 // applyLocked hands op to the table, unless the store's defect is that it hands
 // on something else.
-func (m *memory) applyLocked(op bucket.Op) bucket.Result {
+func (m *memory) applyLocked(op ledger.Op) ledger.Result {
 	now := m.now()
 	switch op := op.(type) {
 	case *bucket.Ask:
@@ -64,7 +65,7 @@ func (m *memory) applyLocked(op bucket.Op) bucket.Result {
 		r := m.table.Apply(now, &a)
 		switch {
 		case m.defect == lenient && r.Err != nil && !errors.Is(r.Err, bucket.ErrCostExceedsBurst):
-			r = bucket.Result{Grant: bucket.Grant{RetryAfter: time.Second}}
+			r = ledger.Result{Grant: bucket.Grant{RetryAfter: time.Second}}
 		case m.defect == spoiling && r.Err == nil && !r.Grant.OK && !a.Need.IsZero():
 			m.table.Apply(now, &bucket.Adjustment{Key: a.Key, Limits: a.Limits, Defined: a.Defined, Charge: bucket.Cost{Requests: 1}})
 		case m.defect == crediting && r.Grant.OK:

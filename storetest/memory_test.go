@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // memory is the simplest store that passes: a table, a lock, and a line for
@@ -17,7 +18,7 @@ type memory struct {
 	start  time.Time
 
 	mu     sync.Mutex
-	table  *bucket.Table
+	table  *ledger.Table
 	lines  map[string][]*waiter
 	timer  *time.Timer
 	closed bool
@@ -37,7 +38,7 @@ type answer struct {
 }
 
 func newMemory(d defect) *memory {
-	m := &memory{defect: d, start: time.Now(), table: bucket.NewTable(), lines: make(map[string][]*waiter)}
+	m := &memory{defect: d, start: time.Now(), table: ledger.NewTable(), lines: make(map[string][]*waiter)}
 	m.timer = time.AfterFunc(time.Hour, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -156,7 +157,7 @@ func (m *memory) Close() error {
 	return nil
 }
 
-func (m *memory) admitLocked(op bucket.Op) error {
+func (m *memory) admitLocked(op ledger.Op) error {
 	if m.closed && m.defect != undead {
 		return bucket.ErrClosed
 	}

@@ -73,7 +73,7 @@ var settleRules = []rule{
 		}
 		c.Advance(l.ValidFor - 300*time.Millisecond)
 		c.refused(c.prefetch(requests(1))) // all that the bucket can hold is out
-		c.Advance(bucket.TTL + bucket.TTL/50 - l.ValidFor + 300*time.Millisecond + step)
+		c.Advance(bucket.Late(bucket.TTL) - l.ValidFor + 300*time.Millisecond + step)
 		c.refused(c.ask(requests(10), 0)) // it may have been spent
 		c.settle(a, bucket.Cost{})        // and it is too late to say that it was not
 		c.refused(c.ask(requests(10), 0))

@@ -22,8 +22,8 @@ func TestFlagsThatCannotBe(t *testing.T) {
 		{"-store local -requests 2/s", "-store local: a limit cannot be divided among 3 workers"},
 		{"-prompts missing.txt", "-prompts: open missing.txt"},
 		{"-prompts .", "-prompts: read .: is a directory"},
-		{"-tokens 10/m", "can never be sent: choked: cost exceeds burst"},
-		{"-tokens 40/s -bias 0.25", "can never be sent: choked: cost exceeds burst"}, // the provider counts all of it
+		{"-tokens 10/m", "can never be sent: cost exceeds burst"},
+		{"-tokens 40/s -bias 0.25", "can never be sent: cost exceeds burst"}, // the provider counts all of it
 		{"-latency 60ms-20ms", `invalid value "60ms-20ms" for flag -latency: want a time or a range up to 5s`},
 		{"-bias NaN", `invalid value "NaN" for flag -bias: want a factor from 0.25 to 4`},
 		{"-nope", "flag provided but not defined: -nope"},

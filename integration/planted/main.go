@@ -37,8 +37,8 @@ var bugs = []bug{
 		test:  "TestNothingGoesOverTheBound", in: ".", says: "over .* on requests",
 	},
 	{
-		name: "no expiry margin", file: "bucket/lease.go",
-		texts: []string{"return d - d/50 - 1", "return d"},
+		name: "no expiry margin", file: "bucket/drift.go",
+		texts: []string{"return time.Duration(mulDiv(int64(max(d, 0)), slowest, fastest))", "return d"},
 		test:  "TestNothingIsSpentThatTheStoreTookBack", in: ".", says: "over a burst",
 	},
 	{
@@ -50,13 +50,13 @@ var bugs = []bug{
 		test: "TestAnAnswerGoesToItsAsk", in: "./cluster", says: "each has the grant",
 	},
 	{
-		name: "restore without leases", file: "bucket/encode.go",
-		texts: []string{"\t\tb.out = b.out.Add(l.granted)\n\t}\n\treturn b\n", "\t}\n\tb.leases = nil\n\treturn b\n"},
+		name: "restore without leases", file: "bucket/state.go",
+		texts: []string{"b.leases = s.Leases\n", "b.leases = nil\n"},
 		test:  "TestSnapshotAtEveryIndex", in: "./fsm", says: "restored before entry",
 	},
 	{
 		name: "leader clock from the wall", file: "cluster/replica.go",
-		texts: []string{"import (\n", "import (\n\t\"time\"\n", "return r.clock.Now() + r.offset", "return time.Now().UnixNano()"},
+		texts: []string{"return r.clock.Now() + r.offset", "return time.Now().UnixNano()"},
 		test:  "TestTheTimeGoesOnFromASnapshot", in: "./cluster", says: "it goes on where the snapshot was taken",
 	},
 	{
@@ -67,8 +67,8 @@ var bugs = []bug{
 	{
 		name: "credit on expiry", file: "bucket/bucket.go",
 		texts: []string{
-			"b.out = b.out.Sub(b.leases[0].granted)\n",
-			"b.out = b.out.Sub(b.leases[0].granted)\n\t\tb.move(b.leases[0].expiry, b.leases[0].granted)\n",
+			"b.out = b.out.Sub(b.leases[0].Granted)\n",
+			"b.out = b.out.Sub(b.leases[0].Granted)\n\t\tb.move(b.leases[0].Expiry, b.leases[0].Granted)\n",
 		},
 		test: "TestNothingGoesOverTheBound", in: ".", says: "over .* on requests",
 	},

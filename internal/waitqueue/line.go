@@ -13,17 +13,18 @@ import (
 	"time"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // Answer is what became of an operation.
 type Answer struct {
-	bucket.Result
+	ledger.Result
 	Waited time.Duration // for how long the line had it in hand
 }
 
 // Entry is an operation in the line's hands.
 type Entry struct {
-	Op bucket.Op // to be applied, once [Queue.Take] has returned the entry
+	Op ledger.Op // to be applied, once [Queue.Take] has returned the entry
 
 	ask      *bucket.Ask // as it came; nil for a settlement or an adjustment
 	key      *queue
@@ -67,7 +68,7 @@ type queue struct {
 }
 
 // New returns an empty line for the buckets that view shows: those that an ask
-// would find, as [bucket.Table.Find] does. The line only reads them.
+// would find, as [ledger.Table.Find] does. The line only reads them.
 func New(view func(*bucket.Ask) *bucket.Bucket) *Queue {
 	return &Queue{view: view, keys: make(map[string]*queue)}
 }
@@ -98,7 +99,7 @@ var ErrAskedAgain = errors.New("choked: the same lease was asked for again")
 // Add hands op to the line, which calls reply when it is decided. What an ask
 // has to settle goes ahead of it. An ask whose id is in line already takes that
 // place, and the earlier one ends with [ErrAskedAgain].
-func (l *Queue) Add(now int64, op bucket.Op, reply func(Answer)) *Entry {
+func (l *Queue) Add(now int64, op ledger.Op, reply func(Answer)) *Entry {
 	e := &Entry{Op: op, reply: reply, arrived: now, state: taken}
 	a, ok := op.(*bucket.Ask)
 	if !ok || a.Check() != nil { // a malformed one is for the table to refuse
@@ -133,7 +134,7 @@ func (l *Queue) enqueue(now int64, e *Entry) {
 		if i := slices.IndexFunc(q.waiting, func(f *Entry) bool { return f.ask.ID == e.ask.ID }); i >= 0 {
 			earlier := q.waiting[i]
 			e.place, q.waiting[i] = earlier.place, e
-			l.answer(now, earlier, bucket.Result{Err: ErrAskedAgain})
+			l.answer(now, earlier, ledger.Result{Err: ErrAskedAgain})
 			return
 		}
 		l.last++
@@ -146,7 +147,7 @@ func (l *Queue) enqueue(now int64, e *Entry) {
 }
 
 // freed has the queue of op's key looked at again: op may let someone through.
-func (l *Queue) freed(op bucket.Op) {
+func (l *Queue) freed(op ledger.Op) {
 	var key string
 	switch op := op.(type) {
 	case *bucket.Settlement:
@@ -225,7 +226,7 @@ func (l *Queue) Next() int64 {
 }
 
 // Resolve gives e, which Take returned, its result at now.
-func (l *Queue) Resolve(now int64, e *Entry, r bucket.Result) {
+func (l *Queue) Resolve(now int64, e *Entry, r ledger.Result) {
 	if e.ask == nil {
 		l.freed(e.Op)
 		l.answer(now, e, r)
@@ -253,18 +254,18 @@ func (l *Queue) Resolve(now int64, e *Entry, r bucket.Result) {
 // Fail answers all that is in the line, and the batch that was taken, with err.
 func (l *Queue) Fail(now int64, batch []*Entry, err error) {
 	for _, e := range append(batch, l.ready...) {
-		l.answer(now, e, bucket.Result{Err: err})
+		l.answer(now, e, ledger.Result{Err: err})
 	}
 	for _, q := range l.keys {
 		for _, e := range q.waiting {
-			l.answer(now, e, bucket.Result{Err: err})
+			l.answer(now, e, ledger.Result{Err: err})
 		}
 	}
 	l.ready, l.wakes = nil, nil
 	clear(l.keys)
 }
 
-func (l *Queue) answer(now int64, e *Entry, r bucket.Result) {
+func (l *Queue) answer(now int64, e *Entry, r ledger.Result) {
 	wanted := e.state != withdrawn && e.state != over
 	e.state = over
 	if !wanted {
@@ -272,7 +273,7 @@ func (l *Queue) answer(now int64, e *Entry, r bucket.Result) {
 	}
 	reply := func() {
 		if e.done != nil && e.done.err != nil {
-			r = bucket.Result{Err: e.done.err}
+			r = ledger.Result{Err: e.done.err}
 		}
 		e.reply(Answer{Result: r, Waited: time.Duration(now - e.arrived)})
 	}

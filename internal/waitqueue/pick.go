@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // pick appends to batch, up to most entries in all, those in q whose turn it is
@@ -140,13 +141,13 @@ func (r *round) await(need, worth bucket.Cost, now bool) {
 }
 
 // refusal is the answer to one who cannot be served in time.
-func (r *round) refusal(a *bucket.Ask) bucket.Result {
+func (r *round) refusal(a *bucket.Ask) ledger.Result {
 	need := a.Need
 	if need.IsZero() {
 		need = a.Want.Min(bucket.Cost{Requests: 1, Tokens: 1})
 	}
 	need = need.Add(r.before)
-	return bucket.Result{Grant: bucket.Grant{
+	return ledger.Result{Grant: bucket.Grant{
 		RetryAfter: max(r.bucket.Refill(r.now, need, false), r.bucket.Wait(r.now, need), 1),
 		Level:      r.bucket.Level(r.now),
 		At:         r.now,

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // TestAnyHistory drives a line and the buckets behind it through operations at
@@ -21,7 +22,7 @@ func TestAnyHistory(t *testing.T) {
 		// A unit of each takes whole nanoseconds. Where it does not, the look
 		// ahead may be a nanosecond too hopeful for one and not for the next,
 		// who is then served first: once, for the other keeps its place.
-		h := &history{T: t, table: bucket.NewTable()}
+		h := &history{T: t, table: ledger.NewTable()}
 		for range rapid.IntRange(1, 2).Draw(t, "definitions") {
 			lim := rapid.SampledFrom([]string{"10/s", "1/s burst 4", "5/m", "20/s burst 1", "4/s,60/m burst 10"}).Draw(t, "limits")
 			l, err := bucket.ParseLimits(lim, rapid.SampledFrom([]string{"", "100/s", "50/m"}).Draw(t, "tokens"))
@@ -49,7 +50,7 @@ type history struct {
 	*rapid.T
 	definitions []bucket.Limits // of all keys, the earliest first
 	line        *Queue
-	table       *bucket.Table
+	table       *ledger.Table
 	now         int64
 	asks        []*asked
 	seq         uint64

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // stand is a store that decides by itself: a Queue before a Table, on a clock
@@ -15,7 +16,7 @@ import (
 type stand struct {
 	testing.TB
 	line  *Queue
-	table *bucket.Table
+	table *ledger.Table
 	now   int64
 	takes int      // that returned something
 	empty int      // that returned nothing
@@ -23,7 +24,7 @@ type stand struct {
 }
 
 func newStand(t testing.TB) *stand {
-	s := &stand{TB: t, table: bucket.NewTable()}
+	s := &stand{TB: t, table: ledger.NewTable()}
 	s.line = New(s.table.Find)
 	return s
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/fsm"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // Ledger is what became of all that was granted, as the log tells.
@@ -101,7 +102,7 @@ func (b *books) enter(m *fsm.Machine, l *raft.Log) (now int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	results, ok := m.Apply(l).([]bucket.Result)
+	results, ok := m.Apply(l).([]ledger.Result)
 	if !ok || len(results) != len(e.Ops) {
 		return 0, fmt.Errorf("%d operations have the results %v", len(e.Ops), results)
 	}
@@ -163,13 +164,13 @@ func (b *books) settle(s bucket.Settlement) {
 }
 
 func timeOf(m *fsm.Machine) (now int64) {
-	m.View(func(t *bucket.Table) { now = t.Now() })
+	m.View(func(t *ledger.Table) { now = t.Now() })
 	return now
 }
 
 // leased is what m counts as out at an instant.
 func leased(m *fsm.Machine, now int64) (out bucket.Cost) {
-	m.View(func(t *bucket.Table) {
+	m.View(func(t *ledger.Table) {
 		if b := t.Get(key); b != nil {
 			out = b.Leased(now)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/fsm"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // entry is one of a log that grants lease n at n tenths of a second, ten requests
@@ -30,7 +31,7 @@ func entry(n uint64) raft.Log {
 	if n > 10 && (n-10)%4 != 0 {
 		ask.Done = []bucket.Settlement{{Key: key, ID: bucket.LeaseID{Holder: (n - 10) % 4, Seq: n - 10}, Spent: bucket.Cost{Requests: 7}}}
 	}
-	return command(n, &fsm.Entry{At: int64(n) * int64(100*time.Millisecond), Ops: []bucket.Op{ask}})
+	return command(n, &fsm.Entry{At: int64(n) * int64(100*time.Millisecond), Ops: []ledger.Op{ask}})
 }
 
 func command(index uint64, e *fsm.Entry) raft.Log {
@@ -82,7 +83,7 @@ func TestAudit(t *testing.T) {
 	changed[49].Index = 50
 	uncommitted := append(entries(1, 100), command(101, &fsm.Entry{At: 1}), command(102, &fsm.Entry{At: 1}))
 	elected := append(entries(1, 100), raft.Log{Index: 101, Term: 2, Type: raft.LogNoop})
-	again := append(entries(1, 100), command(101, &fsm.Entry{At: 1, Ops: []bucket.Op{
+	again := append(entries(1, 100), command(101, &fsm.Entry{At: 1, Ops: []ledger.Op{
 		&bucket.Ask{Key: key, ID: bucket.LeaseID{Holder: 1, Seq: 89}, Limits: Slow, Need: requests(1), Want: requests(1)},
 	}}))
 	for _, tt := range []struct {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/fsm"
+	"github.com/choked/choked/internal/ledger"
 )
 
 // replicated is what the disks of the voters have said so far: one log, and
@@ -235,6 +236,6 @@ func (r *replicated) agree(m *fsm.Machine, index uint64) (states int, err error)
 }
 
 func buckets(m *fsm.Machine) (list []bucket.Info) {
-	m.View(func(t *bucket.Table) { list = t.List() })
+	m.View(func(t *ledger.Table) { list = t.List() })
 	return list
 }

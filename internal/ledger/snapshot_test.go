@@ -1,4 +1,4 @@
-package bucket
+package ledger
 
 import (
 	"bytes"
@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/choked/choked/bucket"
 )
 
 // A snapshot is the table as it was when it was taken, whatever happens to the
@@ -58,8 +60,8 @@ func TestASnapshotIsOfOneInstant(t *testing.T) {
 // A table without a snapshot that is open saves nothing.
 func TestASnapshotThatIsClosedIsForgotten(t *testing.T) {
 	tab := NewTable()
-	limits := Limits{Requests: Rates{{10, s, 10}}}
-	charge := &Adjustment{Key: "k", Limits: limits, Charge: Cost{1, 0}}
+	limits := bucket.Limits{Requests: bucket.Rates{{N: 10, Per: s, Burst: 10}}}
+	charge := &bucket.Adjustment{Key: "k", Limits: limits, Charge: bucket.Cost{Requests: 1, Tokens: 0}}
 	tab.Apply(1, charge)
 	snap := tab.Snapshot()
 	snap.Close()

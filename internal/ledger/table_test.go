@@ -1,4 +1,4 @@
-package bucket
+package ledger
 
 import (
 	"errors"
@@ -12,42 +12,15 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/choked/choked/bucket"
 )
 
-// entry is an operation at its instant, as a log would hold it.
-type entry struct {
-	at int64
-	op Op
-}
-
-// anyLog draws operations on a few keys, each under a few limits.
-func anyLog(t *rapid.T) []entry {
-	limits := rapid.SliceOfN(anyLimits(), 1, 3).Draw(t, "limits")
-	o := newOps(limits[0])
-	var log []entry
-	if rapid.IntRange(0, 3).Draw(t, "cold") == 0 {
-		log = append(log, entry{o.now, new(ColdStart)})
-	}
-	for range rapid.IntRange(1, 40).Draw(t, "length") {
-		key := rapid.SampledFrom([]string{"a", "b", "c\x00\xff"}).Draw(t, "key")
-		l := rapid.SampledFrom(limits).Draw(t, "limits")
-		defined := rapid.Int64Range(1, 3).Draw(t, "defined")
-		switch op := o.next(t, false).(type) {
-		case *Ask:
-			op.Key, op.Limits, op.Defined = key, l, defined
-			if rapid.IntRange(0, 3).Draw(t, "done") == 0 {
-				op.Done = []Settlement{{Key: key, ID: LeaseID{1, rapid.Uint64Range(1, o.last).Draw(t, "id")}, Spent: o.cost(t, 1)}}
-			}
-			log = append(log, entry{o.now, op})
-		case settle:
-			log = append(log, entry{o.now, &Settlement{key, op.ID, op.Spent}})
-		case *Adjustment:
-			op.Key, op.Limits, op.Defined = key, l, defined
-			log = append(log, entry{o.now, op})
-		}
-	}
-	return log
-}
+const (
+	s       = time.Second
+	longest = 366 * 24 * time.Hour // Per of a rate
+	ms      = time.Millisecond
+)
 
 // Two tables that are given the same log give the same answers and hold the
 // same buckets, also when one of them forgets idle buckets all the time.
@@ -68,9 +41,9 @@ func TestTablesAreAFunctionOfTheLog(t *testing.T) {
 }
 
 func TestTable(t *testing.T) {
-	limits := Limits{Requests: Rates{{10, s, 10}}}
-	ask := func(key string, seq uint64, need int64) *Ask {
-		return &Ask{Key: key, ID: LeaseID{1, seq}, Limits: limits, Defined: 1, Need: Cost{need, 0}}
+	limits := bucket.Limits{Requests: bucket.Rates{{N: 10, Per: s, Burst: 10}}}
+	ask := func(key string, seq uint64, need int64) *bucket.Ask {
+		return &bucket.Ask{Key: key, ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: limits, Defined: 1, Need: bucket.Cost{Requests: need, Tokens: 0}}
 	}
 	tab := NewTable()
 	if r := tab.Apply(0, ask("k", 1, 8)); r.Err != nil || !r.Grant.OK {
@@ -81,14 +54,14 @@ func TestTable(t *testing.T) {
 	}
 	// What is settled in the same breath is there for the ask.
 	next := ask("k", 2, 7)
-	next.Done = []Settlement{{"k", LeaseID{1, 1}, Cost{3, 0}}}
+	next.Done = []bucket.Settlement{{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}, Spent: bucket.Cost{Requests: 3, Tokens: 0}}}
 	if r := tab.Apply(0, next); !r.Grant.OK || r.Grant.Level.Requests != 0 {
 		t.Errorf("7 of 2 + 5 settled: %+v", r)
 	}
 	// And it is settled although the ask itself cannot be met.
 	last := ask("k", 3, 11)
-	last.Done = []Settlement{{"k", LeaseID{1, 2}, Cost{}}}
-	if r := tab.Apply(0, last); !errors.Is(r.Err, ErrCostExceedsBurst) {
+	last.Done = []bucket.Settlement{{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 2}, Spent: bucket.Cost{}}}
+	if r := tab.Apply(0, last); !errors.Is(r.Err, bucket.ErrCostExceedsBurst) {
 		t.Errorf("11 of a burst of 10: %+v", r)
 	}
 	if level := tab.Get("k").Level(0).Requests; level != 7 {
@@ -119,13 +92,13 @@ func TestTable(t *testing.T) {
 // After a cold start nothing is there but what has been refilled since, and what
 // is full by then is as full as ever. What was known before stays as it was.
 func TestColdStart(t *testing.T) {
-	limits := Limits{Requests: Rates{{10, s, 20}}}
-	need := func(key string, n int64) *Ask {
-		return &Ask{Key: key, ID: LeaseID{uint64(n), 1}, Limits: limits, Defined: 1, Need: Cost{n, 0}, Want: Cost{n, 0}}
+	limits := bucket.Limits{Requests: bucket.Rates{{N: 10, Per: s, Burst: 20}}}
+	need := func(key string, n int64) *bucket.Ask {
+		return &bucket.Ask{Key: key, ID: bucket.LeaseID{Holder: uint64(n), Seq: 1}, Limits: limits, Defined: 1, Need: bucket.Cost{Requests: n, Tokens: 0}, Want: bucket.Cost{Requests: n, Tokens: 0}}
 	}
 	start := int64(time.Hour)
 	tab := NewTable()
-	tab.Apply(start, &Adjustment{Key: "known", Limits: limits, Defined: 1, Charge: Cost{5, 0}})
+	tab.Apply(start, &bucket.Adjustment{Key: "known", Limits: limits, Defined: 1, Charge: bucket.Cost{Requests: 5, Tokens: 0}})
 	tab.Apply(start, new(ColdStart))
 	for _, at := range []struct {
 		key   string
@@ -147,12 +120,12 @@ func TestColdStart(t *testing.T) {
 // shared, are nothing special.
 func TestTableForgets(t *testing.T) {
 	tab := NewTable()
-	if r := tab.Apply(0, &Settlement{Key: "k", Spent: Cost{5, 5}}); r.Err != nil || tab.Len() != 0 {
+	if r := tab.Apply(0, &bucket.Settlement{Key: "k", Spent: bucket.Cost{Requests: 5, Tokens: 5}}); r.Err != nil || tab.Len() != 0 {
 		t.Errorf("a settlement for no bucket: %+v, and %d buckets", r, tab.Len())
 	}
 	for i := range int64(maxShared + 10) {
-		l := Limits{Requests: Rates{{i + 1, s, 1}}}
-		a := &Ask{Key: fmt.Sprint(i), ID: LeaseID{1, 1}, Limits: l, Need: Cost{1, 0}}
+		l := bucket.Limits{Requests: bucket.Rates{{N: i + 1, Per: s, Burst: 1}}}
+		a := &bucket.Ask{Key: fmt.Sprint(i), ID: bucket.LeaseID{Holder: 1, Seq: 1}, Limits: l, Need: bucket.Cost{Requests: 1, Tokens: 0}}
 		if r := tab.Apply(0, a); !r.Grant.OK || !tab.Get(a.Key).Limits().Equal(l) {
 			t.Fatalf("key %d: %+v, limits %v", i, r, tab.Get(a.Key).Limits())
 		}
@@ -168,30 +141,30 @@ func FuzzTable(f *testing.F) {
 	for seed := range uint64(8) {
 		f.Add(seed, int64(5), int64(1000), int64(3), int64(50), int64(1e9))
 	}
-	f.Add(uint64(1), int64(MaxUnits), int64(math.MaxInt64), int64(-1), int64(math.MinInt64), int64(math.MaxInt64))
-	f.Add(uint64(2), int64(1), int64(maxPer), int64(MaxUnits), int64(MaxUnits), int64(maxFill))
+	f.Add(uint64(1), int64(bucket.MaxUnits), int64(math.MaxInt64), int64(-1), int64(math.MinInt64), int64(math.MaxInt64))
+	f.Add(uint64(2), int64(1), int64(longest), int64(bucket.MaxUnits), int64(bucket.MaxUnits), int64(10*longest))
 	f.Fuzz(func(t *testing.T, seed uint64, n, per, burst, units, step int64) {
 		r := rand.New(rand.NewPCG(seed, 2))
-		values := []int64{0, 1, n, burst, units, step, MaxUnits, r.Int64N(1000)}
+		values := []int64{0, 1, n, burst, units, step, bucket.MaxUnits, r.Int64N(1000)}
 		pick := func() int64 { return values[r.IntN(len(values))] }
-		l := Limits{Requests: Rates{{n, time.Duration(per), burst}}, Tokens: Rates{{5, s, 7}}}
+		l := bucket.Limits{Requests: bucket.Rates{{N: n, Per: time.Duration(per), Burst: burst}}, Tokens: bucket.Rates{{N: 5, Per: s, Burst: 7}}}
 		tab, now := NewTable(), int64(0)
 		for range 50 {
-			now += min(max(step, 0), int64(maxPer)) / int64(1+r.IntN(5)) // some decades in all
-			id := LeaseID{1, r.Uint64N(8)}
+			now += min(max(step, 0), int64(longest)) / int64(1+r.IntN(5)) // some decades in all
+			id := bucket.LeaseID{Holder: 1, Seq: r.Uint64N(8)}
 			switch r.IntN(3) {
 			case 0:
-				a := &Ask{Key: "k", ID: id, Limits: l, Defined: pick(), Need: Cost{pick(), pick()}, Want: Cost{pick(), pick()}}
+				a := &bucket.Ask{Key: "k", ID: id, Limits: l, Defined: pick(), Need: bucket.Cost{Requests: pick(), Tokens: pick()}, Want: bucket.Cost{Requests: pick(), Tokens: pick()}}
 				b := tab.Get("k") // what is out may come back under a known id
-				known := b != nil && len(b.leases) > 0
+				known := b != nil && b.Info("k", now).Leases > 0
 				g := tab.Apply(now, a).Grant
 				if g.OK && !known && (!l.Burst().Covers(g.Granted) || !a.Want.Max(a.Need).Covers(g.Granted) || !g.Granted.Covers(a.Need)) {
 					t.Fatalf("%v, need %v, want %v: granted %v", l, a.Need, a.Want, g.Granted)
 				}
 			case 1:
-				tab.Apply(now, &Settlement{"k", id, Cost{pick(), pick()}})
+				tab.Apply(now, &bucket.Settlement{Key: "k", ID: id, Spent: bucket.Cost{Requests: pick(), Tokens: pick()}})
 			case 2:
-				tab.Apply(now, &Adjustment{Key: "k", Limits: l, Return: Cost{pick(), pick()}, Charge: Cost{pick(), pick()}, Empty: time.Duration(pick())})
+				tab.Apply(now, &bucket.Adjustment{Key: "k", Limits: l, Return: bucket.Cost{Requests: pick(), Tokens: pick()}, Charge: bucket.Cost{Requests: pick(), Tokens: pick()}, Empty: time.Duration(pick())})
 			}
 			if b := tab.Get("k"); b != nil && b.Leased(now).Requests > burst {
 				t.Fatalf("%v: %v out, above the burst", l, b.Leased(now))
@@ -214,12 +187,12 @@ func TestAFloodOfKeysLeavesNothingBehind(t *testing.T) {
 	}
 	before := heap()
 	table := NewTable()
-	limits := Limits{Requests: Rates{{N: 10, Per: time.Second, Burst: 10}}}
+	limits := bucket.Limits{Requests: bucket.Rates{{N: 10, Per: time.Second, Burst: 10}}}
 	for i := range keys {
-		table.Apply(0, &Ask{Key: strconv.Itoa(i), ID: LeaseID{1, uint64(i)}, Limits: limits, Need: Cost{Requests: 1}, Want: Cost{Requests: 1}})
+		table.Apply(0, &bucket.Ask{Key: strconv.Itoa(i), ID: bucket.LeaseID{Holder: 1, Seq: uint64(i)}, Limits: limits, Need: bucket.Cost{Requests: 1}, Want: bucket.Cost{Requests: 1}})
 	}
 	for now := int64(time.Minute); table.Len() > 1; {
-		table.Apply(now, &Adjustment{Key: "last", Limits: limits, Charge: Cost{Requests: 1}})
+		table.Apply(now, &bucket.Adjustment{Key: "last", Limits: limits, Charge: bucket.Cost{Requests: 1}})
 		table.Sweep(1000)
 	}
 	if left := heap() - before; left > 8*keys {

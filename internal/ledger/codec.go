@@ -1,4 +1,4 @@
-package bucket
+package ledger
 
 import (
 	"encoding/binary"
@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/choked/choked/bucket"
 )
 
 // The encoding of operations, results and tables, for logs, snapshots and
@@ -17,8 +19,8 @@ import (
 
 // Bounds of what is decoded.
 const (
-	maxDone   = 1 << 10
-	maxDrips  = 2 * maxRates
+	maxDrips  = 2 * bucket.MaxRates
+	maxLows   = 1 << 7
 	maxError  = 1 << 10
 	maxLeases = 1 << 20
 	maxRoom   = 1 << 20 // buckets that room is made for before they are read
@@ -35,7 +37,7 @@ const (
 // AppendOp appends the encoding of op to b.
 func AppendOp(b []byte, op Op) []byte {
 	switch op := op.(type) {
-	case *Ask:
+	case *bucket.Ask:
 		b = append(b, kindAsk)
 		b = appendString(b, op.Key)
 		b = appendID(b, op.ID)
@@ -48,10 +50,10 @@ func AppendOp(b []byte, op Op) []byte {
 		for i := range op.Done {
 			b = appendSettlement(b, &op.Done[i])
 		}
-	case *Settlement:
+	case *bucket.Settlement:
 		b = append(b, kindSettlement)
 		b = appendSettlement(b, op)
-	case *Adjustment:
+	case *bucket.Adjustment:
 		b = append(b, kindAdjustment)
 		b = appendString(b, op.Key)
 		b = appendLimits(b, op.Limits)
@@ -73,10 +75,10 @@ func ParseOp(b []byte) (Op, []byte, error) {
 	var op Op
 	switch kind := d.byte(); kind {
 	case kindAsk:
-		a := &Ask{Key: d.string(MaxKey), ID: d.id(), Limits: d.limits(), Defined: d.varint(), Need: d.cost(), Want: d.cost(),
+		a := &bucket.Ask{Key: d.string(bucket.MaxKey), ID: d.id(), Limits: d.limits(), Defined: d.varint(), Need: d.cost(), Want: d.cost(),
 			MaxWait: time.Duration(d.varint())}
-		if n := d.count(maxDone, 5); n > 0 {
-			a.Done = make([]Settlement, n)
+		if n := d.count(bucket.MaxDone, 5); n > 0 {
+			a.Done = make([]bucket.Settlement, n)
 			for i := range a.Done {
 				a.Done[i] = d.settlement()
 			}
@@ -86,7 +88,7 @@ func ParseOp(b []byte) (Op, []byte, error) {
 		s := d.settlement()
 		op = &s
 	case kindAdjustment:
-		op = &Adjustment{Key: d.string(MaxKey), Limits: d.limits(), Defined: d.varint(), Return: d.cost(), Since: d.varint(), Charge: d.cost(),
+		op = &bucket.Adjustment{Key: d.string(bucket.MaxKey), Limits: d.limits(), Defined: d.varint(), Return: d.cost(), Since: d.varint(), Charge: d.cost(),
 			Empty: time.Duration(d.varint())}
 	case kindColdStart:
 		op = new(ColdStart)
@@ -105,6 +107,7 @@ const (
 	outcomeExceedsBurst
 	outcomeNoQuorum
 	outcomeClosed
+	outcomeUnavailable
 )
 
 // AppendResult appends the encoding of r to b. Of an error it keeps the text
@@ -145,9 +148,9 @@ func ParseResult(b []byte) (Result, []byte, error) {
 	switch kind := d.byte(); kind {
 	case outcomeDone:
 	case outcomeRefused:
-		r.Grant = Grant{RetryAfter: time.Duration(d.varint()), Level: d.cost(), At: d.varint()}
+		r.Grant = bucket.Grant{RetryAfter: time.Duration(d.varint()), Level: d.cost(), At: d.varint()}
 	case outcomeGranted:
-		r.Grant = Grant{OK: true, Granted: d.cost(), TTL: time.Duration(d.varint()), Drips: d.drips(), Level: d.cost(), At: d.varint()}
+		r.Grant = bucket.Grant{OK: true, Granted: d.cost(), TTL: time.Duration(d.varint()), Drips: d.drips(), Level: d.cost(), At: d.varint()}
 	case outcomeError:
 		r.Err = errors.New(d.string(maxError))
 	default:
@@ -166,8 +169,11 @@ type sentinel struct {
 	err  error
 }
 
+// sentinels holds the errors that callers branch on, an error after those that
+// it wraps.
 var sentinels = [...]sentinel{
-	{outcomeExceedsBurst, ErrCostExceedsBurst}, {outcomeNoQuorum, ErrNoQuorum}, {outcomeClosed, ErrClosed},
+	{outcomeUnavailable, bucket.ErrUnavailable}, {outcomeNoQuorum, bucket.ErrNoQuorum},
+	{outcomeExceedsBurst, bucket.ErrCostExceedsBurst}, {outcomeClosed, bucket.ErrClosed},
 }
 
 // remoteError is an error that was returned elsewhere.
@@ -185,10 +191,8 @@ func (e *remoteError) Unwrap() error { return e.is }
 func AppendTable(b []byte, t *Table) []byte {
 	b = appendHead(b, t.now, t.cold, 0)
 	for _, key := range slices.Sorted(maps.Keys(t.buckets)) {
-		if bucket := t.buckets[key]; !bucket.Idle(t.now) {
-			c := bucket.at(t.now)
-			c.lows = bucket.lows
-			b = appendBucket(appendString(b, key), &c)
+		if e := t.buckets[key]; !e.Idle(t.now) {
+			b = appendBucket(appendString(b, key), e.StateAt(t.now))
 		}
 	}
 	return appendString(b, "")
@@ -199,29 +203,29 @@ func appendHead(b []byte, now, cold int64, buckets int) []byte {
 	return binary.AppendUvarint(binary.AppendVarint(binary.AppendVarint(b, now), cold), uint64(buckets))
 }
 
-func appendBucket(b []byte, bucket *Bucket) []byte {
-	b = appendLimits(b, *bucket.limits)
-	b = binary.AppendVarint(b, bucket.defined)
-	if bucket.former == nil {
+func appendBucket(b []byte, s bucket.State) []byte {
+	b = appendLimits(b, *s.Limits)
+	b = binary.AppendVarint(b, s.Defined)
+	if s.Former == nil {
 		b = append(b, 0, 0)
 	} else {
-		b = appendLimits(b, *bucket.former)
+		b = appendLimits(b, *s.Former)
 	}
-	for _, tat := range bucket.tats {
+	for _, tat := range s.TATs {
 		b = binary.AppendVarint(b, tat)
 	}
-	b = binary.AppendUvarint(b, uint64(len(bucket.lows)))
-	for _, l := range bucket.lows {
-		b = binary.AppendVarint(binary.AppendVarint(append(b, l.rate), l.at), l.least)
+	b = binary.AppendUvarint(b, uint64(len(s.Lows)))
+	for _, l := range s.Lows {
+		b = binary.AppendVarint(binary.AppendVarint(append(b, l.Rate), l.At), l.Least)
 	}
-	b = binary.AppendUvarint(b, uint64(len(bucket.leases)))
-	for i := range bucket.leases {
-		l := &bucket.leases[i]
-		b = appendID(b, l.id)
-		b = appendCost(b, l.granted)
-		b = binary.AppendVarint(b, l.expiry)
-		b = binary.AppendUvarint(b, uint64(len(l.drips)))
-		for _, drip := range l.drips {
+	b = binary.AppendUvarint(b, uint64(len(s.Leases)))
+	for i := range s.Leases {
+		l := &s.Leases[i]
+		b = appendID(b, l.ID)
+		b = appendCost(b, l.Granted)
+		b = binary.AppendVarint(b, l.Expiry)
+		b = binary.AppendUvarint(b, uint64(len(l.Drips)))
+		for _, drip := range l.Drips {
 			b = appendDrip(b, drip)
 		}
 	}
@@ -239,16 +243,16 @@ func readTable(in *input) (*Table, error) {
 			d.fail("table of the time %d", t.now)
 		}
 		t.cold = d.instant()
-		t.buckets = make(map[string]*Bucket, min(d.uvarint(), maxRoom)) // as many as there were, or a guess
+		t.buckets = make(map[string]entry, min(d.uvarint(), maxRoom)) // as many as there were, or a guess
 	}); err != nil {
 		return nil, err
 	}
-	seen := make(map[string]*Limits) // by their encoding
+	seen := make(map[string]*bucket.Limits) // by their encoding
 	for {
 		var key string
-		var b *Bucket
+		var b *bucket.Bucket
 		if err := in.decode(func(d *decoder) {
-			if key = d.string(MaxKey); key != "" {
+			if key = d.string(bucket.MaxKey); key != "" {
 				b = d.bucket(t, seen)
 			}
 		}); err != nil {
@@ -258,7 +262,7 @@ func readTable(in *input) (*Table, error) {
 			return t, in.end()
 		}
 		before := len(t.buckets)
-		if t.buckets[key] = b; len(t.buckets) == before {
+		if t.buckets[key] = (entry{Bucket: b}); len(t.buckets) == before {
 			return nil, fmt.Errorf("decode: key %q twice", key)
 		}
 	}
@@ -279,7 +283,7 @@ type input struct {
 // called again with more of the stream, as long as there is more.
 func (in *input) decode(f func(*decoder)) error {
 	for {
-		in.d = decoder{b: in.rest}
+		in.d.b, in.d.err = in.rest, nil
 		f(&in.d)
 		switch {
 		case in.d.err == nil:
@@ -321,55 +325,50 @@ func (in *input) end() error {
 	return nil
 }
 
-func (d *decoder) bucket(t *Table, seen map[string]*Limits) *Bucket {
-	b := New(d.sharedLimits(t, seen), d.varint())
-	if former := d.limits(); former.len() > 0 {
-		b.former = &Limits{former.Requests, former.Tokens} // not its address, which would put each on the heap
-		former.each(0, func(_ int, _ Unit, r Rate) {
-			if err := r.Check(); err != nil {
-				d.fail("%v", err)
-			}
-		})
-		b.tats = make([]int64, b.limits.len()+former.len())
+// bucket reads one bucket. A bucket that no sequence of operations can make is an
+// error.
+func (d *decoder) bucket(t *Table, seen map[string]*bucket.Limits) *bucket.Bucket {
+	s := bucket.State{Limits: d.sharedLimits(t, seen), Defined: d.varint()}
+	rates := len(s.Limits.Requests) + len(s.Limits.Tokens)
+	if f := d.limits(); len(f.Requests)+len(f.Tokens) > 0 {
+		s.Former = &bucket.Limits{Requests: f.Requests, Tokens: f.Tokens} // not &f, which would put each f on the heap
+		rates += len(f.Requests) + len(f.Tokens)
 	}
-	for i := range b.tats {
-		b.tats[i] = d.instant()
+	s.TATs = d.tats[:0]
+	for range rates {
+		s.TATs = append(s.TATs, d.varint())
 	}
-	for range d.count(b.limits.len()*(keptLows+1), 3) {
-		l := low{rate: d.byte(), at: d.instant(), least: d.instant()}
-		if int(l.rate) >= b.limits.len() {
-			d.fail("low of rate %d", l.rate)
-		}
-		b.lows = append(b.lows, l)
+	s.Lows = d.lows[:0]
+	for range d.count(maxLows, 3) {
+		s.Lows = append(s.Lows, bucket.Low{Rate: d.byte(), At: d.varint(), Least: d.varint()})
 	}
-	n := d.count(maxLeases, 6)
-	if n > 0 {
-		b.leases = make([]held, n)
+	if n := d.count(maxLeases, 6); n > 0 {
+		s.Leases = make([]bucket.HeldLease, n)
 	}
-	for i := range b.leases {
-		l := held{id: d.id(), granted: d.cost(), expiry: d.instant(), drips: d.drips()}
-		if err := l.granted.Check(); err != nil {
-			d.fail("lease %v: %v", l.id, err)
-		}
-		if i > 0 && l.expiry < b.leases[i-1].expiry {
-			d.fail("lease %v is out of order", l.id)
-		}
-		b.leases[i] = l
-		b.out = b.out.Add(l.granted)
+	for i := range s.Leases {
+		s.Leases[i] = bucket.HeldLease{ID: d.id(), Granted: d.cost(), Expiry: d.varint(), Drips: d.drips()}
+	}
+	d.tats, d.lows = s.TATs, s.Lows
+	if d.err != nil {
+		return nil
+	}
+	b, err := bucket.Restore(s)
+	if err != nil {
+		d.fail("%v", err)
 	}
 	return b
 }
 
 // sharedLimits reads limits that many buckets have, and makes sense of them once.
-func (d *decoder) sharedLimits(t *Table, seen map[string]*Limits) *Limits {
+func (d *decoder) sharedLimits(t *Table, seen map[string]*bucket.Limits) *bucket.Limits {
 	from := d.b
-	for range Tokens + 1 {
+	for range bucket.Tokens + 1 {
 		for range 3 * int(d.byte()) {
 			d.varint()
 		}
 	}
 	if d.err != nil {
-		return new(Limits)
+		return new(bucket.Limits)
 	}
 	name := from[:len(from)-len(d.b)]
 	if l := seen[string(name)]; l != nil {
@@ -381,7 +380,7 @@ func (d *decoder) sharedLimits(t *Table, seen map[string]*Limits) *Limits {
 		d.fail("%v", err)
 	}
 	if d.err != nil {
-		return new(Limits)
+		return new(bucket.Limits)
 	}
 	l := t.share(limits)
 	if len(seen) < maxShared {
@@ -394,27 +393,27 @@ func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-func appendID(b []byte, id LeaseID) []byte {
+func appendID(b []byte, id bucket.LeaseID) []byte {
 	return binary.AppendUvarint(binary.BigEndian.AppendUint64(b, id.Holder), id.Seq)
 }
 
-func appendCost(b []byte, c Cost) []byte {
+func appendCost(b []byte, c bucket.Cost) []byte {
 	return binary.AppendVarint(binary.AppendVarint(b, c.Requests), c.Tokens)
 }
 
-func appendSettlement(b []byte, s *Settlement) []byte {
+func appendSettlement(b []byte, s *bucket.Settlement) []byte {
 	return appendCost(appendID(appendString(b, s.Key), s.ID), s.Spent)
 }
 
-func appendDrip(b []byte, d Drip) []byte {
+func appendDrip(b []byte, d bucket.Drip) []byte {
 	b = append(b, byte(d.Unit))
 	b = binary.AppendVarint(b, int64(d.Ready))
 	b = binary.AppendVarint(b, d.N)
 	return binary.AppendVarint(b, int64(d.Per))
 }
 
-func appendLimits(b []byte, l Limits) []byte {
-	for u := range Tokens + 1 {
+func appendLimits(b []byte, l bucket.Limits) []byte {
+	for u := range bucket.Tokens + 1 {
 		rs := l.Of(u)
 		b = append(b, byte(len(rs)))
 		for _, r := range rs {
@@ -431,6 +430,9 @@ func appendLimits(b []byte, l Limits) []byte {
 type decoder struct {
 	b   []byte
 	err error
+
+	tats []int64      // room for those of the next bucket
+	lows []bucket.Low // likewise
 }
 
 func (d *decoder) fail(format string, args ...any) {
@@ -490,38 +492,38 @@ func (d *decoder) string(most int) string {
 // instant reads a time that sums do not overflow.
 func (d *decoder) instant() int64 {
 	t := d.varint()
-	if t < 0 || t > end {
+	if t < 0 || t > bucket.MaxInstant {
 		d.fail("instant %d", t)
 		return 0
 	}
 	return t
 }
 
-func (d *decoder) id() LeaseID {
+func (d *decoder) id() bucket.LeaseID {
 	if len(d.b) < 8 {
 		d.fail("the input ends early")
-		return LeaseID{}
+		return bucket.LeaseID{}
 	}
 	holder := binary.BigEndian.Uint64(d.b)
 	d.b = d.b[8:]
-	return LeaseID{Holder: holder, Seq: d.uvarint()}
+	return bucket.LeaseID{Holder: holder, Seq: d.uvarint()}
 }
 
-func (d *decoder) cost() Cost { return Cost{Requests: d.varint(), Tokens: d.varint()} }
+func (d *decoder) cost() bucket.Cost { return bucket.Cost{Requests: d.varint(), Tokens: d.varint()} }
 
-func (d *decoder) settlement() Settlement {
-	return Settlement{Key: d.string(MaxKey), ID: d.id(), Spent: d.cost()}
+func (d *decoder) settlement() bucket.Settlement {
+	return bucket.Settlement{Key: d.string(bucket.MaxKey), ID: d.id(), Spent: d.cost()}
 }
 
-func (d *decoder) drips() []Drip {
+func (d *decoder) drips() []bucket.Drip {
 	n := d.count(maxDrips, 4)
 	if n == 0 {
 		return nil
 	}
-	drips := make([]Drip, n)
+	drips := make([]bucket.Drip, n)
 	for i := range drips {
-		drip := Drip{Unit: Unit(d.byte()), Ready: time.Duration(d.varint()), N: d.varint(), Per: time.Duration(d.varint())}
-		if drip.Unit > Tokens || drip.N < 1 || drip.Per < 1 || drip.Ready < 0 {
+		drip := bucket.Drip{Unit: bucket.Unit(d.byte()), Ready: time.Duration(d.varint()), N: d.varint(), Per: time.Duration(d.varint())}
+		if drip.Unit > bucket.Tokens || drip.N < 1 || drip.Per < 1 || drip.Ready < 0 {
 			d.fail("drip %v", drip)
 		}
 		drips[i] = drip
@@ -529,15 +531,15 @@ func (d *decoder) drips() []Drip {
 	return drips
 }
 
-func (d *decoder) limits() Limits {
-	var l Limits
-	for _, rs := range []*Rates{&l.Requests, &l.Tokens} {
+func (d *decoder) limits() bucket.Limits {
+	var l bucket.Limits
+	for _, rs := range []*bucket.Rates{&l.Requests, &l.Tokens} {
 		n := int(d.byte())
-		if n > maxRates {
+		if n > bucket.MaxRates {
 			d.fail("%d rates", n)
 		}
 		for i := 0; i < n && d.err == nil; i++ {
-			*rs = append(*rs, Rate{N: d.varint(), Per: time.Duration(d.varint()), Burst: d.varint()})
+			*rs = append(*rs, bucket.Rate{N: d.varint(), Per: time.Duration(d.varint()), Burst: d.varint()})
 		}
 	}
 	return l
