@@ -191,10 +191,11 @@ func TestAllowDoubtsARefusalInTime(t *testing.T) {
 // What this worker itself gives back is there for it at once.
 func TestAllowAfterASettlement(t *testing.T) {
 	play(t, "10/h", "100/h", func(s *scene) {
-		began := time.Now()
-		require.True(s, s.allow(Cost{Requests: 1, Tokens: 100}).OK)
+		r, v, err := s.TryReserve(s.Context(), Cost{Requests: 1, Tokens: 100})
+		require.NoError(s, err)
+		require.True(s, v.OK)
 		require.False(s, s.allow(Cost{Requests: 1, Tokens: 50}).OK)
-		require.NoError(s, s.Settle(began, Cost{Requests: 1, Tokens: 100}, Cost{Requests: 1, Tokens: 40}))
+		require.NoError(s, r.Settle(Cost{Requests: 1, Tokens: 40}))
 		time.Sleep(settleWithin + time.Millisecond)
 		assert.True(s, s.allow(Cost{Requests: 1, Tokens: 50}).OK)
 	})

@@ -3,6 +3,7 @@ package choked
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -33,46 +34,51 @@ var shapes = []struct {
 func TestTheFastPathAllocatesNothing(t *testing.T) {
 	ctx := context.Background()
 	for _, sh := range shapes {
-		l := hot(t, sh.requests, sh.tokens)
-		fill(t, l)
+		l := endless(t, sh.requests, sh.tokens)
+		require.NoError(t, l.Wait(ctx, sh.cost))
 		before := l.Stats().Exchanges
 		assert.Zero(t, testing.AllocsPerRun(1000, func() { _ = l.Wait(ctx, sh.cost) }), "Wait, %s", sh.name)
 		assert.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = l.Allow(ctx, sh.cost) }), "Allow, %s", sh.name)
-		assert.Equal(t, before, l.Stats().Exchanges, "all of it was in hand")
+		call := Wrap(l, func(_ context.Context, in string) (string, error) { return in, nil })
+		assert.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = call(ctx, "prompt") }), "Wrap without an estimator, %s", sh.name)
+		assert.Equal(t, before, l.Stats().Exchanges, "all of it was held")
 	}
 	empty := hot(t, "1/366d", "")
 	require.NoError(t, empty.Wait(ctx, Cost{Requests: 1}))
 	_, err := empty.Allow(ctx, Cost{Requests: 1})
 	require.NoError(t, err)
-	empty.pool.refusal.recent = forever
 	assert.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = empty.Allow(ctx, Cost{Requests: 1}) }), "refused")
 }
 
-// fill puts a large lease that does not end in the limiter's hand.
-func fill(t testing.TB, l *Limiter) {
-	p := l.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.hand.add(Lease{ID: p.choke.leaseID(), OK: true, Granted: p.limits.Limited(Cost{Requests: 1 << 50, Tokens: 1 << 59}), ValidFor: forever}, 0, p.choke.clock.Now())
-	p.hand.leases[0].ripe = 0
-	p.hand.leases[0].used = forever
-	require.False(t, p.closed)
+// plenty is a Store that grants each ask more than anyone spends, for ever.
+type plenty struct{ Store }
+
+func (plenty) Lease(_ context.Context, a Ask) (Lease, error) {
+	return Lease{ID: a.ID, OK: true, Granted: a.Limits.Limited(Cost{Requests: 1 << 50, Tokens: 1 << 59}), ValidFor: 100 * 366 * 24 * time.Hour}, nil
+}
+
+// endless is a limiter that holds all the quota it will ever spend.
+func endless(t testing.TB, requests, tokens string) *Limiter {
+	c := New(plenty{NewLocal()})
+	t.Cleanup(func() { c.Close() })
+	l, err := c.Limiter("k", MustLimits(requests, tokens), nil)
+	require.NoError(t, err)
+	require.NoError(t, l.Wait(context.Background(), Cost{Requests: 1}))
+	return l
 }
 
 func BenchmarkTake(b *testing.B) {
 	ctx := context.Background()
 	for _, sh := range shapes {
 		b.Run(sh.name+"/in hand", func(b *testing.B) {
-			l := hot(b, sh.requests, sh.tokens)
-			fill(b, l)
+			l := endless(b, sh.requests, sh.tokens)
 			b.ReportAllocs()
 			for b.Loop() {
 				_ = l.Wait(ctx, sh.cost)
 			}
 		})
 		b.Run(sh.name+"/parallel", func(b *testing.B) {
-			l := hot(b, sh.requests, sh.tokens)
-			fill(b, l)
+			l := endless(b, sh.requests, sh.tokens)
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {

@@ -2,177 +2,207 @@ package choked
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
-	"weak"
 
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/pool"
 )
 
-// Choke hands out the limiters of one worker over one store. All of them share
-// what the worker has leased, so a worker needs one Choke for each store. Safe
-// for concurrent use.
+// Choke makes the limiters of one worker over one store. They share what the
+// worker has leased, so a worker needs one Choke for each store. Safe for
+// concurrent use. The zero Choke makes no limiters.
 type Choke struct {
-	store  Store
-	clock  *boottime.Clock
-	holder uint64
-	seq    atomic.Uint64
+	worker *pool.Worker // nil: there is no store
 
-	ctx    context.Context // of exchanges with the store; ends with Close
-	cancel context.CancelFunc
-	work   sync.WaitGroup // exchanges under way
-
-	mu     sync.Mutex
-	pools  map[string]weak.Pointer[pool] // in use: by a limiter, or by leases in hand
-	closed bool
+	mu       sync.Mutex
+	pools    map[string]*sharedPool // by key
+	closed   chan struct{}          // nil: open; closed when Close has ended
+	closeErr error                  // what Close returned, once closed is
 }
 
-// New returns a Choke over store, which it does not close. It starts no
-// goroutines until a limiter is used.
+// sharedPool is a pool and the number of limiters that use it.
+type sharedPool struct {
+	*pool.Pool
+	limiters int
+}
+
+// New returns a Choke over store. It does not own the store: close the Choke
+// first, then the store. New starts no goroutines.
 func New(store Store) *Choke {
-	c := &Choke{store: store, clock: boottime.New(), holder: rand.Uint64(), pools: make(map[string]weak.Pointer[pool])}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c := &Choke{pools: make(map[string]*sharedPool)}
+	if store != nil {
+		c.worker = pool.NewWorker(store)
+	}
 	return c
 }
 
-// Config is a [Limiter] in full. Key and Limits are required.
-type Config struct {
+// LimiterConfig describes a [Limiter]. Key and Limits are required.
+type LimiterConfig struct {
 	// Key names what is limited: all limiters with this key, on all workers of
-	// the store, share its quota. 1 to 512 bytes, of any value.
+	// the store, share its quota. 1 to 512 bytes of any value.
 	Key string
 
-	// Limits of the key. Workers may disagree for a while, as in a rolling
-	// update: the store goes by the definition that was made last. What a worker's
-	// own does not limit, requests or tokens, it does not count.
+	// Limits of the key. Workers may disagree for a while, as in a rolling update:
+	// the definition made last is in force. A unit that this worker's Limits omit is
+	// not counted here, even if other workers limit it.
 	Limits Limits
 
-	// Estimator says how many tokens an input will use. Nil: inputs cost one
+	// Estimator returns how many tokens an input will use. Nil: an input costs one
 	// request and no tokens.
 	Estimator Estimator
 
-	// FailOpen admits calls without limit while the store cannot decide. The
+	// FailOpen admits calls without quota while the store cannot decide. The
 	// promise does not hold then. By default such calls get the store's error,
-	// for instance [ErrNoQuorum].
+	// which wraps [ErrUnavailable].
 	FailOpen bool
+
+	// MaxOveruse bounds what one settlement charges beyond its reservation, in
+	// bursts of the unit, so that a usage reported in error cannot stop the key for
+	// long. 0: 10 bursts.
+	MaxOveruse int64
+
+	// OnError, if not nil, is called with errors that no caller gets: a usage that
+	// [Wrap] could not settle. It is called on the goroutine of the call.
+	OnError func(error)
 }
 
-// Estimator says how many tokens an input will use, before it is sent. Safe for
-// concurrent use. The package estimator has several.
+// Estimator returns how many tokens an input will use, before it is sent. Safe
+// for concurrent use. Package estimator has several.
 type Estimator interface {
-	// Estimate returns at least 0; the error says why input has no estimate.
+	// Estimate returns at least 0 tokens, or an error that says why input has no
+	// estimate.
 	Estimate(input any) (int64, error)
 }
 
-// Limiter returns a limiter for key. See [Config] for what can be set besides.
+// Limiter is [Choke.Open] with a key, limits and an estimator, which may be nil.
 func (c *Choke) Limiter(key string, limits Limits, e Estimator) (*Limiter, error) {
-	return c.Open(Config{Key: key, Limits: limits, Estimator: e})
+	return c.Open(LimiterConfig{Key: key, Limits: limits, Estimator: e})
 }
 
-// Open returns a limiter. Those of one key share their quota and their line;
-// they may differ in estimator and failure policy, not in limits while any of
-// them is in use. A key without limiters is forgotten once its leases are back.
-func (c *Choke) Open(cfg Config) (*Limiter, error) {
-	if c.store == nil {
-		return nil, fmt.Errorf("choked: limiter %.64q: no store: want one such as choked.NewLocal() in choked.New", cfg.Key)
+// Open returns a limiter, which its user closes. Limiters of one key share its
+// quota and its queue; they may differ in all of LimiterConfig but Limits. The limits
+// of a key can be changed once its limiters are closed.
+func (c *Choke) Open(cfg LimiterConfig) (*Limiter, error) {
+	if c == nil || c.worker == nil {
+		return nil, keyError(cfg.Key, errors.New("no store: want one such as choked.NewLocal() in choked.New"))
 	}
 	if err := cmp.Or(bucket.CheckKey(cfg.Key), cfg.Limits.Check()); err != nil {
-		return nil, fmt.Errorf("choked: limiter %.64q: %w", cfg.Key, err)
+		return nil, keyError(cfg.Key, err)
+	}
+	if cfg.MaxOveruse < 0 {
+		return nil, keyError(cfg.Key, fmt.Errorf("MaxOveruse of %d bursts: want 0 or more", cfg.MaxOveruse))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		return nil, ErrClosed
+	if c.closed != nil {
+		return nil, keyError(cfg.Key, ErrClosed)
 	}
-	p := c.pools[cfg.Key].Value()
+	p := c.pools[cfg.Key]
 	switch {
 	case p == nil:
-		p = newPool(c, cfg.Key, cfg.Limits)
-		c.pools[cfg.Key] = weak.Make(p)
-		runtime.AddCleanup(p, c.forget, cfg.Key)
-	case !p.limits.Equal(cfg.Limits):
-		return nil, fmt.Errorf("choked: limiter %.64q: limits %q, but this worker has it with %q", cfg.Key, cfg.Limits, p.limits)
+		p = &sharedPool{Pool: pool.New(c.worker, cfg.Key, cfg.Limits)}
+		c.pools[cfg.Key] = p
+	case !p.Limits().Equal(cfg.Limits):
+		return nil, keyError(cfg.Key, fmt.Errorf("limits %q: open limiters of this worker have %q", cfg.Limits, p.Limits()))
 	}
-	return &Limiter{pool: p, estimator: cfg.Estimator, failOpen: cfg.FailOpen}, nil
+	p.limiters++
+	l := &Limiter{pool: p.Pool, closed: new(atomic.Bool), estimator: cfg.Estimator, failOpen: cfg.FailOpen,
+		maxOveruse: cmp.Or(cfg.MaxOveruse, defaultMaxOveruse), onError: cfg.OnError}
+	l.handle = handle{choke: c, pool: p, closed: l.closed}
+	l.cleanup = runtime.AddCleanup(l, handle.abandon, l.handle)
+	return l, nil
 }
 
-// forget makes room when no limiter of a key is left and nothing is leased for
-// it: a service may see any number of keys in its time.
-func (c *Choke) forget(key string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if p, ok := c.pools[key]; ok && p.Value() == nil { // and nobody has opened it again
-		delete(c.pools, key)
+// defaultMaxOveruse is how many bursts one settlement may charge beyond its
+// reservation. A reply uses more than was reserved by a factor of a few; ten whole
+// bursts are ten minutes of "100000/m".
+const defaultMaxOveruse = 10
+
+// handle is a limiter's use of its pool.
+type handle struct {
+	choke  *Choke
+	pool   *sharedPool
+	closed *atomic.Bool // of the limiter
+}
+
+// close ends the limiter's use of its pool. The last limiter drains it.
+func (h handle) close() {
+	switch closed, last := h.release(); {
+	case last:
+		h.pool.Drain()
+	case closed:
+		h.pool.Release(h.closed)
 	}
+}
+
+// abandon is close for a limiter that has become unreachable. It runs on a
+// goroutine of the runtime, so it starts no exchange: the pool returns its leases
+// when its timer fires.
+func (h handle) abandon() {
+	if _, last := h.release(); last {
+		h.pool.Abandon()
+	}
+}
+
+// release takes the limiter from its pool, once, and reports whether it did and
+// whether it was the pool's last.
+func (h handle) release() (closed, last bool) {
+	if h.closed.Swap(true) {
+		return false, false
+	}
+	h.choke.mu.Lock()
+	defer h.choke.mu.Unlock()
+	if h.pool.limiters--; h.pool.limiters > 0 {
+		return true, false
+	}
+	delete(h.choke.pools, h.pool.Key())
+	return true, true
 }
 
 // closeWithin is how long Close waits for the store.
 const closeWithin = 2 * time.Second
 
-// Close turns away all who wait, with [ErrClosed], and returns to the store
-// what is leased and not spent. If the store does not answer in time, Close
-// returns its error, and the store takes the leases for lost when they expire.
-// Close may be called twice.
+// Close refuses all calls that wait, with [ErrClosed], and returns to the store
+// the quota that is leased and not spent. If the store does not answer within 2 s,
+// Close returns its error, and the leases count as spent when they expire. A second
+// Close waits for the first and returns its error.
 func (c *Choke) Close() error {
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
+	if c == nil || c.worker == nil {
 		return nil
 	}
-	c.closed = true
-	var pools []*pool
-	for _, ref := range c.pools {
-		if p := ref.Value(); p != nil {
-			pools = append(pools, p)
-		}
+	c.mu.Lock()
+	if c.closed != nil {
+		c.mu.Unlock()
+		<-c.closed
+		return c.closeErr
+	}
+	c.closed = make(chan struct{})
+	pools := c.worker.Draining()
+	for _, p := range c.pools {
+		pools = append(pools, p.Pool)
 	}
 	c.mu.Unlock()
-
-	patience := time.AfterFunc(closeWithin, c.cancel)
-	defer patience.Stop()
-	defer c.cancel()
 	for _, p := range pools {
-		p.close()
+		p.Close()
 	}
-	c.work.Wait()
-	var done []Settlement
-	var errs []error
-	for _, p := range pools {
-		last, a := p.rest()
-		done = append(done, last...)
-		if a == nil {
-			continue
-		}
-		if err := c.store.Adjust(c.ctx, *a); err != nil {
-			errs = append(errs, fmt.Errorf("choked: adjust %.64q: %w", a.Key, err))
-		}
-	}
-	if len(done) > 0 {
-		if err := c.store.Settle(c.ctx, done); err != nil {
-			errs = append(errs, fmt.Errorf("choked: return %d leases: %w", len(done), err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (c *Choke) leaseID() bucket.LeaseID {
-	return bucket.LeaseID{Holder: c.holder, Seq: c.seq.Add(1)}
+	c.closeErr = c.worker.Close(closeWithin, pools)
+	close(c.closed)
+	return c.closeErr
 }
 
 // ParseLimits reads the limits of a key: rates on requests and rates on tokens,
-// as in "50/s" and "500/m,10000/d"; either may be empty, not both.
+// as in "50/s" and "500/m,10000/d". Either may be empty, not both.
 func ParseLimits(requests, tokens string) (Limits, error) {
 	return bucket.ParseLimits(requests, tokens)
 }
 
-// MustLimits is [ParseLimits] for limits that stand in the program. It panics
-// on an error.
+// MustLimits is [ParseLimits] for limits that stand in the program. It panics on
+// an error.
 func MustLimits(requests, tokens string) Limits {
 	l, err := ParseLimits(requests, tokens)
 	if err != nil {
@@ -180,3 +210,7 @@ func MustLimits(requests, tokens string) Limits {
 	}
 	return l
 }
+
+// keyError is err with the library's prefix and the key. It is the only place that
+// adds either.
+func keyError(key string, err error) error { return fmt.Errorf("choked: key %.64q: %w", key, err) }

@@ -30,13 +30,17 @@ func ExampleChoke_Limiter() {
 	choke := choked.New(store)
 	defer choke.Close()
 
-	_, err := choke.Limiter("embed", choked.MustLimits("500/m,10000/d", ""), nil)
+	embed, err := choke.Limiter("embed", choked.MustLimits("500/m,10000/d", ""), nil)
 	fmt.Println(err)
 	_, err = choke.Limiter("embed", choked.MustLimits("600/m", ""), nil)
 	fmt.Println(err)
+	embed.Close()
+	_, err = choke.Limiter("embed", choked.MustLimits("600/m", ""), nil) // now they can change
+	fmt.Println(err)
 	// Output:
 	// <nil>
-	// choked: limiter "embed": limits "requests 600/m", but this worker has it with "requests 500/m,10000/d"
+	// choked: key "embed": limits "requests 600/m": open limiters of this worker have "requests 500/m,10000/d"
+	// <nil>
 }
 
 func ExampleLimiter_Wait() {
@@ -58,7 +62,7 @@ func ExampleLimiter_Wait() {
 	// true false
 	// true false
 	// false true
-	// choked: "chat": cost exceeds burst: 3 requests asked, at most 2 fit in "2/h"
+	// choked: key "chat": cost exceeds burst: 3 requests asked, at most 2 fit in "2/h"
 }
 
 func ExampleLimiter_Allow() {
@@ -77,23 +81,43 @@ func ExampleLimiter_Allow() {
 	// false 1h0m0s <nil>
 }
 
-func ExampleLimiter_Settle() {
+func ExampleReservation() {
 	store := choked.NewLocal()
 	defer store.Close()
 	choke := choked.New(store)
 	defer choke.Close()
 	chat, _ := choke.Limiter("chat", choked.MustLimits("", "1000/h"), nil)
+	defer chat.Close()
 
-	estimated := choked.Cost{Tokens: 600}
-	admitted, err := chat.Admit(context.Background(), estimated)
-	fmt.Println(err)
-	// The call is made, and the provider has counted 900: 300 are charged now.
-	fmt.Println(chat.Settle(admitted, estimated, choked.Cost{Tokens: 900}))
-	fmt.Println(chat.Settle(admitted, estimated, choked.Cost{Tokens: -1}))
+	r, err := chat.Reserve(context.Background(), choked.Cost{Tokens: 600})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer r.Done() // changes nothing after Settle or Cancel
+	// The call is made, and the provider has counted 900: 300 more are charged.
+	fmt.Println(r.Settle(choked.Cost{Tokens: 900}))
+	fmt.Println(r.Settle(choked.Cost{Tokens: 900})) // the first one counts
 	// Output:
 	// <nil>
 	// <nil>
-	// choked: settle "chat": cost of 0 requests, -1 tokens: want 0 to 1000000000000 of each
+}
+
+func ExampleReservation_Settle() {
+	store := choked.NewLocal()
+	defer store.Close()
+	choke := choked.New(store)
+	defer choke.Close()
+	chat, _ := choke.Limiter("chat", choked.MustLimits("", "1000/h"), nil)
+	defer chat.Close()
+
+	r, _ := chat.Reserve(context.Background(), choked.Cost{Tokens: 600})
+	fmt.Println(r.Settle(choked.Cost{Tokens: -1})) // the reservation stays open
+	err := r.Settle(choked.Cost{Tokens: 2_000_000})
+	fmt.Println(errors.Is(err, choked.ErrUsage), err)
+	// Output:
+	// choked: key "chat": settle: invalid usage: usage of 0 requests, -1 tokens: want 0 or more
+	// true choked: key "chat": settle: invalid usage: usage of 0 requests, 2000000 tokens for a reservation of 0 requests, 600 tokens: charged 0 requests, 10600 tokens, at most 10 bursts beyond it
 }
 
 // Reply is what a provider answers.

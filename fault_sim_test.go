@@ -149,7 +149,7 @@ func (f *fleet) worker(t *testing.T, ctx context.Context, store Store, id int, s
 	drift := rnd.Int64N(199) - 99 // tenths of a thousandth
 	network := &wild{Store: store, rand: rand.New(rand.NewPCG(rnd.Uint64(), 3))}
 	c := New(network)
-	c.clock = boottime.Distorted(func(ns int64) int64 { return ns + ns*drift/10000 })
+	c.worker.Clock = boottime.Distorted(func(ns int64) int64 { return ns + ns*drift/10000 })
 	life, crash := context.WithTimeout(ctx, time.Duration(rnd.Int64N(int64(fleetTime))))
 	defer crash()
 	var callers sync.WaitGroup

@@ -24,17 +24,16 @@ func TestAKeyWithoutLimitersIsForgotten(t *testing.T) {
 	for i := range 100 {
 		l, err := choke.Limiter(fmt.Sprint(i), MustLimits("1000/m", ""), nil)
 		require.NoError(t, err)
-		require.NoError(t, l.Wait(t.Context(), requests(1)))
-		require.NoError(t, l.Settle(time.Now(), requests(1), requests(3)))
+		r, err := l.Reserve(t.Context(), requests(1))
+		require.NoError(t, err)
+		require.NoError(t, r.Settle(requests(3)))
 	}
 	require.Eventually(t, func() bool {
 		runtime.GC()
-		return keys() == 1
-	}, 20*time.Second, time.Millisecond)
-	spy.mu.Lock()
-	assert.Len(t, spy.settled, 100, "not before the leases are back")
-	assert.Len(t, spy.adjusted, 100, "nor before all that was used is charged")
-	spy.mu.Unlock()
+		spy.mu.Lock()
+		defer spy.mu.Unlock()
+		return keys() == 1 && len(spy.settled) == 100 && len(spy.adjusted) == 100
+	}, 20*time.Second, time.Millisecond, "their leases are returned, and all that was used is charged")
 
 	again, err := choke.Limiter("kept", MustLimits("10/s", ""), nil)
 	require.NoError(t, err)

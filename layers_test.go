@@ -14,7 +14,9 @@ import (
 func TestImportsPointDown(t *testing.T) {
 	const module = "github.com/choked/choked"
 	may := map[string]string{
-		"":                   "bucket internal/boottime internal/ledger internal/waitqueue",
+		"":                   "bucket internal/local internal/pool",
+		"internal/local":     "bucket internal/boottime internal/ledger internal/waitqueue",
+		"internal/pool":      "bucket internal/boottime",
 		"bucket":             "",
 		"cluster":            "bucket fsm internal/boottime internal/ledger internal/waitqueue cluster/internal/wire",
 		"estimator":          "estimator/internal/quick",

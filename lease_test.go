@@ -14,15 +14,10 @@ import (
 	"github.com/choked/choked/internal/boottime"
 )
 
-// out is what the workers of the scene hold on leases.
+// out returns the quota that the workers of the scene hold on leases.
 func (s *scene) out() Cost {
-	local := s.spy.Store.(*Local)
-	local.mu.Lock()
-	defer local.mu.Unlock()
-	if b := local.table.Get("k"); b != nil {
-		return b.Leased(local.clock.Now())
-	}
-	return Cost{}
+	b, _ := s.info()
+	return b.Leased
 }
 
 // busy spends n requests a second for d.
@@ -48,7 +43,7 @@ func TestIdleLeasesGoBack(t *testing.T) {
 	play(t, "10000/s", "", func(s *scene) {
 		s.busy(1000, second)
 		require.NotZero(s, s.out())
-		time.Sleep(idleAfter + 2*tick)
+		time.Sleep(idleAfter + 2*reviewEvery)
 		assert.Zero(s, s.out(), "after half a second without a call")
 		assert.Zero(s, s.Stats().Leased)
 		before := s.spy.exchanges()
@@ -62,7 +57,7 @@ func TestALeaseInUseStays(t *testing.T) {
 	play(t, "10000/s", "", func(s *scene) {
 		s.busy(4, second)
 		require.Equal(s, 1, s.spy.exchanges(), "for a call every 250 ms")
-		time.Sleep(idleAfter + 2*tick)
+		time.Sleep(idleAfter + 2*reviewEvery)
 		assert.Zero(s, s.out())
 	})
 }
@@ -107,10 +102,10 @@ func TestASpentLeaseIsSettledSoon(t *testing.T) {
 func TestALittleThatIsSpentWaitsForTheNextAsk(t *testing.T) {
 	play(t, "100/s", "", func(s *scene) {
 		s.spend(requests(1))
-		time.Sleep(spentWithin)
+		time.Sleep(settleSpentAfter)
 		synctest.Wait()
 		require.Len(s, s.spy.settled, 1)
-		assert.Equal(s, spentWithin, s.spy.settled[0].at)
+		assert.Equal(s, settleSpentAfter, s.spy.settled[0].at)
 	})
 }
 
@@ -147,7 +142,7 @@ func TestSettlementsSurviveTheStoresErrors(t *testing.T) {
 		time.Sleep(second)
 		require.Equal(s, requests(1), s.out())
 		s.spy.fail(nil)
-		time.Sleep(tick + settleWithin)
+		time.Sleep(reviewEvery + settleWithin)
 		assert.Zero(s, s.out())
 		last := s.spy.settled[len(s.spy.settled)-1]
 		assert.Equal(s, requests(1), last.Spent)
@@ -159,7 +154,7 @@ func TestSettlementsSurviveTheStoresErrors(t *testing.T) {
 func TestNothingIsSpentFromALeaseThatIsOver(t *testing.T) {
 	play(t, "100/h", "", func(s *scene) {
 		var slept time.Duration
-		s.choke.clock = boottime.Distorted(func(ns int64) int64 { return ns + int64(slept) })
+		s.choke.worker.Clock = boottime.Distorted(func(ns int64) int64 { return ns + int64(slept) })
 		s.spend(requests(1))
 		s.busy(100, second/2) // it holds some by now
 		held := s.Stats().Leased.Requests
@@ -177,40 +172,13 @@ func TestNothingIsSpentFromALeaseThatIsOver(t *testing.T) {
 	})
 }
 
-// By a slow clock a lease lives longer than by the store's, which refills what
-// it has taken for lost. A process that was stopped for a while, and so has given
-// nothing back, must not spend it then.
-func TestNothingIsSpentThatTheStoreTookBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := NewLocal()
-		slow := boottime.Distorted(func(ns int64) int64 { return ns - ns*99/10000 })
-		lease := func(holder uint64, n int64) (Lease, int64) {
-			sent := slow.Now()
-			l, err := store.Lease(t.Context(), Ask{
-				Key: "k", ID: bucket.LeaseID{Holder: holder, Seq: 1}, Limits: MustLimits("1000/s burst 100", ""),
-				Need: requests(n), Want: requests(n),
-			})
-			require.NoError(t, err)
-			require.True(t, l.OK)
-			return l, sent
-		}
-		var h hand
-		l, sent := lease(1, 100)
-		h.add(l, sent, slow.Now())
-		time.Sleep(bucket.TTL + 10*time.Millisecond) // it was stopped
-		lease(2, 10)
-		assert.False(t, h.spend(slow.Now(), requests(100)), "110 requests at once are over a burst of 100")
-		require.NoError(t, store.Close())
-	})
-}
-
 // What is promised ahead of its refill is not spent before that, by a fast
 // clock either.
 func TestPromisedQuotaRipens(t *testing.T) {
 	for name, rate := range map[string]int64{"true": 0, "fast": 1, "slow": -1} {
 		t.Run(name, func(t *testing.T) {
 			play(t, "1/s burst 3", "", func(s *scene) {
-				s.choke.clock = boottime.Distorted(func(ns int64) int64 { return ns + rate*ns/100 })
+				s.choke.worker.Clock = boottime.Distorted(func(ns int64) int64 { return ns + rate*ns/100 })
 				s.spend(requests(3))
 				for i := range 5 {
 					w := s.wait(s.Context(), requests(1))

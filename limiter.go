@@ -5,219 +5,240 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"sync/atomic"
 	"time"
+
+	"github.com/choked/choked/internal/pool"
 )
 
 // Limiter admits calls so that, on all workers together, no more is admitted in
-// any window of time than burst + rate · window. Safe for concurrent use.
+// any window of time than burst + rate · window.
+//
+// Use [Limiter.Reserve] or [Wrap] for calls whose real usage is known afterwards,
+// [Limiter.Wait] for calls whose cost is known before, [Limiter.Allow] and
+// [Limiter.TryReserve] for callers that do not wait. Safe for concurrent use. The
+// zero Limiter refuses every call with an error.
 type Limiter struct {
-	pool      *pool
-	estimator Estimator
-	failOpen  bool
+	pool       *pool.Pool
+	closed     *atomic.Bool
+	estimator  Estimator
+	failOpen   bool
+	maxOveruse int64 // bursts
+	onError    func(error)
+	handle     handle
+	cleanup    runtime.Cleanup
 }
 
-// Verdict is the answer of [Limiter.Allow].
+// Verdict is the answer to a caller that does not wait.
 type Verdict struct {
-	OK         bool          // the cost is spent, the call may go
-	At         time.Time     // when OK: it was spent then, for [Limiter.Settle]
-	RetryAfter time.Duration // when not OK: how soon it could, if nobody else came
+	OK         bool          // the cost is spent: the call may go
+	RetryAfter time.Duration // if not OK: when it could be admitted if no other call came
+	Unit       Unit          // if not OK: the unit that takes longest to be available
 }
 
-// Stats counts what became of the calls for one key in this worker.
+// Stats counts the calls for one key in this worker.
 type Stats struct {
-	Admitted  int64 // calls
-	Spent     Cost  // by them, as estimated
-	Refused   int64 // deadline before the turn, cost above the burst, or no quota for Allow
-	Failed    int64 // by an error of the store
-	Opened    int64 // admitted without limit, by FailOpen
-	Waiting   int   // now
-	Leased    Cost  // in hand now, and not spent
-	Exchanges int64 // with the store
+	Admitted     int64 // calls
+	Spent        Cost  // by them, as reserved
+	Refused      int64 // calls refused: by deadline, cost above the burst, or lack of quota
+	Failed       int64 // calls that got an error of the store
+	FailedOpen   int64 // calls admitted without quota, by LimiterConfig.FailOpen
+	InvalidUsage int64 // settlements with a usage that is negative or beyond MaxOveruse
+	Waiting      int   // callers in the queue now
+	Leased       Cost  // held now and not spent
+	Exchanges    int64 // with the store
 }
+
+var errNoLimiter = errors.New("choked: limiter is not open: want one from Choke.Limiter or Choke.Open")
 
 // Key returns the key.
-func (l *Limiter) Key() string { return l.pool.key }
+func (l *Limiter) Key() string {
+	if l == nil || l.pool == nil {
+		return ""
+	}
+	return l.pool.Key()
+}
 
-// Limits returns the limits with which the key was opened here.
-func (l *Limiter) Limits() Limits { return l.pool.limits }
+// Limits returns the limits with which the limiter was opened.
+func (l *Limiter) Limits() Limits {
+	if l == nil || l.pool == nil {
+		return Limits{}
+	}
+	return *l.pool.Limits()
+}
+
+// Stats returns the counts of the key in this worker, over all its limiters.
+func (l *Limiter) Stats() Stats {
+	if l == nil || l.pool == nil {
+		return Stats{}
+	}
+	return Stats(l.pool.Stats())
+}
+
+// Close ends the limiter: calls that wait through it, and later ones, get
+// [ErrClosed]. Calls admitted before can still be settled. When the last limiter of
+// the key in this worker is closed, its quota is returned to the store. Close does
+// not wait for that, and returns nil. A second Close does nothing. A limiter that is
+// no longer referenced is closed by the garbage collector.
+func (l *Limiter) Close() error {
+	if l == nil || l.pool == nil {
+		return nil
+	}
+	l.cleanup.Stop()
+	l.handle.close()
+	return nil
+}
 
 // Estimate returns what a call with this input will cost: one request, and the
 // tokens that the estimator counts.
 func (l *Limiter) Estimate(input any) (Cost, error) {
+	if l == nil || l.pool == nil {
+		return Cost{}, errNoLimiter
+	}
 	c := Cost{Requests: 1}
 	if l.estimator != nil {
 		n, err := l.estimator.Estimate(input)
 		if err != nil {
-			return Cost{}, fmt.Errorf("choked: estimate for %.64q: %w", l.pool.key, err)
+			return Cost{}, l.error(fmt.Errorf("estimate: %w", err))
 		}
 		c.Tokens = n
 	}
 	return c, nil
 }
 
-// Wait returns nil when cost is spent and the call may go. It waits its turn,
-// first come, first served among the callers of this worker. It fails, and has
-// spent nothing, with
+// Wait returns nil when cost is spent and the call may go. It queues, first come,
+// first served among the callers of this worker. It fails, and has spent nothing,
+// with
 //
-//   - the error of ctx, when that ends first;
-//   - [ErrDeadline], at once, when the turn cannot come before ctx's deadline;
-//   - [ErrCostExceedsBurst], at once, when it can never come;
+//   - the error of ctx, when ctx ends first;
+//   - a [*DeadlineError], at once, when the call cannot be admitted before ctx's
+//     deadline;
+//   - [ErrCostExceedsBurst], at once, when it can never be admitted;
 //   - [ErrClosed] after Close;
-//   - the store's error, such as [ErrNoQuorum], unless the limiter fails open.
+//   - the store's error, which wraps [ErrUnavailable], unless the limiter fails open.
 //
-// Units that the key does not limit cost nothing.
+// Every error names the key. Units that the key does not limit cost nothing.
 func (l *Limiter) Wait(ctx context.Context, cost Cost) error {
 	_, err := l.admit(ctx, cost)
 	return err
 }
 
-// Admit is [Limiter.Wait] for a call that is settled afterwards: at is when cost was
-// spent, as [Limiter.Settle] wants to know.
-func (l *Limiter) Admit(ctx context.Context, cost Cost) (at time.Time, err error) {
-	spent, err := l.admit(ctx, cost)
-	if err != nil {
-		return time.Time{}, err
-	}
-	return l.pool.choke.clock.Time(spent), nil
-}
-
-// admit returns the instant at which cost was spent, by the worker's clock.
-func (l *Limiter) admit(ctx context.Context, cost Cost) (int64, error) {
-	p := l.pool
-	c := p.limits.Limited(cost)
-	if !p.burst.Covers(c) || cost.Requests < 0 || cost.Tokens < 0 {
-		return 0, l.impossible(cost)
-	}
-	if ctx.Err() != nil {
-		return 0, ended(ctx)
-	}
-	if now, ok := p.take(c); ok {
-		return now, nil
-	}
-	w := &waiter{cost: c, failOpen: l.failOpen, admitted: make(chan error, 1), deadline: forever}
-	if t, ok := ctx.Deadline(); ok {
-		left := min(time.Until(t), forever/2)
-		w.deadline = p.choke.clock.Now() + int64(left) // read after it, or a pause would make it early
-	}
-	err := p.wait(ctx, w)
-	return w.spent, err
-}
-
-// Allow spends cost if it is to be had without waiting for quota, and never
-// overtakes those who wait. It asks the store when what is in hand does not
-// suffice, so it may take a round trip; ctx bounds that. A refusal has spent
-// nothing. Errors are those of [Limiter.Wait].
+// Allow spends cost if it is available now. It does not wait for quota and never
+// overtakes callers that do. When the leases held do not cover cost it asks the
+// store, which takes a round trip that ctx bounds. A refusal has spent nothing and
+// is not an error. Errors are those of [Limiter.Wait].
 func (l *Limiter) Allow(ctx context.Context, cost Cost) (Verdict, error) {
-	p := l.pool
-	c := p.limits.Limited(cost)
-	if !p.burst.Covers(c) || cost.Requests < 0 || cost.Tokens < 0 {
-		return Verdict{}, l.impossible(cost)
+	v, _, err := l.try(ctx, cost)
+	return v, err
+}
+
+func (l *Limiter) admit(ctx context.Context, cost Cost) (pool.Admission, error) {
+	if err := l.check(ctx, cost); err != nil {
+		return pool.Admission{}, err
 	}
-	if ctx.Err() != nil {
-		return Verdict{}, ended(ctx)
+	c := l.pool.Limits().Limited(cost)
+	if a, ok := l.pool.Take(c); ok {
+		return a, nil
 	}
-	switch now, ok, after := p.try(c); {
-	case ok:
-		return Verdict{OK: true, At: p.choke.clock.Time(now)}, nil
-	case after > 0:
-		return Verdict{RetryAfter: after}, nil
-	}
-	w := &waiter{cost: c, atOnce: true, failOpen: l.failOpen, admitted: make(chan error, 1), deadline: forever}
-	err := p.wait(ctx, w)
-	var r *refusal
-	if errors.As(err, &r) {
-		return Verdict{RetryAfter: r.retryAfter}, nil
-	}
+	a, err := l.pool.Wait(ctx, pool.Call{Cost: c, FailOpen: l.failOpen, Closed: l.closed})
 	if err != nil {
-		return Verdict{}, err
+		return a, l.waitError(ctx, err)
 	}
-	return Verdict{OK: true, At: p.choke.clock.Time(w.spent)}, nil
+	return a, nil
 }
 
-func (l *Limiter) impossible(cost Cost) error {
-	p := l.pool
-	p.mu.Lock()
-	p.stats.Refused++
-	p.mu.Unlock()
-	return fmt.Errorf("choked: %.64q: %w", p.key, cmp.Or(cost.Check(), p.limits.Fits(cost)))
+func (l *Limiter) try(ctx context.Context, cost Cost) (Verdict, pool.Admission, error) {
+	if err := l.check(ctx, cost); err != nil {
+		return Verdict{}, pool.Admission{}, err
+	}
+	c := l.pool.Limits().Limited(cost)
+	a, r, decided := l.pool.Try(c)
+	if !decided {
+		var err error
+		a, err = l.pool.Wait(ctx, pool.Call{Cost: c, AtOnce: true, FailOpen: l.failOpen, Closed: l.closed})
+		if refused := (*pool.Refusal)(nil); errors.As(err, &refused) {
+			r = *refused
+		} else if err != nil {
+			return Verdict{}, a, l.waitError(ctx, err)
+		}
+	}
+	if r.RetryAfter > 0 {
+		return Verdict{RetryAfter: r.RetryAfter, Unit: r.Unit}, a, nil
+	}
+	return Verdict{OK: true}, a, nil
 }
 
-// ended is the error of a ctx that is done, its cause included.
-func ended(ctx context.Context) error {
-	err := ctx.Err()
+// check reports why a call of this cost is not to be decided at all, or nil.
+func (l *Limiter) check(ctx context.Context, cost Cost) error {
+	switch {
+	case l == nil || l.pool == nil:
+		return errNoLimiter
+	case l.closed.Load():
+		return l.error(ErrClosed)
+	case cost.Requests < 0 || cost.Tokens < 0:
+		l.pool.CountRefused()
+		return l.error(cost.Check())
+	case !l.pool.Burst().Covers(l.pool.Limits().Limited(cost)):
+		l.pool.CountRefused()
+		return l.error(l.pool.Limits().Fits(cost))
+	case ctx.Err() != nil:
+		return l.waitError(ctx, ctx.Err())
+	}
+	return nil
+}
+
+// waitError is the error of a call for which the pool returned err.
+func (l *Limiter) waitError(ctx context.Context, err error) error {
+	var refused *pool.Refusal
+	if errors.As(err, &refused) {
+		return &DeadlineError{Key: l.Key(), Unit: refused.Unit, RetryAfter: refused.RetryAfter}
+	}
+	if err != ctx.Err() {
+		return l.error(err)
+	}
 	if cause := context.Cause(ctx); !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", err, cause)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("%w: %w", ErrDeadline, err)
 	}
-	return err
+	return l.error(err)
 }
 
-// Settle corrects the estimate of an admitted call by what it has really used. at is
-// when its cost was spent, as [Limiter.Admit] and [Verdict] tell. A time before that,
-// as of the call to [Limiter.Wait], will do, but less goes back.
-//
-// What was estimated too little is charged afterwards. What was estimated too
-// much goes back, as far as the bucket has lacked so much ever since: what
-// would have run over is lost, or the same quota could be spent twice.
-//
-// Settle does not wait for the store. A call that was admitted and not made is
-// settled with an actual cost of zero; one that passed because the limiter fails
-// open was charged nothing, and gets nothing back. The error tells a cost that cannot
-// be, or is [ErrClosed] after Close, when it is too late.
-func (l *Limiter) Settle(at time.Time, estimated, actual Cost) error {
-	return l.settle(l.pool.choke.clock.At(at), estimated, actual)
-}
+func (l *Limiter) error(err error) error { return keyError(l.pool.Key(), err) }
 
-func (l *Limiter) settle(at int64, estimated, actual Cost) error {
-	if err := cmp.Or(estimated.Check(), actual.Check()); err != nil {
-		return fmt.Errorf("choked: settle %.64q: %w", l.pool.key, err)
+// Cooldown empties the key's bucket for d, from 0 to 24 h, for all workers: the
+// provider has asked, by a status of 429, to retry after that time. Leases already
+// granted, to any worker, can still be spent. Quota returned later is available at
+// once. It takes one exchange with the store, or two if leases are held.
+func (l *Limiter) Cooldown(ctx context.Context, d time.Duration) error {
+	if l == nil || l.pool == nil {
+		return errNoLimiter
 	}
-	if o, ok := l.estimator.(interface{ Observe(estimated, actual int64) }); ok && estimated.Tokens > 0 && actual.Tokens > 0 {
-		o.Observe(estimated.Tokens, actual.Tokens)
+	if l.closed.Load() {
+		return l.error(ErrClosed)
 	}
-	p := l.pool
-	if estimated, actual = p.limits.Limited(estimated), p.limits.Limited(actual); estimated != actual {
-		return p.settle(at, estimated, actual)
+	if err := l.pool.Cooldown(ctx, d); err != nil {
+		return l.error(fmt.Errorf("cooldown: %w", err))
 	}
 	return nil
 }
 
-// Backoff empties the key's bucket for d, for all workers: the provider has
-// said, by a status of 429, to come again after that. What other workers have
-// leased already they still spend, as does this one what is on its way, and what
-// anyone gives back later is there again. It takes an exchange with the store, or
-// two if something is in hand.
-func (l *Limiter) Backoff(ctx context.Context, d time.Duration) error {
-	p := l.pool
-	a := p.adjustment()
-	a.Empty = d
-	err := a.Check()
-	if err == nil {
-		err = p.backoff(ctx, d)
-	}
-	if err != nil {
-		return fmt.Errorf("choked: back off %.64q: %w", p.key, err)
-	}
-	return nil
+// DeadlineError is a call that could not be admitted before the deadline of its
+// context, so that waiting was not begun or was given up. Nothing was spent.
+// errors.Is holds for [ErrDeadline] and [context.DeadlineExceeded].
+type DeadlineError struct {
+	Key        string
+	Unit       Unit          // the unit that takes longest to be available
+	RetryAfter time.Duration // when the call could be admitted if no other call came
 }
 
-// Stats returns the counts of the key in this worker, for all its limiters.
-func (l *Limiter) Stats() Stats {
-	p := l.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s := p.stats
-	s.Waiting, s.Leased = p.line.len, p.hand.left
-	return s
+// Error implements error.
+func (e *DeadlineError) Error() string {
+	return keyError(e.Key, fmt.Errorf("%w: %s available in %v", ErrDeadline, e.Unit,
+		cmp.Or(e.RetryAfter.Round(time.Millisecond), e.RetryAfter))).Error()
 }
 
-// refusal is a wait that would be too long.
-type refusal struct{ retryAfter time.Duration }
-
-func (r *refusal) Error() string {
-	return fmt.Sprintf("%v: try again in %v", ErrDeadline, r.retryAfter.Round(time.Millisecond))
-}
-
-func (r *refusal) Unwrap() []error { return []error{ErrDeadline, context.DeadlineExceeded} }
+// Unwrap returns ErrDeadline and context.DeadlineExceeded.
+func (e *DeadlineError) Unwrap() []error { return []error{ErrDeadline, context.DeadlineExceeded} }

@@ -86,6 +86,7 @@ func (ld load) run(t *testing.T) ([]admission, []Stats) {
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(context.Background(), ld.dur)
 		var limiters []*Limiter
+		var chokes []*Choke
 		for w := range ld.workers {
 			c := New(far{store, ld.trip})
 			defer c.Close()
@@ -93,7 +94,7 @@ func (ld load) run(t *testing.T) ([]admission, []Stats) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			limiters = append(limiters, l)
+			limiters, chokes = append(limiters, l), append(chokes, c)
 			for range ld.callers {
 				wg.Go(func() {
 					for ctx.Err() == nil {
@@ -119,9 +120,9 @@ func (ld load) run(t *testing.T) ([]admission, []Stats) {
 		}
 		<-ctx.Done()
 		cancel()
-		for _, l := range limiters {
+		for i, l := range limiters {
 			stats = append(stats, l.Stats())
-			l.pool.choke.Close()
+			chokes[i].Close()
 		}
 		wg.Wait()
 		store.Close()

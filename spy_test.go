@@ -106,6 +106,14 @@ func (s *spy) exchanges() int {
 	return len(s.asks) + s.alone + len(s.adjusted)
 }
 
+// The settings of package pool that these tests rely on.
+const (
+	settleWithin     = 50 * time.Millisecond
+	settleSpentAfter = 200 * time.Millisecond
+	idleAfter        = 500 * time.Millisecond
+	reviewEvery      = 250 * time.Millisecond
+)
+
 // scene is one worker with a limiter on key "k" before a spied-on Local, in a
 // bubble of virtual time.
 type scene struct {
@@ -114,6 +122,8 @@ type scene struct {
 	choke *Choke
 	*Limiter
 	start time.Time
+
+	closeError error // that Close of the Choke is to return
 }
 
 func play(t *testing.T, requests, tokens string, f func(*scene)) {
@@ -126,7 +136,7 @@ func play(t *testing.T, requests, tokens string, f func(*scene)) {
 		require.NoError(t, err)
 		f(s)
 		s.spy.fail(nil)
-		require.NoError(t, s.choke.Close())
+		require.ErrorIs(t, s.choke.Close(), s.closeError)
 		require.NoError(t, s.spy.Close())
 	})
 }
@@ -135,11 +145,26 @@ func play(t *testing.T, requests, tokens string, f func(*scene)) {
 func (s *scene) now() time.Duration { return time.Since(s.start) }
 
 // spend has cost admitted, and no time passes.
-func (s *scene) spend(c Cost) {
+func (s *scene) spend(c Cost) { s.Helper(); s.reserve(c) }
+
+// reserve is spend for a call that is settled.
+func (s *scene) reserve(c Cost) *Reservation {
 	s.Helper()
 	before := s.now()
-	require.NoError(s, s.Wait(s.Context(), c))
+	r, err := s.Reserve(s.Context(), c)
+	require.NoError(s, err)
 	require.Equal(s, before, s.now(), "it had to wait")
+	return r
+}
+
+// info describes the bucket of key "k" at the store.
+func (s *scene) info() (bucket.Info, bool) {
+	for _, b := range s.spy.Store.(interface{ Buckets() []bucket.Info }).Buckets() {
+		if b.Key == "k" {
+			return b, true
+		}
+	}
+	return bucket.Info{}, false
 }
 
 // call is a Wait on a goroutine of its own.

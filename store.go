@@ -7,61 +7,109 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// What buckets are made of, under the names by which users meet them.
-type (
-	Rate       = bucket.Rate
-	Limits     = bucket.Limits
-	Cost       = bucket.Cost
-	Ask        = bucket.Ask
-	Lease      = bucket.Lease
-	Settlement = bucket.Settlement
-	Adjustment = bucket.Adjustment
-)
+const maxUnits = bucket.MaxUnits
+
+// Rate is one limit: N units restored every Per, of which at most Burst gather.
+//
+//	type Rate struct {
+//		N     int64         // units restored every Per
+//		Per   time.Duration // 1 ms to 366 days
+//		Burst int64         // most units that can be spent at once
+//	}
+type Rate = bucket.Rate
+
+// Limits are the rates of a key on each unit. All of them hold at once; a unit
+// without rates is not limited. [ParseLimits] and [MustLimits] read them.
+//
+//	type Limits struct {
+//		Requests []Rate // at most 8
+//		Tokens   []Rate // at most 8
+//	}
+type Limits = bucket.Limits
+
+// Cost is what one call takes from a bucket, in units.
+//
+//	type Cost struct {
+//		Requests int64 // calls
+//		Tokens   int64 // LLM tokens, input and output together
+//	}
+type Cost = bucket.Cost
+
+// Unit names what a rate limits: requests or tokens.
+type Unit = bucket.Unit
+
+// Ask asks a [Store] for a lease on a key's quota. Its fields: Key, ID, Limits,
+// Defined, Need (at least so much, or nothing), Want (at most so much), MaxWait, and
+// Done, settlements that are applied first.
+type Ask = bucket.Ask
+
+// Lease is a [Store]'s answer to an [Ask]. Its fields: ID, OK, Granted, ValidFor
+// (from when the ask was made), Drips (quota that becomes available later),
+// RetryAfter, Level, and At, the store's time.
+type Lease = bucket.Lease
+
+// Settlement closes a lease. Its fields: Key, ID and Spent.
+type Settlement = bucket.Settlement
+
+// Adjustment moves the level of a key after the fact. Its fields: Key, Limits,
+// Defined, Return, Since, Charge and Empty.
+type Adjustment = bucket.Adjustment
 
 // Store keeps the buckets that workers share. It is safe for concurrent use.
 //
-// An error means that nothing was decided, or that the request can never be
-// met as it stands ([ErrCostExceedsBurst]); a refusal is an answer.
+// An error means that nothing was decided: it wraps [ErrUnavailable] and its cause
+// when the same call may succeed later, [ErrCostExceedsBurst] when it never will, or
+// [ErrClosed]. A refusal is an answer, not an error. Errors name neither the library
+// nor the key: the caller adds both.
 type Store interface {
-	// Lease leases at least ask.Need and at most ask.Want from a key's bucket,
-	// waiting its turn for at most ask.MaxWait. Asks for one key are served in
-	// the order in which they came. A refusal has OK false and says by
-	// RetryAfter when to come again; a wait that cannot end within MaxWait is
-	// refused at once. An ask without Need is never kept waiting.
+	// Lease leases at least ask.Need and at most ask.Want from a key's bucket, and
+	// queues for at most ask.MaxWait. Asks for one key are served in the order in
+	// which they arrived. A refusal has OK false, and RetryAfter says when to ask
+	// again; an ask that cannot be served within MaxWait is refused at once. An ask
+	// without Need is never queued.
 	//
-	// The settlements in ask.Done are applied first, and at once, also while
-	// the ask waits. If ctx ends before the answer, Lease returns its error.
-	// After an error the store takes back what it may have granted, at once or
-	// later: the next ask has a new id.
+	// The settlements in ask.Done are applied first, and at once, also while the
+	// ask is queued. If ctx ends before the answer, Lease returns its error. After an
+	// error the store takes back what it may have granted, at once or later: the
+	// next ask has a new id.
 	Lease(ctx context.Context, ask Ask) (Lease, error)
 
-	// Settle closes leases: what was spent is gone, the rest returns to the
-	// bucket. Settling twice, or an unknown lease, changes nothing, so an
-	// unclear answer is resolved by settling again.
+	// Settle closes leases: what was spent is gone, the rest returns to the bucket.
+	// Settling twice, or an unknown lease, changes nothing, so an unclear answer is
+	// resolved by settling again.
 	Settle(ctx context.Context, done []Settlement) error
 
-	// Adjust moves a key's level after the fact. It is applied at most once:
-	// after an error, it may have been applied or not.
+	// Adjust moves a key's level after the fact. It is applied at most once: after
+	// an error, it may have been applied or not.
 	Adjust(ctx context.Context, a Adjustment) error
 
-	// Close releases what the store holds. It may be called twice.
+	// Close releases what the store holds. A second Close does nothing.
 	Close() error
 }
 
 var (
-	// ErrCostExceedsBurst means that a cost is above the burst of its limit
-	// and could never be admitted. The error that wraps it names both numbers.
+	// ErrCostExceedsBurst means that a cost is above the burst of its limit and can
+	// never be admitted. The error that wraps it names both numbers.
 	ErrCostExceedsBurst = bucket.ErrCostExceedsBurst
 
-	// ErrNoQuorum means that the store cannot decide for now, because no
-	// majority of it can be reached. What is leased already is still spent.
+	// ErrUnavailable means that the store cannot decide for now. Every store's
+	// error of this kind wraps it, together with the cause. Leases already granted
+	// are still spent.
+	ErrUnavailable = bucket.ErrUnavailable
+
+	// ErrNoQuorum is [ErrUnavailable] because no majority of the cluster can be
+	// reached.
 	ErrNoQuorum = bucket.ErrNoQuorum
 
-	// ErrDeadline means that a wait could not end before the deadline of its
-	// context, so it was not begun, or was given up. Nothing was spent. It
-	// comes together with [context.DeadlineExceeded].
-	ErrDeadline = errors.New("choked: the deadline comes before the turn")
+	// ErrDeadline means that a call could not be admitted before the deadline of
+	// its context. Nothing was spent. It is wrapped together with
+	// [context.DeadlineExceeded]; see [DeadlineError].
+	ErrDeadline = errors.New("cannot be admitted before the context deadline")
 
-	// ErrClosed means that the limiter, or the store below it, is closed.
+	// ErrUsage means that a settlement reported a usage that is negative, or beyond
+	// [LimiterConfig.MaxOveruse].
+	ErrUsage = errors.New("invalid usage")
+
+	// ErrClosed means that the limiter, its Choke, or the store is closed.
 	ErrClosed = bucket.ErrClosed
 )

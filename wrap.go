@@ -3,80 +3,112 @@ package choked
 import (
 	"context"
 	"errors"
+	"reflect"
 	"time"
 )
 
 // Usage is implemented by replies that know what the call has used. A reply's
-// tokens take the place of the estimate; see [Wrap].
+// tokens replace the estimate; see [Wrap].
 type Usage interface {
-	// TokensUsed returns the tokens that the provider counted for the call,
-	// and false if it said nothing of them.
+	// TokensUsed returns the tokens that the provider counted for the call, and
+	// false if the reply does not say.
 	TokensUsed() (tokens int64, ok bool)
 }
 
-// RetryAfter is implemented by errors that carry the provider's demand to wait,
+// RetryAfter is implemented by errors with which a provider asks callers to wait,
 // such as a status of 429 with Retry-After. See [Wrap].
 type RetryAfter interface {
 	error
 	RetryAfter() time.Duration
 }
 
-// Wrap returns a function that does what call does, limited: its input is
-// estimated, it waits its turn at l, and what it was estimated to cost is
-// settled when the reply, or a pointer to it, implements [Usage]. A call that
-// fails has cost its estimate, for providers count failed calls too; if its
-// error implements [RetryAfter], the key backs off for all workers.
+// Wrap returns a function that does what call does, limited: it estimates the
+// input, waits until l admits the call, makes it, and settles its cost by the reply
+// if that, or a pointer to it, implements [Usage]. A call that fails has cost its
+// estimate, for providers count failed calls too. If its error implements
+// [RetryAfter], the key cools down for all workers, for at most an hour.
 //
 // The returned function may be called from any number of goroutines. Its errors
 // are those of [Limiter.Estimate], [Limiter.Wait] and call, joined with that of
-// [Limiter.Backoff] if the store does not hear of it.
+// [Limiter.Cooldown] if the store cannot be told. A usage that cannot be settled
+// leaves the estimate charged; the caller gets its reply, and
+// [LimiterConfig.OnError] the error.
 func Wrap[In, Out any](l *Limiter, call func(context.Context, In) (Out, error)) func(context.Context, In) (Out, error) {
-	return WrapUsage(l, call, func(out Out) (int64, bool) {
-		if u, ok := any(out).(Usage); ok {
-			return u.TokensUsed()
-		}
-		if u, ok := any(&out).(Usage); ok {
-			return u.TokensUsed()
-		}
-		return 0, false
-	})
+	return WrapUsage(l, call, usageOf[Out]())
 }
 
-// WrapUsage is [Wrap] for replies that do not implement [Usage]: used returns
-// the tokens that the provider counted, and false if it said nothing of them.
+// usageOf returns how to read the usage of a reply. The type is examined once, so
+// that a reply without Usage is not boxed at each call.
+func usageOf[Out any]() func(Out) (int64, bool) {
+	t := reflect.TypeFor[Out]()
+	usage := reflect.TypeFor[Usage]()
+	switch {
+	case t.Kind() == reflect.Interface || t.Implements(usage):
+		return func(out Out) (int64, bool) {
+			u, ok := any(out).(Usage)
+			if !ok || isNil(u) {
+				return 0, false
+			}
+			return u.TokensUsed()
+		}
+	case reflect.PointerTo(t).Implements(usage):
+		return func(out Out) (int64, bool) { return any(&out).(Usage).TokensUsed() }
+	}
+	return func(Out) (int64, bool) { return 0, false }
+}
+
+// isNil reports whether u holds a nil pointer, whose method would panic.
+func isNil(u Usage) bool {
+	v := reflect.ValueOf(u)
+	return v.Kind() == reflect.Pointer && v.IsNil()
+}
+
+// WrapUsage is [Wrap] for replies that do not implement [Usage]: used returns the
+// tokens that the provider counted, and false if the reply does not say.
 func WrapUsage[In, Out any](l *Limiter, call func(context.Context, In) (Out, error), used func(Out) (int64, bool)) func(context.Context, In) (Out, error) {
 	return func(ctx context.Context, in In) (Out, error) {
 		var none Out
-		cost, err := l.Estimate(in)
-		if err != nil {
-			return none, err
-		}
-		spent, err := l.admit(ctx, cost)
-		if err != nil {
-			return none, err
-		}
-		out, err := call(ctx, in)
-		var slow RetryAfter
-		switch {
-		case err == nil:
-			if tokens, ok := used(out); ok {
-				// A usage that cannot be leaves the estimate spent. The caller
-				// has its reply all the same.
-				_ = l.settle(spent, cost, Cost{Requests: cost.Requests, Tokens: tokens})
+		cost := Cost{Requests: 1}
+		if l == nil || l.estimator != nil { // else in is not boxed
+			var err error
+			if cost, err = l.Estimate(in); err != nil {
+				return none, err
 			}
-		case errors.As(err, &slow) && slow.RetryAfter() > 0:
-			// The others have to hear of it, whether or not this caller still waits.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backoffWithin)
-			if failed := l.Backoff(ctx, min(slow.RetryAfter(), maxBackoff)); failed != nil {
+		}
+		admission, err := l.admit(ctx, cost)
+		if err != nil {
+			return none, err
+		}
+		r := Reservation{limiter: l, cost: cost, admission: admission}
+		out, err := call(ctx, in)
+		if err != nil {
+			if failed := l.heed(ctx, err); failed != nil {
 				err = errors.Join(err, failed)
 			}
-			cancel()
+			return out, err
 		}
-		return out, err
+		if tokens, ok := used(out); ok {
+			if err := r.Settle(Cost{Requests: cost.Requests, Tokens: tokens}); err != nil && l.onError != nil {
+				l.onError(err)
+			}
+		}
+		return out, nil
 	}
 }
 
+// heed cools the key down if the error of a call asks for it. The other workers
+// need the cooldown, whether or not this caller still waits.
+func (l *Limiter) heed(ctx context.Context, err error) error {
+	var slow RetryAfter
+	if !errors.As(err, &slow) || slow.RetryAfter() <= 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cooldownWithin)
+	defer cancel()
+	return l.Cooldown(ctx, min(slow.RetryAfter(), maxCooldown))
+}
+
 const (
-	maxBackoff    = time.Hour       // what one reply can keep all workers waiting for
-	backoffWithin = 2 * time.Second // the store is to be told of it
+	maxCooldown    = time.Hour       // longest that one reply stops all workers
+	cooldownWithin = 2 * time.Second // how long to wait for the store
 )

@@ -40,11 +40,8 @@ func (s *scene) estimated(e Estimator) *Limiter {
 // left is what of the burst of 1,000 tokens is not spent, when all is settled.
 func (s *scene) left() int64 {
 	time.Sleep(time.Second)
-	local := s.spy.Store.(*Local)
-	local.mu.Lock()
-	defer local.mu.Unlock()
-	if b := local.table.Get("k"); b != nil {
-		return b.Level(local.clock.Now()).Tokens
+	if b, ok := s.info(); ok {
+		return b.Level.Tokens
 	}
 	return 1000
 }

@@ -108,7 +108,7 @@ func TestNothingIsMeasuredOfWrongVerdicts(t *testing.T) {
 }
 
 // deaf is a store that decides nothing.
-type deaf struct{ *choked.Local }
+type deaf struct{ choked.Store }
 
 func (deaf) Lease(context.Context, choked.Ask) (choked.Lease, error) {
 	return choked.Lease{}, choked.ErrNoQuorum

@@ -244,7 +244,7 @@ func TestManySettlements(t *testing.T) {
 		"UTF-8 cut short": strings.Repeat("\u2028", bucket.MaxKey/3) + "\xe2\x80",
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			store := &ledger{Local: choked.NewLocal()}
+			store := &ledger{Store: choked.NewLocal()}
 			b := &bubbled{service: service{Server: server.New(server.Config{Store: store})}, net: pipes.New()}
 			b.serving.Go(func() { b.service.Serve(b.net) })
 			var err error
@@ -278,18 +278,18 @@ func TestManySettlements(t *testing.T) {
 
 // ledger is a store that keeps what is settled.
 type ledger struct {
-	*choked.Local
+	choked.Store
 	done []bucket.Settlement
 }
 
 func (l *ledger) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
 	l.done = append(l.done, a.Done...)
-	return l.Local.Lease(ctx, a)
+	return l.Store.Lease(ctx, a)
 }
 
 func (l *ledger) Settle(ctx context.Context, done []bucket.Settlement) error {
 	l.done = append(l.done, done...)
-	return l.Local.Settle(ctx, done)
+	return l.Store.Settle(ctx, done)
 }
 
 // A lease whose answer is lost is asked for again by another id, and what was

@@ -104,7 +104,7 @@ func TestALongWaitIsResumedAndKeepsItsPlace(t *testing.T) {
 // latest, and a clock that is 1% slower there must not outlast the lease.
 func TestValidityIsShortByTheDriftOfTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &late{Local: choked.NewLocal(), by: 4 * time.Second}
+		store := &late{Store: choked.NewLocal(), by: 4 * time.Second}
 		d := open(t, store)
 		defer d.close()
 		began := time.Now()
@@ -117,13 +117,13 @@ func TestValidityIsShortByTheDriftOfTheWait(t *testing.T) {
 
 // late is a store that decides late, and says by how much.
 type late struct {
-	*choked.Local
+	choked.Store
 	by time.Duration
 }
 
 func (s *late) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
 	time.Sleep(s.by)
-	l, err := s.Local.Lease(ctx, a)
+	l, err := s.Store.Lease(ctx, a)
 	l.ValidFor = s.by + 1900*time.Millisecond
 	return l, err
 }
@@ -180,11 +180,11 @@ func TestAnAskThatIsGrantedBetweenTwoRequests(t *testing.T) {
 }
 
 // stale is a store whose leases are soon over, when they were waited for.
-type stale struct{ *choked.Local }
+type stale struct{ choked.Store }
 
 func (s *stale) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
 	began := time.Now()
-	l, err := s.Local.Lease(ctx, a)
+	l, err := s.Store.Lease(ctx, a)
 	if time.Since(began) > time.Second {
 		l.ValidFor = time.Since(began) + 100*time.Millisecond
 	}
@@ -210,11 +210,11 @@ func TestTheEndOfARequestWithdrawsItsAsk(t *testing.T) {
 }
 
 // stubborn is a store that grants though the asker is gone.
-type stubborn struct{ *choked.Local }
+type stubborn struct{ choked.Store }
 
 func (s stubborn) Lease(_ context.Context, a bucket.Ask) (bucket.Lease, error) {
 	time.Sleep(time.Second)
-	return s.Local.Lease(context.Background(), a)
+	return s.Store.Lease(context.Background(), a)
 }
 
 func TestWhatIsGrantedToWhoIsGoneIsGivenBack(t *testing.T) {
@@ -392,7 +392,7 @@ func TestShutdownDoesNotWaitForEver(t *testing.T) {
 }
 
 // deaf is a store that answers when it is told that nobody listens.
-type deaf struct{ *choked.Local }
+type deaf struct{ choked.Store }
 
 func (deaf) Lease(ctx context.Context, _ bucket.Ask) (bucket.Lease, error) {
 	<-ctx.Done()
@@ -418,7 +418,7 @@ func TestShutdownInNoTimeOfWhatIsIdle(t *testing.T) {
 }
 
 // unsettled is a store that settles nothing.
-type unsettled struct{ *choked.Local }
+type unsettled struct{ choked.Store }
 
 func (unsettled) Settle(ctx context.Context, _ []bucket.Settlement) error {
 	<-ctx.Done()

@@ -537,7 +537,7 @@ func TestAcquireWaitsItsTurn(t *testing.T) {
 // A unit that is not limited has no level, rather than one that is more than the
 // numbers of some languages can tell.
 func TestLevelsAreOfWhatIsLimited(t *testing.T) {
-	d := open(t, &listing{Local: choked.NewLocal()})
+	d := open(t, &listing{Store: choked.NewLocal()})
 	tokens := wants(1, 1)
 	tokens.Key, tokens.Limits, tokens.Need, tokens.Want = httpapi.KeyOf("t"), httpapi.LimitsOf(choked.MustLimits("", "10/h")), bucket.Cost{}, bucket.Cost{Tokens: 3}
 	for _, c := range []struct {
@@ -568,17 +568,17 @@ func TestAcquireOfWhatComesTooLate(t *testing.T) {
 		assert.Equal(t, httpapi.Late, r.code())
 		assert.Equal(t, "1", r.Header().Get("Retry-After"))
 		synctest.Wait()
-		l, err := store.Local.Lease(t.Context(), bucket.Ask{Key: "k", Limits: choked.MustLimits("10/h", ""), Need: bucket.Cost{Requests: 10}})
+		l, err := store.Store.Lease(t.Context(), bucket.Ask{Key: "k", Limits: choked.MustLimits("10/h", ""), Need: bucket.Cost{Requests: 10}})
 		require.NoError(t, err)
 		assert.True(t, l.OK, "it has gone back")
 	})
 }
 
 // brief is a store whose leases are over when they arrive.
-type brief struct{ *choked.Local }
+type brief struct{ choked.Store }
 
 func (s *brief) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
-	l, err := s.Local.Lease(ctx, a)
+	l, err := s.Store.Lease(ctx, a)
 	l.ValidFor = 0
 	return l, err
 }

@@ -56,7 +56,7 @@ func TestALineWithoutAnything(t *testing.T) {
 
 func TestTenantsAreKeptApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &listing{Local: choked.NewLocal()}
+		store := &listing{Store: choked.NewLocal()}
 		d := open(t, store, HashToken("a")+" team-a", HashToken("b")+" team", HashToken("root")+" *")
 		defer d.close()
 		for _, key := range []string{"k", "-a/k", strings.Repeat("x", bucket.MaxKey), strings.Repeat("x", bucket.MaxKey-1) + "y", "team-a/k"} {
@@ -91,7 +91,7 @@ func TestTenantsAreKeptApart(t *testing.T) {
 
 // listing is a store that tells its buckets.
 type listing struct {
-	*choked.Local
+	choked.Store
 	list []bucket.Info
 }
 
@@ -103,7 +103,7 @@ func (l *listing) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error)
 	if !known {
 		l.list = append(l.list, bucket.Info{Key: a.Key, Limits: a.Limits})
 	}
-	return l.Local.Lease(ctx, a)
+	return l.Store.Lease(ctx, a)
 }
 
 func (l *listing) Buckets() []bucket.Info { return l.list }

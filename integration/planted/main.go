@@ -32,14 +32,14 @@ type bug struct {
 
 var bugs = []bug{
 	{
-		name: "validity dated from the answer", file: "hand.go",
+		name: "validity dated from the answer", file: "internal/pool/leases.go",
 		texts: []string{"expires: sent + int64(l.ValidFor)", "expires: now + int64(l.ValidFor)"},
 		test:  "TestNothingGoesOverTheBound", in: ".", says: "over .* on requests",
 	},
 	{
 		name: "no expiry margin", file: "bucket/drift.go",
 		texts: []string{"return time.Duration(mulDiv(int64(max(d, 0)), slowest, fastest))", "return d"},
-		test:  "TestNothingIsSpentThatTheStoreTookBack", in: ".", says: "over a burst",
+		test:  "TestALeaseThatExpiredAtTheStoreIsNotSpent", in: "./internal/pool", says: "over a burst",
 	},
 	{
 		name: "an answer without its ask's id", file: "cluster/link.go",

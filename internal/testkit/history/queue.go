@@ -60,7 +60,7 @@ func (q *Queue) Join() (at, turn int64) {
 	defer q.mu.Unlock()
 	at = Now() // before the look: what it shows was so then, or later
 	s := q.Stats()
-	left := s.Admitted + s.Failed + s.Refused + s.Opened
+	left := s.Admitted + s.Failed + s.Refused + s.FailedOpen
 	if n := len(q.seen); n > 0 && q.seen[n-1].left >= left {
 		q.seen[n-1].at = at
 	} else {

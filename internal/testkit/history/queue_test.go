@@ -58,7 +58,7 @@ func TestALimiterServesInTurn(t *testing.T) {
 						return
 					}
 					s := l.Stats()
-					left := s.Admitted + s.Failed + s.Refused + s.Opened
+					left := s.Admitted + s.Failed + s.Refused + s.FailedOpen
 					assert.Greater(t, left, turn, "when a caller is admitted, more than its turn have left")
 					time.Sleep(time.Millisecond)
 				}

@@ -1,0 +1,203 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/choked/choked/bucket"
+)
+
+// asks is the state of asking the store for one key. At most one ask waits for
+// quota at a time; beside it one probe may ask for the level.
+type asks struct {
+	out        *ask  // under way; nil: none
+	probing    bool  // a probe is under way
+	pauseUntil int64 // until then nothing is asked for ahead of demand
+	cooling    int   // cooldowns being told to the store; nothing is asked for meanwhile
+	failing    bool  // the store's last answer was an error
+}
+
+// ask is an ask under way.
+type ask struct {
+	bucket.Ask
+	sent     int64
+	waiter   *waiter // whose need it is; nil: asked ahead of demand
+	deadline int64   // of the waiter for whom it was made
+	cancel   context.CancelFunc
+}
+
+// newAsk returns an ask on the pool's bucket, without need or want.
+func (p *Pool) newAsk() bucket.Ask {
+	return bucket.Ask{Key: p.key, ID: p.worker.nextID(), Limits: p.limits, Defined: p.defined}
+}
+
+// need returns the first waiter that the leases, available yet or not, do not
+// serve, and its full cost. The full cost: what the leases have left for a part of
+// it may expire before the rest arrives, and serves nobody meanwhile.
+func (p *Pool) need() (bucket.Cost, *waiter) {
+	var sum bucket.Cost
+	for w := p.queue.first; w != nil; w = w.next {
+		if sum = sum.Add(w.cost); !p.leases.left.Covers(sum) {
+			return w.cost, w
+		}
+	}
+	return bucket.Cost{}, nil
+}
+
+// ask starts an ask if none is under way and there is a reason for one: a waiter
+// that the leases do not serve, or leases below the low-water mark.
+func (p *Pool) ask(now int64) {
+	if p.asks.out != nil || p.ended || p.asks.cooling > 0 {
+		return
+	}
+	need, who := p.need()
+	want := p.queue.sum.Sub(p.leases.left).Max(bucket.Cost{})
+	var maxWait time.Duration
+	var deadline int64
+	switch {
+	case who != nil:
+		want = want.Max(p.demand.lease())
+		if deadline = who.deadline; !who.atOnce {
+			maxWait = time.Duration(deadline - now)
+		}
+	case now < p.asks.pauseUntil, p.leases.left.Covers(p.demand.lowWater()):
+		return
+	default:
+		want = p.demand.lease()
+	}
+	if want = p.limits.Limited(want).Min(p.burst).Max(need); want.IsZero() {
+		return
+	}
+	ctx, cancel := context.WithCancel(p.worker.ctx)
+	a := &ask{Ask: p.newAsk(), sent: now, waiter: who, deadline: deadline, cancel: cancel}
+	a.Need, a.Want, a.MaxWait, a.Done = need, want.Max(p.minAsk), maxWait, p.report.takeSettlements()
+	p.asks.out = a
+	p.stats.Exchanges++
+	p.worker.work.Go(func() {
+		defer cancel()
+		lease, err := p.worker.store.Lease(ctx, a.Ask)
+		p.answered(ctx, a, lease, err)
+	})
+}
+
+// answered handles the store's answer to a.
+func (p *Pool) answered(ctx context.Context, a *ask, lease bucket.Lease, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.worker.Clock.Now()
+	p.asks.out = nil
+	if err != nil && len(a.Done) > 0 {
+		// Its settlements may not have arrived. A second settlement changes nothing.
+		p.report.keep(a.Done, bucket.Cost{})
+		p.report.dueWithin(now, settleWithin)
+	}
+	switch {
+	case err != nil && ctx.Err() != nil: // cancelled
+	case errors.Is(err, bucket.ErrCostExceedsBurst) && a.waiter != nil:
+		p.asks.failing = false
+		p.refuse(a.waiter, leaseError(err)) // the limits in force are newer and smaller than ours
+	case err != nil:
+		p.failed(now, err)
+	case !lease.OK:
+		p.asks.failing = false
+		p.forecast.observe(now, lease)
+		p.refused(now, a, lease)
+	default:
+		p.asks.failing = false
+		p.forecast.forgetRefusal()
+		p.forecast.observe(now, lease)
+		p.leases.add(lease, a.sent, now)
+	}
+	if err == nil && a.Need.IsZero() {
+		p.demand.observeRoundTrip(time.Duration(now - a.sent))
+	}
+	p.advance(now)
+}
+
+// refused handles a refusal of a. For a waiter it is final; asking ahead of demand
+// pauses for a while.
+func (p *Pool) refused(now int64, a *ask, lease bucket.Lease) {
+	p.asks.pauseUntil = now + int64(min(max(lease.RetryAfter, hold/10), reviewEvery))
+	w := a.waiter
+	if w == nil || !w.queued || a.deadline < w.deadline {
+		return // it was made for a waiter that had less time; the next ask is for w
+	}
+	if w.atOnce {
+		p.forecast.observeRefusal(now, w.cost, lease.RetryAfter)
+	}
+	p.refuse(w, p.tooLate(now, w.cost, lease.RetryAfter))
+	for w := p.queue.first; w != nil && w.atOnce && w.cost.Covers(a.Need); w = p.queue.first {
+		p.refuse(w, p.tooLate(now, w.cost, lease.RetryAfter))
+	}
+}
+
+// failed handles an error of the store: nothing was decided. Waiters that the
+// leases do not serve get the error or are admitted without quota, as each has
+// chosen.
+func (p *Pool) failed(now int64, err error) {
+	p.asks.failing = true
+	p.asks.pauseUntil = now + int64(reviewEvery)
+	for _, w := p.need(); w != nil; _, w = p.need() {
+		if w.failOpen {
+			p.stats.FailedOpen++
+			p.queue.admit(w, Admission{At: now, Uncharged: true})
+		} else {
+			p.stats.Failed++
+			p.queue.release(w, leaseError(err))
+		}
+	}
+}
+
+// leaseError is err as waiters get it.
+func leaseError(err error) error { return fmt.Errorf("lease: %w", err) }
+
+// reassignAsk gives the outstanding ask, and its place in the store's queue, to
+// the first waiter that the leases cannot serve. A waiter that needs more asks for
+// all of its cost afterwards. If that waiter needs less, it may be admitted now; if
+// it differs in whether it waits for quota, the answer is not for it. Then the ask
+// is cancelled instead.
+func (p *Pool) reassignAsk() {
+	a := p.asks.out
+	need, next := p.need()
+	if next == nil || !need.Covers(a.Need) || next.atOnce != (a.MaxWait <= 0) {
+		a.cancel()
+		next = nil
+	}
+	a.waiter = next
+}
+
+// probe asks the store for the level, without waiting for quota, unless it is
+// being asked already.
+func (p *Pool) probe(now int64) {
+	if p.asks.probing || p.asks.failing && now < p.asks.pauseUntil {
+		return
+	}
+	p.asks.probing = true
+	p.stats.Exchanges++
+	sent := now
+	a := p.newAsk()
+	a.Want = p.limits.Limited(bucket.Cost{Requests: 1, Tokens: 1})
+	p.worker.work.Go(func() {
+		lease, err := p.worker.store.Lease(p.worker.ctx, a)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.asks.probing = false
+		now := p.worker.Clock.Now()
+		switch {
+		case err != nil && p.asks.failing:
+			p.asks.pauseUntil = now + int64(reviewEvery)
+			return
+		case err != nil: // the outstanding ask reports it
+			return
+		}
+		p.asks.failing = false
+		p.forecast.observe(now, lease)
+		if lease.OK {
+			p.leases.add(lease, sent, now)
+		}
+		p.refuseHopeless(now)
+		p.advance(now)
+	})
+}

@@ -1,0 +1,76 @@
+package pool
+
+import (
+	"math"
+	"time"
+
+	"github.com/choked/choked/bucket"
+)
+
+const (
+	// hold is how long a lease should last at the present demand: long enough that
+	// most takes need no exchange, short enough that little quota lies idle with one
+	// worker.
+	hold = 100 * time.Millisecond
+
+	// ahead is how many round trips before the leases run out more is asked for.
+	ahead = 2.5
+)
+
+// demand is a short moving average of what the callers of one key take. The zero
+// value has seen no calls.
+type demand struct {
+	callRate, requestRate, tokenRate float64 // per nanosecond, smoothed
+
+	calls   int64       // since updated
+	taken   bucket.Cost // by those calls
+	updated int64       // instant of the last update
+
+	roundTrip float64 // nanoseconds of an exchange that did not wait for quota, smoothed
+}
+
+// take counts a call.
+func (d *demand) take(c bucket.Cost) { d.calls, d.taken = d.calls+1, d.taken.Add(c) }
+
+// update brings the averages up to now.
+func (d *demand) update(now int64) {
+	dt := float64(now - d.updated)
+	if dt < float64(hold/10) { // too short to tell a rate
+		return
+	}
+	weight := 1 - math.Exp(-dt/float64(hold))
+	d.callRate += weight * (float64(d.calls)/dt - d.callRate)
+	d.requestRate += weight * (float64(d.taken.Requests)/dt - d.requestRate)
+	d.tokenRate += weight * (float64(d.taken.Tokens)/dt - d.tokenRate)
+	d.calls, d.taken, d.updated = 0, bucket.Cost{}, now
+}
+
+// observeRoundTrip counts an exchange that did not wait for quota.
+func (d *demand) observeRoundTrip(took time.Duration) {
+	if d.roundTrip == 0 {
+		d.roundTrip = float64(took)
+	}
+	d.roundTrip += (float64(took) - d.roundTrip) / 8
+}
+
+// over returns what callers take in ns nanoseconds, rounded down. It is zero when
+// fewer than one call is expected in the life of a lease.
+func (d *demand) over(ns float64) bucket.Cost {
+	if d.callRate*float64(hold) < 1 {
+		return bucket.Cost{}
+	}
+	return bucket.Cost{Requests: int64(d.requestRate * ns), Tokens: int64(d.tokenRate * ns)}
+}
+
+// lease returns how much to hold. It is zero when demand is so low that a lease
+// would mostly lie idle.
+func (d *demand) lease() bucket.Cost { return d.over(float64(hold)) }
+
+// lowWater returns the amount held below which more is asked for.
+func (d *demand) lowWater() bucket.Cost {
+	c := d.over(min(ahead*d.roundTrip, float64(hold)/2))
+	if l := d.lease(); l.Requests > 0 || l.Tokens > 0 {
+		c = c.Max(l.Min(bucket.Cost{Requests: 1, Tokens: 1}))
+	}
+	return c
+}

@@ -1,0 +1,98 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/boottime"
+)
+
+// Store is what a worker needs of a choked.Store, whose contract it has.
+type Store interface {
+	Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
+	Settle(ctx context.Context, done []bucket.Settlement) error
+	Adjust(ctx context.Context, a bucket.Adjustment) error
+}
+
+// Worker is what the pools of one worker share: the store, the clock, the
+// identity of the holder, and the exchanges under way. Safe for concurrent use.
+type Worker struct {
+	Clock *boottime.Clock // set before the first pool is made, else by NewWorker
+
+	store  Store
+	holder uint64
+	seq    atomic.Uint64
+
+	ctx    context.Context // of exchanges with the store; ends with Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup // exchanges under way
+
+	mu       sync.Mutex
+	draining map[*Pool]struct{} // pools without limiters that have something to report
+}
+
+// NewWorker returns a worker that leases from store. It starts no goroutines.
+func NewWorker(store Store) *Worker {
+	w := &Worker{Clock: boottime.New(), store: store, holder: rand.Uint64(), draining: make(map[*Pool]struct{})}
+	w.ctx, w.cancel = context.WithCancel(context.Background())
+	return w
+}
+
+// Draining returns the pools that have lost their limiters and have not reported
+// everything yet.
+func (w *Worker) Draining() []*Pool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	pools := make([]*Pool, 0, len(w.draining))
+	for p := range w.draining {
+		pools = append(pools, p)
+	}
+	return pools
+}
+
+func (w *Worker) setDraining(p *Pool, draining bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if draining {
+		w.draining[p] = struct{}{}
+	} else {
+		delete(w.draining, p)
+	}
+}
+
+func (w *Worker) nextID() bucket.LeaseID {
+	return bucket.LeaseID{Holder: w.holder, Seq: w.seq.Add(1)}
+}
+
+// Close ends the exchanges of pools, which are closed, and reports what they have
+// not reported. It waits for the store at most within.
+func (w *Worker) Close(within time.Duration, pools []*Pool) error {
+	timer := time.AfterFunc(within, w.cancel)
+	defer timer.Stop()
+	defer w.cancel()
+	w.work.Wait()
+	var done []bucket.Settlement
+	var errs []error
+	for _, p := range pools {
+		last, a := p.unreported()
+		done = append(done, last...)
+		if a == nil {
+			continue
+		}
+		if err := w.store.Adjust(w.ctx, *a); err != nil {
+			errs = append(errs, fmt.Errorf("choked: key %.64q: adjust: %w", a.Key, err))
+		}
+	}
+	if len(done) > 0 {
+		if err := w.store.Settle(w.ctx, done); err != nil {
+			errs = append(errs, fmt.Errorf("choked: return %d leases: %w", len(done), err))
+		}
+	}
+	return errors.Join(errs...)
+}

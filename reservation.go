@@ -1,0 +1,122 @@
+package choked
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/choked/choked/internal/pool"
+)
+
+// Reservation is a call that was admitted: its cost is spent until Settle, Cancel
+// or Done says otherwise. The first of them counts, later ones change nothing, so
+// that
+//
+//	defer r.Done()
+//
+// is right beside any of the others. Safe for concurrent use.
+type Reservation struct {
+	limiter   *Limiter
+	cost      Cost
+	admission pool.Admission
+	ended     atomic.Bool
+}
+
+// Reserve is [Limiter.Wait] for a call that is settled afterwards: it waits until
+// cost is spent and returns the receipt. Errors are those of Wait.
+func (l *Limiter) Reserve(ctx context.Context, cost Cost) (*Reservation, error) {
+	a, err := l.admit(ctx, cost)
+	if err != nil {
+		return nil, err
+	}
+	return &Reservation{limiter: l, cost: cost, admission: a}, nil
+}
+
+// TryReserve is [Limiter.Allow] for a call that is settled afterwards. The
+// Reservation is nil unless the Verdict is OK.
+func (l *Limiter) TryReserve(ctx context.Context, cost Cost) (*Reservation, Verdict, error) {
+	v, a, err := l.try(ctx, cost)
+	if err != nil || !v.OK {
+		return nil, v, err
+	}
+	return &Reservation{limiter: l, cost: cost, admission: a}, v, nil
+}
+
+// Cost returns what was reserved.
+func (r *Reservation) Cost() Cost { return r.cost }
+
+// Settle corrects the reservation by what the call has really used. Usage beyond
+// the reservation is charged. An over-estimate is refunded up to the least amount by
+// which the bucket has been below full since the admission; more would overflow it.
+// Settle does not wait for the store.
+//
+// A negative usage is an error that changes nothing: the reservation stays open and
+// its cost spent. Usage that exceeds the reservation by more than
+// [LimiterConfig.MaxOveruse] is charged that much, and an error that wraps
+// [ErrUsage] names both. After Close of the Choke it is too late: [ErrClosed].
+func (r *Reservation) Settle(actual Cost) error {
+	l := r.limiter
+	if actual.Requests < 0 || actual.Tokens < 0 {
+		l.pool.CountInvalidUsage()
+		return l.error(fmt.Errorf("settle: %w: usage of %v: want 0 or more", ErrUsage, actual))
+	}
+	if r.ended.Swap(true) {
+		return nil
+	}
+	bounded := l.bound(r.cost, actual)
+	if o, ok := l.estimator.(interface{ Observe(estimated, actual int64) }); ok && r.cost.Tokens > 0 && actual.Tokens > 0 && bounded == actual {
+		o.Observe(r.cost.Tokens, actual.Tokens)
+	}
+	err := r.correct(bounded)
+	if bounded != actual {
+		l.pool.CountInvalidUsage()
+		err = errors.Join(err, fmt.Errorf("%w: usage of %v for a reservation of %v: charged %v, at most %d bursts beyond it",
+			ErrUsage, actual, r.cost, bounded, l.maxOveruse))
+	}
+	if err != nil {
+		return l.error(fmt.Errorf("settle: %w", err))
+	}
+	return nil
+}
+
+// Cancel returns the whole cost: the call was not made. How much of it still
+// counts is as in [Reservation.Settle]. After Close of the Choke it is too late.
+func (r *Reservation) Cancel() {
+	if !r.ended.Swap(true) {
+		_ = r.correct(Cost{}) // too late: the leases are returned, or count as spent
+	}
+}
+
+// Done ends the reservation: the call is over, and its cost stays spent.
+func (r *Reservation) Done() { r.ended.Store(true) }
+
+// correct changes what was charged from r.cost to actual.
+func (r *Reservation) correct(actual Cost) error {
+	limits := r.limiter.pool.Limits()
+	reserved, actual := limits.Limited(r.cost), limits.Limited(actual)
+	if reserved == actual {
+		return nil
+	}
+	return r.limiter.pool.Settle(r.admission, reserved.Sub(actual).Max(Cost{}), actual.Sub(reserved).Max(Cost{}))
+}
+
+// bound returns actual, or less in a unit that exceeds reserved by more than
+// maxOveruse bursts. A unit that is not limited is not bounded.
+func (l *Limiter) bound(reserved, actual Cost) Cost {
+	burst := l.pool.Burst()
+	most := func(reserved, actual, burst int64) int64 {
+		if l.maxOveruse > (maxUnits-reserved)/burst {
+			return min(actual, maxUnits)
+		}
+		return min(actual, reserved+l.maxOveruse*burst)
+	}
+	limits := l.pool.Limits()
+	if len(limits.Requests) > 0 {
+		actual.Requests = most(reserved.Requests, actual.Requests, burst.Requests)
+	}
+	if len(limits.Tokens) > 0 {
+		actual.Tokens = most(reserved.Tokens, actual.Tokens, burst.Tokens)
+	}
+	return actual
+}
