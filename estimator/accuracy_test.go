@@ -11,8 +11,8 @@ import (
 	"github.com/choked/choked/estimator/tiktoken"
 )
 
-// truth counts the tokens of a text by o200k, which the tests of package
-// tiktoken hold against OpenAI's encoding.
+// truth returns a counter by o200k. The tests of package tiktoken compare it with
+// OpenAI's encoding.
 func truth(t testing.TB) estimator.Counter {
 	t.Helper()
 	c, err := tiktoken.OpenAI("gpt-4o").Counter()
@@ -28,14 +28,14 @@ func percentile(errors []float64, p int) float64 {
 }
 
 func TestDefaultIsWithin20PercentForMostText(t *testing.T) {
-	// None of the prose and of the generated texts was used in the fit.
+	// The fit has seen neither the prose nor the generated texts.
 	exact := truth(t)
 	for _, kind := range []struct {
 		name  string
 		texts []corpus.Text
 	}{
 		{"prose", corpus.Prose()},
-		{"programs' texts and sources of Go", append(corpus.Generated(4 << 10)[:3], corpus.Go(4<<10, 60)...)},
+		{"logs, data and sources of Go", append(corpus.Generated(4 << 10)[:3], corpus.Go(4<<10, 60)...)},
 	} {
 		var errors []float64
 		for _, text := range kind.texts {
@@ -53,18 +53,18 @@ func TestDefaultIsWithin20PercentForMostText(t *testing.T) {
 	}
 }
 
-func TestDefaultIsNeverFarTooLowOnHostileText(t *testing.T) {
-	// Too high wastes quota, but too low breaks a limit.
+func TestDefaultCountsAtLeast45PercentOfHostileText(t *testing.T) {
+	// A high estimate wastes quota; a low one breaks the limit.
 	exact := truth(t)
 	for _, text := range slices.Concat(corpus.Hostile(8<<10), corpus.Generated(8<<10)) {
 		want := float64(exact.Count(text.Body))
 		if got := float64(estimate(t, estimator.Default(), text.Body)); got < 0.45*want {
-			t.Errorf("Default = %.0f tokens for %s, which has %.0f: want 45%% at least", got, text.Name, want)
+			t.Errorf("Default = %.0f tokens for %s, which has %.0f: want at least 45%%", got, text.Name, want)
 		}
 	}
 }
 
-func TestDefaultIsSeldomFarTooLowForAnyTwoCharactersOverAndOver(t *testing.T) {
+func TestDefaultRarelyCountsHalfOfRepeatedPair(t *testing.T) {
 	exact := truth(t)
 	e := estimator.Default()
 	var chars []string
@@ -84,12 +84,12 @@ func TestDefaultIsSeldomFarTooLowForAnyTwoCharactersOverAndOver(t *testing.T) {
 		}
 	}
 	if share := float64(len(low)) / float64(len(chars)*len(chars)); share > 0.2 {
-		t.Errorf("%.0f%% of the texts of two characters are estimated at less than half, want 20%%: %.200q", 100*share, low)
+		t.Errorf("%.0f%% of the texts of two characters are estimated at less than half of their tokens, want at most 20%%: %.200q", 100*share, low)
 	}
 }
 
-// large are texts of 100 KB, alike all through or not, and of 1 MB where it is left
-// to chance which of its parts a sample meets.
+// large returns even and uneven texts of 100 KB, and uneven texts of 1 MB, in
+// which the parts that a sample meets depend on chance.
 func large() []corpus.Text {
 	const size = 100 << 10
 	texts := slices.Concat(corpus.Generated(size), corpus.Uneven(size), corpus.Uneven(1 << 20)[:4], corpus.Go(size, 4))
@@ -101,7 +101,7 @@ func large() []corpus.Text {
 
 func TestSampledEstimateOfLargeTextIsWithin5Percent(t *testing.T) {
 	exact := truth(t)
-	e := estimator.Using(exact) // its windows are placed at random: every run is another draw
+	e := estimator.Using(exact) // each estimate draws other windows
 	var all []float64
 	for _, text := range large() {
 		want := float64(exact.Count(text.Body))
@@ -113,15 +113,15 @@ func TestSampledEstimateOfLargeTextIsWithin5Percent(t *testing.T) {
 		p95 := percentile(errors, 95) // the worst of five
 		t.Logf("%5.1f%%  %s, %d KB", 100*p95, text.Name, len(text.Body)>>10)
 		if p95 > 0.05 {
-			t.Errorf("a sample of %s, %d KB, is off by %.1f%% at p95, want 5%%", text.Name, len(text.Body)>>10, 100*p95)
+			t.Errorf("sample of %s, %d KB, is off by %.1f%% at p95, want at most 5%%", text.Name, len(text.Body)>>10, 100*p95)
 		}
 	}
 	t.Logf("sampled error %.1f%% at the median, %.1f%% at p95, %.1f%% at worst", 100*percentile(all, 50), 100*percentile(all, 95), 100*percentile(all, 100))
 }
 
 func TestSampleHasNoBias(t *testing.T) {
-	// Cut ends make tokens, and the sample must not count them: over many draws
-	// the mean comes to the truth.
+	// The cut ends of a window make tokens that the text does not have. The mean of
+	// many draws shows that the sample does not count them.
 	exact := truth(t)
 	e := estimator.Using(exact)
 	texts := append(corpus.Uneven(64<<10), corpus.Text{Name: "en", Body: corpus.English(64 << 10)}, corpus.Text{Name: "zh", Body: corpus.Shuffled("zh", 64<<10)})

@@ -10,7 +10,7 @@ import (
 	"github.com/choked/choked/estimator"
 )
 
-// fixed estimates an input at itself.
+// fixed is an estimator whose inputs are their own estimates.
 type fixed struct{}
 
 func (fixed) Estimate(input any) (int64, error) {
@@ -32,7 +32,7 @@ func estimate(t testing.TB, e estimator.Estimator, input any) int64 {
 
 func near(a, b, share float64) bool { return math.Abs(a-b) <= share*b }
 
-func TestFactorIsOneUntilSomethingIsObserved(t *testing.T) {
+func TestFactorIsOneBeforeFirstReport(t *testing.T) {
 	c := estimator.Calibrate(fixed{})
 	if got := estimate(t, c, int64(123)); got != 123 || c.Factor() != 1 {
 		t.Errorf("Estimate = %d with factor %g, want 123 with 1", got, c.Factor())
@@ -56,17 +56,17 @@ func TestFactorConvergesToActualOverUnscaled(t *testing.T) {
 	}
 }
 
-func TestAThousandInFlightOfAllSizesDoNotOvershoot(t *testing.T) {
-	// The factor moves while they are in flight, so that some come to the same
-	// estimate from different sizes; and where half of them are never reported, a
-	// report may be of an old call or of a new one.
+func TestFactorDoesNotOvershootWithThousandInFlight(t *testing.T) {
+	// The factor moves while the calls are in flight, so inputs of different size may
+	// have the same estimate. If half of the calls are never reported, a report may
+	// belong to an old call or to a new one.
 	for _, ratio := range []float64{2, 0.4} {
 		for _, size := range []int64{300, 3000, 30_000} {
 			for _, inFlight := range []int{100, 1000} {
 				for _, reported := range []float64{1, 0.5} {
 					past, short := overshoot(t, ratio, size, inFlight, reported)
 					if past > 1.03 || short > 1.03 {
-						t.Errorf("%d in flight of up to %d tokens, %g of them reported: on the way to %g the Factor runs %.3f times past it, and then %.3f times short of it; want 1.03",
+						t.Errorf("%d calls in flight of up to %d tokens, a share of %g reported: Factor overshoots %g by a factor of %.3f, and later falls short of it by %.3f; want at most 1.03",
 							inFlight, size, reported, ratio, past, short)
 					}
 				}
@@ -75,9 +75,10 @@ func TestAThousandInFlightOfAllSizesDoNotOvershoot(t *testing.T) {
 	}
 }
 
-// overshoot makes calls of up to size tokens, and has the oldest reported
-// once there are more than inFlight. It returns by which factor calibration ran
-// past the ratio, and from the 500th report on, back from it.
+// overshoot makes calls of up to size tokens, and reports a share of them, the
+// oldest first, once more than inFlight are open. It returns the largest quotient
+// of Factor and ratio past the ratio, and from the 500th report on the largest
+// short of it.
 func overshoot(t *testing.T, ratio float64, size int64, inFlight int, reported float64) (past, short float64) {
 	type call struct{ estimated, actual int64 }
 	c := estimator.Calibrate(fixed{})
@@ -106,12 +107,12 @@ func overshoot(t *testing.T, ratio float64, size int64, inFlight int, reported f
 	return past, short
 }
 
-func TestAReportOfNoEstimateIsLeftOut(t *testing.T) {
+func TestReportWithoutEstimateIsIgnored(t *testing.T) {
 	c := estimator.Calibrate(fixed{})
 	n := estimate(t, c, int64(100))
-	c.Observe(n+1, 400) // never estimated
+	c.Observe(n+1, 400) // no estimate has this value
 	c.Observe(n, 100)
-	c.Observe(n, 400) // reported twice
+	c.Observe(n, 400) // the second report of this estimate
 	for range 3000 {
 		estimate(t, c, int64(50))
 	}
@@ -119,13 +120,13 @@ func TestAReportOfNoEstimateIsLeftOut(t *testing.T) {
 	for range 3000 {
 		estimate(t, c, int64(50))
 	}
-	c.Observe(old, 400) // forgotten by now
+	c.Observe(old, 400) // too old: no longer remembered
 	if f := c.Factor(); f != 1 {
 		t.Errorf("Factor = %g after reports that belong to no estimate, want 1", f)
 	}
 }
 
-func TestFactorFollowsAChange(t *testing.T) {
+func TestFactorFollowsChangedRatio(t *testing.T) {
 	c := estimator.Calibrate(fixed{})
 	for _, ratio := range []int64{3, 1, 2} {
 		for range 400 {
@@ -144,22 +145,22 @@ func TestFactorIsClamped(t *testing.T) {
 		down.Observe(estimate(t, down, int64(1000)), 1)
 	}
 	if up.Factor() > 4 || !near(up.Factor(), 4, 0.01) || down.Factor() < 0.25 || !near(down.Factor(), 0.25, 0.01) {
-		t.Errorf("Factors = %g and %g, want 4 and 0.25 at most", up.Factor(), down.Factor())
+		t.Errorf("Factors = %g and %g, want at most 4 and at least 0.25", up.Factor(), down.Factor())
 	}
 }
 
-func TestOneOddReportMovesLittle(t *testing.T) {
+func TestSingleOddReportMovesFactorLittle(t *testing.T) {
 	c := estimator.Calibrate(fixed{})
 	for range 200 {
 		c.Observe(estimate(t, c, int64(1000)), 1000)
 	}
 	c.Observe(estimate(t, c, int64(1000)), 1_000_000)
 	if f := c.Factor(); f > 1.1 {
-		t.Errorf("Factor = %g after one report of 1000 times the estimate, want 1.1 at most", f)
+		t.Errorf("Factor = %g after one report of 1000 times the estimate, want at most 1.1", f)
 	}
 }
 
-func TestOneOddReportOfALongCallMovesLittle(t *testing.T) {
+func TestSingleOddReportOfLongCallMovesFactorLittle(t *testing.T) {
 	for _, actual := range []int64{1, math.MaxInt64} {
 		for _, size := range []int64{1_000_000, math.MaxInt64 / 8} {
 			c := estimator.Calibrate(fixed{})
@@ -174,7 +175,7 @@ func TestOneOddReportOfALongCallMovesLittle(t *testing.T) {
 	}
 }
 
-func TestAShortFirstReportDoesNotHoldTheOthersBack(t *testing.T) {
+func TestShortFirstReportDoesNotSlowConvergence(t *testing.T) {
 	c := estimator.Calibrate(fixed{})
 	c.Observe(estimate(t, c, int64(1)), 1)
 	for range 50 {
@@ -185,7 +186,7 @@ func TestAShortFirstReportDoesNotHoldTheOthersBack(t *testing.T) {
 	}
 }
 
-func TestReportsThatSayNothingAreLeftOut(t *testing.T) {
+func TestReportsBelowOneAreIgnored(t *testing.T) {
 	c := estimator.Calibrate(fixed{})
 	for _, r := range [][2]int64{{0, 5}, {5, 0}, {-1, 5}, {5, -1}, {math.MinInt64, math.MinInt64}} {
 		c.Observe(r[0], r[1])
@@ -195,10 +196,10 @@ func TestReportsThatSayNothingAreLeftOut(t *testing.T) {
 	}
 }
 
-func TestCalibratedKeepsErrorsZeroAndExtremes(t *testing.T) {
+func TestCalibratedPassesOnErrorsZeroAndExtremes(t *testing.T) {
 	c := estimator.Calibrate(fixed{})
 	if _, err := c.Estimate("x"); err == nil {
-		t.Error("an error of the wrapped estimator got lost")
+		t.Error("Estimate returns no error, want that of the wrapped estimator")
 	}
 	c.Observe(estimate(t, c, int64(100)), 400)
 	for input, want := range map[int64]int64{0: 0, math.MaxInt64: math.MaxInt64} {

@@ -2,159 +2,173 @@ package estimator
 
 import "strings"
 
-// messages takes a list of messages, one message, or a bare string in their place.
-func (p *Prompt) messages(v any) {
+// messages decodes a list of messages, a single message, or a bare string.
+func (d *decoder) messages(v any) {
 	switch v := v.(type) {
 	case string:
-		p.Messages++
-		p.text(v)
+		d.count.Messages++
+		d.text(v)
 	case map[string]any:
-		p.empty = p.empty || len(v) == 0
-		if !p.message(v) {
-			p.Messages++
-			p.content(v)
+		d.emptyMessage = d.emptyMessage || len(v) == 0
+		if !d.message(v) {
+			d.count.Messages++
+			d.content(v)
 		}
 	case []any:
 		for _, m := range v {
-			p.messages(m)
+			d.messages(m)
 		}
 	}
 }
 
-// bodies are the keys of a message under which a model finds text. A name is
-// not among them: it is one of the author here, and counted as such.
-var bodies = []string{"content", "parts", "refusal", "arguments", "output", "summary", "input", "reasoning_content"}
+// textKeys are the keys of a message whose values the model reads. "name" is not
+// among them: the name of an author has an overhead of its own.
+var textKeys = []string{"content", "parts", "refusal", "arguments", "output", "summary", "input", "reasoning_content"}
 
-// message takes one message of a chat, or an item of a responses input, and
-// says whether v was one.
-func (p *Prompt) message(v map[string]any) bool {
+// message decodes one message of a chat, or one item of a responses input, and
+// reports whether v is one.
+func (d *decoder) message(v map[string]any) bool {
 	role, hasRole := v["role"].(string)
 	kind, _ := v["type"].(string)
-	known := false
-	switch kind {
-	case "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "reasoning":
-		known = true
-	default:
+	item := isResponsesItem(kind)
+	if !item {
 		if !hasRole && v["content"] == nil && v["parts"] == nil {
 			return false
 		}
 		if !hasRole && kind != "" && kind != "message" {
-			return false // a part of a message: block knows it
+			return false // a part of a message: see part
 		}
 	}
-	p.Messages++
-	if !known && !hasAny(v, bodies...) && !hasAny(v, "tool_calls", "function_call", "audio") {
-		p.loose(v)
+	d.count.Messages++
+	if !item && !hasAny(v, textKeys...) && !hasAny(v, "tool_calls", "function_call", "audio") {
+		d.unknown(v)
 		return true
 	}
-	p.text(role)
+	d.text(role)
 	if name, ok := v["name"].(string); ok && name != "" {
-		p.Names++
-		p.text(name)
+		d.count.Names++
+		d.text(name)
 	}
-	for _, key := range bodies {
-		p.content(v[key])
+	for _, key := range textKeys {
+		d.content(v[key])
 	}
-	p.calls(v["tool_calls"])
+	d.calls(v["tool_calls"])
 	if call, ok := v["function_call"].(map[string]any); ok {
-		p.call(call)
+		d.call(call)
 	}
 	return true
 }
 
-func (p *Prompt) calls(v any) {
+// isResponsesItem reports whether an item of that type in a responses input
+// counts as a message without a role.
+func isResponsesItem(kind string) bool {
+	switch kind {
+	case "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "reasoning":
+		return true
+	}
+	return false
+}
+
+func (d *decoder) calls(v any) {
 	list, _ := v.([]any)
 	for _, c := range list {
 		if call, ok := c.(map[string]any); ok {
-			p.call(call)
+			d.call(call)
 		}
 	}
 }
 
-func (p *Prompt) call(v map[string]any) {
+// call decodes a tool call, in the form of any provider.
+func (d *decoder) call(v map[string]any) {
 	for _, key := range []string{"function", "custom"} {
 		if inner, ok := v[key].(map[string]any); ok {
 			v = inner
 		}
 	}
-	p.Calls++
+	d.count.Calls++
 	if !hasAny(v, "name", "arguments", "input", "args") {
-		p.loose(v)
+		d.unknown(v)
 		return
 	}
-	p.content(v["name"])
+	d.content(v["name"])
 	for _, key := range []string{"arguments", "input", "args"} {
 		if args, ok := v[key]; ok && args != nil {
-			p.text(compact(args))
+			d.text(compact(args))
 		}
 	}
 }
 
-// content takes the content of a message: a string, a part, or a list of both.
-func (p *Prompt) content(v any) {
+// content decodes the content of a message: a string, a part, or a list of both.
+func (d *decoder) content(v any) {
 	switch v := v.(type) {
 	case string:
-		p.text(v)
+		d.text(v)
 	case map[string]any:
-		if !p.block(v) {
-			p.loose(v)
+		if !d.part(v) {
+			d.unknown(v)
 		}
 	case []any:
 		for _, item := range v {
-			p.content(item)
+			d.content(item)
 		}
 	}
 }
 
-// block takes one part of a multi-part content, and says whether it knew it. Of
-// a kind that it knows it takes the keys that hold what a model reads, and
-// leaves ids, signatures and data.
-func (p *Prompt) block(v map[string]any) bool {
+// part decodes one part of a message's content, and reports whether v is one. Of
+// a known kind of part it reads only the keys whose values the model reads, which
+// leaves out ids, signatures and data. All strings of an unknown kind count.
+func (d *decoder) part(v map[string]any) bool {
 	kind, _ := v["type"].(string)
 	switch {
 	case strings.Contains(kind, "image"), hasAny(v, "image_url", "image_base64", "inlineData", "inline_data"):
-		p.image(detailOf(v))
-		p.content(v["text"])
+		d.image(detailOf(v))
+		d.content(v["text"])
 		return true
 	case strings.Contains(kind, "audio"), strings.Contains(kind, "video"), kind == "file", kind == "input_file", strings.HasPrefix(kind, "redacted"),
 		hasAny(v, "video_url", "video_base64", "fileData", "file_data"):
 		return true
 	case strings.HasSuffix(kind, "tool_use"):
-		p.call(v)
+		d.call(v)
 		return true
 	case kind != "" && !isText(kind):
-		p.loose(v)
+		d.unknown(v)
 		return true
 	}
-	known := kind != ""
+	return d.textPart(v) || kind != ""
+}
+
+// textPart decodes a part with text, a document, or a tool call or result of
+// Gemini, and reports whether v has any of their keys.
+func (d *decoder) textPart(v map[string]any) bool {
+	known := false
 	for _, key := range []string{"text", "content", "thinking", "refusal", "output", "summary", "title", "context", "parts", "transcript"} {
 		if inner, ok := v[key]; ok {
 			known = true
-			p.content(inner)
+			d.content(inner)
 		}
 	}
-	if source, ok := v["source"].(map[string]any); ok {
+	if source, ok := v["source"].(map[string]any); ok { // Anthropic's documents
 		known = true
-		if source["type"] == "text" { // a document in plain text, under the key that else holds base64
-			p.content(source["data"])
+		if source["type"] == "text" { // other types have base64 under this key
+			d.content(source["data"])
 		}
-		p.content(source["content"])
+		d.content(source["content"])
 	}
 	for _, key := range []string{"functionCall", "function_call"} {
 		if call, ok := v[key].(map[string]any); ok {
 			known = true
-			p.call(call)
+			d.call(call)
 		}
 	}
 	if r, ok := v["functionResponse"].(map[string]any); ok {
 		known = true
-		p.content(r["name"])
-		p.text(compact(r["response"]))
+		d.content(r["name"])
+		d.text(compact(r["response"]))
 	}
 	return known
 }
 
-// isText says whether a part of that kind has its text under the keys that block knows.
+// isText reports whether textPart decodes parts of that type.
 func isText(kind string) bool {
 	switch kind {
 	case "text", "input_text", "output_text", "summary_text", "reasoning_text", "refusal", "thinking", "tool_result", "document", "search_result":
@@ -163,42 +177,33 @@ func isText(kind string) bool {
 	return false
 }
 
-// loose takes every text of an object whose form is not known, but ids and
-// base64: what a provider adds, or a Go type without JSON tags, should count
-// rather than be free.
-func (p *Prompt) loose(v map[string]any) {
+// unknown decodes an object of unknown form: all strings in it count but ids and
+// base64. New kinds of parts, and Go types without JSON tags, should not be free.
+func (d *decoder) unknown(v map[string]any) {
 	for _, key := range sortedKeys(v) {
 		if key != "id" && key != "type" && !strings.HasSuffix(key, "_id") {
-			p.value(v[key])
+			d.untyped(v[key])
 		}
 	}
 }
 
-func (p *Prompt) value(v any) {
+// untyped decodes a value in a place where strings may be text or data.
+func (d *decoder) untyped(v any) {
 	switch v := v.(type) {
 	case string:
 		if !isData(v) {
-			p.text(v)
+			d.text(v)
 		}
 	case map[string]any:
-		p.content(v)
+		d.content(v)
 	case []any:
 		for _, item := range v {
-			p.value(item)
+			d.untyped(item)
 		}
 	}
 }
 
-func hasAny(v map[string]any, keys ...string) bool {
-	for _, key := range keys {
-		if v[key] != nil {
-			return true
-		}
-	}
-	return false
-}
-
-// detailOf finds an image's detail, beside its URL or inside it.
+// detailOf returns the detail of an image: a key beside its URL or inside it.
 func detailOf(v map[string]any) string {
 	if inner, ok := v["image_url"].(map[string]any); ok {
 		v = inner

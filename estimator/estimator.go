@@ -1,14 +1,15 @@
-// Package estimator tells how many LLM tokens a request will cost before it is sent.
+// Package estimator estimates how many LLM tokens a request will cost, before
+// the request is sent.
 //
-// [Default] needs no vocabulary: it reads classes of bytes and is within 20% for
-// most text. Package estimator/tiktoken counts exactly for OpenAI's models, at
-// the price of several megabytes of vocabulary in the binary; package
-// estimator/voyage counts exactly with a tokenizer.json that you have on disk.
-// [Using] builds an estimator over any tokenizer of your own, and [Calibrate]
-// lets reported usage correct any of them.
+// [Default] needs no vocabulary: it reads classes of bytes, and is within 20% of
+// the true count for most text. Package estimator/tiktoken counts exactly for
+// OpenAI's models, and adds seven megabytes of vocabulary to the binary. Package
+// estimator/voyage counts exactly by a tokenizer.json on disk. [Using] builds an
+// estimator over any other tokenizer, and [Calibrate] corrects any estimator by
+// the usage that the provider reports.
 //
-// An estimator takes text from whatever a call is made with: see [Extract] for
-// what is understood.
+// The input of an estimate is the input of the call: a string, chat messages, a
+// client library's request, or a raw body. [Extract] lists the accepted inputs.
 package estimator
 
 import (
@@ -18,62 +19,66 @@ import (
 	"sync/atomic"
 )
 
-// An Estimator tells how many tokens an input will cost.
+// An Estimator estimates the tokens that an input will cost.
 //
-// Estimate returns a number of tokens, never below zero. Its error means that
-// no text could be taken from the input, and names what was given and what is
-// understood. An Estimator is safe for concurrent use and keeps no input.
+// Estimate returns a number of tokens, never negative. The estimators of this
+// module return an error that wraps [ErrNoText] when they find no text in the
+// input; the error names the input and the accepted ones. An Estimator must be
+// safe for concurrent use and must not keep the input.
 type Estimator interface {
 	Estimate(input any) (int64, error)
 }
 
 // A Counter counts the tokens of one text. It must be safe for concurrent use
-// and take any string, valid UTF-8 or not. Estimators call it with the whole
-// text or, for large inputs, with windows of it.
+// and accept any string, valid UTF-8 or not. An estimator calls it with a whole
+// text or, for a large input, with samples of it. A negative count is read as 0.
 type Counter interface {
 	Count(text string) int
 }
 
-// Names of the estimators that [New] and tiktoken.New select by string.
+// The names that New and tiktoken.New accept.
 const (
-	NameDefault  = "default"
-	NameOpenAI   = "openai"
-	NameTiktoken = "tiktoken" // another name for NameOpenAI
-	NameVoyage   = "voyageai"
+	nameDefault  = "default"
+	nameOpenAI   = "openai"
+	nameTiktoken = "tiktoken" // another name for nameOpenAI
+	nameVoyage   = "voyageai"
 )
 
-// New returns the estimator of that name, among those that need no vocabulary:
-// "default", and "voyageai", which estimates text as [Default] does and adds what
-// Voyage does (voyage.Load counts exactly, from a file).
+// New returns the estimator with the given name. It knows two names that need no
+// vocabulary: "default" is [Default], and "voyageai" is Default with the overhead
+// [VoyageEmbeddings] (voyage.Load counts exactly, by a file).
 //
-// "openai" and "tiktoken" promise exact counts, which this package cannot give
-// without OpenAI's vocabulary. Rather than guess in silence New returns an error
-// that names the package to import: tiktoken.New knows all four names.
+// "openai" and "tiktoken" promise exact counts, which need OpenAI's vocabulary.
+// For these New returns an error that names the package to import: tiktoken.New
+// knows all four names. The error for any other name lists the known names.
 func New(name string, opts ...Option) (Estimator, error) {
 	switch name {
-	case NameDefault:
+	case nameDefault:
 		return Default(opts...), nil
-	case NameVoyage:
+	case nameVoyage:
 		return Default(append([]Option{WithOverhead(VoyageEmbeddings)}, opts...)...), nil
-	case NameOpenAI, NameTiktoken:
-		return nil, fmt.Errorf("estimator: %q counts exactly and needs OpenAI's vocabulary: use tiktoken.New(%q) of "+
-			"github.com/choked/choked/estimator/tiktoken, or %q to do without", name, name, NameDefault)
+	case nameOpenAI, nameTiktoken:
+		return nil, fmt.Errorf("estimator %q: needs OpenAI's vocabulary to count exactly: call tiktoken.New(%q) of "+
+			"github.com/choked/choked/estimator/tiktoken, or choose %q", name, name, nameDefault)
 	}
-	return nil, fmt.Errorf("estimator: unknown name %q: want %q, %q, %q or %q",
-		name, NameDefault, NameOpenAI, NameTiktoken, NameVoyage)
+	return nil, fmt.Errorf("estimator %q: unknown name: want %q, %q, %q or %q",
+		name, nameDefault, nameOpenAI, nameTiktoken, nameVoyage)
 }
 
-// Counted is an estimator over a [Counter]: it takes the text from an input,
-// counts it, and adds what the provider adds. Make one with [Using].
+// Counted is an estimator over a [Counter]. It extracts the texts of an input,
+// counts them, and adds the provider's [Overhead]. It is safe for concurrent
+// use. [Using] makes one; the zero value is not usable.
 type Counted struct {
-	counter Counter
-	options options
-	seed    uint64
-	asked   atomic.Uint64 // distinguishes the samples of one estimator
+	counter   Counter
+	options   options
+	seed      uint64
+	estimates atomic.Uint64 // numbers the estimates, so that each draws another sample
 }
 
-// Using returns an estimator that counts text with c. Above 32 KB it counts a
-// random sample, and reads the rest as [Default] does: see [Exact].
+// Using returns an estimator that counts texts with c, and adds [OpenAIChat] for
+// the form of a request, unless [WithOverhead] sets another. Of an input with more
+// than 32 KB of text it counts a random sample, and estimates the rest as
+// [Default] does, unless the option [Exact] is given.
 func Using(c Counter, opts ...Option) *Counted {
 	o := options{overhead: OpenAIChat}
 	for _, opt := range opts {
@@ -82,26 +87,27 @@ func Using(c Counter, opts ...Option) *Counted {
 	return &Counted{counter: c, options: o, seed: rand.Uint64()}
 }
 
-// Estimate returns the tokens that input will cost. For a string it allocates nothing.
+// Estimate returns the tokens that input will cost, never negative. An error
+// wraps [ErrNoText]. The estimate of a string up to 32 KB allocates no memory.
 func (e *Counted) Estimate(input any) (int64, error) {
 	if text, ok := input.(string); ok {
-		return total(e.text(text), e.options.reserve(0)), nil
+		return sum(e.text(text), e.options.reserve(0)), nil
 	}
 	p, err := Extract(input)
 	if err != nil {
 		return 0, err
 	}
-	return total(p.Tokens, e.options.overhead.of(p), e.texts(p.Texts), e.options.reserve(p.Output)), nil
+	return sum(p.Tokens(e.options.overhead), e.texts(p.Texts), e.options.reserve(p.Output)), nil
 }
 
-// total adds up numbers of tokens, none of which can be below zero. A reserve
-// may be as large as an int64 can be, and the sum is no larger.
-func total(parts ...int64) int64 {
-	var sum int64
+// sum adds numbers of tokens. A negative one counts as 0, and the sum stops at
+// the largest int64: a reserve may be as large as that.
+func sum(parts ...int64) int64 {
+	var total int64
 	for _, n := range parts {
-		sum += min(max(n, 0), math.MaxInt64-sum)
+		total += min(max(n, 0), math.MaxInt64-total)
 	}
-	return sum
+	return total
 }
 
 func (e *Counted) text(text string) int64 {
@@ -117,8 +123,8 @@ func (e *Counted) texts(texts []string) int64 {
 		size += int64(len(t))
 	}
 	if size > sampleAbove && !e.options.exact {
-		// A generator per call needs no lock, and its seed cannot be guessed.
-		r := rand.New(rand.NewPCG(e.seed, e.asked.Add(1)))
+		// A generator for each call needs no lock, and a caller cannot guess its seed.
+		r := rand.New(rand.NewPCG(e.seed, e.estimates.Add(1)))
 		return sample(e.counter, texts, size, r)
 	}
 	for _, t := range texts {

@@ -21,11 +21,12 @@ func ExampleExtract() {
 	p, err := estimator.Extract([]byte(`{"model": "gpt-4o", "max_tokens": 100, "messages": [{"role": "user", "content": [
 		{"type": "text", "text": "What is this?"},
 		{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]}]}`))
-	fmt.Printf("%q %d image, %d tokens of output, %v\n", p.Texts, p.Images, p.Output, err)
-	// Output: ["user" "What is this?"] 1 image, 100 tokens of output, <nil>
+	fmt.Printf("%q and %d tokens for the image and the message, a reply of at most %d, %v\n",
+		p.Texts, p.Tokens(estimator.OpenAIChat), p.Output, err)
+	// Output: ["user" "What is this?"] and 771 tokens for the image and the message, a reply of at most 100, <nil>
 }
 
-// Letters is a tokenizer of our own.
+// Letters is a tokenizer that makes a token of each byte.
 type Letters struct{}
 
 func (Letters) Count(text string) int { return len(text) }
@@ -56,5 +57,5 @@ func ExampleCalibrate() {
 func ExampleNew() {
 	_, err := estimator.New("opnai")
 	fmt.Println(err)
-	// Output: estimator: unknown name "opnai": want "default", "openai", "tiktoken" or "voyageai"
+	// Output: estimator "opnai": unknown name: want "default", "openai", "tiktoken" or "voyageai"
 }

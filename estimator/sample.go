@@ -7,34 +7,63 @@ import (
 	"github.com/choked/choked/estimator/internal/quick"
 )
 
+// All sizes are in bytes.
 const (
-	sampleAbove   = 32 << 10 // bytes; below, a sample would save nothing
-	leastWindows  = 64
-	mostWindows   = 128
-	windowEach    = 1 << 10 // bytes, between these bounds
-	windowSize    = 512
-	windowContext = 64  // bytes before a window that settle where its first token begins,
-	mostRun       = 256 // and more of them to begin with a run of one character, at its first
+	sampleAbove    = 32 << 10 // input size up to which all is counted: a sample would save no time
+	minWindows     = 64
+	maxWindows     = 128
+	bytesPerWindow = 1 << 10 // of the input, between minWindows and maxWindows
+	windowSize     = 512
+	windowContext  = 64  // counted before a window, so that its first token begins at the right place
+	maxRun         = 256 // further context to reach the start of a run of one character
 )
 
-// sample estimates the tokens of texts, size bytes in all and more than
-// sampleAbove, from windows of them. The texts are cut into as many strata as
-// there are windows, with one window at a random place in each: less spread
-// than places drawn freely. Where the first of them begins is random, too, so that
-// each byte is as likely to be read as any other, and a text is as hard to write
-// around the windows.
+// sample estimates the tokens of texts from windows of them. The texts have size
+// bytes in all, more than sampleAbove. They are cut into as many strata as there
+// are windows, with one window at a random place in each, which spreads the
+// windows better than places drawn freely. The start of the first stratum is
+// random too: each byte is equally likely to be read, and an author cannot write
+// a text around the windows.
 //
-// How dense a text is may differ tenfold from one part of it to the next. What
-// the windows have that the rest does not, package quick tells: it reads all, at
-// a gigabyte a second, and the windows say how much a token of its counts really
-// costs. That is the regression estimator of W. G. Cochran, Sampling Techniques,
-// chapter 7; where quick says nothing, it is the windows' mean.
+// The tokens per byte may differ tenfold from one part of a text to another. So
+// sample corrects the mean of the windows by package quick, which reads the whole
+// text at a gigabyte a second: the windows show how many tokens there are for
+// each token of quick's count. This is the regression estimator of W. G. Cochran,
+// Sampling Techniques, chapter 7. If quick's counts do not vary between the
+// windows, the result is the windows' mean.
 func sample(c Counter, texts []string, size int64, r *rand.Rand) int64 {
-	windows := min(max(size/windowEach, leastWindows), mostWindows)
-	var sum measure
-	each := make([]measure, 0, windows+1)
+	windows := readWindows(c, texts, size, r)
+	var all measure
+	for _, w := range windows {
+		all.add(w)
+	}
+	if all.bytes == 0 {
+		return 0
+	}
+	tokensPerByte, quickPerByte := all.tokens/all.bytes, all.quick/all.bytes
+	var covariance, variance float64
+	for _, w := range windows {
+		deviation := w.quick - quickPerByte*w.bytes
+		covariance += deviation * (w.tokens - tokensPerByte*w.bytes)
+		variance += deviation * deviation
+	}
+	tokens := tokensPerByte * float64(size)
+	if variance > 0 {
+		deviation := -quickPerByte * float64(size)
+		for _, t := range texts {
+			deviation += float64(quick.Count(t))
+		}
+		tokens += covariance / variance * deviation
+	}
+	return int64(max(tokens+0.5, 0))
+}
+
+// readWindows measures one window in each stratum of the texts.
+func readWindows(c Counter, texts []string, size int64, r *rand.Rand) []measure {
+	windows := min(max(size/bytesPerWindow, minWindows), maxWindows)
+	measures := make([]measure, 0, windows+1)
 	shift := r.Int64N(size / windows)
-	next, start := 0, int64(0) // the first text that may reach into the window, and where it begins
+	next, start := 0, int64(0) // the first text that may reach into the window, and its start
 	for i := int64(-1); i < windows; i++ {
 		lo := i*size/windows + shift
 		hi := (i+1)*size/windows + shift
@@ -47,39 +76,21 @@ func sample(c Counter, texts []string, size int64, r *rand.Rand) int64 {
 			start += int64(len(texts[next]))
 			next++
 		}
-		var in measure
+		var window measure
 		at := start
 		for j := next; j < len(texts) && at < to; j++ {
 			t := texts[j]
 			a, b := max(from-at, 0), min(to-at, int64(len(t)))
-			in.add(window(c, t, int(a), int(b)))
+			window.add(measureWindow(c, t, int(a), int(b)))
 			at += int64(len(t))
 		}
-		each = append(each, in)
-		sum.add(in)
+		measures = append(measures, window)
 	}
-	if sum.bytes == 0 {
-		return 0
-	}
-	tokens, quickly := sum.tokens/sum.bytes, sum.quick/sum.bytes // a byte
-	var both, square float64
-	for _, w := range each {
-		off := w.quick - quickly*w.bytes
-		both += off * (w.tokens - tokens*w.bytes)
-		square += off * off
-	}
-	total := tokens * float64(size)
-	if square > 0 {
-		all := -quickly * float64(size)
-		for _, t := range texts {
-			all += float64(quick.Count(t))
-		}
-		total += both / square * all
-	}
-	return int64(max(total+0.5, 0))
+	return measures
 }
 
-// measure is what a part of a text has of each.
+// measure is the size of a part of a text: in bytes, in tokens, and in tokens as
+// package quick estimates them.
 type measure struct{ bytes, tokens, quick float64 }
 
 func (m *measure) add(n measure) {
@@ -88,14 +99,15 @@ func (m *measure) add(n measure) {
 	m.quick += n.quick
 }
 
-// window measures text[a:b]. A cut makes tokens that the whole text does not
-// have; counting up to both ends from the same place before them makes the cuts
-// cancel on average. A run of spaces, as tables and indented text have them,
-// counts otherwise from anywhere but its start.
-func window(c Counter, text string, a, b int) measure {
+// measureWindow measures text[a:b]. A cut makes tokens that the whole text does
+// not have. Both ends are counted from one place before them, and the difference
+// taken, so that the errors of the cuts cancel on average. A run of spaces, as
+// tables and indented text have, is counted from its start: from any other place
+// it makes other tokens.
+func measureWindow(c Counter, text string, a, b int) measure {
 	a, b = runeStart(text, a), runeStart(text, b)
 	from := runeStart(text, max(a-windowContext, 0))
-	for least := max(from-mostRun, 1); from >= least && text[from] == text[from-1]; {
+	for least := max(from-maxRun, 1); from >= least && text[from] == text[from-1]; {
 		from--
 	}
 	from = runeStart(text, from)
@@ -107,7 +119,7 @@ func window(c Counter, text string, a, b int) measure {
 	return m
 }
 
-// runeStart moves i back to the start of the character it is in.
+// runeStart moves i back to the start of the character around it.
 func runeStart(text string, i int) int {
 	for back := 0; i > 0 && i < len(text) && back < utf8.UTFMax-1 && !utf8.RuneStart(text[i]); back++ {
 		i--

@@ -10,8 +10,8 @@ import (
 	"github.com/choked/choked/estimator"
 )
 
-// bytesCounter counts a token for each byte, notes how much it was asked to
-// count, and reports text cut inside a character.
+// bytesCounter counts one token for each byte, sums the bytes that it was given,
+// and reports a text that is cut inside a character.
 type bytesCounter struct {
 	t     *testing.T
 	bytes atomic.Int64
@@ -46,26 +46,26 @@ func TestLargeTextIsSampled(t *testing.T) {
 	} {
 		c := &bytesCounter{t: t}
 		got := estimate(t, estimator.Using(c), test.input)
-		// A window moves to the next character, by 3 bytes at most of 512. What the
-		// bytes are says nothing of how many: they are counted no worse for it.
+		// A window of 512 bytes moves to the start of a character, by at most 3 bytes.
+		// That must not change the tokens per byte.
 		if !near(float64(got), float64(test.size), 0.01) {
 			t.Errorf("%s: Estimate = %d, want %d", test.name, got, test.size)
 		}
 		if n := c.bytes.Load(); n > test.windows*(512+2*(64+256)+8) {
-			t.Errorf("%s: counted %d bytes, want %d windows of 512 and what leads up to them", test.name, n, test.windows)
+			t.Errorf("%s: counted %d bytes, want at most %d windows of 512 bytes and their context", test.name, n, test.windows)
 		}
 	}
 }
 
-func TestExactCountsAllOfALargeText(t *testing.T) {
+func TestExactCountsWholeText(t *testing.T) {
 	c := &bytesCounter{t: t}
 	if got := estimate(t, estimator.Using(c, estimator.Exact()), strings.Repeat("é", 1<<20)); got != 2<<20 {
 		t.Errorf("Estimate = %d, want %d", got, 2<<20)
 	}
 }
 
-func TestSamplesAreDrawnAnew(t *testing.T) {
-	// Windows at places that can be guessed could be written around.
+func TestEachEstimateDrawsNewSample(t *testing.T) {
+	// An author who could guess the windows could write a text around them.
 	text := strings.Repeat("x", 500) + strings.Repeat("y", 600)
 	text = strings.Repeat(text, 100)
 	counter := counterFunc(func(s string) int { return strings.Count(s, "x") })
@@ -80,9 +80,9 @@ func TestSamplesAreDrawnAnew(t *testing.T) {
 	}
 }
 
-func TestEachByteIsAsLikelyToBeRead(t *testing.T) {
-	// Records as long as the strata: were windows seldom at the ends of these, what
-	// stands there would be free.
+func TestEachByteIsEquallyLikelyInSample(t *testing.T) {
+	// The records are as long as the strata. If windows were rare at the ends of
+	// strata, text at these places would be nearly free.
 	record := strings.Repeat("x", 256) + strings.Repeat("y", 512) + strings.Repeat("x", 256)
 	text := strings.Repeat(record, 64)
 	e := estimator.Using(counterFunc(func(s string) int { return strings.Count(s, "x") }))
@@ -105,7 +105,7 @@ func TestEstimatorsAreSafeForConcurrentUse(t *testing.T) {
 			for i := range 200 {
 				n, err := e.Estimate(inputs[i%len(inputs)])
 				if n < 5 || err != nil {
-					t.Errorf("Estimate = %d, %v; want the reserve of 5 at least", n, err)
+					t.Errorf("Estimate = %d, %v; want at least the reserve of 5", n, err)
 				}
 				e.Observe(n, n)
 			}

@@ -1,15 +1,12 @@
 package estimator
 
-import (
-	"slices"
-	"strings"
-)
+import "strings"
 
-// tools takes the functions that a request describes, in the forms of OpenAI
-// chat (under "function" or "custom"), responses (flat), Anthropic (input_schema)
-// and Gemini (functionDeclarations). A provider's built-in tools, which have types
-// of their own, describe nothing here.
-func (p *Prompt) tools(v any) {
+// tools decodes the functions that a request describes, in the forms of OpenAI
+// chat (under "function" or "custom"), OpenAI responses (flat), Anthropic
+// (input_schema) and Gemini (functionDeclarations). A provider's built-in tools
+// have types of their own and no description; they are left out.
+func (d *decoder) tools(v any) {
 	list, _ := v.([]any)
 	for _, item := range list {
 		tool, ok := item.(map[string]any)
@@ -22,93 +19,85 @@ func (p *Prompt) tools(v any) {
 				tool = inner
 			}
 		}
-		p.tools(tool["functionDeclarations"])
-		p.tools(tool["function_declarations"])
+		d.tools(tool["functionDeclarations"])
+		d.tools(tool["function_declarations"])
 		name, ok := tool["name"].(string)
 		if described := kind == "" || kind == "function" || kind == "custom" || hasAny(tool, "description"); ok && described {
-			p.function(name, tool)
+			d.function(name, tool)
 		}
 	}
 }
 
-// function takes one function as OpenAI is known to render it: a line
-// "name:description", then a line "name:type:description" for each parameter.
+// function decodes one function into the texts that OpenAI is known to make of
+// it: a line "name:description", and a line "name:type:description" for each
+// parameter.
 // https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken
-func (p *Prompt) function(name string, f map[string]any) {
-	p.Functions++
-	p.text(name + ":" + sentence(f["description"]))
+func (d *decoder) function(name string, f map[string]any) {
+	d.count.Functions++
+	d.text(name + ":" + sentence(f["description"]))
 	for _, key := range []string{"parameters", "input_schema", "parametersJsonSchema", "parameters_json_schema"} {
 		if schema, ok := f[key].(map[string]any); ok {
-			p.parameters(schema)
+			d.properties(schema)
 		}
 	}
-	p.value(f["format"]) // of a custom tool: a grammar
+	d.untyped(f["format"]) // the grammar of a custom tool
 }
 
-// parameters takes the properties of a schema. The cookbook stops at the first
-// level; schemas inside, wherever JSON Schema has them, are taken the same way here.
-func (p *Prompt) parameters(schema map[string]any) {
+// properties decodes the properties of a schema, and of the schemas inside it.
+// The cookbook counts the first level only; deeper levels count the same here.
+func (d *decoder) properties(schema map[string]any) {
 	properties, _ := schema["properties"].(map[string]any)
 	if len(properties) > 0 {
-		p.Objects++
+		d.count.Objects++
 	}
 	for _, name := range sortedKeys(properties) {
 		property, _ := properties[name].(map[string]any)
-		p.Properties++
+		d.count.Properties++
 		kind, _ := property["type"].(string)
-		p.text(name + ":" + kind + ":" + sentence(property["description"]))
-		p.enum(property["enum"])
-		p.parameters(property)
+		d.text(name + ":" + kind + ":" + sentence(property["description"]))
+		d.enum(property["enum"])
+		d.properties(property)
 	}
 	for _, key := range []string{"items", "additionalProperties"} {
-		p.inner(schema[key])
+		d.schema(schema[key])
 	}
 	for _, key := range []string{"anyOf", "oneOf", "allOf", "prefixItems"} {
 		list, _ := schema[key].([]any)
 		for _, item := range list {
-			p.inner(item)
+			d.schema(item)
 		}
 	}
 	for _, key := range []string{"$defs", "definitions"} {
 		named, _ := schema[key].(map[string]any)
 		for _, name := range sortedKeys(named) {
-			p.inner(named[name])
+			d.schema(named[name])
 		}
 	}
 }
 
-// inner takes a schema that is not itself a named property.
-func (p *Prompt) inner(v any) {
+// schema decodes a schema that is not the value of a property.
+func (d *decoder) schema(v any) {
 	if schema, ok := v.(map[string]any); ok {
-		p.content(schema["description"])
-		p.enum(schema["enum"])
-		p.parameters(schema)
+		d.content(schema["description"])
+		d.enum(schema["enum"])
+		d.properties(schema)
 	}
 }
 
-func (p *Prompt) enum(v any) {
+func (d *decoder) enum(v any) {
 	items, _ := v.([]any)
 	if len(items) == 0 {
 		return
 	}
-	p.Enums++
+	d.count.Enums++
 	for _, item := range items {
-		p.EnumItems++
-		p.text(compact(item))
+		d.count.EnumItems++
+		d.text(compact(item))
 	}
 }
 
-// sentence is a description as OpenAI renders it: without its last full stop.
+// sentence returns a description as OpenAI renders it: without its last full stop.
 func sentence(v any) string {
 	s, _ := v.(string)
 	return strings.TrimSuffix(s, ".")
-}
-
-func sortedKeys(m map[string]any) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

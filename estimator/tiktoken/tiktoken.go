@@ -47,7 +47,7 @@ func (d Deployments) OpenAI(name string, opts ...estimator.Option) *Estimator {
 // error for any other name lists the known ones.
 func New(name string, opts ...estimator.Option) (estimator.Estimator, error) {
 	switch name {
-	case estimator.NameOpenAI, estimator.NameTiktoken:
+	case "openai", "tiktoken":
 		return OpenAI("", opts...), nil
 	}
 	return estimator.New(name, opts...)

@@ -58,7 +58,7 @@ func New(cache, model string, opts ...estimator.Option) (estimator.Estimator, er
 		return nil, err
 	}
 	if path == "" {
-		return estimator.New(estimator.NameVoyage, opts...)
+		return estimator.New("voyageai", opts...)
 	}
 	e, err := Load(path, opts...)
 	if err != nil {
