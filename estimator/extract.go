@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"unicode/utf8"
 )
 
 // ErrNoText means that an input holds no text that an estimator can count:
@@ -17,7 +18,7 @@ import (
 var ErrNoText = errors.New("no text to count")
 
 // accepted ends the errors of inputs of an unknown form.
-const accepted = "want a string, []byte, []string, chat messages, or a request with " +
+const accepted = "want a string, UTF-8 or JSON as []byte, []string, chat messages, or a request with " +
 	"messages, input, inputs, prompt, contents, role or content"
 
 // Extract returns the part of an input that a model reads. It accepts
@@ -28,7 +29,7 @@ const accepted = "want a string, []byte, []string, chat messages, or a request w
 //   - a message or a request as a map, a list of maps, or a type of any client
 //     library, through the JSON that it marshals to;
 //   - a []byte or json.RawMessage: the raw body of a request, a list of messages,
-//     and otherwise plain text.
+//     and otherwise plain text in UTF-8.
 //
 // Requests are those of OpenAI chat, completions, responses and embeddings, of
 // Anthropic messages, of Voyage embeddings (also multimodal) and of Gemini
@@ -44,7 +45,10 @@ const accepted = "want a string, []byte, []string, chat messages, or a request w
 // type it is the base64 that encoding/json makes of it.
 //
 // Every error wraps [ErrNoText], names the type, the keys or the size of the
-// input, and lists the accepted inputs.
+// input, and lists the accepted inputs. An image, a PDF or a multipart form as a
+// []byte is such an error: it is neither JSON nor UTF-8. Convert bytes in another
+// encoding to UTF-8 first, or to a string, in which each byte that is not UTF-8
+// counts as U+FFFD.
 //
 // Extract does not modify the input. The result shares its strings.
 func Extract(input any) (Prompt, error) {
@@ -71,9 +75,9 @@ func (d *decoder) value(input any) error {
 			d.typedMessage(m)
 		}
 	case json.RawMessage:
-		d.raw(in)
+		return d.raw(in)
 	case []byte:
-		d.raw(in)
+		return d.raw(in)
 	case map[string]any, []any:
 		return d.collection(input)
 	default:
@@ -155,18 +159,24 @@ func bytesToString(v any) any {
 
 // raw decodes a JSON body of a known form, and reads all other bytes as text: a
 // document may be JSON too, for example a table of numbers.
-func (d *decoder) raw(body []byte) {
+func (d *decoder) raw(body []byte) error {
+	isJSON := false
 	trimmed := bytes.TrimLeft(bytes.TrimPrefix(body, []byte("\ufeff")), " \t\r\n")
 	if len(trimmed) > 0 && (trimmed[0] == '{' || trimmed[0] == '[' || trimmed[0] == '"') {
 		var v any
-		if json.Unmarshal(trimmed, &v) == nil {
+		if isJSON = json.Unmarshal(trimmed, &v) == nil; isJSON {
 			if known, ok := knownJSON(v); ok {
 				*d = known
-				return
+				return nil
 			}
 		}
 	}
+	if !isJSON && !utf8.Valid(body) {
+		return fmt.Errorf("extract from %d bytes: %w: neither JSON nor UTF-8 (at byte %d), perhaps a file or a multipart form: %s",
+			len(body), ErrNoText, validPrefix(body), accepted)
+	}
 	d.text(string(body))
+	return nil
 }
 
 // knownJSON decodes the value of a raw body, if it has a known form. A list of
@@ -182,6 +192,19 @@ func knownJSON(v any) (d decoder, ok bool) {
 	}
 	err := d.decoded(v)
 	return d, err == nil
+}
+
+// validPrefix returns the length of the longest prefix of b that is UTF-8.
+func validPrefix(b []byte) int {
+	n := 0
+	for n < len(b) {
+		r, size := utf8.DecodeRune(b[n:])
+		if r == utf8.RuneError && size == 1 {
+			break
+		}
+		n += size
+	}
+	return n
 }
 
 // decoded decodes a value as encoding/json returns it.
@@ -274,24 +297,25 @@ func (d *decoder) textual(input any, v reflect.Value) (done bool, err error) {
 	case reflect.Slice:
 		switch raw := v.Interface().(type) {
 		case json.RawMessage:
-			d.raw(raw)
-			return true, nil
+			return true, d.raw(raw)
 		case [][]byte:
-			d.byteTexts(raw)
-			return true, nil
+			return true, d.byteTexts(raw)
 		}
 		if v.Type().Elem().Kind() == reflect.Uint8 && !marshals && !marshalsText {
-			d.raw(v.Bytes())
-			return true, nil
+			return true, d.raw(v.Bytes())
 		}
 	}
 	return false, nil
 }
 
-func (d *decoder) byteTexts(texts [][]byte) {
-	for _, text := range texts {
+func (d *decoder) byteTexts(texts [][]byte) error {
+	for i, text := range texts {
+		if !utf8.Valid(text) {
+			return fmt.Errorf("extract from item %d of %d bytes: %w: not UTF-8 (at byte %d)", i, len(text), ErrNoText, validPrefix(text))
+		}
 		d.text(string(text))
 	}
+	return nil
 }
 
 // indirect follows pointers and interfaces to the value at their end. It is not

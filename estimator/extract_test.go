@@ -1,11 +1,16 @@
 package estimator_test
 
 import (
+	"bytes"
+	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"math"
+	"mime/multipart"
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/choked/choked/estimator"
 )
@@ -44,7 +49,7 @@ type (
 func TestExtractReadsText(t *testing.T) {
 	type named string
 	text := named("pointed at")
-	bytes := []byte("bytes")
+	word := []byte("bytes")
 	var anything any = "anything"
 	for _, test := range []struct {
 		name  string
@@ -56,9 +61,9 @@ func TestExtractReadsText(t *testing.T) {
 		{"a string type", named("hello"), []string{"hello"}},
 		{"a pointer", &text, []string{"pointed at"}},
 		{"a pointer to an interface", &anything, []string{"anything"}},
-		{"a pointer to bytes", &bytes, []string{"bytes"}},
+		{"a pointer to bytes", &word, []string{"bytes"}},
 		{"a type of bytes", namedBytes("bytes"), []string{"bytes"}},
-		{"several bytes", [][]byte{bytes, []byte("more")}, []string{"bytes", "more"}},
+		{"several bytes", [][]byte{word, []byte("more")}, []string{"bytes", "more"}},
 		{"a pointer to a raw message", &[]json.RawMessage{json.RawMessage(`"quoted"`)}[0], []string{"quoted"}},
 		{"strings", []string{"a", "b"}, []string{"a", "b"}},
 		{"strings of any type", []any{"a", "b"}, []string{"a", "b"}},
@@ -68,7 +73,7 @@ func TestExtractReadsText(t *testing.T) {
 		{"bytes that are a number", []byte(`7`), []string{`7`}},
 		{"bytes that are a list of numbers", []byte(`[1, 2]`), []string{`[1, 2]`}},
 		{"bytes that are a table of numbers", []byte(`[[0.5, 1], [2, -3]]`), []string{`[[0.5, 1], [2, -3]]`}},
-		{"bytes in a list", []any{"a", bytes}, []string{"a", "bytes"}},
+		{"bytes in a list", []any{"a", word}, []string{"a", "bytes"}},
 		{"a string that is a data URL", png, []string{png}},
 	} {
 		p, err := estimator.Extract(test.input)
@@ -287,11 +292,86 @@ func TestExtractErrorNamesInput(t *testing.T) {
 		{m{"role": "user", "content": "x", "temperature": math.NaN()}, "NaN"},
 	} {
 		_, err := estimator.Extract(test.input)
-		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "no text") {
-			t.Errorf("Extract(%T) = %v, want an error that says no text and names %s", test.input, err, test.want)
+		if !errors.Is(err, estimator.ErrNoText) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "no text") {
+			t.Errorf("Extract(%T) = %v, want ErrNoText and %s", test.input, err, test.want)
 		}
-		if _, err := estimator.Default().Estimate(test.input); err == nil {
-			t.Errorf("Estimate(%T) gives no error", test.input)
+		if _, err := estimator.Default().Estimate(test.input); !errors.Is(err, estimator.ErrNoText) {
+			t.Errorf("Estimate(%T) = %v, want ErrNoText", test.input, err)
+		}
+	}
+}
+
+// multipartBody returns a form with a file, as a client sends it to transcribe audio.
+func multipartBody(file []byte) []byte {
+	var b bytes.Buffer
+	form := multipart.NewWriter(&b)
+	_ = form.WriteField("model", "whisper-1")
+	w, _ := form.CreateFormFile("file", "speech.mp3")
+	_, _ = w.Write(file)
+	_ = form.Close()
+	return b.Bytes()
+}
+
+func TestExtractRefusesBytesThatAreNeitherJSONNorUTF8(t *testing.T) {
+	binary, err := base64.StdEncoding.DecodeString(base64Of(3 << 20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const accepted = "want a string, UTF-8 or JSON as []byte"
+	for _, test := range []struct {
+		name  string
+		input any
+		want  []string // in the error
+	}{
+		{"a file", binary, []string{"3145728 bytes", accepted}},
+		{"a multipart form", multipartBody(binary), []string{"multipart form", accepted}},
+		{"a raw message", json.RawMessage(binary), []string{"3145728 bytes", accepted}},
+		{"a type of bytes", namedBytes("a\xff"), []string{"2 bytes", "(at byte 1)", accepted}},
+		{"a pointer to bytes", &binary, []string{"3145728 bytes", accepted}},
+		{"an image behind a text", []byte("prompt: \x89PNG\r\n"), []string{"14 bytes", "(at byte 8)", accepted}},
+		{"text in Latin-1", []byte("caf\xe9"), []string{"4 bytes", "(at byte 3)", accepted}},
+		{"text in UTF-16", []byte("\xff\xfeh\x00i\x00"), []string{"6 bytes", "(at byte 0)", accepted}},
+		{"text cut inside a character", []byte("日本")[:5], []string{"5 bytes", "(at byte 3)", accepted}},
+		{"broken JSON", []byte("{\"messages\":[\"\xff"), []string{"15 bytes", "(at byte 14)", accepted}},
+		{"one of several texts", [][]byte{[]byte("text"), binary}, []string{"item 1", "3145728 bytes", "not UTF-8"}},
+	} {
+		p, err := estimator.Extract(test.input)
+		if !errors.Is(err, estimator.ErrNoText) {
+			t.Errorf("%s: Extract = %d texts, %v; want ErrNoText", test.name, len(p.Texts), err)
+			continue
+		}
+		for _, want := range test.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: Extract = %v, want an error that names %s", test.name, err, want)
+			}
+		}
+		if !utf8.ValidString(err.Error()) || len(err.Error()) > 300 || strings.Contains(err.Error(), "prompt: ") {
+			t.Errorf("%s: Extract = %q, want a short error without the input's content", test.name, err)
+		}
+		if n, err := estimator.Default(estimator.Output(5)).Estimate(test.input); n != 0 || !errors.Is(err, estimator.ErrNoText) {
+			t.Errorf("%s: Estimate = %d, %v; want 0 and ErrNoText", test.name, n, err)
+		}
+	}
+}
+
+func TestExtractReadsUnusualUTF8AndJSON(t *testing.T) {
+	form := string(multipartBody([]byte("only text")))
+	for _, test := range []struct {
+		name  string
+		input any
+		want  []string
+	}{
+		{"no bytes", []byte{}, nil},
+		{"bytes with a byte order mark", []byte("\ufeffhi"), []string{"\ufeffhi"}},
+		{"bytes with control characters", []byte("a\x00\x1bb"), []string{"a\x00\x1bb"}},
+		{"bytes with U+FFFD", []byte("a\ufffd"), []string{"a\ufffd"}},
+		{"a multipart form of text", []byte(form), []string{form}},
+		{"JSON of a known form that is not UTF-8", []byte("{\"input\":\"a\xff\"}"), []string{"a\ufffd"}},
+		{"JSON of an unknown form that is not UTF-8", []byte("{\"colour\":\"\xff\"}"), []string{"{\"colour\":\"\xff\"}"}},
+		{"a string that is not UTF-8", "caf\xe9", []string{"caf\xe9"}},
+	} {
+		if p, err := estimator.Extract(test.input); err != nil || !slices.Equal(p.Texts, test.want) {
+			t.Errorf("%s: Extract = %q, %v; want %q", test.name, p.Texts, err, test.want)
 		}
 	}
 }
@@ -301,11 +381,18 @@ func FuzzExtractReadsBytes(f *testing.F) {
 		`[{"parts":[{"functionCall":{"args":{}}}]}]`, `{"tools":[{"functionDeclarations":[{}]}],"contents":3}`, `"x"`, "data:;base64,"} {
 		f.Add([]byte(s))
 	}
+	f.Add([]byte("\xff"))
+	f.Add([]byte("[\"\xff\"]"))
 	e := estimator.Default(estimator.Output(5))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		n, err := e.Estimate(body)
-		if err != nil || n < 5 {
-			t.Errorf("Estimate(%q) = %d, %v; want at least the reserve of 5: bytes are always text", body, n, err)
+		trimmed := bytes.TrimPrefix(body, []byte("\ufeff"))
+		if utf8.Valid(body) || json.Unmarshal(trimmed, new(any)) == nil {
+			if err != nil || n < 5 {
+				t.Errorf("Estimate(%q) = %d, %v; want at least the reserve of 5: UTF-8 and JSON are always text", body, n, err)
+			}
+		} else if n != 0 || !errors.Is(err, estimator.ErrNoText) {
+			t.Errorf("Estimate(%q) = %d, %v; want 0 and ErrNoText", body, n, err)
 		}
 	})
 }
