@@ -9,7 +9,7 @@ import (
 	"github.com/choked/choked/estimator/tiktoken"
 )
 
-// BenchmarkCount encodes all of a text; BenchmarkEstimate samples above 32 KB.
+// BenchmarkCount counts whole texts; BenchmarkEstimate samples those above 32 KB.
 func BenchmarkCount(b *testing.B) {
 	c, err := tiktoken.OpenAI("gpt-4o").Counter()
 	if err != nil {

@@ -14,8 +14,42 @@ func ExampleOpenAI() {
 	// Output: 30 <nil>
 }
 
-func ExampleDeployments() {
-	azure := tiktoken.Deployments{"prod-chat": "gpt-4o", "prod-search": "text-embedding-3-large"}
-	fmt.Println(azure.OpenAI("prod-chat").Encoding(), azure.OpenAI("prod-search").Encoding())
-	// Output: o200k_base cl100k_base
+// The names of deployments say nothing of the models behind them.
+func ExampleOpenAI_deployment() {
+	models := map[string]string{"prod-chat": "gpt-4o", "prod-search": "text-embedding-3-large"}
+	for _, deployment := range []string{"prod-chat", "prod-search", "prod-new"} {
+		fmt.Println(deployment, tiktoken.OpenAI(models[deployment]))
+	}
+	fmt.Println(tiktoken.OpenAI("prod-new"))
+	// Output:
+	// prod-chat openai(gpt-4o, o200k_base)
+	// prod-search openai(text-embedding-3-large, cl100k_base)
+	// prod-new openai(o200k_base)
+	// openai(prod-new unknown, o200k_base assumed)
+}
+
+func ExampleNew() {
+	e, err := tiktoken.New("openai") // from a configuration file
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	n, err := e.Estimate("The quick brown fox jumps over the lazy dog.")
+	fmt.Println(n, err)
+
+	_, err = tiktoken.New("opnai")
+	fmt.Println(err)
+	// Output:
+	// 10 <nil>
+	// estimator "opnai": unknown name: want "default", "openai", "tiktoken" or "voyageai"
+}
+
+func ExampleEstimator_Counter() {
+	c, err := tiktoken.OpenAI("gpt-4o").Counter() // loads the vocabulary now
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(c.Count("hello world"))
+	// Output: 2
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/choked/choked/estimator/internal/bpe"
 )
 
-// encoding is the name of a way to encode text.
+// encoding is the name of an encoding of OpenAI.
 type encoding string
 
 const (
@@ -22,14 +22,15 @@ func (e encoding) load() func() (*bpe.Encoding, error) {
 	return o200k
 }
 
-// family is what models with a common prefix share.
+// family holds the encoding and the overhead of the models with a common prefix.
 type family struct {
 	prefix   string
 	encoding encoding
 	overhead estimator.Overhead
 }
 
-// Models before gpt-4o take three tokens more to describe a function.
+// earlier is the overhead of models before gpt-4o, which take three tokens more
+// to describe a function.
 // https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken
 var earlier = func() estimator.Overhead {
 	v := estimator.OpenAIChat
@@ -37,8 +38,8 @@ var earlier = func() estimator.Overhead {
 	return v
 }()
 
-// An image costs gpt-4o-mini 33 times as many tokens, a base of 2,833 and 5,667 a
-// tile, so that it costs as much money.
+// mini is the overhead of gpt-4o-mini, where an image costs 33 times as many
+// tokens and so the same price: a base of 2,833, and 5,667 a tile.
 // https://platform.openai.com/docs/guides/images-vision#calculating-costs
 var mini = func() estimator.Overhead {
 	v := estimator.OpenAIChat
@@ -46,14 +47,20 @@ var mini = func() estimator.Overhead {
 	return v
 }()
 
-// families are matched in order: a longer prefix stands before a shorter one.
-// What matches none, such as o1, o3, o4-mini, gpt-5.1, gpt-oss-120b or
-// chatgpt-4o-latest, is o200k: every model since gpt-4o is.
+// families lists the known models. The first prefix that matches decides, so a
+// longer one stands before a shorter one. A row with o200k and the usual overhead
+// only makes a model known: unknown models count the same.
 var families = []family{
 	{"gpt-4o-mini", o200kBase, mini},
 	{"gpt-4o", o200kBase, estimator.OpenAIChat},
 	{"gpt-4.1", o200kBase, estimator.OpenAIChat},
 	{"gpt-4.5", o200kBase, estimator.OpenAIChat},
+	{"chatgpt-4o", o200kBase, estimator.OpenAIChat},
+	{"gpt-5", o200kBase, estimator.OpenAIChat},
+	{"gpt-oss", o200kBase, estimator.OpenAIChat},
+	{"o1", o200kBase, estimator.OpenAIChat},
+	{"o3", o200kBase, estimator.OpenAIChat},
+	{"o4-mini", o200kBase, estimator.OpenAIChat},
 	{"gpt-4", cl100kBase, earlier},
 	{"gpt-3.5", cl100kBase, earlier},
 	{"gpt-35", cl100kBase, earlier}, // Azure's spelling
@@ -62,18 +69,20 @@ var families = []family{
 	{"babbage-002", cl100kBase, earlier},
 }
 
+// newest is the family of unknown models: all models since gpt-4o use o200k.
 var newest = family{"", o200kBase, estimator.OpenAIChat}
 
-// familyOf finds the family of a model by its name, in any case. A fine-tuned
-// model is "ft:base:…", an older one "base:ft-…"; a router's "openai/" is left out.
-func familyOf(model string) family {
+// familyOf returns the family of a model, and whether the model is known. Case
+// does not matter. A fine-tuned model is "ft:base:…", an older one "base:ft-…"; a
+// router may put "openai/" in front.
+func familyOf(model string) (f family, known bool) {
 	name := strings.ToLower(strings.TrimSpace(model))
 	name = strings.TrimPrefix(name, "openai/")
 	name = strings.TrimPrefix(name, "ft:")
 	for _, f := range families {
 		if strings.HasPrefix(name, f.prefix) {
-			return f
+			return f, true
 		}
 	}
-	return newest
+	return newest, false
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/choked/choked/estimator/internal/corpus"
 )
 
-// pair is an encoding of ours with tiktoken-go's, which is slow to build and quadratic
-// on long runs, but right.
+// pair is an encoding of this package with that of tiktoken-go, which is slow to
+// build and quadratic on long runs, but correct.
 type pair struct {
 	name   string
 	ours   *bpe.Encoding
@@ -49,8 +49,8 @@ func forEachEncoding(t testing.TB, f func(p pair)) {
 	}
 }
 
-// check holds one text against the oracle, token by token. What the oracle is
-// given is valid UTF-8: what it does with other bytes is its own affair.
+// check compares the tokens of one text with those of the oracle. The oracle gets
+// valid UTF-8, with U+FFFD for other bytes: it has another rule for these.
 func (p pair) check(t testing.TB, name, text string) {
 	t.Helper()
 	want := p.theirs.EncodeOrdinary(string([]rune(text)))
@@ -63,13 +63,13 @@ func (p pair) check(t testing.TB, name, text string) {
 		t.Errorf("%s: tokens of %s %.80q:\n got %v\nwant %v", p.name, name, text, head(got), head(want))
 	}
 	if n := p.ours.Count(text); n != len(got) {
-		t.Errorf("%s: Count of %s %.80q = %d, but it has %d tokens", p.name, name, text, n, len(got))
+		t.Errorf("%s: Count of %s %.80q = %d, but Append gives %d tokens", p.name, name, text, n, len(got))
 	}
 }
 
 func head[T any](s []T) []T { return s[:min(len(s), 60)] }
 
-func TestTokensEqualTheOracles(t *testing.T) {
+func TestTokensEqualOracle(t *testing.T) {
 	texts := slices.Concat(corpus.Edges(), corpus.Prose(), corpus.Generated(6<<10), corpus.Go(6<<10, 40))
 	forEachEncoding(t, func(p pair) {
 		for _, text := range texts {
@@ -78,8 +78,8 @@ func TestTokensEqualTheOracles(t *testing.T) {
 	})
 }
 
-func TestTokensOfHostileTextEqualTheOracles(t *testing.T) {
-	// Long enough for every way of merging, short enough for the oracle.
+func TestTokensOfHostileTextEqualOracle(t *testing.T) {
+	// The sizes reach both ways of merging, and are short enough for the oracle.
 	for _, size := range []int{50, 500} {
 		forEachEncoding(t, func(p pair) {
 			for _, text := range corpus.Hostile(size) {
@@ -89,8 +89,9 @@ func TestTokensOfHostileTextEqualTheOracles(t *testing.T) {
 	}
 }
 
-func TestCuttingTextAnywhereKeepsTokensEqual(t *testing.T) {
-	// Every suffix of a text with all kinds of boundaries is another beginning.
+func TestTokensOfEveryPrefixAndSuffixEqualOracle(t *testing.T) {
+	// The text has boundaries of all kinds, so its prefixes and suffixes begin and end
+	// at all kinds of places.
 	text := "Das ist’s: HTTPServer's 12345 №7\r\n\r\n  日本語ABCテスト!!\n/ e\u0301\u0323a \u00a0\t 👩🏽‍🚀\n \n x"
 	forEachEncoding(t, func(p pair) {
 		for i := range text {
@@ -114,12 +115,12 @@ func TestInvalidUTF8CountsAsReplacementCharacters(t *testing.T) {
 func TestSpecialTokensAreOrdinaryText(t *testing.T) {
 	forEachEncoding(t, func(p pair) {
 		if n := p.ours.Count("<|endoftext|>"); n < 5 {
-			t.Errorf("%s: %q counts as %d tokens, want it spelled out", p.name, "<|endoftext|>", n)
+			t.Errorf("%s: %q counts as %d tokens, want one for each part of its spelling", p.name, "<|endoftext|>", n)
 		}
 	})
 }
 
-func FuzzTokensEqualTheOracles(f *testing.F) {
+func FuzzTokensEqualOracle(f *testing.F) {
 	for _, text := range slices.Concat(corpus.Edges(), corpus.Hostile(40)) {
 		f.Add(text.Body)
 	}

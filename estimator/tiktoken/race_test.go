@@ -2,5 +2,5 @@
 
 package tiktoken_test
 
-// Under the race detector sync.Pool drops a part of what it is given, on purpose.
+// Under the race detector sync.Pool drops some of its items on purpose.
 func init() { poolDrops = true }

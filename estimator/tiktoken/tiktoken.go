@@ -1,13 +1,14 @@
 // Package tiktoken counts tokens exactly as OpenAI's models do.
 //
-// Importing it adds the vocabularies, seven megabytes, to a binary. They are
-// loaded on first use, in 20 to 50 ms, or ahead by [Load], and take up to 7 MB of
-// memory each, once in a process; nothing is ever fetched. Text that looks like
-// a special token, such as "<|endoftext|>", is ordinary text, and each byte that
-// is not UTF-8 counts as U+FFFD.
+// A program that imports it contains the vocabularies, seven megabytes. A
+// vocabulary is loaded at the first estimate that needs it, or ahead by
+// [Estimator.Counter]. Loading takes 20 to 50 ms and up to 7 MB of memory, once
+// in a process. The package never uses a network. Text that looks like a special
+// token, such as "<|endoftext|>", counts as ordinary text, and each byte that is
+// not UTF-8 counts as U+FFFD.
 //
-// Above 32 KB an estimator counts a random sample of the text, unless it is
-// made with estimator.Exact.
+// An input with more than 32 KB of text is sampled, unless the estimator is made
+// with the option estimator.Exact.
 package tiktoken
 
 import (
@@ -17,34 +18,28 @@ import (
 	"github.com/choked/choked/estimator/internal/bpe"
 )
 
-// OpenAI returns an estimator for an OpenAI model: "gpt-4o", a dated name such
+// OpenAI returns an estimator for a model of OpenAI: "gpt-4o", a dated name such
 // as "gpt-4o-2024-08-06", or a fine-tuned one such as "ft:gpt-4o-mini:org::id".
-// A model that is not known, and "", count by o200k, the encoding of all
-// models since gpt-4o. For a deployment named otherwise use [Deployments].
+// The model decides the encoding, and the overhead unless
+// estimator.WithOverhead sets one.
+//
+// An unknown model, "" included, counts by o200k_base, the encoding of all models
+// since gpt-4o. [Estimator.Known] and [Estimator.String] show it. A deployment
+// with a name of its own, as in Azure, is such an unknown model: pass the name of
+// the model behind it, for example from a map.
 func OpenAI(model string, opts ...estimator.Option) *Estimator {
-	f := familyOf(model)
+	f, known := familyOf(model)
 	return &Estimator{
 		model:    model,
+		known:    known,
 		encoding: f.encoding,
 		counted:  estimator.Using(lazy{f.encoding.load()}, append([]estimator.Option{estimator.WithOverhead(f.overhead)}, opts...)...),
 	}
 }
 
-// Deployments maps names of your own, such as Azure deployments, to the models behind them.
-type Deployments map[string]string
-
-// OpenAI returns an estimator for the model behind name; a name that is not in
-// the map is taken as a model's.
-func (d Deployments) OpenAI(name string, opts ...estimator.Option) *Estimator {
-	if model, ok := d[name]; ok {
-		name = model
-	}
-	return OpenAI(name, opts...)
-}
-
-// New returns the estimator of that name. "openai" and "tiktoken" count as
-// OpenAI("") does; the names of [estimator.New] mean what they mean there. The
-// error for any other name lists the known ones.
+// New returns the estimator with the given name: "openai" and "tiktoken" are
+// OpenAI(""), and any other name is one of [estimator.New]. The error for an
+// unknown name lists the known names.
 func New(name string, opts ...estimator.Option) (estimator.Estimator, error) {
 	switch name {
 	case "openai", "tiktoken":
@@ -53,34 +48,19 @@ func New(name string, opts ...estimator.Option) (estimator.Estimator, error) {
 	return estimator.New(name, opts...)
 }
 
-// Load loads the vocabularies of the named models now, rather than at the first
-// estimate. Without names it loads all.
-func Load(models ...string) error {
-	encodings := []encoding{o200kBase, cl100kBase}
-	if len(models) > 0 {
-		encodings = nil
-		for _, m := range models {
-			encodings = append(encodings, familyOf(m).encoding)
-		}
-	}
-	for _, e := range encodings {
-		if _, err := e.load()(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Estimator counts the tokens of an input for one model. It is safe for
-// concurrent use. Make one with [OpenAI].
+// concurrent use. [OpenAI] makes one; the zero value is not usable.
 type Estimator struct {
 	model    string
+	known    bool
 	encoding encoding
 	counted  *estimator.Counted
 }
 
-// Estimate returns the tokens that input will cost. The error names an input
-// that no text can be taken from; see [estimator.Extract].
+// Estimate returns the tokens that input will cost, never negative. An error
+// wraps [estimator.ErrNoText] and names the input; see [estimator.Extract] for
+// the accepted ones. Any other error means that the vocabulary in the binary is
+// damaged.
 func (e *Estimator) Estimate(input any) (int64, error) {
 	if _, err := e.encoding.load()(); err != nil {
 		return 0, err
@@ -88,19 +68,35 @@ func (e *Estimator) Estimate(input any) (int64, error) {
 	return e.counted.Estimate(input)
 }
 
-// Counter returns the encoder itself, which counts the tokens of one text, all
-// of it, and adds nothing.
+// Counter returns a counter of the tokens of single texts, which counts the whole
+// of a text and adds no overhead. Counter loads the vocabulary if it is not loaded
+// yet. A program may call it at its start, so that the first estimate is as fast
+// as the others. An error means that the vocabulary in the binary is damaged.
 func (e *Estimator) Counter() (estimator.Counter, error) {
 	return e.encoding.load()()
 }
 
-// Encoding names the encoding: "o200k_base" or "cl100k_base".
+// Encoding returns the name of the encoding: "o200k_base" or "cl100k_base".
 func (e *Estimator) Encoding() string { return string(e.encoding) }
 
-// String names the estimator in a log.
-func (e *Estimator) String() string { return fmt.Sprintf("openai(%s, %s)", e.model, e.encoding) }
+// Known reports whether the model is known. If not, the encoding and the overhead
+// are those of gpt-4o, by assumption.
+func (e *Estimator) Known() bool { return e.known }
 
-// lazy is a counter that loads its vocabulary when it is first asked.
+// String describes the estimator for a log, with the encoding that it counts by:
+// "openai(gpt-4, cl100k_base)" for a known model, "openai(o200k_base)" without a
+// model, and "openai(gpt-9-turbo unknown, o200k_base assumed)" for an unknown one.
+func (e *Estimator) String() string {
+	switch {
+	case e.known:
+		return fmt.Sprintf("openai(%s, %s)", e.model, e.encoding)
+	case e.model == "":
+		return fmt.Sprintf("openai(%s)", e.encoding)
+	}
+	return fmt.Sprintf("openai(%s unknown, %s assumed)", e.model, e.encoding)
+}
+
+// lazy is a counter that loads its vocabulary at the first count.
 type lazy struct {
 	load func() (*bpe.Encoding, error)
 }
@@ -108,7 +104,7 @@ type lazy struct {
 func (l lazy) Count(text string) int {
 	e, err := l.load()
 	if err != nil {
-		return 0 // Estimate has reported it
+		return 0 // Estimate has returned the error
 	}
 	return e.Count(text)
 }

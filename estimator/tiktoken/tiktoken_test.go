@@ -1,6 +1,7 @@
 package tiktoken_test
 
 import (
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -19,7 +20,7 @@ func estimate(t testing.TB, e estimator.Estimator, input any) int64 {
 	return n
 }
 
-func TestModelsChooseTheirEncoding(t *testing.T) {
+func TestModelDecidesEncoding(t *testing.T) {
 	const o200k, cl100k = "o200k_base", "cl100k_base"
 	for model, want := range map[string]string{
 		"gpt-4o": o200k, "gpt-4o-2024-08-06": o200k, "gpt-4o-mini": o200k, "chatgpt-4o-latest": o200k,
@@ -39,11 +40,32 @@ func TestModelsChooseTheirEncoding(t *testing.T) {
 	}
 }
 
-func TestDeploymentsNameModels(t *testing.T) {
-	d := tiktoken.Deployments{"prod-chat": "gpt-4", "prod-fast": "gpt-4o"}
-	for name, want := range map[string]string{"prod-chat": "cl100k_base", "prod-fast": "o200k_base", "gpt-3.5-turbo": "cl100k_base"} {
-		if got := d.OpenAI(name).Encoding(); got != want {
-			t.Errorf("Deployments.OpenAI(%q) counts by %s, want %s", name, got, want)
+func TestUnknownModelShowsItsEncoding(t *testing.T) {
+	for _, test := range []struct {
+		model      string
+		known      bool
+		encoding   string
+		wantString string
+	}{
+		{"gpt-4o", true, "o200k_base", "openai(gpt-4o, o200k_base)"},
+		{"gpt-4-0613", true, "cl100k_base", "openai(gpt-4-0613, cl100k_base)"},
+		{"ft:gpt-4o-mini:acme::x", true, "o200k_base", "openai(ft:gpt-4o-mini:acme::x, o200k_base)"},
+		{"gpt-5.1-codex", true, "o200k_base", "openai(gpt-5.1-codex, o200k_base)"},
+		{"chatgpt-4o-latest", true, "o200k_base", "openai(chatgpt-4o-latest, o200k_base)"},
+		{"gpt-oss-120b", true, "o200k_base", "openai(gpt-oss-120b, o200k_base)"},
+		{"o1", true, "o200k_base", "openai(o1, o200k_base)"},
+		{"openai/o3-pro", true, "o200k_base", "openai(openai/o3-pro, o200k_base)"},
+		{"O4-Mini", true, "o200k_base", "openai(O4-Mini, o200k_base)"},
+		{"text-embedding-3-large", true, "cl100k_base", "openai(text-embedding-3-large, cl100k_base)"},
+		{"gpt-9-turbo", false, "o200k_base", "openai(gpt-9-turbo unknown, o200k_base assumed)"},
+		{"prod-chat", false, "o200k_base", "openai(prod-chat unknown, o200k_base assumed)"},
+		{"text-davinci-003", false, "o200k_base", "openai(text-davinci-003 unknown, o200k_base assumed)"},
+		{"", false, "o200k_base", "openai(o200k_base)"},
+	} {
+		e := tiktoken.OpenAI(test.model)
+		if e.Known() != test.known || e.Encoding() != test.encoding || e.String() != test.wantString {
+			t.Errorf("OpenAI(%q): known %t, %s, %s; want %t, %s, %s",
+				test.model, e.Known(), e.Encoding(), e, test.known, test.encoding, test.wantString)
 		}
 	}
 }
@@ -63,9 +85,9 @@ func TestNewKnowsAllNames(t *testing.T) {
 	}
 }
 
-// The counts are those that OpenAI's cookbook prints, and that its API
-// reported, for these messages: How to count tokens with tiktoken, section 6.
-func TestChatCountsEqualTheCookbooks(t *testing.T) {
+// OpenAI's cookbook, "How to count tokens with tiktoken", section 6, prints these
+// counts for these messages, and the API reported them.
+func TestChatCountsEqualCookbook(t *testing.T) {
 	messages := []estimator.Message{
 		{Role: "system", Content: "You are a helpful, pattern-following assistant that translates corporate jargon into plain English."},
 		{Role: "system", Name: "example_user", Content: "New synergies will help drive top-line growth."},
@@ -81,8 +103,9 @@ func TestChatCountsEqualTheCookbooks(t *testing.T) {
 	}
 }
 
-func TestImagesCostByModel(t *testing.T) {
-	// Of 1024 × 1024 pixels: a base and four tiles, or the base alone at low detail.
+func TestImageCostDependsOnModel(t *testing.T) {
+	// An image of 1024 × 1024 pixels costs a base and four tiles, at low detail the
+	// base alone.
 	parts := []estimator.Message{{Role: "user", Parts: []estimator.Part{{ImageURL: "https://x/y"}, {ImageURL: "https://x/z", Detail: "low"}}}}
 	for model, want := range map[string]int64{
 		"gpt-4o": 85 + 4*170 + 85, "gpt-4o-mini": 2833 + 4*5667 + 2833, "ft:gpt-4o-mini-2024-07-18:acme::abc123": 2833 + 4*5667 + 2833,
@@ -93,7 +116,7 @@ func TestImagesCostByModel(t *testing.T) {
 	}
 }
 
-func TestToolCountsEqualTheCookbooks(t *testing.T) {
+func TestToolCountsEqualCookbook(t *testing.T) {
 	body := []byte(`{"messages":[
 		{"role":"system","content":"You are a helpful assistant that can answer to questions about the weather."},
 		{"role":"user","content":"What's the weather like in San Francisco?"}],
@@ -109,21 +132,27 @@ func TestToolCountsEqualTheCookbooks(t *testing.T) {
 	}
 }
 
-func TestEstimateReportsWhatItCannotRead(t *testing.T) {
-	if _, err := tiktoken.OpenAI("gpt-4o").Estimate(3.5); err == nil || !strings.Contains(err.Error(), "float64") {
-		t.Errorf("Estimate(3.5) = %v, want an error that names the type", err)
+func TestEstimateErrorNamesInput(t *testing.T) {
+	if _, err := tiktoken.OpenAI("gpt-4o").Estimate(3.5); !errors.Is(err, estimator.ErrNoText) || !strings.Contains(err.Error(), "float64") {
+		t.Errorf("Estimate(3.5) = %v, want ErrNoText and the type", err)
 	}
 }
 
-func TestLoadTakesModelsOrAll(t *testing.T) {
-	for _, models := range [][]string{nil, {"gpt-4"}, {"gpt-4o", "gpt-4"}} {
-		if err := tiktoken.Load(models...); err != nil {
-			t.Errorf("Load(%q): %v", models, err)
+func TestCounterLoadsVocabularyOfModel(t *testing.T) {
+	// The two encodings differ in this text.
+	const text = "Привет, мир"
+	for model, want := range map[string]int{"gpt-4": 6, "gpt-4o": 4, "": 4, "prod-chat": 4} {
+		c, err := tiktoken.OpenAI(model).Counter()
+		if err != nil {
+			t.Fatalf("Counter of OpenAI(%q): %v", model, err)
+		}
+		if got := c.Count(text); got != want {
+			t.Errorf("Counter of OpenAI(%q): Count(%q) = %d, want %d", model, text, got, want)
 		}
 	}
 }
 
-func TestEstimatorsShareOneVocabularyAtOnce(t *testing.T) {
+func TestEstimatorsShareVocabularyConcurrently(t *testing.T) {
 	var wg sync.WaitGroup
 	text := corpus.Prose()[0].Body
 	want := estimate(t, tiktoken.OpenAI("gpt-4o"), text)
@@ -139,12 +168,12 @@ func TestEstimatorsShareOneVocabularyAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// poolDrops says that sync.Pool does not keep what it is given.
+// poolDrops is true if sync.Pool drops items, as it does under the race detector.
 var poolDrops bool
 
-func TestCountingAllocatesNothing(t *testing.T) {
+func TestCountDoesNotAllocate(t *testing.T) {
 	if poolDrops {
-		t.Skip("the race detector makes sync.Pool drop what it should keep")
+		t.Skip("the race detector makes sync.Pool drop items")
 	}
 	c, err := tiktoken.OpenAI("gpt-4o").Counter()
 	if err != nil {

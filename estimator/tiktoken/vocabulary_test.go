@@ -19,10 +19,10 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-func TestParseReportsWhatIsWrong(t *testing.T) {
+func TestParseErrorNamesLineAndCause(t *testing.T) {
 	for file, want := range map[string]string{
 		"IQ== 1\n":        `"1": want 0`,
-		"IQ== 0\nIg==\n":  `line 2 has the rank ""`,
+		"IQ== 0\nIg==\n":  `line 2: rank ""`,
 		"IQ== 0\n!!!! 1":  `"!!!!"`,
 		"IQ== 0\nIg== x":  `"x"`,
 		"IQ== 0\nIg== 0":  `"0": want 1`,
@@ -48,9 +48,9 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// The vocabulary must be a choice: a program that estimates without it, and one
-// that calibrates, samples and reads requests, must not carry it.
-func TestVocabularyIsOnlyInBinariesThatImportIt(t *testing.T) {
+// A program that imports package estimator alone, to estimate, calibrate, sample
+// and read requests, must not contain the vocabulary.
+func TestVocabularyIsOnlyInBinariesThatImportTiktoken(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds two programs")
 	}
@@ -82,12 +82,12 @@ func main() { n, err := tiktoken.OpenAI("gpt-4o").Estimate("x"); println(n, err)
 			bytes.Contains(without, sample), bytes.Contains(with, sample))
 	}
 	if more := len(with) - len(without); more < 1<<20 {
-		t.Errorf("the vocabulary makes a binary %d bytes larger, so this test compares the wrong ones", more)
+		t.Errorf("the vocabulary makes a binary %d bytes larger, want at least 1 MB", more)
 	}
 	t.Logf("%d bytes without the vocabulary, %d with it", len(without), len(with))
 }
 
-// build compiles a program inside this module and lists what it depends on.
+// build compiles a program inside this module, and lists its dependencies.
 func build(t *testing.T, source string) (binary []byte, deps string) {
 	t.Helper()
 	dir := t.TempDir()
