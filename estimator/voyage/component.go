@@ -8,8 +8,8 @@ import (
 	"github.com/choked/choked/estimator/internal/bpe"
 )
 
-// component is a normalizer, a pre-tokenizer or a post-processor, with the
-// fields of all kinds that are understood.
+// component is a normalizer, a pre-tokenizer or a post-processor of a
+// tokenizer.json. It has the fields of all supported types.
 type component struct {
 	Type          string      `json:"type"`
 	Normalizers   []component `json:"normalizers"`
@@ -23,13 +23,13 @@ type component struct {
 	Behavior string `json:"behavior"`
 	Invert   bool   `json:"invert"`
 
-	AddPrefixSpace *bool `json:"add_prefix_space"` // true unless told
-	UseRegex       *bool `json:"use_regex"`        // true unless told
+	AddPrefixSpace *bool `json:"add_prefix_space"` // null is true
+	UseRegex       *bool `json:"use_regex"`        // null is true
 
 	Single []map[string]json.RawMessage `json:"single"`
 }
 
-// normalizes says whether text is brought to Unicode's normal form C.
+// normalizes reports whether text is normalised to Unicode's form C.
 func (c *component) normalizes() (nfc bool, err error) {
 	if c == nil {
 		return false, nil
@@ -50,11 +50,12 @@ func (c *component) normalizes() (nfc bool, err error) {
 	return false, fmt.Errorf("normalizer %q is not supported: want NFC or none", c.Type)
 }
 
-// split finds the pattern that text is split by. A pre-tokenizer is "ByteLevel",
-// which brings GPT-2's pattern, or a "Split" and a ByteLevel without it.
+// split returns the pattern that cuts a text into pieces. The pre-tokenizer is
+// either a ByteLevel, which implies the pattern of GPT-2, or a Split with a known
+// pattern and after it a ByteLevel without one.
 func (c *component) split() (bpe.Split, error) {
 	if c == nil {
-		return 0, errors.New("without a pre_tokenizer it is not byte-level BPE")
+		return 0, errors.New("no pre_tokenizer: want ByteLevel, as byte-level BPE has")
 	}
 	steps := []component{*c}
 	if c.Type == "Sequence" {
@@ -62,33 +63,19 @@ func (c *component) split() (bpe.Split, error) {
 	}
 	var split bpe.Split
 	byteLevel := false
-	for _, s := range steps {
+	for _, step := range steps {
 		if byteLevel {
-			return 0, fmt.Errorf("pre_tokenizer %q behind ByteLevel is not supported: want ByteLevel last", s.Type)
+			return 0, fmt.Errorf("pre_tokenizer %q after ByteLevel is not supported: want ByteLevel last", step.Type)
 		}
-		var found bpe.Split
-		switch s.Type {
-		case "Split":
-			one, err := s.pattern()
-			if err != nil {
-				return 0, err
-			}
-			found = one
-		case "ByteLevel":
-			if s.AddPrefixSpace == nil || *s.AddPrefixSpace {
-				return 0, errors.New("pre_tokenizer ByteLevel with add_prefix_space is not supported")
-			}
-			byteLevel = true
-			if s.UseRegex == nil || *s.UseRegex {
-				found = bpe.GPT2
-			}
-		default:
-			return 0, fmt.Errorf("pre_tokenizer %q is not supported: want Split and ByteLevel", s.Type)
+		found, err := step.stepSplit()
+		if err != nil {
+			return 0, err
 		}
 		if found != 0 && split != 0 {
-			return 0, errors.New("a pre_tokenizer that splits twice is not supported")
+			return 0, errors.New("pre_tokenizer that splits twice is not supported: want one Split, or one ByteLevel with use_regex")
 		}
 		split = max(split, found)
+		byteLevel = step.Type == "ByteLevel"
 	}
 	if split == 0 || !byteLevel {
 		return 0, fmt.Errorf("pre_tokenizer %q is not supported: want a known split pattern and ByteLevel", c.Type)
@@ -96,6 +83,25 @@ func (c *component) split() (bpe.Split, error) {
 	return split, nil
 }
 
+// stepSplit returns the pattern of one step of a pre-tokenizer, 0 for a ByteLevel
+// without one.
+func (c *component) stepSplit() (bpe.Split, error) {
+	switch c.Type {
+	case "Split":
+		return c.pattern()
+	case "ByteLevel":
+		if c.AddPrefixSpace == nil || *c.AddPrefixSpace {
+			return 0, errors.New("pre_tokenizer ByteLevel with add_prefix_space is not supported: want false")
+		}
+		if c.UseRegex == nil || *c.UseRegex {
+			return bpe.GPT2, nil
+		}
+		return 0, nil
+	}
+	return 0, fmt.Errorf("pre_tokenizer %q is not supported: want Split and ByteLevel", c.Type)
+}
+
+// pattern returns the split of a Split component.
 func (c *component) pattern() (bpe.Split, error) {
 	if c.Pattern.Regex == nil {
 		return 0, errors.New("pre_tokenizer Split by a plain string is not supported: want a Regex")
@@ -110,14 +116,14 @@ func (c *component) pattern() (bpe.Split, error) {
 	return split, nil
 }
 
-// frame counts the tokens that are put around every text.
+// frame returns the number of tokens that are put around every text.
 func (c *component) frame() (int, error) {
 	if c == nil {
 		return 0, nil
 	}
 	switch c.Type {
 	case "ByteLevel":
-		return 0, nil // trims offsets only
+		return 0, nil // changes offsets only
 	case "TemplateProcessing":
 		n := 0
 		for _, piece := range c.Single {

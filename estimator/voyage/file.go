@@ -13,18 +13,18 @@ import (
 	"github.com/choked/choked/estimator/internal/bpe"
 )
 
-// Limits on a file, checked before its content is worked on. The largest that
-// Voyage publishes is 11 MB, with 152,000 tokens. Others have up to three merges
-// for a token, and added tokens of some thirty bytes.
+// Limits on a file, which are checked before its content is used. The largest file
+// of Voyage has 11 MB and 152,000 tokens. Files of others have up to three merges
+// for a token, and added tokens of about thirty bytes.
 const (
-	maxFile      = 64 << 20
+	maxFile      = 64 << 20 // bytes
 	maxID        = 1 << 21
 	maxMerges    = 1 << 20
 	maxAdded     = 4096
-	maxAddedSize = 128 // bytes: each place of a text is looked at for every size
+	maxAddedSize = 128 // bytes; at each place of a text every size is tried
 )
 
-// file is the part of a tokenizer.json that decides what is counted.
+// file holds the fields of a tokenizer.json that change counts.
 type file struct {
 	Added         []added         `json:"added_tokens"`
 	Normalizer    *component      `json:"normalizer"`
@@ -43,6 +43,7 @@ type file struct {
 	} `json:"model"`
 }
 
+// added is an added token, which is matched before the text is split.
 type added struct {
 	Content    string `json:"content"`
 	SingleWord bool   `json:"single_word"`
@@ -51,6 +52,7 @@ type added struct {
 	Normalized bool   `json:"normalized"`
 }
 
+// merges is a list of at most maxMerges merges.
 type merges []merge
 
 func (ms *merges) UnmarshalJSON(b []byte) error {
@@ -59,7 +61,7 @@ func (ms *merges) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	if len(list) > maxMerges {
-		return fmt.Errorf("%d merges: want %d at most", len(list), maxMerges)
+		return fmt.Errorf("%d merges: want at most %d", len(list), maxMerges)
 	}
 	*ms = make(merges, len(list))
 	for i := range list {
@@ -70,7 +72,7 @@ func (ms *merges) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// merge is written "left right" or ["left", "right"].
+// merge joins two tokens. A file has it as "left right" or ["left", "right"].
 type merge struct{ left, right string }
 
 func (m *merge) UnmarshalJSON(b []byte) error {
@@ -89,9 +91,10 @@ func (m *merge) UnmarshalJSON(b []byte) error {
 	return fmt.Errorf("merge %.80s: want \"left right\" or [\"left\", \"right\"]", b)
 }
 
+// readFile returns the tokenizer in a file.
 func readFile(path string) (*tokenizer, error) {
-	// Opening a pipe would wait for somebody to write to it.
-	if info, err := os.Stat(path); err != nil {
+	// To open a named pipe would block until another process writes to it.
+	if info, err := stat(path); err != nil {
 		return nil, err
 	} else if !info.Mode().IsRegular() {
 		return nil, errors.New("not a regular file")
@@ -106,17 +109,17 @@ func readFile(path string) (*tokenizer, error) {
 		return nil, err
 	}
 	if len(body) > maxFile {
-		return nil, fmt.Errorf("larger than %d MB", maxFile>>20)
+		return nil, fmt.Errorf("file is larger than %d MB", maxFile>>20)
 	}
 	return parse(body)
 }
 
-// parse makes a tokenizer of a file's content.
+// parse returns the tokenizer that the content of a file describes.
 func parse(body []byte) (*tokenizer, error) {
 	var f file
 	err := json.Unmarshal(body, &f)
 	switch kind := f.Model.Type; {
-	case kind != "" && kind != "BPE": // of which err may be that its vocabulary has another shape
+	case kind != "" && kind != "BPE": // err may only mean that its vocabulary has another form
 		return nil, fmt.Errorf("model type %q is not supported: want \"BPE\"", kind)
 	case err != nil:
 		return nil, fmt.Errorf("not a tokenizer.json: %w", err)
@@ -135,14 +138,15 @@ func parse(body []byte) (*tokenizer, error) {
 	if t.frame, err = f.PostProcessor.frame(); err != nil {
 		return nil, err
 	}
-	if t.raw, t.normal, err = matchers(f.Added, t.nfc); err != nil {
+	if t.raw, t.normalised, err = matchers(f.Added, t.nfc); err != nil {
 		return nil, err
 	}
 	t.encoding, err = f.encoding(split)
 	return t, err
 }
 
-// unsupported names what would change counts and is not done here.
+// unsupported returns an error that names the first setting that would change
+// counts and is not supported.
 func (f *file) unsupported() error {
 	switch m := f.Model; {
 	case m.Type == "" && len(m.Merges) == 0:
@@ -163,21 +167,23 @@ func (f *file) unsupported() error {
 
 func isSet(v json.RawMessage) bool { return len(v) > 0 && string(v) != "null" }
 
-func matchers(tokens []added, nfc bool) (raw, normal *matcher, err error) {
+// matchers returns the matchers of the added tokens: before and after the text is
+// normalised.
+func matchers(tokens []added, nfc bool) (raw, normalised *matcher, err error) {
 	if len(tokens) > maxAdded {
-		return nil, nil, fmt.Errorf("%d added tokens: want %d at most", len(tokens), maxAdded)
+		return nil, nil, fmt.Errorf("%d added tokens: want at most %d", len(tokens), maxAdded)
 	}
 	var before, after []string
 	for _, a := range tokens {
 		switch {
 		case a.Content == "":
-			return nil, nil, errors.New("an added token without content")
+			return nil, nil, errors.New("added token without content: want some")
 		case len(a.Content) > maxAddedSize:
-			return nil, nil, fmt.Errorf("added token %.40q… of %d bytes: want %d at most", a.Content, len(a.Content), maxAddedSize)
+			return nil, nil, fmt.Errorf("added token %.40q… of %d bytes: want at most %d", a.Content, len(a.Content), maxAddedSize)
 		case a.SingleWord:
-			return nil, nil, fmt.Errorf("added token %q: single_word is not supported", a.Content)
+			return nil, nil, fmt.Errorf("added token %q: single_word is not supported: want false", a.Content)
 		case a.LStrip || a.RStrip:
-			return nil, nil, fmt.Errorf("added token %q: lstrip and rstrip are not supported", a.Content)
+			return nil, nil, fmt.Errorf("added token %q: lstrip and rstrip are not supported: want false", a.Content)
 		case a.Normalized && nfc:
 			after = append(after, norm.NFC.String(a.Content))
 		case a.Normalized:
@@ -189,12 +195,13 @@ func matchers(tokens []added, nfc bool) (raw, normal *matcher, err error) {
 	return newMatcher(before), newMatcher(after), nil
 }
 
-// encoding builds the BPE: tokens are written in the letters that stand for bytes.
+// encoding returns the BPE encoding. The tokens in the file are written in the
+// letters that stand for bytes: see byteOf.
 func (f *file) encoding(split bpe.Split) (*bpe.Encoding, error) {
 	highest := int64(-1)
 	for token, id := range f.Model.Vocab {
 		if id < 0 || id > maxID {
-			return nil, fmt.Errorf("token %q has the id %d: want 0 to %d", token, id, maxID)
+			return nil, fmt.Errorf("token %q: id %d: want 0 to %d", token, id, maxID)
 		}
 		highest = max(highest, id)
 	}
@@ -203,10 +210,10 @@ func (f *file) encoding(split bpe.Split) (*bpe.Encoding, error) {
 	for token, id := range f.Model.Vocab {
 		bytes, ok := toBytes(token)
 		if !ok {
-			continue // in no text: it is found as an added token, or never
+			continue // not bytes: it can only be matched as an added token
 		}
 		if byID[id] != "" {
-			return nil, fmt.Errorf("the id %d belongs to two tokens, one of them %q", id, token)
+			return nil, fmt.Errorf("token %q: id %d belongs to two tokens", token, id)
 		}
 		byID[id] = bytes
 		size += len(bytes)
@@ -236,9 +243,9 @@ func (f *file) encoding(split bpe.Split) (*bpe.Encoding, error) {
 	return bpe.NewPaired(v, split, pairs, f.Model.IgnoreMerges), nil
 }
 
-// byteOf gives the byte that each letter of a byte-level vocabulary stands for:
-// GPT-2's encoder shows printable bytes as themselves, and the others, in order,
-// as the characters from U+0100.
+// byteOf maps each letter of a byte-level vocabulary to the byte that it stands
+// for. As in GPT-2's encoder a printable byte is its own letter, and the others
+// are, in order, the characters from U+0100.
 var byteOf = func() map[rune]byte {
 	m := map[rune]byte{}
 	other := rune(0x100)
@@ -253,6 +260,8 @@ var byteOf = func() map[rune]byte {
 	return m
 }()
 
+// toBytes returns the bytes that the letters of a token stand for. It is not ok if a
+// letter stands for none.
 func toBytes(token string) (string, bool) {
 	b := make([]byte, 0, len(token))
 	for _, r := range token {

@@ -15,10 +15,10 @@ import (
 
 const cl100k = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 
-// A vocabulary by ranks says the same as one by merges: each token is merged of
-// the two that its bytes come to by lower ranks. So OpenAI's, written as a
-// tokenizer.json of 100,000 tokens, is the oracle for what Load reads.
-func TestOpenAIsVocabularyInAFileCountsAsOpenAIsEncoding(t *testing.T) {
+// A vocabulary with ranks is equal to one with merges: each token is the merge of
+// the two tokens into which its bytes merge by lower ranks. So OpenAI's vocabulary
+// of 100,000 tokens, written as a tokenizer.json, is an oracle for Load.
+func TestLoadedOpenAIVocabularyCountsAsOpenAI(t *testing.T) {
 	if testing.Short() {
 		t.Skip("writes and reads a file of 4 MB")
 	}
@@ -61,7 +61,7 @@ func TestOpenAIsVocabularyInAFileCountsAsOpenAIsEncoding(t *testing.T) {
 	}
 }
 
-// mergedBelow merges the bytes of a token by the ranks below one.
+// mergedBelow merges the bytes of a token by the merges below rank.
 func mergedBelow(ranks map[string]int, token string, rank int) []string {
 	var parts []string
 	for i := range len(token) {
@@ -81,7 +81,7 @@ func mergedBelow(ranks map[string]int, token string, rank int) []string {
 	}
 }
 
-// letters writes bytes as a byte-level vocabulary does.
+// letters returns bytes as a byte-level vocabulary writes them.
 func letters(token string) string {
 	var b strings.Builder
 	for i := range len(token) {
@@ -91,7 +91,7 @@ func letters(token string) string {
 }
 
 var letterOf = func() (table [256]rune) {
-	other := rune(0x100) // bytes that do not print stand as characters from here on
+	other := rune(0x100) // bytes that are not printable are characters from here on
 	for b := range rune(256) {
 		if '!' <= b && b <= '~' || 0xa1 <= b && b <= 0xac || b >= 0xae {
 			table[b] = b

@@ -9,18 +9,19 @@ import (
 	"github.com/choked/choked/estimator/internal/bpe"
 )
 
-// tokenizer counts as a tokenizer.json says. It is immutable.
+// tokenizer counts tokens as a tokenizer.json says. It is immutable and safe for
+// concurrent use.
 type tokenizer struct {
-	encoding *bpe.Encoding
-	nfc      bool
-	frame    int      // tokens put around every text
-	raw      *matcher // added tokens, found before the text is normalised
-	normal   *matcher // and after
+	encoding   *bpe.Encoding
+	nfc        bool     // text is normalised to Unicode's form C
+	frame      int      // number of tokens that are put around every text
+	raw        *matcher // added tokens that are matched before normalisation
+	normalised *matcher // added tokens that are matched after it
 }
 
-// Count returns the number of tokens of text. Bytes that are not UTF-8 count as
-// U+FFFD each. In a run of more than 30 combining marks, which no writing has,
-// package norm puts a joiner after every 30, and that is counted too.
+// Count returns the number of tokens of text. Each byte that is not UTF-8 counts
+// as U+FFFD. In a run of more than 30 combining marks, which no language has,
+// package norm inserts a joiner after every 30, and these count too.
 func (t *tokenizer) Count(text string) int {
 	if !utf8.ValidString(text) {
 		text = string([]rune(text))
@@ -30,15 +31,16 @@ func (t *tokenizer) Count(text string) int {
 		if t.nfc {
 			rest = norm.NFC.String(rest)
 		}
-		return t.normal.split(rest, t.encoding.Count)
+		return t.normalised.split(rest, t.encoding.Count)
 	})
 	return n
 }
 
-// matcher finds added tokens in a text: the leftmost, and of those the longest.
+// matcher matches added tokens in a text: the leftmost first, and of several at
+// one place the longest.
 type matcher struct {
 	tokens map[string]bool
-	sizes  [256][]int // of those with that first byte, longest first
+	sizes  [256][]int // by first byte: the sizes of the tokens in bytes, longest first
 }
 
 func newMatcher(tokens []string) *matcher {
@@ -55,14 +57,14 @@ func newMatcher(tokens []string) *matcher {
 	return m
 }
 
-// split counts a token for each match, and what count says of the text between.
+// split returns one for each match, plus count of each text between the matches.
 func (m *matcher) split(text string, count func(string) int) int {
 	if len(m.tokens) == 0 {
 		return count(text)
 	}
 	n, start := 0, 0
 	for i := 0; i < len(text); {
-		size := m.at(text[i:])
+		size := m.match(text[i:])
 		if size == 0 {
 			i++
 			continue
@@ -80,8 +82,8 @@ func (m *matcher) split(text string, count func(string) int) int {
 	return n
 }
 
-// at gives the length of the longest added token that text begins with, or 0.
-func (m *matcher) at(text string) int {
+// match returns the length of the longest added token that text begins with, or 0.
+func (m *matcher) match(text string) int {
 	for _, size := range m.sizes[text[0]] {
 		if size <= len(text) && m.tokens[text[:size]] {
 			return size

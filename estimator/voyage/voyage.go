@@ -1,9 +1,10 @@
-// Package voyage counts tokens exactly as Voyage's models do, with the
-// tokenizer.json that Voyage publishes for each of them and that you have on disk.
+// Package voyage counts tokens exactly as Voyage's models do, by the
+// tokenizer.json that Voyage publishes for each model. The file must be on disk:
+// the package never uses a network.
 //
-// Nothing is fetched. It reads byte-level BPE tokenizers with the split patterns
-// of GPT-2, cl100k, o200k and Qwen; a file that needs anything else is an error
-// that names it, never a count that is nearly right.
+// It reads byte-level BPE tokenizers with the split patterns of GPT-2, cl100k,
+// o200k and Qwen. A file that needs any other feature gives an error that names
+// the feature, never a count that is nearly right.
 package voyage
 
 import (
@@ -12,121 +13,122 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/choked/choked/estimator"
 )
 
 // Estimator counts the tokens of an input by one tokenizer. It is safe for
-// concurrent use. Make one with [Load].
+// concurrent use. [Load] makes one; the zero value is not usable.
 type Estimator struct {
 	path      string
 	tokenizer *tokenizer
 	counted   *estimator.Counted
 }
 
-// Load reads a tokenizer.json, or the one in a directory. The file is read once,
-// in about a second for the largest that Voyage publishes, and not again: make one
-// estimator and share it. The error names the file and what in it is not supported.
+// Load reads a tokenizer.json. The path is that of the file, of the directory
+// that holds it, or of a model in a cache of the Hugging Face hub, for example
+// ~/.cache/huggingface/hub/models--voyageai--voyage-3, in which Load takes the
+// revision that the hub calls main, or any other if there is none.
+//
+// The default overhead is estimator.VoyageEmbeddings. Reading the largest file
+// that Voyage publishes takes about a second, and a file of more than 64 MB is
+// refused. Load keeps no file open and reads the file once: make one estimator
+// and share it.
+//
+// An error names the file and the cause. It wraps fs.ErrNotExist if there is no
+// file, and not if a link leads to a missing one. A program may then estimate by
+// estimator.New("voyageai"), which needs no file.
 func Load(path string, opts ...estimator.Option) (*Estimator, error) {
-	info, err := os.Stat(path)
+	file, err := find(path)
 	if err != nil {
-		return nil, fmt.Errorf("voyage: tokenizer: %w", err)
+		return nil, loadError(path, err)
 	}
-	if info.IsDir() {
-		path = filepath.Join(path, "tokenizer.json")
-	}
-	t, err := readFile(path)
+	t, err := readFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("voyage: tokenizer %s: %w", path, err)
+		return nil, loadError(file, err)
 	}
 	opts = append([]estimator.Option{estimator.WithOverhead(estimator.VoyageEmbeddings)}, opts...)
-	return &Estimator{path: path, tokenizer: t, counted: estimator.Using(t, opts...)}, nil
+	return &Estimator{path: file, tokenizer: t, counted: estimator.Using(t, opts...)}, nil
 }
 
-// New returns an estimator for a model, such as "voyage-3", from a cache
-// directory that holds tokenizers by model: as MODEL/tokenizer.json,
-// voyageai/MODEL/tokenizer.json, or as the Hugging Face hub's clients keep them.
-//
-// If the cache holds none for the model it returns what estimator.New("voyageai")
-// does, which calibration brings close; a result of type [*Estimator] counts exactly. A
-// file that is there but cannot be used, or a cache that cannot be searched, is
-// an error.
-func New(cache, model string, opts ...estimator.Option) (estimator.Estimator, error) {
-	path, err := find(cache, model)
-	if err != nil {
-		return nil, err
+// loadError names the file once: an error of package os names it too.
+func loadError(path string, err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok && p.Path == path {
+		err = p.Err
 	}
-	if path == "" {
-		return estimator.New("voyageai", opts...)
-	}
-	e, err := Load(path, opts...)
-	if err != nil {
-		return nil, err
-	}
-	return e, nil
+	return fmt.Errorf("load tokenizer %s: %w", path, err)
 }
 
-// find looks for a model's tokenizer; "" means there is none.
-func find(cache, model string) (string, error) {
-	name := strings.TrimPrefix(model, "voyageai/")
-	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, `/\*?[`) {
-		return "", fmt.Errorf("voyage: model %q: want a model's name such as %q", model, "voyage-3")
+// find returns the tokenizer.json at path, in the directory path, or in a
+// revision of the model that a cache of the hub has in path.
+func find(path string) (string, error) {
+	info, err := stat(path)
+	if err != nil || !info.IsDir() {
+		return path, err
 	}
-	if _, err := os.Stat(cache); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("voyage: cache: %w", err)
+	revisions, err := revisions(path)
+	if err != nil {
+		return "", err
 	}
-	hub := "models--voyageai--" + name
-	for _, dir := range []string{name, filepath.Join("voyageai", name), hub, filepath.Join("hub", hub)} {
-		dir = filepath.Join(cache, dir)
-		snapshots, err := snapshots(dir)
-		if err != nil {
-			return "", fmt.Errorf("voyage: cache: %w", err)
-		}
-		for _, place := range append([]string{dir}, snapshots...) {
-			path := filepath.Join(place, "tokenizer.json")
-			// A link that leads nowhere is a file that cannot be used, not none.
-			if _, err := os.Lstat(path); err == nil {
-				return path, nil
-			} else if !errors.Is(err, fs.ErrNotExist) {
-				return "", fmt.Errorf("voyage: cache: %w", err)
-			}
+	for _, dir := range append([]string{path}, revisions...) {
+		file := filepath.Join(dir, "tokenizer.json")
+		if _, err := os.Lstat(file); err == nil {
+			return file, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
 		}
 	}
-	return "", nil
+	return "", fmt.Errorf("no tokenizer.json in this directory: %w", fs.ErrNotExist)
 }
 
-// snapshots lists the revisions of a model that a client of the hub has kept in
-// dir: the one that it calls main, then all others.
-func snapshots(dir string) ([]string, error) {
+// stat is os.Stat, but for a link that leads to a missing file: that is a broken
+// installation, so the error is not fs.ErrNotExist.
+func stat(path string) (fs.FileInfo, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, linkErr := os.Lstat(path); linkErr == nil {
+			return nil, errors.New("the link leads to a missing file")
+		}
+	}
+	return info, err
+}
+
+// revisions lists the directories of the revisions that a cache of the hub has of
+// the model in dir: first main, then all others by name.
+func revisions(dir string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(dir, "snapshots"))
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
+			err = nil // not a model in such a cache
 		}
 		return nil, err
 	}
-	main, _ := os.ReadFile(filepath.Join(dir, "refs", "main")) // without it, any revision is as good
-	var paths []string
+	main, _ := os.ReadFile(filepath.Join(dir, "refs", "main")) // without it the order does not matter
+	var dirs []string
 	for _, e := range entries {
 		if !e.IsDir() {
 			continue
 		}
-		paths = append(paths, filepath.Join(dir, "snapshots", e.Name()))
+		revision := filepath.Join(dir, "snapshots", e.Name())
 		if e.Name() == strings.TrimSpace(string(main)) {
-			last := len(paths) - 1
-			paths[0], paths[last] = paths[last], paths[0]
+			dirs = slices.Insert(dirs, 0, revision)
+		} else {
+			dirs = append(dirs, revision)
 		}
 	}
-	return paths, nil
+	return dirs, nil
 }
 
-// Estimate returns the tokens that input will cost. The error names an input
-// that no text can be taken from; see [estimator.Extract].
+// Estimate returns the tokens that input will cost, never negative. An error
+// wraps [estimator.ErrNoText] and names the input; see [estimator.Extract] for
+// the accepted ones.
 func (e *Estimator) Estimate(input any) (int64, error) { return e.counted.Estimate(input) }
 
-// Counter returns the tokenizer itself, which counts the tokens of one text, all of it.
+// Counter returns the tokenizer as a counter of the tokens of single texts, which
+// counts the whole of a text and adds no overhead.
 func (e *Estimator) Counter() estimator.Counter { return e.tokenizer }
 
-// String names the estimator in a log.
+// String describes the estimator for a log, with the file that it counts by.
 func (e *Estimator) String() string { return fmt.Sprintf("voyage(%s)", e.path) }

@@ -3,6 +3,7 @@ package voyage_test
 import (
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -10,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/choked/choked/estimator"
 	"github.com/choked/choked/estimator/internal/corpus"
 	"github.com/choked/choked/estimator/voyage"
 )
@@ -19,8 +19,8 @@ type m = map[string]any
 
 const qwen = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 
-// small is a tokenizer.json of all bytes and a few merges, in the form that
-// Voyage publishes. change may edit it.
+// small returns a tokenizer.json with all bytes and a few merges, in the form that
+// Voyage publishes, after change has edited it.
 func small(change func(f m)) []byte {
 	vocab := m{}
 	id := 0
@@ -54,7 +54,7 @@ func small(change func(f m)) []byte {
 	}
 	body, err := json.Marshal(f)
 	if err != nil {
-		panic(err) // made of maps and strings above
+		panic(err) // maps and strings always marshal
 	}
 	return body
 }
@@ -79,29 +79,29 @@ func load(t testing.TB, body []byte) *voyage.Estimator {
 	return e
 }
 
-func TestCountFollowsTheFile(t *testing.T) {
+func TestCountFollowsFile(t *testing.T) {
 	e := load(t, small(nil))
 	for _, test := range []struct {
 		text string
 		want int
 		why  string
 	}{
-		{"", 0, "nothing"},
+		{"", 0, "no text"},
 		{"low", 1, "lo+w"},
 		{"lower", 1, "low+er"},
 		{"lowest", 3, "low, e, st"},
-		{" low", 1, "the space stands as Ġ"},
+		{" low", 1, "the space is written Ġ"},
 		{"low low", 2, "low, Ġlow"},
-		{"12", 2, "Qwen's split has each digit alone"},
-		{"whole", 5, "in the vocabulary, but no merges lead there"},
+		{"12", 2, "Qwen's split puts each digit alone"},
+		{"whole", 5, "in the vocabulary, but no merges make it"},
 		{"é", 1, "two bytes, merged"},
-		{"e\u0301", 1, "the same, once in normal form C"},
+		{"e\u0301", 1, "the same in normal form C"},
 		{"ē", 2, "two bytes"},
 		{"low<|end|>low", 3, "an added token"},
 		{"<|end|>>", 1, "the longest added token"},
-		{"<|end|", 6, "less than an added token"},
+		{"<|end|", 6, "only the start of an added token"},
 		{"<é>", 1, "an added token"},
-		{"<e\u0301>", 1, "an added token once normalised"},
+		{"<e\u0301>", 1, "an added token in normal form C"},
 		{"\xff", 3, "U+FFFD"},
 	} {
 		if got := e.Counter().Count(test.text); got != test.want {
@@ -110,7 +110,7 @@ func TestCountFollowsTheFile(t *testing.T) {
 	}
 }
 
-func TestPartsOfTheFileThatAreUnderstood(t *testing.T) {
+func TestSupportedSettingsChangeCount(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		change func(f m)
@@ -133,8 +133,8 @@ func TestPartsOfTheFileThatAreUnderstood(t *testing.T) {
 	}
 }
 
-func TestAddedTokensWithMuchInCommonAreFoundInLinearTime(t *testing.T) {
-	// Looked for one after the other, they take a minute.
+func TestSimilarAddedTokensAreMatchedInLinearTime(t *testing.T) {
+	// To try the tokens one after the other would take a minute.
 	var added []any
 	for i := range 4096 {
 		added = append(added, m{"content": strings.Repeat("<", 124) + strconv.Itoa(1000+i)})
@@ -143,14 +143,14 @@ func TestAddedTokensWithMuchInCommonAreFoundInLinearTime(t *testing.T) {
 	text := strings.Repeat("<", 1<<20)
 	start := time.Now()
 	if got := c.Count(text + "1000"); got != 1<<20-124+1 {
-		t.Errorf("Count = %d, want a token for each byte before the added one, and that", got)
+		t.Errorf("Count = %d, want one for each byte before the added token, and one for that", got)
 	}
 	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("1 MB took %v", took)
 	}
 }
 
-func TestWhatIsNotSupportedIsNamed(t *testing.T) {
+func TestUnsupportedSettingIsNamed(t *testing.T) {
 	model := func(key string, v any) func(m) { return func(f m) { f["model"].(m)[key] = v } }
 	top := func(key string, v any) func(m) { return func(f m) { f[key] = v } }
 	splitBy := func(split m) func(m) {
@@ -183,15 +183,15 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 		{"padding", top("padding", m{"strategy": "BatchLongest"})},
 		{`normalizer "Lowercase"`, top("normalizer", m{"type": "Lowercase"})},
 		{`pre_tokenizer "Metaspace"`, top("pre_tokenizer", m{"type": "Metaspace"})},
-		{"without a pre_tokenizer", top("pre_tokenizer", nil)},
+		{"no pre_tokenizer", top("pre_tokenizer", nil)},
 		{"add_prefix_space", top("pre_tokenizer", m{"type": "ByteLevel", "add_prefix_space": true})},
 		{"known split pattern", top("pre_tokenizer", m{"type": "ByteLevel", "add_prefix_space": false, "use_regex": false})},
 		{`split pattern "\\s+"`, splitBy(m{"type": "Split", "pattern": m{"Regex": `\s+`}, "behavior": "Isolated"})},
 		{`behavior "Removed"`, splitBy(m{"type": "Split", "pattern": m{"Regex": qwen}, "behavior": "Removed"})},
 		{"plain string", splitBy(m{"type": "Split", "pattern": m{"String": " "}, "behavior": "Isolated"})},
-		{`"Split" behind ByteLevel`, top("pre_tokenizer", m{"type": "Sequence", "pretokenizers": []any{
+		{`"Split" after ByteLevel`, top("pre_tokenizer", m{"type": "Sequence", "pretokenizers": []any{
 			m{"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}, m{"type": "Split", "pattern": m{"Regex": qwen}, "behavior": "Isolated"}}})},
-		{`"ByteLevel" behind ByteLevel`, top("pre_tokenizer", m{"type": "Sequence", "pretokenizers": []any{
+		{`"ByteLevel" after ByteLevel`, top("pre_tokenizer", m{"type": "Sequence", "pretokenizers": []any{
 			m{"type": "ByteLevel", "add_prefix_space": false}, m{"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}}})},
 		{"splits twice", top("pre_tokenizer", m{"type": "Sequence", "pretokenizers": []any{
 			m{"type": "Split", "pattern": m{"Regex": qwen}, "behavior": "Isolated"}, m{"type": "ByteLevel", "add_prefix_space": false}}})},
@@ -200,8 +200,8 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 		{`"<x>": single_word`, top("added_tokens", []any{m{"content": "<x>", "single_word": true}})},
 		{"without content", top("added_tokens", []any{m{"content": ""}})},
 		{"added token \"<<<", top("added_tokens", []any{m{"content": strings.Repeat("<", 129)}})},
-		{"1048577 merges: want 1048576", model("merges", make([]any, 1<<20+1))},
-		{"added tokens: want 4096", top("added_tokens", make([]m, 5000))},
+		{"1048577 merges: want at most 1048576", model("merges", make([]any, 1<<20+1))},
+		{"added tokens: want at most 4096", top("added_tokens", make([]m, 5000))},
 		{"not a tokenizer.json", top("added_tokens", "x")},
 	} {
 		path := write(t, filepath.Join(t.TempDir(), "tokenizer.json"), small(test.change))
@@ -212,7 +212,7 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 	}
 }
 
-func TestFilesThatCannotBeReadAreErrors(t *testing.T) {
+func TestUnreadableFileIsError(t *testing.T) {
 	dir := t.TempDir()
 	huge := filepath.Join(dir, "huge.json")
 	if err := os.WriteFile(huge, nil, 0o600); err != nil {
@@ -239,31 +239,34 @@ func TestFilesThatCannotBeReadAreErrors(t *testing.T) {
 	}
 }
 
-func TestNewFindsTheModelInACache(t *testing.T) {
-	for _, layout := range []string{
-		"voyage-3", "voyageai/voyage-3", "models--voyageai--voyage-3/snapshots/0123abc", "hub/models--voyageai--voyage-3/snapshots/0123abc",
+func TestLoadFindsFileInDirectory(t *testing.T) {
+	for _, test := range []struct{ file, load string }{
+		{"voyage-3/tokenizer.json", "voyage-3/tokenizer.json"},
+		{"voyage-3/tokenizer.json", "voyage-3"},
+		{"voyageai/voyage-3/tokenizer.json", "voyageai/voyage-3/"},
+		{"models--voyageai--voyage-3/snapshots/0123abc/tokenizer.json", "models--voyageai--voyage-3"},
+		{"hub/models--voyageai--voyage-3/snapshots/0123abc/tokenizer.json", "hub/models--voyageai--voyage-3"},
+		{"hub/models--voyageai--voyage-3/snapshots/0123abc/tokenizer.json", "hub/models--voyageai--voyage-3/snapshots/0123abc"},
 	} {
 		cache := t.TempDir()
-		write(t, filepath.Join(cache, layout, "tokenizer.json"), small(nil))
-		for _, model := range []string{"voyage-3", "voyageai/voyage-3"} {
-			e, err := voyage.New(cache, model)
-			if err != nil {
-				t.Fatalf("New(%s, %q): %v", layout, model, err)
-			}
-			if _, exact := e.(*voyage.Estimator); !exact {
-				t.Errorf("New finds no tokenizer for %q in %s", model, layout)
-			}
-			if n, err := e.Estimate([]byte(`{"model":"voyage-3","input":["low","lower low"],"input_type":"query"}`)); n != 3 || err != nil {
-				t.Errorf("Estimate = %d, %v; want 3", n, err)
-			}
+		write(t, filepath.Join(cache, test.file), small(nil))
+		e, err := voyage.Load(filepath.Join(cache, test.load))
+		if err != nil {
+			t.Errorf("Load(%s) with %s: %v", test.load, test.file, err)
+			continue
+		}
+		if n, err := e.Estimate([]byte(`{"model":"voyage-3","input":["low","lower low"],"input_type":"query"}`)); n != 3 || err != nil {
+			t.Errorf("Load(%s): Estimate = %d, %v; want 3", test.load, n, err)
+		}
+		if want := "voyage(" + filepath.Join(cache, test.file) + ")"; e.String() != want {
+			t.Errorf("Load(%s): String = %s, want %s", test.load, e, want)
 		}
 	}
 }
 
-func TestNewPrefersTheRevisionThatTheHubCallsMain(t *testing.T) {
+func TestLoadPrefersMainRevisionOfHub(t *testing.T) {
 	for _, main := range []string{"0aaa", "5bbb", "9ccc"} {
-		cache := t.TempDir()
-		dir := filepath.Join(cache, "models--voyageai--voyage-3")
+		dir := filepath.Join(t.TempDir(), "models--voyageai--voyage-3")
 		for _, revision := range []string{"0aaa", "5bbb", "9ccc"} {
 			body := small(func(f m) {
 				if revision == main {
@@ -274,53 +277,52 @@ func TestNewPrefersTheRevisionThatTheHubCallsMain(t *testing.T) {
 		}
 		write(t, filepath.Join(dir, "snapshots", "a file"), nil)
 		write(t, filepath.Join(dir, "refs", "main"), []byte(main+"\n"))
-		e, err := voyage.New(cache, "voyage-3")
+		e, err := voyage.Load(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if n, err := e.Estimate("whole"); n != 1 || err != nil {
-			t.Errorf("Estimate = %d, %v; want 1, as the revision %s has it", n, err, main)
+			t.Errorf("Estimate = %d, %v; want 1, as in revision %s", n, err, main)
 		}
 	}
 }
 
-func TestWithoutAFileNewEstimates(t *testing.T) {
-	for _, cache := range []string{t.TempDir(), filepath.Join(t.TempDir(), "none")} {
-		e, err := voyage.New(cache, "voyage-3")
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, _ := estimator.Default().Estimate("some text to embed")
-		if n, err := e.Estimate("some text to embed"); n != want || err != nil {
-			t.Errorf("Estimate = %d, %v; want Default's %d", n, err, want)
-		}
-	}
-}
-
-func TestNewRefusesAFileItCannotUseAndNamesThatAreNone(t *testing.T) {
-	cache := t.TempDir()
-	write(t, filepath.Join(cache, "voyage-3", "tokenizer.json"), []byte("{}"))
-	if e, err := voyage.New(cache, "voyage-3"); err == nil || e != nil {
-		t.Errorf("New = %v, %v with a file that is no tokenizer; want an error", e, err)
-	}
-	dangling, loop, file := t.TempDir(), t.TempDir(), write(t, filepath.Join(t.TempDir(), "tokenizer.json"), small(nil))
-	if err := errors.Join(os.Mkdir(filepath.Join(dangling, "voyage-3"), 0o700), os.Symlink("none", filepath.Join(dangling, "voyage-3", "tokenizer.json")),
-		os.Symlink("voyage-3", filepath.Join(loop, "voyage-3"))); err != nil {
+func TestLoadReportsMissingFileAsNotExist(t *testing.T) {
+	dir := t.TempDir()
+	emptyHub := filepath.Join(dir, "models--voyageai--voyage-3")
+	if err := os.MkdirAll(filepath.Join(emptyHub, "snapshots", "0123abc"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for what, cache := range map[string]string{"a file that is gone": dangling, "a directory that cannot be read": loop, "a file as the cache": file} {
-		if e, err := voyage.New(cache, "voyage-3"); err == nil || e != nil {
-			t.Errorf("New = %v, %v with %s; want an error", e, err, what)
-		}
-	}
-	for _, name := range []string{"", "..", "../voyage-3", "a/b", "voyageai/", "*"} {
-		if _, err := voyage.New(cache, name); err == nil {
-			t.Errorf("New takes the model %q", name)
+	for _, path := range []string{dir, emptyHub, filepath.Join(dir, "none"), filepath.Join(dir, "none", "tokenizer.json")} {
+		e, err := voyage.Load(path)
+		if e != nil || !errors.Is(err, fs.ErrNotExist) || strings.Count(err.Error(), path) != 1 {
+			t.Errorf("Load(%s) = %v, %v; want fs.ErrNotExist, and the path once", path, e, err)
 		}
 	}
 }
 
-func FuzzLoadTakesAnyFile(f *testing.F) {
+func TestLoadRefusesUnusableFile(t *testing.T) {
+	dir := t.TempDir()
+	invalid := write(t, filepath.Join(dir, "invalid", "tokenizer.json"), []byte("{}"))
+	dangling, loop, file := filepath.Join(dir, "dangling"), filepath.Join(dir, "loop"), write(t, filepath.Join(dir, "file"), small(nil))
+	if err := errors.Join(os.Mkdir(dangling, 0o700), os.Symlink("none", filepath.Join(dangling, "tokenizer.json")),
+		os.Mkdir(loop, 0o700), os.Symlink("snapshots", filepath.Join(loop, "snapshots"))); err != nil {
+		t.Fatal(err)
+	}
+	for name, path := range map[string]string{
+		"a file that is not a tokenizer":    filepath.Dir(invalid),
+		"a directory with a dangling link":  dangling,
+		"a dangling link":                   filepath.Join(dangling, "tokenizer.json"),
+		"snapshots that cannot be read":     loop,
+		"a file in the place of its parent": filepath.Join(file, "tokenizer.json"),
+	} {
+		if e, err := voyage.Load(path); err == nil || e != nil || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), path) {
+			t.Errorf("Load of %s = %v, %v; want an error with the path that is not fs.ErrNotExist", name, e, err)
+		}
+	}
+}
+
+func FuzzLoadAnyFile(f *testing.F) {
 	f.Add(small(nil))
 	f.Add([]byte(`{"model":{"merges":["a"]}}`))
 	path := filepath.Join(f.TempDir(), "tokenizer.json")
@@ -328,14 +330,14 @@ func FuzzLoadTakesAnyFile(f *testing.F) {
 		write(t, path, body)
 		e, err := voyage.Load(path)
 		if err == nil && e.Counter().Count("low<|end|>") < 1 {
-			t.Errorf("a tokenizer that counts text as nothing: %q", body)
+			t.Errorf("Count of a text is less than 1 by the tokenizer %q", body)
 		}
 	})
 }
 
 func BenchmarkCount(b *testing.B) {
-	// The merges are few, so this shows the cost of the file's form, not of a
-	// real vocabulary.
+	// With few merges this measures the cost of normalisation and added tokens, not
+	// of a real vocabulary.
 	c := load(b, small(nil)).Counter()
 	text := corpus.English(50 << 10)
 	b.SetBytes(int64(len(text)))
