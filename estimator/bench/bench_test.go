@@ -1,5 +1,5 @@
-// Package bench compares the estimators with other Go encoders in one run. It is
-// a module of its own, so that those never enter choked's:
+// Package bench compares the estimators with other Go encoders in one run. It is a
+// module of its own, so that choked does not depend on the other encoders:
 //
 //	cd estimator/bench && go test -bench .
 package bench
@@ -18,7 +18,7 @@ import (
 	"github.com/choked/choked/estimator/tiktoken"
 )
 
-// encoder counts by o200k, in one of three implementations.
+// encoder is one of three implementations that count by o200k.
 type encoder struct {
 	name  string
 	count func(text string) int
@@ -78,7 +78,8 @@ func BenchmarkText(b *testing.B) {
 	}
 }
 
-// BenchmarkHostile keeps texts to 5 KB: pkoukk's encoder is quadratic in a run.
+// BenchmarkHostile has texts of at most 5 KB: the time of pkoukk's encoder is
+// quadratic in the length of a run.
 func BenchmarkHostile(b *testing.B) {
 	for _, size := range []int{1 << 10, 5 << 10} {
 		for _, text := range corpus.Hostile(size) {
@@ -101,8 +102,8 @@ func run(b *testing.B, name, text string, e encoder) {
 	})
 }
 
-// TestCountsAgree reports where the other encoders differ. Ours are held against
-// pkoukk's, token by token, in package tiktoken; this shows the third.
+// TestCountsAgree fails where choked and pkoukk differ, and logs where tokenizer
+// does. The tests of package tiktoken compare choked with pkoukk token by token.
 func TestCountsAgree(t *testing.T) {
 	list := all(t)
 	for _, text := range append(corpus.Prose(), corpus.Edges()...) {

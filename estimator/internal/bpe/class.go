@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// class is a set of the properties that the split patterns ask of a character.
+// class is a set of the properties of a character that the split patterns use.
 type class uint8
 
 const (
@@ -22,12 +22,12 @@ const (
 	caseless = letter | mark // with neither upper nor lower: \p{Lm}, \p{Lo}, \p{M}
 )
 
-// tableEnd is above every assigned letter, mark, number and space but the
-// variation selectors, which are rare enough to be looked up.
+// tableEnd is above all assigned letters, marks, numbers and spaces but the
+// variation selectors, which are rare and looked up in package unicode.
 const tableEnd = 0x33480
 
-// classes gives the class of every character below tableEnd, from the tables of
-// package unicode, so letters are letters as of its version of Unicode.
+// classes returns the class of each character below tableEnd, by the version of
+// Unicode that package unicode has.
 var classes = sync.OnceValue(func() *[tableEnd]class {
 	table := new([tableEnd]class)
 	set := func(t *unicode.RangeTable, c class) {
@@ -55,6 +55,7 @@ var classes = sync.OnceValue(func() *[tableEnd]class {
 	return table
 })
 
+// classOf returns the class of any character.
 func classOf(table *[tableEnd]class, r rune) class {
 	if uint32(r) < tableEnd {
 		return table[r]
@@ -76,7 +77,8 @@ type scanner struct {
 	table *[tableEnd]class
 }
 
-// at gives the class and the length in bytes of the character at i; both are 0 at the end.
+// at returns the class and the length in bytes of the character at i, and 0 and 0 at
+// the end of the text.
 func (s *scanner) at(i int) (class, int) {
 	if i >= len(s.text) {
 		return 0, 0
@@ -88,7 +90,7 @@ func (s *scanner) at(i int) (class, int) {
 	return classOf(s.table, r), n
 }
 
-// run gives the end of the run of characters from i that have any class of set.
+// run returns the end of the run of characters from i that have any class of set.
 func (s *scanner) run(i int, set class) int {
 	for i < len(s.text) {
 		c, n := s.at(i)

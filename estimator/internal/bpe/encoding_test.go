@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// ranked makes a vocabulary of all bytes and then the given tokens.
+// ranked returns a vocabulary of all bytes and then the given tokens.
 func ranked(t testing.TB, tokens ...string) *Vocab {
 	t.Helper()
 	var all []string
@@ -30,8 +30,8 @@ func newVocab(tokens []string) (*Vocab, error) {
 	return NewVocab(strings.Join(tokens, ""), offsets)
 }
 
-// obvious merges as the definition says: look for the lowest rank, the leftmost
-// of equals, merge it, start over.
+// obvious merges a piece by the definition: it finds the lowest rank, the leftmost of
+// equals, merges these two, and starts again.
 func obvious(e *Encoding, piece string) []int32 {
 	if id := e.vocab.lookup(piece); e.whole && id != none {
 		return []int32{id}
@@ -63,8 +63,8 @@ func obvious(e *Encoding, piece string) []int32 {
 	return ids
 }
 
-func TestMergingEqualsTheDefinition(t *testing.T) {
-	// Tokens overlap in every way, and the lengths reach both ways of merging.
+func TestMergeEqualsDefinition(t *testing.T) {
+	// The tokens overlap in every way, and the lengths reach both ways to merge.
 	v := ranked(t, "ab", "bc", "abc", "ca", "aa", "aaa", "aaaa", "bca", "cab", "abcab", "bb", "ccc", "cc", "aaaaaaaa", "bcabc")
 	pairs, err := NewPairs(v, []string{"b", "a", "ab", "a", "bc", "aa", "c", "cc", "aa"}, []string{"c", "b", "c", "a", "a", "aa", "c", "c", "a"})
 	if err != nil {
@@ -77,7 +77,7 @@ func TestMergingEqualsTheDefinition(t *testing.T) {
 			for j := range b {
 				b[j] = "abc"[r.IntN(1+r.IntN(3))]
 			}
-			piece := string(b) // of letters, so it is one piece
+			piece := string(b) // only letters, so one piece
 			if got, want := e.Append(nil, piece), obvious(e, piece); !slices.Equal(got, want) {
 				t.Fatalf("tokens of %q:\n got %v\nwant %v", piece, got, want)
 			}
@@ -88,7 +88,7 @@ func TestMergingEqualsTheDefinition(t *testing.T) {
 	}
 }
 
-func FuzzMergingEqualsTheDefinition(f *testing.F) {
+func FuzzMergeEqualsDefinition(f *testing.F) {
 	f.Add("abcabcabcaaaa", 3)
 	f.Add(strings.Repeat("ab", 60), 200)
 	f.Fuzz(func(t *testing.T, text string, cut int) {
@@ -117,7 +117,7 @@ func FuzzMergingEqualsTheDefinition(f *testing.F) {
 	})
 }
 
-func TestVocabulariesThatCannotBeAreErrors(t *testing.T) {
+func TestInvalidVocabularyIsError(t *testing.T) {
 	var bytes []string
 	for b := range 256 {
 		bytes = append(bytes, string([]byte{byte(b)}))
@@ -135,14 +135,14 @@ func TestVocabulariesThatCannotBeAreErrors(t *testing.T) {
 		}
 	}
 	if _, err := NewVocab("abc", slices.Repeat([]uint32{9}, 300)); err == nil {
-		t.Error("NewVocab takes offsets past its bytes")
+		t.Error("NewVocab with offsets past its bytes returns no error")
 	}
 	if _, err := NewPairs(ranked(t, "ab"), []string{"b"}, []string{"a"}); err == nil || !strings.Contains(err.Error(), `"b" and "a"`) {
 		t.Errorf("NewPairs = %v, want an error that names the merge", err)
 	}
 }
 
-// BenchmarkMerge shows where the heap begins to pay: scanBelow is chosen by it.
+// BenchmarkMerge shows from which size a heap is faster than a scan: see scanBelow.
 func BenchmarkMerge(b *testing.B) {
 	v := ranked(b, "ab", "bc", "abc", "ca", "aa", "bca", "cab", "bb", "cc")
 	e := NewRanked(v, GPT2)

@@ -2,10 +2,10 @@ package bpe
 
 import "slices"
 
-// byHeap keeps the merges that are allowed in a heap by rank, then place: each
-// merge costs the logarithm of the piece's length. The tokens form a linked
-// list over the places of the bytes they begin with, so next is also where a
-// token ends.
+// byHeap merges a piece, and keeps the allowed merges in a heap by rank, then by
+// offset: a merge takes time logarithmic in the length of the piece. The tokens
+// form a linked list of the offsets at which they start, so next is also the end
+// of a token.
 func (m *merger) byHeap(e *Encoding, piece string) {
 	n := int32(len(m.ids))
 	if cap(m.next) < len(m.ids) {
@@ -26,7 +26,7 @@ func (m *merger) byHeap(e *Encoding, piece string) {
 		q = pop(q)
 		rank, at := int32(top>>32), int32(uint32(top))
 		if m.ranks[at] != rank {
-			continue // merged otherwise since it was queued
+			continue // one of the two has merged since this was queued
 		}
 		gone := next[at]
 		m.ids[at] = e.merged(rank)
@@ -58,8 +58,8 @@ func (m *merger) byHeap(e *Encoding, piece string) {
 	m.ids = m.ids[:kept]
 }
 
-// push and pop keep q a heap with the least value first, without the interface
-// calls of container/heap.
+// push adds x to a heap with the least value first. Unlike container/heap it makes
+// no interface calls.
 func push(q []uint64, x uint64) []uint64 {
 	q = append(q, x)
 	i := len(q) - 1
@@ -75,6 +75,7 @@ func push(q []uint64, x uint64) []uint64 {
 	return q
 }
 
+// pop removes the least value of a heap.
 func pop(q []uint64) []uint64 {
 	x := q[len(q)-1]
 	q = q[:len(q)-1]

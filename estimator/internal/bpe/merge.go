@@ -5,12 +5,12 @@ import (
 	"sync"
 )
 
-// merger holds what merging a piece needs, so that it is allocated once.
+// merger holds the memory to merge a piece, so that it is allocated once.
 type merger struct {
 	ids    []int32 // the tokens so far; the result, once merged
-	starts []int32 // where each begins in the piece, and the piece's end
-	ranks  []int32 // of the merge with the token behind it; noRank: not allowed
-	next   []int32 // neighbours, when merged by heap
+	starts []int32 // their offsets in the piece, and the length of the piece
+	ranks  []int32 // of the merge with the next token; noRank if not allowed
+	next   []int32 // neighbours, if merged by heap
 	prev   []int32
 	queue  []uint64
 }
@@ -19,8 +19,8 @@ const noRank = math.MaxInt32
 
 var mergers = sync.Pool{New: func() any { return new(merger) }}
 
-// keepBelow is the piece size, in bytes, above which a merger is not kept: one
-// long piece should not hold memory for good.
+// keepBelow is the piece size, in bytes, above which a merger is not kept for
+// reuse: one long piece should not occupy memory for ever.
 const keepBelow = 64 << 10
 
 func (m *merger) free() {
@@ -29,8 +29,8 @@ func (m *merger) free() {
 	}
 }
 
-// scanBelow is the piece size below which looking at every neighbour for the
-// lowest rank is faster than keeping a heap (BenchmarkMerge).
+// scanBelow is the piece size, in bytes, below which a scan of all ranks for the
+// lowest is faster than a heap (BenchmarkMerge).
 const scanBelow = 48
 
 // merge leaves the tokens of piece in m.ids. piece is not empty.
@@ -72,7 +72,7 @@ func (m *merger) reset(e *Encoding, piece string) {
 	m.ranks[n-1] = noRank
 }
 
-// byScan looks for the lowest rank among all tokens before each merge.
+// byScan merges a piece, and scans all ranks for the lowest before each merge.
 func (m *merger) byScan(e *Encoding, piece string) {
 	ids, starts, ranks := m.ids, m.starts, m.ranks
 	for n := len(ids); ; n-- {
@@ -101,7 +101,7 @@ func (m *merger) byScan(e *Encoding, piece string) {
 	}
 }
 
-// rank gives the rank of merging two neighbours: the tokens left and right,
+// rank returns the rank of the merge of two neighbours: the tokens left and right,
 // which together are piece[lo:hi].
 func (e *Encoding) rank(piece string, lo, hi, left, right int32) int32 {
 	if e.pairs != nil {
@@ -113,7 +113,7 @@ func (e *Encoding) rank(piece string, lo, hi, left, right int32) int32 {
 	return noRank
 }
 
-// merged gives the token that a merge of that rank makes.
+// merged returns the token that a merge of that rank makes.
 func (e *Encoding) merged(rank int32) int32 {
 	if e.pairs != nil {
 		return e.pairs.results[rank]

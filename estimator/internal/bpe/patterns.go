@@ -1,7 +1,7 @@
 package bpe
 
-// patterns are the regular expressions that the splits match by hand, as the
-// encoders publish them. Some are written in more than one way.
+// patterns maps regular expressions, as the encoders publish them, to the splits
+// that match them. Some are published in more than one form.
 var patterns = map[string]Split{
 	`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`:  GPT2,
 	`'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`:     GPT2,
@@ -18,8 +18,9 @@ const (
 		`|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?`
 )
 
-// SplitOf gives the split that matches a regular expression, if there is one.
-func SplitOf(pattern string) (Split, bool) {
-	split, ok := patterns[pattern]
+// SplitOf returns the split that matches a regular expression; ok is false for an
+// unknown expression.
+func SplitOf(pattern string) (split Split, ok bool) {
+	split, ok = patterns[pattern]
 	return split, ok
 }

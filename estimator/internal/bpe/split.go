@@ -1,8 +1,8 @@
 package bpe
 
-// A Split cuts a text into the pieces that are encoded on their own. Each is
-// one of the regular expressions in use, matched by hand: in one pass, in time
-// linear in the text whatever it holds.
+// A Split cuts a text into the pieces that are encoded on their own. It is one of
+// the regular expressions in use, matched by hand-written code in one pass, in time
+// linear in the size of any text.
 type Split uint8
 
 // The split patterns, from the open sources of the encoders that use them.
@@ -13,9 +13,9 @@ const (
 	Qwen // CL100K with each digit alone
 )
 
-// next gives the end of the piece that begins at i, which is inside the text.
-// The branches stand in the order of the pattern's alternatives: the first that
-// matches wins, not the longest.
+// next returns the end of the piece that begins at i, an offset inside the text.
+// The branches are in the order of the pattern's alternatives: the first match
+// wins, not the longest.
 func (s *scanner) next(i int, split Split) int {
 	switch split {
 	case O200K:
@@ -73,10 +73,11 @@ func (s *scanner) casedWord(i int) int {
 	return s.contraction(end, true)
 }
 
-// cased matches a word without what may lead it. It says whether the word is of
-// capitals only, as the second alternative allows. It returns i for no match.
+// cased matches a word without its optional first character, and returns i if
+// there is none. It reports whether all letters of the word are capitals, which
+// only the second alternative allows.
 func (s *scanner) cased(i int) (end int, capitals bool) {
-	lastCaseless := -1 // where the last character of both sets ends
+	lastCaseless := -1 // end of the last character in both sets
 	for end = i; ; {
 		c, n := s.at(end)
 		if c&lower != 0 {
@@ -91,14 +92,14 @@ func (s *scanner) cased(i int) (end int, capitals bool) {
 		}
 	}
 	if lastCaseless >= 0 {
-		// Capitals behind the last caseless character are given back, since the
-		// alternative must end outside them.
+		// The match ends before the capitals after the last caseless character: the
+		// alternative must end with a character that is not a capital.
 		return lastCaseless, false
 	}
 	return end, end > i
 }
 
-// lowers gives the end of the run of [\p{Ll}\p{Lm}\p{Lo}\p{M}] from i.
+// lowers returns the end of the run of [\p{Ll}\p{Lm}\p{Lo}\p{M}] from i.
 func (s *scanner) lowers(i int) int {
 	for {
 		c, n := s.at(i)
@@ -136,8 +137,8 @@ func (s *scanner) digits(i int) int {
 	return i
 }
 
-// symbols matches " ?[^\s\p{L}\p{N}]+" and the line ends that the pattern
-// allows behind it; for o200k those include slashes.
+// symbols matches " ?[^\s\p{L}\p{N}]+" and the line ends after it, if the pattern
+// allows them; for o200k these include slashes.
 func (s *scanner) symbols(i int, split Split) int {
 	end := i
 	if s.text[i] == ' ' {
@@ -181,12 +182,12 @@ func (s *scanner) spaces(i int, lines bool) int {
 	case lines && lineEnd >= 0:
 		return lineEnd
 	case end < len(s.text) && last > i:
-		return last // the last space goes with what follows
+		return last // the last space belongs to the next piece
 	case end > i:
 		return end
 	}
 	_, n := s.at(i)
-	return i + n // unreachable for the patterns above, which match everything
+	return i + n // unreachable: the patterns above match any text
 }
 
 // gpt2 matches " ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+".
@@ -207,7 +208,7 @@ func (s *scanner) gpt2(i int) int {
 	return s.symbols(i, GPT2)
 }
 
-// contraction gives the end of 's, 't, 're, 've, 'm, 'll or 'd at i, or i.
+// contraction returns the end of 's, 't, 're, 've, 'm, 'll or 'd at i, or i.
 func (s *scanner) contraction(i int, anyCase bool) int {
 	if i+1 >= len(s.text) || s.text[i] != '\'' {
 		return i

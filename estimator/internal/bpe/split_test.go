@@ -48,14 +48,14 @@ func checkSplits(t *testing.T, text string) {
 	}
 }
 
-func TestSplitsMatchTheirPatterns(t *testing.T) {
+func TestSplitsMatchPatterns(t *testing.T) {
 	for _, text := range slices.Concat(corpus.Edges(), corpus.Prose(), corpus.Hostile(60), corpus.Generated(1000), corpus.Go(2<<10, 20)) {
 		checkSplits(t, text.Body)
 	}
 }
 
-func TestSplitsMatchTheirPatternsFromAnyPlace(t *testing.T) {
-	// All strings of up to four characters over one of each kind.
+func TestSplitsMatchPatternsForAllShortTexts(t *testing.T) {
+	// All texts of up to four characters, with one character of each kind.
 	kinds := []string{"a", "B", "中", "\u0301", "1", " ", "\n", "\t", "'", "s", "/", "!", "ǅ"}
 	var grow func(text string, left int)
 	grow = func(text string, left int) {
@@ -74,19 +74,19 @@ func TestSplitsMatchTheirPatternsFromAnyPlace(t *testing.T) {
 }
 
 func TestLongSFoldsToS(t *testing.T) {
-	// As Unicode folds case, which the expressions of regexp2 do not.
+	// Unicode folds the long s to s in patterns that ignore case; regexp2 does not.
 	if got, want := pieces("it'ſx", CL100K), []string{"it", "'ſ", "x"}; !slices.Equal(got, want) {
 		t.Errorf("pieces = %q, want %q", got, want)
 	}
 }
 
-func FuzzSplitsMatchTheirPatterns(f *testing.F) {
+func FuzzSplitsMatchPatterns(f *testing.F) {
 	for _, text := range corpus.Edges() {
 		f.Add(text.Body)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		if len(text) > 300 || strings.Contains(text, "'ſ") {
-			t.Skip("too slow for regexp2, or a case it does not fold")
+			t.Skip("too slow for regexp2, or a letter that it does not fold")
 		}
 		checkSplits(t, text)
 	})

@@ -6,25 +6,26 @@ import (
 	"math/bits"
 )
 
-// none is the id of no token, and the rank of a merge that is not allowed.
+// none is the id of a missing token.
 const none = -1
 
 // Vocab maps byte strings to token ids. It is immutable and safe for concurrent use.
 type Vocab struct {
-	arena   string   // the bytes of all tokens, by id
-	offsets []uint32 // token id is arena[offsets[id]:offsets[id+1]]
-	slots   []uint64 // open addressing: upper half of the hash, id + 1
-	bytes   [256]int32
-	twos    []int32 // ids of the tokens of two bytes
-	longest int
+	arena   string     // the bytes of all tokens, by id
+	offsets []uint32   // token id is arena[offsets[id]:offsets[id+1]]
+	slots   []uint64   // hash table with open addressing: upper half of the hash, id + 1
+	bytes   [256]int32 // ids of the tokens of one byte
+	twos    []int32    // ids of the tokens of two bytes, or none
+	longest int        // size of the longest token, in bytes
 }
 
-// NewVocab makes a vocabulary whose token id is arena[offsets[id]:offsets[id+1]].
-// An empty token is an id not in use. The error names a token given twice, or a
-// single byte that has none: byte-level BPE cannot encode all text without it.
+// NewVocab returns a vocabulary whose token id is arena[offsets[id]:offsets[id+1]].
+// An id with an empty token is not in use. The error names a token that occurs
+// twice, or a byte without a token: byte-level BPE needs all of them to encode any
+// text.
 func NewVocab(arena string, offsets []uint32) (*Vocab, error) {
 	if len(offsets) < 257 || len(offsets) > 1<<24 {
-		return nil, fmt.Errorf("a vocabulary of %d tokens: want 256 to %d", len(offsets)-1, 1<<24-1)
+		return nil, fmt.Errorf("vocabulary of %d tokens: want 256 to %d", len(offsets)-1, 1<<24-1)
 	}
 	size := 1 << bits.Len(uint(len(offsets)*3/2))
 	v := &Vocab{arena: arena, offsets: offsets, slots: make([]uint64, size), twos: make([]int32, 1<<16)}
@@ -36,7 +37,7 @@ func NewVocab(arena string, offsets []uint32) (*Vocab, error) {
 	}
 	for id := range int32(len(offsets) - 1) {
 		if offsets[id] > offsets[id+1] || int(offsets[id+1]) > len(arena) {
-			return nil, errors.New("a vocabulary with tokens out of order")
+			return nil, errors.New("vocabulary with tokens out of order")
 		}
 		t := v.token(id)
 		switch len(t) {
@@ -54,7 +55,7 @@ func NewVocab(arena string, offsets []uint32) (*Vocab, error) {
 	}
 	for b, id := range v.bytes {
 		if id == none {
-			return nil, fmt.Errorf("a vocabulary without a token for the byte %#02x", b)
+			return nil, fmt.Errorf("vocabulary without a token for the byte %#02x", b)
 		}
 	}
 	return v, nil
@@ -72,12 +73,12 @@ func (v *Vocab) insert(t string, id int32) error {
 			return nil
 		}
 		if s>>32 == h>>32 && v.token(int32(uint32(s))-1) == t {
-			return fmt.Errorf("a vocabulary with the token %q twice", t)
+			return fmt.Errorf("vocabulary with the token %q twice", t)
 		}
 	}
 }
 
-// lookup gives the id of t, or none.
+// lookup returns the id of t, or none.
 func (v *Vocab) lookup(t string) int32 {
 	if len(t) > v.longest {
 		return none
@@ -97,8 +98,8 @@ func (v *Vocab) lookup(t string) int32 {
 	}
 }
 
-// hash mixes t eight bytes at a time. The table never changes once built, so it
-// need not resist chosen keys: they cannot lengthen its probes.
+// hash mixes t eight bytes at a time. It need not resist chosen keys: the table does
+// not change after NewVocab, so a text cannot make its probes longer.
 func hash(t string) uint64 {
 	const k0, k1 = 0x9e3779b97f4a7c15, 0xd6e8feb86659fd93 // odd, half the bits set
 	n := len(t)

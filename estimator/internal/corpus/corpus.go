@@ -1,6 +1,7 @@
-// Package corpus holds texts for the tests of the estimators. The prose, in
-// some thirty languages, was written for this project; the rest is generated,
-// always alike, or read from the Go installation.
+// Package corpus holds texts for the tests and benchmarks of the estimators only; it
+// is not a test file because several packages use it. The prose, in some thirty
+// languages, was written for this project. The other texts are generated, the same
+// at each call, or read from the Go installation.
 package corpus
 
 import (
@@ -17,7 +18,7 @@ import (
 	"strings"
 )
 
-// Text is a text and what to call it in a test.
+// Text is a text with a name for the messages of a test.
 type Text struct {
 	Name, Body string
 }
@@ -25,12 +26,12 @@ type Text struct {
 //go:embed texts/*.txt
 var files embed.FS
 
-// Prose returns a short text in each language, and some in markup and emoji.
+// Prose returns a short text in each language, one in Markdown and one with emoji.
 func Prose() []Text {
 	var texts []Text
 	entries, err := files.ReadDir("texts")
 	if err != nil {
-		panic(err) // embedded: the compiler has seen it
+		panic(err) // cannot fail: the files are embedded
 	}
 	for _, e := range entries {
 		body, err := files.ReadFile("texts/" + e.Name())
@@ -42,11 +43,11 @@ func Prose() []Text {
 	return texts
 }
 
-// English returns n bytes of English prose, its sentences in random order.
+// English returns n bytes of English prose, with its clauses in random order.
 func English(n int) string { return Shuffled("en", n) }
 
-// Shuffled returns about n bytes of one language's text, its words' order
-// changed by clauses so that long texts do not repeat.
+// Shuffled returns up to n bytes of the text in one language, with its clauses in
+// random order so that a long text does not repeat itself.
 func Shuffled(name string, n int) string {
 	body, err := files.ReadFile("texts/" + name + ".txt")
 	if err != nil {
@@ -63,7 +64,8 @@ func Shuffled(name string, n int) string {
 	return strings.ToValidUTF8(b.String()[:n], "")
 }
 
-// Generated returns texts of n bytes as programs write them.
+// Generated returns texts of n bytes such as programs write: JSON, logs, CSV,
+// base64 and hexadecimal.
 func Generated(n int) []Text {
 	r := rand.New(rand.NewPCG(1, uint64(n)))
 	var jsonText, logs, csv strings.Builder
@@ -93,8 +95,8 @@ func Generated(n int) []Text {
 	}
 }
 
-// Uneven returns texts of about n bytes that a sample of them may miss the truth
-// of: their parts differ in how many bytes make a token, or are runs of spaces.
+// Uneven returns texts of about n bytes that are hard to sample: their parts differ
+// in the number of bytes per token, or are runs of spaces.
 func Uneven(n int) []Text {
 	r := rand.New(rand.NewPCG(2, uint64(n)))
 	fill := func(name string, part func(i int) string) Text {
@@ -129,7 +131,7 @@ func Uneven(n int) []Text {
 	}
 }
 
-// Hostile returns texts of about n bytes that make a careless encoder slow.
+// Hostile returns texts of about n bytes on which a naive encoder is slow.
 func Hostile(n int) []Text {
 	repeat := func(s string) string { return strings.Repeat(s, n/len(s)+1) }
 	r := rand.New(rand.NewPCG(3, uint64(n)))
@@ -161,7 +163,7 @@ func Hostile(n int) []Text {
 	}
 }
 
-// Edges returns short texts where encoders have gone wrong.
+// Edges returns short texts on which encoders have been wrong.
 func Edges() []Text {
 	var texts []Text
 	for _, s := range []string{
@@ -177,15 +179,15 @@ func Edges() []Text {
 	return texts
 }
 
-// Go returns texts of size bytes from the Go installation's sources and
-// documents, at most limit of them, spread over all of it. It returns none where
-// there is no installation.
+// Go returns at most limit texts of size bytes from the sources and documents of
+// the Go installation, from all parts of it. Without an installation it returns
+// none.
 func Go(size, limit int) []Text {
 	root := filepath.Join(build.Default.GOROOT, "src")
 	var paths []string
 	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || strings.Count(path[len(root):], string(filepath.Separator)) > 3 {
-			return nil // an unreadable or a deep corner is not missed
+			return nil // skip unreadable and deep directories
 		}
 		if info, err := d.Info(); err == nil && d.Type().IsRegular() && info.Size() >= int64(size) {
 			switch filepath.Ext(path) {

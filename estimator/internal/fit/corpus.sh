@@ -1,8 +1,8 @@
 #!/bin/sh
-# Gathers what the weights are fitted on below a directory, one folder a kind:
+# Gathers the texts for the fit in a directory, with a folder for each kind:
 #   corpus.sh DIR && go run ./estimator/internal/fit -out estimator/internal/quick/weights.go DIR
-# It needs Debian 12's package sources, which are only unpacked, and a Go and a
-# Node installation for their sources.
+# It downloads and unpacks packages of Debian 12 without installing them, and copies
+# the sources of a Go and a Node installation.
 set -eu
 dir=$(mkdir -p "$1" && cd "$1" && pwd)
 mkdir -p "$dir/.packages" && cd "$dir/.packages"

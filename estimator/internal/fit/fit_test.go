@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-func TestFitFindsTheWeightsThatMadeTheTokens(t *testing.T) {
+func TestFitRecoversKnownWeights(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	truth := map[int]float64{3: 0.1, 70: 0.5, 900: 1, 901: 0.25}
 	var texts []text
@@ -27,11 +27,11 @@ func TestFitFindsTheWeightsThatMadeTheTokens(t *testing.T) {
 	w := fit(texts)
 	for i := range texts {
 		if e := relative(&texts[i], w); e > 0.01 || e < -0.01 {
-			t.Fatalf("text %d is off by %.2f%%", i, 100*e)
+			t.Fatalf("text %d is off by %.2f%%, want at most 1%%", i, 100*e)
 		}
 	}
-	if w[5] != usual {
-		t.Errorf("a pair that no text shows has the weight %g, want %g", w[5], usual)
+	if w[5] != usualWeight {
+		t.Errorf("a pair that occurs in no text has the weight %g, want %g", w[5], usualWeight)
 	}
 	var out bytes.Buffer
 	report(&out, texts, w)
@@ -44,8 +44,8 @@ func TestFitFindsTheWeightsThatMadeTheTokens(t *testing.T) {
 }
 
 func TestFitKeepsToFloors(t *testing.T) {
-	// Nothing but the made texts shows the pairs 10 and 11; a second floor is
-	// below what the pair 12 costs anyway, and must not bring it down.
+	// Only the first floor has the pairs 10 and 11. The second floor is below the
+	// cost of the pair 12 in the written text, and must not lower it.
 	texts := []text{{kind: "written", weight: 1, tokens: 50}, {floor: true, weight: 0.1, tokens: 80}, {floor: true, weight: 0.1, tokens: 20}}
 	texts[0].features[12] = 100
 	texts[1].features[10], texts[1].features[11] = 50, 50
@@ -59,7 +59,7 @@ func TestFitKeepsToFloors(t *testing.T) {
 	}
 }
 
-func TestMadeTextsAreAlwaysTheSameAndOfAllKinds(t *testing.T) {
+func TestMadeTextsAreRepeatableAndDiverse(t *testing.T) {
 	texts, err := makeTexts(2000)
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ func TestMadeTextsAreAlwaysTheSameAndOfAllKinds(t *testing.T) {
 		seen := false
 		for i := range texts {
 			if texts[i].features[f] != again[i].features[f] {
-				t.Fatalf("text %d is another one the second time", i)
+				t.Fatalf("text %d differs in the second run", i)
 			}
 			seen = seen || texts[i].features[f] > 0
 		}
@@ -82,11 +82,11 @@ func TestMadeTextsAreAlwaysTheSameAndOfAllKinds(t *testing.T) {
 		}
 	}
 	if pairs < 700 {
-		t.Errorf("the texts show %d pairs, want 700", pairs)
+		t.Errorf("the texts have %d pairs, want at least 700", pairs)
 	}
 }
 
-func TestErrorsAreThoseOfTheSameTextsWhereverTheyAre(t *testing.T) {
+func TestHeldOutTextsDoNotDependOnDirectory(t *testing.T) {
 	read := func() (held []bool) {
 		dir := t.TempDir()
 		for i := range 20 {
@@ -104,11 +104,11 @@ func TestErrorsAreThoseOfTheSameTextsWhereverTheyAre(t *testing.T) {
 		return held
 	}
 	if a, b := read(), read(); !slices.Equal(a, b) || !slices.Contains(a, true) {
-		t.Errorf("held out of two copies of a corpus: %t and %t", a, b)
+		t.Errorf("held out of two copies of a corpus: %t and %t, want the same, and some", a, b)
 	}
 }
 
-func TestTextsAreTakenFromTheirMarkup(t *testing.T) {
+func TestMarkupIsRemoved(t *testing.T) {
 	page := ".TH X 1\n.SH NAME\nls \\- list \\fBfiles\\fP\n.\\\" comment\n'in 3\n"
 	if got, want := unroff(page), "ls - list files\n"; got != want {
 		t.Errorf("unroff = %q, want %q", got, want)
@@ -116,7 +116,7 @@ func TestTextsAreTakenFromTheirMarkup(t *testing.T) {
 	if got, want := withoutTags("<p>a &amp; <b>b</b></p>\n\n <!-- c\n --> d"), "a & b\nd"; got != want {
 		t.Errorf("withoutTags = %q, want %q", got, want)
 	}
-	// A catalogue of a header and two strings, one of them a plural.
+	// The catalogue has a header and two strings, one with a plural.
 	var mo bytes.Buffer
 	stored := []string{"Header: x", "eins", "zwei\x00drei"}
 	offset := uint32(28)
@@ -133,6 +133,6 @@ func TestTextsAreTakenFromTheirMarkup(t *testing.T) {
 		t.Errorf("translations = %q, want %q", got, want)
 	}
 	for cut := range mo.Len() {
-		translations(mo.Bytes()[:cut]) // a broken catalogue must not stop a fit
+		translations(mo.Bytes()[:cut]) // a truncated catalogue must not panic
 	}
 }

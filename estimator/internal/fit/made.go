@@ -13,14 +13,14 @@ import (
 
 const (
 	madeTexts  = 30_000
-	madeWeight = 0.03 // beside a kind of text: as much as does not show in the errors of those
-	enough     = 0.6  // of its tokens is what a made text must be estimated at
+	madeWeight = 0.03 // of a made text: small, so that the errors of real texts stay the same
+	minShare   = 0.6  // smallest estimate of a made text, as a share of its tokens
 )
 
-// makeTexts returns texts that nobody writes but to get past a limit: one to four
-// characters, of ASCII or of any script, over and over. No text of a corpus shows
-// what their pairs of bytes cost, and a fit without them gives it to neighbours
-// that come along. They only bound the weights from below.
+// makeTexts returns n texts such as an author writes to evade a limit: one to four
+// characters, of ASCII or of any script, repeated. A corpus has no text that shows
+// the cost of their pairs of bytes, and a fit without made texts would assign that
+// cost to neighbouring pairs. They only bound the weights from below.
 func makeTexts(n int) ([]text, error) {
 	truth, err := tiktoken.OpenAI("gpt-4o").Counter()
 	if err != nil {
@@ -30,7 +30,7 @@ func makeTexts(n int) ([]text, error) {
 	texts := make([]text, n)
 	for i := range texts {
 		body := makeText(r)
-		t := text{floor: true, held: i%4 == 0, weight: madeWeight, tokens: enough * float64(truth.Count(body))}
+		t := text{floor: true, held: i%4 == 0, weight: madeWeight, tokens: minShare * float64(truth.Count(body))}
 		quick.AddFeatures(&t.features, body)
 		texts[i] = t
 	}
@@ -39,23 +39,25 @@ func makeTexts(n int) ([]text, error) {
 
 var scripts = slices.Sorted(maps.Keys(unicode.Scripts))
 
+// makeText returns one made text.
 func makeText(r *rand.Rand) string {
 	var unit strings.Builder
 	script := unicode.Scripts[scripts[r.IntN(len(scripts))]]
-	foreign := r.IntN(3) // of two characters: none, one or both
+	foreign := r.IntN(3) // number of characters of that script among two: none, one or both
 	for range 1 + r.IntN(4) {
 		switch {
 		case r.IntN(2) < foreign:
 			unit.WriteRune(runeOf(script, r))
 		case r.IntN(16) == 0:
-			unit.WriteByte(byte(r.Uint32())) // a control character, or part of one that is not there
+			unit.WriteByte(byte(r.Uint32())) // a control character, or a part of an incomplete character
 		default:
 			unit.WriteByte(byte(' ' + r.IntN('~'-' '+1)))
 		}
 	}
-	return strings.Repeat(unit.String(), 1+smallest/unit.Len())
+	return strings.Repeat(unit.String(), 1+minSize/unit.Len())
 }
 
+// runeOf returns a random character of a table.
 func runeOf(table *unicode.RangeTable, r *rand.Rand) rune {
 	i := r.IntN(len(table.R16) + len(table.R32))
 	if i < len(table.R16) {

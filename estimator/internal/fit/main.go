@@ -1,13 +1,13 @@
-// Command fit makes weights.go of package quick: the weight of every pair of
-// byte classes, fitted so that their sum is nearest, in relative terms, to the
-// number of tokens that the o200k encoding gives. FIT.md beside weights.go says
-// what it was run on.
+// Command fit writes weights.go of package quick: a weight for each pair of byte
+// classes, such that the sum of weights over a text has the least relative error
+// against the tokens of the text in the o200k encoding. FIT.md beside weights.go
+// describes the corpus and the result.
 //
 //	go run ./estimator/internal/fit -out estimator/internal/quick/weights.go DIR
 //
-// Each folder of DIR is a kind of text, as corpus.sh gathers them. Files in it
-// are cut into texts of half to 8 KB; those of one file in four, by the hash of
-// its path, are kept out of the fit and measure the error instead.
+// Each folder of DIR holds one kind of text, as corpus.sh gathers them. The files
+// are cut into texts of 512 bytes to 8 KB. The texts of one file in four, by the hash
+// of its path, are held out of the fit to measure the error.
 package main
 
 import (
@@ -21,14 +21,14 @@ import (
 
 func main() {
 	out := flag.String("out", "", "write the weights to this Go file")
-	perKind := flag.Int("texts", 600, "at most so many texts of each kind")
+	perKind := flag.Int("texts", 600, "use at most this many texts of each kind")
 	flag.Parse()
 	log.SetFlags(0)
 
 	var texts []text
 	kinds, err := os.ReadDir(flag.Arg(0))
 	if err != nil {
-		log.Fatalf("fit: %v: want the directory that corpus.sh made", err)
+		log.Fatalf("fit: %v: want the directory that corpus.sh wrote", err)
 	}
 	for _, kind := range kinds {
 		if !kind.IsDir() || strings.HasPrefix(kind.Name(), ".") {
@@ -41,7 +41,7 @@ func main() {
 		texts = append(texts, found...)
 	}
 	if len(texts) == 0 {
-		log.Fatal("fit: no texts: want a directory with a folder for each kind")
+		log.Fatalf("fit %s: no texts: want a folder for each kind of text", flag.Arg(0))
 	}
 	made, err := makeTexts(madeTexts)
 	if err != nil {

@@ -22,41 +22,35 @@ import (
 	"github.com/choked/choked/estimator/tiktoken"
 )
 
-// text is one text to fit, or to measure the error on.
+// text is one text of the fit, or of the measurement of the error.
 type text struct {
 	kind     string
-	held     bool    // kept out of the fit
-	floor    bool    // tokens are the fewest to estimate: more is as good
-	weight   float64 // kinds with few texts are not drowned by those with many
+	held     bool    // held out of the fit, to measure the error on
+	floor    bool    // tokens is a lower bound of the estimate, not its target
+	weight   float64 // of the text in the fit: kinds with few texts weigh more
 	tokens   float64
 	features [quick.Features]int32
 }
 
 const (
-	smallest = 512
-	largest  = 8 << 10
-	perFile  = 3 // texts taken of one file, so that none outweighs the others
+	minSize = 512     // of a text, in bytes
+	maxSize = 8 << 10 // of a text, in bytes
+	perFile = 3       // texts from one file, so that no file outweighs the others
 )
 
-// readTexts cuts the files below dir into at most limit texts. Which files and
-// where is random but always the same.
+// readTexts cuts the files below dir into texts, and stops after the file with which
+// it has limit of them. The choice of files and sizes is random, but the same at
+// each run.
 func readTexts(kind, dir string, limit int) ([]text, error) {
 	truth, err := tiktoken.OpenAI("gpt-4o").Counter()
 	if err != nil {
 		return nil, err
 	}
-	r := rand.New(rand.NewPCG(1, 2))
-	var paths []string
-	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && wanted(path) {
-			paths = append(paths, path)
-		}
-		return nil // what cannot be read is left out
-	})
+	paths, err := files(dir)
 	if err != nil {
-		return nil, fmt.Errorf("fit: %s: %w", dir, err)
+		return nil, fmt.Errorf("read texts of %s: %w", dir, err)
 	}
-	slices.Sort(paths)
+	r := rand.New(rand.NewPCG(1, 2))
 	r.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
 
 	var texts []text
@@ -69,19 +63,11 @@ func readTexts(kind, dir string, limit int) ([]text, error) {
 			continue
 		}
 		h := fnv.New32a()
-		h.Write([]byte(path[len(dir):])) // wherever the corpus is
-		for range perFile {
-			if len(body) < smallest {
-				break
-			}
-			size := min(smallest+r.IntN(largest-smallest), len(body))
-			for size < len(body) && !utf8.RuneStart(body[size]) {
-				size++
-			}
-			t := text{kind: kind, held: h.Sum32()%4 == 0, tokens: float64(truth.Count(body[:size]))}
-			quick.AddFeatures(&t.features, body[:size])
+		h.Write([]byte(path[len(dir):])) // the same wherever the corpus is
+		for _, part := range cut(body, r) {
+			t := text{kind: kind, held: h.Sum32()%4 == 0, tokens: float64(truth.Count(part))}
+			quick.AddFeatures(&t.features, part)
 			texts = append(texts, t)
-			body = body[size:]
 		}
 	}
 	for i := range texts {
@@ -90,6 +76,37 @@ func readTexts(kind, dir string, limit int) ([]text, error) {
 	return texts, nil
 }
 
+// files lists the files of wanted kinds below dir in order. It skips unreadable ones.
+func files(dir string) ([]string, error) {
+	var paths []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() && wanted(path) {
+			paths = append(paths, path)
+		}
+		return nil
+	})
+	slices.Sort(paths)
+	return paths, err
+}
+
+// cut returns up to perFile texts of random sizes from the start of body.
+func cut(body string, r *rand.Rand) []string {
+	var parts []string
+	for range perFile {
+		if len(body) < minSize {
+			break
+		}
+		size := min(minSize+r.IntN(maxSize-minSize), len(body))
+		for size < len(body) && !utf8.RuneStart(body[size]) {
+			size++
+		}
+		parts = append(parts, body[:size])
+		body = body[size:]
+	}
+	return parts
+}
+
+// wanted reports whether a file has text of a kind to fit.
 func wanted(path string) bool {
 	name := filepath.Base(path)
 	switch filepath.Ext(name) {
@@ -100,6 +117,7 @@ func wanted(path string) bool {
 	return strings.HasPrefix(name, "README") || strings.HasPrefix(name, "copyright")
 }
 
+// read returns the text in a file, uncompressed and without markup.
 func read(path string) (string, error) {
 	body, err := os.ReadFile(path)
 	if err != nil {
@@ -125,8 +143,9 @@ func read(path string) (string, error) {
 	return string(body), nil
 }
 
-// translations are the translated strings of a gettext catalogue, a line each.
-// Its header holds their number and the place of a table of lengths and offsets.
+// translations returns the translated strings of a gettext catalogue, one a line.
+// The header has the number of strings, and the offset of a table with the length
+// and the offset of each.
 func translations(mo []byte) string {
 	u32 := func(at uint32) uint32 {
 		if int64(at)+4 > int64(len(mo)) {
@@ -140,7 +159,7 @@ func translations(mo []byte) string {
 	var b strings.Builder
 	for i := range min(u32(8), 1<<16) {
 		size, at := u32(u32(16)+8*i), u32(u32(16)+8*i+4)
-		if i > 0 && int64(at)+int64(size) <= int64(len(mo)) { // the first is the header's
+		if i > 0 && int64(at)+int64(size) <= int64(len(mo)) { // string 0 is the header
 			b.Write(mo[at : at+size])
 			b.WriteByte('\n')
 		}
@@ -153,6 +172,7 @@ var (
 	blank = regexp.MustCompile(`\s*\n\s*`)
 )
 
+// withoutTags returns the text of an HTML page.
 func withoutTags(page string) string {
 	return blank.ReplaceAllString(html.UnescapeString(tag.ReplaceAllString(page, "")), "\n")
 }
@@ -162,7 +182,7 @@ var (
 	escape  = regexp.MustCompile(`\\(f\(..|f\[[^\]]*\]|f.|s[-+]?\d|&|/|,|\||:|%|c)`)
 )
 
-// unroff leaves the prose of a manual page.
+// unroff returns the prose of a manual page.
 func unroff(page string) string {
 	prose := escape.ReplaceAllString(request.ReplaceAllString(page, ""), "")
 	return strings.NewReplacer(`\-`, "-", `\e`, `\`, `\(bu`, "•", `\(aq`, "'", `\ `, " ").Replace(prose)

@@ -1,11 +1,11 @@
 package quick
 
-// space is the class of the space.
+// space is the class of the space character.
 const space = 0
 
-// classOf is the class of each byte. Classes gather what begins or ends tokens
-// alike: letters by how common they are, kinds of punctuation, and for other
-// scripts the lead byte, which tells the script, and the bytes behind it.
+// classOf maps each byte to its class. The bytes of a class begin and end tokens in
+// similar ways: letters of similar frequency, kinds of punctuation, and of other
+// scripts the lead bytes, which depend on the script, and the continuation bytes.
 var classOf = func() (table [256]uint8) {
 	class := uint8(space)
 	set := func(bytes string) {
@@ -36,11 +36,11 @@ var classOf = func() (table [256]uint8) {
 	set("()[]{}<>")
 	set("!#$%&*+:;=?@^|~")
 	set("\x00\x01\x02\x03\x04\x05\x06\x07\x08\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\x7f")
-	for b := 0x80; b < 0xc0; b += 8 { // continuation bytes: many scripts keep to a few
+	for b := 0x80; b < 0xc0; b += 8 { // continuation bytes: many scripts use few of them
 		span(b, b+7)
 	}
-	span(0xc0, 0xc2) // Latin-1's signs
-	span(0xc3, 0xc3) // and letters
+	span(0xc0, 0xc2) // signs of Latin-1
+	span(0xc3, 0xc3) // letters of Latin-1
 	span(0xc4, 0xc5) // other Latin letters
 	span(0xc6, 0xcb)
 	span(0xcc, 0xcd) // combining marks

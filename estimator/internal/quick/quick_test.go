@@ -37,14 +37,14 @@ func TestCountIsTheSumOfWeightedFeatures(t *testing.T) {
 	}
 }
 
-func TestNothingButNothingIsFree(t *testing.T) {
+func TestOnlyEmptyTextIsFree(t *testing.T) {
 	if n := Count(""); n != 0 {
-		t.Errorf("Count of nothing = %d", n)
+		t.Errorf("Count of the empty text = %d, want 0", n)
 	}
 	for b := range 256 {
 		one := string([]byte{byte(b)})
 		if Count(one) < 1 || Count(strings.Repeat(one, 1000)) < 35 {
-			t.Errorf("Count of %q once and 1000 times = %d and %d, want 1 and 35 at least", one, Count(one), Count(strings.Repeat(one, 1000)))
+			t.Errorf("Count of %q once and 1000 times = %d and %d, want at least 1 and 35", one, Count(one), Count(strings.Repeat(one, 1000)))
 		}
 	}
 }
