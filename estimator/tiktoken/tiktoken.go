@@ -24,9 +24,10 @@ import (
 // estimator.WithOverhead sets one.
 //
 // An unknown model, "" included, counts by o200k_base, the encoding of all models
-// since gpt-4o. [Estimator.Known] and [Estimator.String] show it. A deployment
-// with a name of its own, as in Azure, is such an unknown model: pass the name of
-// the model behind it, for example from a map.
+// since gpt-4o. [Estimator.Known] reports whether the model is known, and
+// [Estimator.String] shows the encoding that is used or assumed. A deployment with a
+// name of its own, as in Azure, is an unknown model too: pass the name of the model
+// behind it, for example from a map.
 func OpenAI(model string, opts ...estimator.Option) *Estimator {
 	f, known := familyOf(model)
 	return &Estimator{
@@ -57,10 +58,10 @@ type Estimator struct {
 	counted  *estimator.Counted
 }
 
-// Estimate returns the tokens that input will cost, never negative. An error
-// wraps [estimator.ErrNoText] and names the input; see [estimator.Extract] for
-// the accepted ones. Any other error means that the vocabulary in the binary is
-// damaged.
+// Estimate returns the tokens that input will cost, never negative. An error that
+// wraps [estimator.ErrNoText] names an input without text; [estimator.Extract]
+// lists the accepted ones. Any other error means that the vocabulary in the binary
+// is damaged.
 func (e *Estimator) Estimate(input any) (int64, error) {
 	if _, err := e.encoding.load()(); err != nil {
 		return 0, err
