@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -77,12 +76,6 @@ func ownCluster(t *testing.T, o *redis.ClusterOptions, options ...string) (serve
 		return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
 	}, 20*time.Second, 10*time.Millisecond)
 	return servers, client
-}
-
-func freeze(t *testing.T, s *redisserver.Server) (thaw func()) {
-	t.Helper()
-	require.NoError(t, syscall.Kill(s.Pid(), syscall.SIGSTOP))
-	return func() { require.NoError(t, syscall.Kill(s.Pid(), syscall.SIGCONT)) }
 }
 
 func openOn(t *testing.T, url string, patience time.Duration) *redisstore.Store {
