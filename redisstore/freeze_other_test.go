@@ -5,7 +5,7 @@ package redisstore_test
 import (
 	"testing"
 
-	"github.com/choked/choked/internal/redisserver"
+	"github.com/choked/choked/internal/testkit/redisserver"
 )
 
 // freeze skips the test: only Unix has a signal that stops a process.

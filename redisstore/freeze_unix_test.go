@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/choked/choked/internal/redisserver"
+	"github.com/choked/choked/internal/testkit/redisserver"
 )
 
 // freeze stops the server's process: its connections stay open and nothing is
