@@ -1,0 +1,94 @@
+// Package docs_test has the examples of docs/testing.md.
+package docs_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/choked/choked"
+)
+
+// Summarise stands for code that uses choked: it gets a limiter.
+func Summarise(ctx context.Context, limiter *choked.Limiter, text string) (string, error) {
+	if err := limiter.Wait(ctx, choked.Cost{Requests: 1}); err != nil {
+		return "", err
+	}
+	return "In short: " + text, nil
+}
+
+// newLimiter returns a limiter of this test alone.
+func newLimiter(t *testing.T, limits choked.Limits) *choked.Limiter {
+	t.Helper()
+	store := choked.NewLocal()
+	choke := choked.New(store)
+	t.Cleanup(func() {
+		choke.Close()
+		store.Close()
+	})
+	limiter, err := choke.Limiter("test", limits, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return limiter
+}
+
+func TestThirdCallWaitsForTheRefill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter := newLimiter(t, choked.MustLimits("1/m burst 2", ""))
+		start := time.Now()
+		for range 3 {
+			if _, err := Summarise(t.Context(), limiter, "a text"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if waited := time.Since(start).Round(time.Second); waited != time.Minute {
+			t.Errorf("three calls took %v, want a minute", waited)
+		}
+	})
+}
+
+func TestLimiterThatNeverRefuses(t *testing.T) {
+	limiter := newLimiter(t, choked.MustLimits("1000000000/s", "1000000000/s"))
+	for range 10_000 {
+		if _, err := Summarise(t.Context(), limiter, "a text"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestLimiterThatRefuses(t *testing.T) {
+	limiter := newLimiter(t, choked.MustLimits("1/d", ""))
+	if err := limiter.Wait(t.Context(), choked.Cost{Requests: 1}); err != nil { // spends all there is
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	_, err := Summarise(ctx, limiter, "a text") // fails at once: a day is longer than an hour
+	if !errors.Is(err, choked.ErrDeadline) {
+		t.Errorf("error %v, want ErrDeadline", err)
+	}
+}
+
+// away is a store that cannot decide.
+type away struct{ err error }
+
+func (a away) Lease(context.Context, choked.Ask) (choked.Lease, error) { return choked.Lease{}, a.err }
+func (a away) Settle(context.Context, []choked.Settlement) error       { return a.err }
+func (a away) Adjust(context.Context, choked.Adjustment) error         { return a.err }
+func (a away) Close() error                                            { return nil }
+
+func TestStoreThatIsAway(t *testing.T) {
+	choke := choked.New(away{choked.ErrNoQuorum})
+	defer choke.Close()
+	limiter, err := choke.Limiter("test", choked.MustLimits("50/s", ""), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Summarise(t.Context(), limiter, "a text")
+	if !errors.Is(err, choked.ErrNoQuorum) {
+		t.Errorf("error %v, want ErrNoQuorum", err)
+	}
+}
