@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -108,6 +109,34 @@ func TestGoInDocsParses(t *testing.T) {
 				}
 			}
 			assert.NoError(t, err, "%s:\n%s", path, m[2])
+		}
+	}
+}
+
+var (
+	testName = regexp.MustCompile(`\b(?:Test|Benchmark|Fuzz)[A-Z]\w+`)
+	testRun  = regexp.MustCompile(`-(?:run|bench|fuzz)[ =](\w+)`)
+)
+
+// A test that a page names exists, and a command that selects tests selects one.
+func TestDocsNameTestsThatExist(t *testing.T) {
+	var tests []string
+	for name := range symbols(t) {
+		if testName.MatchString(name) {
+			tests = append(tests, name)
+		}
+	}
+	for _, path := range pages(t) {
+		if path == "CONTRIBUTING.md" || path == "docs/testing.md" { // examples of names, of code
+			continue
+		}
+		page := read(t, path)
+		for _, m := range testRun.FindAllStringSubmatch(page, -1) {
+			matches := func(test string) bool { return strings.Contains(test, m[1]) }
+			assert.True(t, slices.ContainsFunc(tests, matches), "%s selects the test %s", path, m[1])
+		}
+		for _, name := range testName.FindAllString(testRun.ReplaceAllString(page, ""), -1) {
+			assert.True(t, slices.Contains(tests, name), "%s names the test %s", path, name)
 		}
 	}
 }
