@@ -21,6 +21,13 @@ import (
 // backticks has to exist.
 var namesChecked = []string{"docs/architecture.md"}
 
+// apiChecked are the pages in which every name of the library's API, in text and in
+// Go code, has to exist: `choked.Store`, `cluster.Config.Dir`, `Limiter.Wait`.
+var apiChecked = []string{
+	"docs/architecture.md", "docs/benchmarks.md", "docs/http.md", "docs/reliability.md", "docs/testing.md",
+	"README.md", "CONTRIBUTING.md", "SECURITY.md",
+}
+
 // pages returns the project's pages, by path from its root.
 func pages(t *testing.T) []string {
 	t.Helper()
@@ -177,6 +184,27 @@ func TestDocsNameWhatExists(t *testing.T) {
 			checked++
 		}
 		assert.Greater(t, checked, 10, "names in %s", path)
+	}
+}
+
+var apiName = regexp.MustCompile(`\b([A-Za-z]+)((?:\.[A-Z]\w+)+)`)
+
+func TestDocsNameTheAPIAsItIs(t *testing.T) {
+	known := symbols(t)
+	packages := strings.Fields("choked bucket cluster estimator fsm httpstore ledger redisstore server storetest tiktoken voyage waitqueue")
+	for _, path := range apiChecked {
+		page := read(t, path)
+		text := strings.Join(span.FindAllString(prose(page), -1), "\n")
+		for _, m := range fence.FindAllStringSubmatch(page, -1) {
+			if m[1] == "go" {
+				text += "\n" + m[2]
+			}
+		}
+		for _, m := range apiName.FindAllStringSubmatch(text, -1) {
+			if slices.Contains(packages, m[1]) || unicode.IsUpper(rune(m[1][0])) { // or of a type
+				assert.True(t, known[m[0]], "%s names %s", path, m[0])
+			}
+		}
 	}
 }
 
