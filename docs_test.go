@@ -24,7 +24,8 @@ var namesChecked = []string{"docs/architecture.md"}
 // apiChecked are the pages in which every name of the library's API, in text and in
 // Go code, has to exist: `choked.Store`, `cluster.Config.Dir`, `Limiter.Wait`.
 var apiChecked = []string{
-	"docs/architecture.md", "docs/benchmarks.md", "docs/http.md", "docs/reliability.md", "docs/testing.md",
+	"docs/architecture.md", "docs/benchmarks.md", "docs/failures.md", "docs/http.md", "docs/limits.md",
+	"docs/production.md", "docs/python.md", "docs/reliability.md", "docs/testing.md", "docs/tokens.md",
 	"README.md", "CONTRIBUTING.md", "SECURITY.md",
 }
 
