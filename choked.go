@@ -13,8 +13,8 @@ import (
 	"github.com/choked/choked/internal/pool"
 )
 
-// Choke makes the limiters of one worker over one store. They share what the
-// worker has leased, so a worker needs one Choke for each store. Safe for
+// Choke makes the limiters of one worker over one store. They share the worker's
+// leases, so a worker needs one Choke for each store. Safe for
 // concurrent use. The zero Choke makes no limiters.
 type Choke struct {
 	worker *pool.Worker // nil: there is no store
@@ -43,7 +43,7 @@ func New(store Store) *Choke {
 
 // LimiterConfig describes a [Limiter]. Key and Limits are required.
 type LimiterConfig struct {
-	// Key names what is limited: all limiters with this key, on all workers of
+	// Key names the limited resource: all limiters with this key, on all workers of
 	// the store, share its quota. 1 to 512 bytes of any value.
 	Key string
 

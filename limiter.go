@@ -79,7 +79,7 @@ func (l *Limiter) Stats() Stats {
 // Close ends the limiter: calls that wait through it, and later ones, get
 // [ErrClosed]. Calls admitted before can still be settled. When the last limiter of
 // the key in this worker is closed, its quota is returned to the store. Close does
-// not wait for that, and returns nil. A second Close does nothing. A limiter that is
+// not wait for that, and returns nil. A second Close has no effect. A limiter that is
 // no longer referenced is closed by the garbage collector.
 func (l *Limiter) Close() error {
 	if l == nil || l.pool == nil {
@@ -90,8 +90,8 @@ func (l *Limiter) Close() error {
 	return nil
 }
 
-// Estimate returns what a call with this input will cost: one request, and the
-// tokens that the estimator counts.
+// Estimate returns the cost of a call with this input: one request, and the tokens
+// that the estimator counts.
 func (l *Limiter) Estimate(input any) (Cost, error) {
 	if l == nil || l.pool == nil {
 		return Cost{}, errNoLimiter
@@ -108,17 +108,17 @@ func (l *Limiter) Estimate(input any) (Cost, error) {
 }
 
 // Wait returns nil when cost is spent and the call may go. It queues, first come,
-// first served among the callers of this worker. It fails, and has spent nothing,
-// with
+// first served among the callers of this worker. A call that fails has spent no
+// quota. Its error is
 //
-//   - the error of ctx, when ctx ends first;
+//   - that of ctx, when ctx ends first;
 //   - a [*DeadlineError], at once, when the call cannot be admitted before ctx's
 //     deadline;
 //   - [ErrCostExceedsBurst], at once, when it can never be admitted;
 //   - [ErrClosed] after Close;
 //   - the store's error, which wraps [ErrUnavailable], unless the limiter fails open.
 //
-// Every error names the key. Units that the key does not limit cost nothing.
+// Every error names the key. Units that the key does not limit are free.
 func (l *Limiter) Wait(ctx context.Context, cost Cost) error {
 	_, err := l.admit(ctx, cost)
 	return err
@@ -126,8 +126,8 @@ func (l *Limiter) Wait(ctx context.Context, cost Cost) error {
 
 // Allow spends cost if it is available now. It does not wait for quota and never
 // overtakes callers that do. When the leases held do not cover cost it asks the
-// store, which takes a round trip that ctx bounds. A refusal has spent nothing and
-// is not an error. Errors are those of [Limiter.Wait].
+// store, which takes a round trip that ctx bounds. A refusal has spent no quota
+// and is not an error. Errors are those of [Limiter.Wait].
 func (l *Limiter) Allow(ctx context.Context, cost Cost) (Verdict, error) {
 	v, _, err := l.try(ctx, cost)
 	return v, err
@@ -226,7 +226,7 @@ func (l *Limiter) Cooldown(ctx context.Context, d time.Duration) error {
 }
 
 // DeadlineError is a call that could not be admitted before the deadline of its
-// context, so that waiting was not begun or was given up. Nothing was spent.
+// context, so that waiting was not begun or was given up. Its cost was not spent.
 // errors.Is holds for [ErrDeadline] and [context.DeadlineExceeded].
 type DeadlineError struct {
 	Key        string

@@ -3,6 +3,5 @@ package choked
 import "github.com/choked/choked/internal/local"
 
 // NewLocal returns a [Store] in this process's memory, in which all buckets are
-// full. Its limits hold for this process only, as with a limiter that shares
-// nothing. It owns no goroutines.
+// full. Its limits hold for this process only. It owns no goroutines.
 func NewLocal() Store { return local.New() }

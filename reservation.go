@@ -9,9 +9,8 @@ import (
 	"github.com/choked/choked/internal/pool"
 )
 
-// Reservation is a call that was admitted: its cost is spent until Settle, Cancel
-// or Done says otherwise. The first of them counts, later ones change nothing, so
-// that
+// Reservation is an admitted call, whose cost is spent. It ends with the first call
+// of Settle, Cancel or Done; later ones have no effect, so that
 //
 //	defer r.Done()
 //
@@ -43,16 +42,16 @@ func (l *Limiter) TryReserve(ctx context.Context, cost Cost) (*Reservation, Verd
 	return &Reservation{limiter: l, cost: cost, admission: a}, v, nil
 }
 
-// Cost returns what was reserved.
+// Cost returns the reserved cost.
 func (r *Reservation) Cost() Cost { return r.cost }
 
-// Settle corrects the reservation by what the call has really used. Usage beyond
+// Settle corrects the reservation by the call's real usage. Usage beyond
 // the reservation is charged. An over-estimate is refunded up to the least amount by
 // which the bucket has been below full since the admission; more would overflow it.
 // Settle does not wait for the store.
 //
-// A negative usage is an error that changes nothing: the reservation stays open and
-// its cost spent. Usage that exceeds the reservation by more than
+// A negative usage is an error: the reservation stays open and its cost spent. Usage
+// that exceeds the reservation by more than
 // [LimiterConfig.MaxOveruse] is charged that much, and an error that wraps
 // [ErrUsage] names both. After Close of the Choke it is too late: [ErrClosed].
 func (r *Reservation) Settle(actual Cost) error {
@@ -91,7 +90,7 @@ func (r *Reservation) Cancel() {
 // Done ends the reservation: the call is over, and its cost stays spent.
 func (r *Reservation) Done() { r.ended.Store(true) }
 
-// correct changes what was charged from r.cost to actual.
+// correct changes the charge from r.cost to actual.
 func (r *Reservation) correct(actual Cost) error {
 	limits := r.limiter.pool.Limits()
 	reserved, actual := limits.Limited(r.cost), limits.Limited(actual)

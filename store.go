@@ -9,7 +9,7 @@ import (
 
 const maxUnits = bucket.MaxUnits
 
-// Rate is one limit: N units restored every Per, of which at most Burst gather.
+// Rate is one limit: it restores N units every Per, up to Burst units.
 //
 //	type Rate struct {
 //		N     int64         // units restored every Per
@@ -35,12 +35,12 @@ type Limits = bucket.Limits
 //	}
 type Cost = bucket.Cost
 
-// Unit names what a rate limits: requests or tokens.
+// Unit names a kind of quota: requests or tokens.
 type Unit = bucket.Unit
 
 // Ask asks a [Store] for a lease on a key's quota. Its fields: Key, ID, Limits,
-// Defined, Need (at least so much, or nothing), Want (at most so much), MaxWait, and
-// Done, settlements that are applied first.
+// Defined, Need (the least to grant), Want (the most), MaxWait, and Done, settlements
+// that are applied first.
 type Ask = bucket.Ask
 
 // Lease is a [Store]'s answer to an [Ask]. Its fields: ID, OK, Granted, ValidFor
@@ -57,10 +57,10 @@ type Adjustment = bucket.Adjustment
 
 // Store keeps the buckets that workers share. It is safe for concurrent use.
 //
-// An error means that nothing was decided: it wraps [ErrUnavailable] and its cause
-// when the same call may succeed later, [ErrCostExceedsBurst] when it never will, or
-// [ErrClosed]. A refusal is an answer, not an error. Errors name neither the library
-// nor the key: the caller adds both.
+// A refusal is an answer, not an error. An error means that the store has made no
+// decision: it wraps [ErrUnavailable] and its cause when the same call may succeed
+// later, [ErrCostExceedsBurst] when it never will, or [ErrClosed]. Errors name neither
+// the library nor the key: the caller adds both.
 type Store interface {
 	// Lease leases at least ask.Need and at most ask.Want from a key's bucket, and
 	// queues for at most ask.MaxWait. Asks for one key are served in the order in
@@ -70,20 +70,20 @@ type Store interface {
 	//
 	// The settlements in ask.Done are applied first, and at once, also while the
 	// ask is queued. If ctx ends before the answer, Lease returns its error. After an
-	// error the store takes back what it may have granted, at once or later: the
-	// next ask has a new id.
+	// error the store takes back any grant, at once or later: the next ask has a new
+	// id.
 	Lease(ctx context.Context, ask Ask) (Lease, error)
 
-	// Settle closes leases: what was spent is gone, the rest returns to the bucket.
-	// Settling twice, or an unknown lease, changes nothing, so an unclear answer is
-	// resolved by settling again.
+	// Settle closes leases: spent quota is gone, the rest returns to the bucket. A
+	// second settlement, or one of an unknown lease, has no effect, so an unclear
+	// answer is resolved by settling again.
 	Settle(ctx context.Context, done []Settlement) error
 
 	// Adjust moves a key's level after the fact. It is applied at most once: after
 	// an error, it may have been applied or not.
 	Adjust(ctx context.Context, a Adjustment) error
 
-	// Close releases what the store holds. A second Close does nothing.
+	// Close releases the store's resources. A second Close has no effect.
 	Close() error
 }
 
@@ -102,7 +102,7 @@ var (
 	ErrNoQuorum = bucket.ErrNoQuorum
 
 	// ErrDeadline means that a call could not be admitted before the deadline of
-	// its context. Nothing was spent. It is wrapped together with
+	// its context. Its cost was not spent. It is wrapped together with
 	// [context.DeadlineExceeded]; see [DeadlineError].
 	ErrDeadline = errors.New("cannot be admitted before the context deadline")
 

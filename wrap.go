@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Usage is implemented by replies that know what the call has used. A reply's
+// Usage is implemented by replies that know the usage of their call. A reply's
 // tokens replace the estimate; see [Wrap].
 type Usage interface {
 	// TokensUsed returns the tokens that the provider counted for the call, and
@@ -96,7 +96,7 @@ func WrapUsage[In, Out any](l *Limiter, call func(context.Context, In) (Out, err
 	}
 }
 
-// heed cools the key down if the error of a call asks for it. The other workers
+// heed cools the key down if the error of a call is a [RetryAfter]. The other workers
 // need the cooldown, whether or not this caller still waits.
 func (l *Limiter) heed(ctx context.Context, err error) error {
 	var slow RetryAfter

@@ -14,8 +14,8 @@ import (
 type asks struct {
 	out        *ask  // under way; nil: none
 	probing    bool  // a probe is under way
-	pauseUntil int64 // until then nothing is asked for ahead of demand
-	cooling    int   // cooldowns being told to the store; nothing is asked for meanwhile
+	pauseUntil int64 // until then no ask is sent ahead of demand
+	cooling    int   // cooldowns being sent; no ask is sent meanwhile
 	failing    bool  // the store's last answer was an error
 }
 
@@ -34,8 +34,8 @@ func (p *Pool) newAsk() bucket.Ask {
 }
 
 // need returns the first waiter that the leases, available yet or not, do not
-// serve, and its full cost. The full cost: what the leases have left for a part of
-// it may expire before the rest arrives, and serves nobody meanwhile.
+// serve, and its full cost. A lease for a part of the cost might expire before the
+// other part arrives, and would lie idle meanwhile.
 func (p *Pool) need() (bucket.Cost, *waiter) {
 	var sum bucket.Cost
 	for w := p.queue.first; w != nil; w = w.next {
@@ -89,7 +89,7 @@ func (p *Pool) answered(ctx context.Context, a *ask, lease bucket.Lease, err err
 	now := p.worker.Clock.Now()
 	p.asks.out = nil
 	if err != nil && len(a.Done) > 0 {
-		// Its settlements may not have arrived. A second settlement changes nothing.
+		// Its settlements may not have arrived. A second settlement has no effect.
 		p.report.keep(a.Done, bucket.Cost{})
 		p.report.dueWithin(now, settleWithin)
 	}
@@ -133,9 +133,8 @@ func (p *Pool) refused(now int64, a *ask, lease bucket.Lease) {
 	}
 }
 
-// failed handles an error of the store: nothing was decided. Waiters that the
-// leases do not serve get the error or are admitted without quota, as each has
-// chosen.
+// failed handles an error of the store. Waiters that the leases do not serve get the
+// error or are admitted without quota, as each has chosen.
 func (p *Pool) failed(now int64, err error) {
 	p.asks.failing = true
 	p.asks.pauseUntil = now + int64(reviewEvery)
@@ -155,8 +154,8 @@ func leaseError(err error) error { return fmt.Errorf("lease: %w", err) }
 
 // reassignAsk gives the outstanding ask, and its place in the store's queue, to
 // the first waiter that the leases cannot serve. A waiter that needs more asks for
-// all of its cost afterwards. If that waiter needs less, it may be admitted now; if
-// it differs in whether it waits for quota, the answer is not for it. Then the ask
+// all of its cost afterwards. If that waiter needs less, it may be admitted now. If
+// only one of the two waits for quota, the answer does not fit. In both cases the ask
 // is cancelled instead.
 func (p *Pool) reassignAsk() {
 	a := p.asks.out

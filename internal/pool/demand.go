@@ -17,8 +17,8 @@ const (
 	ahead = 2.5
 )
 
-// demand is a short moving average of what the callers of one key take. The zero
-// value has seen no calls.
+// demand is a short moving average of the calls for one key. The zero value has seen
+// no calls.
 type demand struct {
 	callRate, requestRate, tokenRate float64 // per nanosecond, smoothed
 
@@ -53,7 +53,7 @@ func (d *demand) observeRoundTrip(took time.Duration) {
 	d.roundTrip += (float64(took) - d.roundTrip) / 8
 }
 
-// over returns what callers take in ns nanoseconds, rounded down. It is zero when
+// over returns the demand of ns nanoseconds, rounded down. It is zero when
 // fewer than one call is expected in the life of a lease.
 func (d *demand) over(ns float64) bucket.Cost {
 	if d.callRate*float64(hold) < 1 {

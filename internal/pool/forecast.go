@@ -7,9 +7,9 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// forecast is what a worker knows of a bucket without asking the store: the level
-// that came with the last answer, and the refusal that callers who do not wait
-// still get. It refuses callers who would wait in vain. It admits nobody.
+// forecast is a worker's knowledge of a bucket between two exchanges: the level that
+// came with the last answer, and the refusal that is cached for callers that do not
+// wait. It is used to refuse callers early, never to admit a call.
 type forecast struct {
 	known   bool // an answer has arrived
 	level   bucket.Cost
@@ -18,7 +18,7 @@ type forecast struct {
 	refusal refusal
 }
 
-// refusal is the last one that the store gave to a caller who does not wait.
+// refusal is the store's last refusal of a caller that does not wait.
 type refusal struct {
 	cost   bucket.Cost
 	until  int64 // when cost may be available
@@ -31,13 +31,13 @@ func (f *forecast) observe(now int64, l bucket.Lease) {
 	f.times = f.times.observe(now, l.At)
 }
 
-// observeRefusal notes a refusal of cost to a caller who does not wait.
+// observeRefusal notes a refusal of cost to a caller that does not wait.
 func (f *forecast) observeRefusal(now int64, cost bucket.Cost, retryAfter time.Duration) {
 	until := now + int64(retryAfter)
 	f.refusal = refusal{cost: cost, until: until, recent: min(until, now+int64(refusalTTL(retryAfter)))}
 }
 
-// forgetRefusal makes the next caller who does not wait ask the store again.
+// forgetRefusal makes the next caller that does not wait ask the store again.
 func (f *forecast) forgetRefusal() { f.refusal = refusal{} }
 
 // refusalTTL returns how long a cached refusal is trusted before the store is
@@ -85,4 +85,72 @@ func (f *forecast) refilledAt(now int64, limits *bucket.Limits, need bucket.Cost
 		}
 	}
 	return at, slowest
+}
+
+// tooLate is the outcome for a caller whose wait would last for after.
+func (p *Pool) tooLate(now int64, cost bucket.Cost, after time.Duration) error {
+	_, unit := p.refilledAt(now, cost)
+	return &Refusal{Unit: unit, RetryAfter: after}
+}
+
+// knownRefusal returns the refusal of a caller that does not wait, as far as is
+// known here. If its RetryAfter is zero, only the store can decide.
+func (p *Pool) knownRefusal(now int64, cost bucket.Cost) Refusal {
+	sum := p.queue.sum.Add(cost)
+	ready, unit := p.refilledAt(now, sum)
+	r := Refusal{Unit: unit}
+	if last := p.queue.last; last != nil && !last.atOnce { // it must not overtake
+		r.RetryAfter = max(time.Duration(ready-now), time.Millisecond)
+	} else if r.RetryAfter = p.untilAvailable(now, sum); r.RetryAfter == 0 {
+		r.RetryAfter = p.forecast.refused(now, cost, ready)
+	}
+	return r
+}
+
+// untilAvailable returns how long until the leases cover cost, or zero if they
+// never will.
+func (p *Pool) untilAvailable(now int64, cost bucket.Cost) time.Duration {
+	if !p.leases.left.Covers(cost) {
+		return 0
+	}
+	return time.Duration(max(p.leases.whenAvailable(now, cost)-now, 0))
+}
+
+// refuseHopeless refuses the waiters whose deadline passes before the level just
+// observed can serve them. The first waiter is for the store to judge.
+func (p *Pool) refuseHopeless(now int64) {
+	if p.queue.first == nil {
+		return
+	}
+	sum := p.queue.first.cost
+	for w := p.queue.first.next; w != nil; {
+		next := w.next
+		if at, unit := p.refilledAt(now, sum.Add(w.cost)); at > w.deadline {
+			p.refuse(w, &Refusal{Unit: unit, RetryAfter: time.Duration(at - now)})
+		} else {
+			sum = sum.Add(w.cost)
+		}
+		w = next
+	}
+}
+
+// earliest estimates when a new caller could be admitted, given the waiters ahead
+// and the last level. A level from before the outstanding ask was sent is
+// ignored: quota may have been returned since.
+func (p *Pool) earliest(now int64, cost bucket.Cost) int64 {
+	sum := p.queue.sum.Add(cost)
+	switch {
+	case p.leases.left.Covers(sum):
+		return p.leases.whenAvailable(now, sum)
+	case p.queue.len == 0 || p.asks.out == nil || !p.forecast.observedSince(p.asks.out.sent):
+		return now // the store knows
+	}
+	at, _ := p.refilledAt(now, sum)
+	return at
+}
+
+// refilledAt returns when the leases and the refill together bring sum, and the
+// unit that takes longest.
+func (p *Pool) refilledAt(now int64, sum bucket.Cost) (at int64, slowest bucket.Unit) {
+	return p.forecast.refilledAt(now, &p.limits, sum.Sub(p.leases.left))
 }

@@ -20,7 +20,7 @@ type heldLease struct {
 	left        bucket.Cost
 	spent       bucket.Cost
 	used        int64 // when it was last spent from, or arrived
-	expires     int64 // nothing is spent from it from then on
+	expires     int64 // the instant from which it must not be spent
 	availableAt int64 // when all of it may be spent
 	drips       []bucket.Drip
 }
@@ -143,7 +143,7 @@ func (l *heldLease) whenAvailable(cost bucket.Cost) (at int64) {
 }
 
 // charge takes up to cost for units that were used already, available or not, and
-// returns what the leases do not cover.
+// returns the part of cost that the leases do not cover.
 func (h *leases) charge(cost bucket.Cost) (rest bucket.Cost) {
 	for i := range h.held {
 		o := &h.held[i]

@@ -1,6 +1,6 @@
 // Package pool is one key in one worker: it leases quota from the store ahead of
-// demand, spends it from memory, queues callers that have to wait, and reports
-// what was spent.
+// demand, spends it from memory, queues callers that have to wait, and settles the
+// leases.
 //
 // A Pool has no goroutine of its own. Work is done on the callers' goroutines, on
 // the answer to an exchange with the store, or when its one timer fires, and always
@@ -52,7 +52,7 @@ type Pool struct {
 	timer    *time.Timer
 	stats    Stats
 	ended    bool // takes no more calls: Drain or Close was called
-	closed   bool // does nothing any more: Close was called
+	closed   bool // inactive: Close was called
 }
 
 // Stats counts what became of the calls for one key in this worker.
@@ -93,7 +93,7 @@ func (r *Refusal) Error() string {
 	return fmt.Sprintf("refused: %s available in %v", r.Unit, r.RetryAfter)
 }
 
-// New returns a pool for key. It holds nothing and starts no goroutine.
+// New returns a pool for key. It has no leases and starts no goroutine.
 func New(w *Worker, key string, limits bucket.Limits) *Pool {
 	p := &Pool{worker: w, key: key, limits: limits, burst: limits.Burst(), minAsk: limits.In(minLease), defined: time.Now().UnixNano()}
 	for _, rs := range [...]bucket.Rates{limits.Requests, limits.Tokens} {
@@ -147,8 +147,8 @@ func (p *Pool) Take(cost bucket.Cost) (a Admission, ok bool) {
 	return a, ok
 }
 
-// Try is Take for a caller that does not wait. If decided is false, the store has
-// to be asked. Else the call is admitted if RetryAfter is zero, or refused.
+// Try is Take for a caller that does not wait. If decided is false, only the store
+// can decide. Else the call is admitted if RetryAfter is zero, or refused.
 func (p *Pool) Try(cost bucket.Cost) (a Admission, r Refusal, decided bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -167,7 +167,7 @@ func (p *Pool) Try(cost bucket.Cost) (a Admission, r Refusal, decided bool) {
 }
 
 func (p *Pool) takeLocked(now int64, cost bucket.Cost) bool {
-	// A zero cost may overtake the queue: it takes nothing from those that wait.
+	// A zero cost may overtake the queue: it delays no waiter.
 	if p.queue.len > 0 && !cost.IsZero() || p.ended {
 		return false
 	}
@@ -238,8 +238,7 @@ func (p *Pool) enqueue(w *waiter) (queued bool, err error) {
 	return true, nil
 }
 
-// hopeless returns how long w would have to wait if that is known to be too long,
-// or zero.
+// hopeless returns the wait of w if the wait is known to be too long, or zero.
 func (p *Pool) hopeless(now int64, w *waiter) time.Duration {
 	if w.atOnce {
 		return p.knownRefusal(now, w.cost).RetryAfter
@@ -279,8 +278,8 @@ func (p *Pool) abandon(ctx context.Context, w *waiter) error {
 	return ctx.Err()
 }
 
-// Settle corrects what the call a was charged: unused is refunded, and overused is
-// charged. An uncharged call is refunded nothing. It does not wait for the store.
+// Settle corrects the charge of the call a: unused is refunded, and overused is
+// charged. An uncharged call gets no refund. Settle does not wait for the store.
 func (p *Pool) Settle(a Admission, unused, overused bucket.Cost) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -300,9 +299,8 @@ func (p *Pool) Settle(a Admission, unused, overused bucket.Cost) error {
 	return nil
 }
 
-// refund queues a refund of cost that was charged to a. Only the store can tell
-// how much of it still counts, for the leases held now are not those that it was
-// spent from.
+// refund queues a refund of cost that was charged to a. Only the store knows how
+// much of it still counts: the leases held now are not the ones it was spent from.
 func (p *Pool) refund(now int64, cost bucket.Cost, a Admission) {
 	if cost.IsZero() || a.Uncharged {
 		return
@@ -311,8 +309,8 @@ func (p *Pool) refund(now int64, cost bucket.Cost, a Admission) {
 	p.report.dueWithin(now, settleWithin)
 }
 
-// Cooldown returns all leases and refunds, and then empties the bucket for d: in
-// this order, or what is returned would be available during the cooldown.
+// Cooldown returns all leases and refunds, and then empties the bucket for d. In the
+// other order the returned quota would be available during the cooldown.
 func (p *Pool) Cooldown(ctx context.Context, d time.Duration) error {
 	a := p.newAdjustment()
 	a.Empty = d
@@ -327,7 +325,7 @@ func (p *Pool) Cooldown(ctx context.Context, d time.Duration) error {
 	done := p.leases.close(p.key, p.report.done, func(*heldLease) bool { return true })
 	p.report.done = nil
 	p.asks.pauseUntil = p.worker.Clock.Now() + int64(reviewEvery)
-	p.asks.cooling++ // no ask may take what is returned before the bucket is empty
+	p.asks.cooling++ // no ask may take the returned quota before the bucket is empty
 	p.stats.Exchanges++
 	p.mu.Unlock()
 	defer func() {
@@ -395,8 +393,8 @@ func (p *Pool) Abandon() {
 	}
 }
 
-// Close ends the calls that wait and the outstanding ask. The pool reports nothing
-// any more: see [Worker.Close].
+// Close ends the calls that wait and the outstanding ask. From then on the pool
+// starts no exchange: [Worker.Close] reports the rest.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -415,7 +413,7 @@ func (p *Pool) endLocked() {
 	}
 }
 
-// unreported returns what a closed pool has not reported: the settlements of its
+// unreported returns the rest of a closed pool's report: the settlements of its
 // leases, and an adjustment or nil.
 func (p *Pool) unreported() ([]bucket.Settlement, *bucket.Adjustment) {
 	p.mu.Lock()
@@ -427,261 +425,4 @@ func (p *Pool) unreported() ([]bucket.Settlement, *bucket.Adjustment) {
 		return done, &a
 	}
 	return done, nil
-}
-
-func (p *Pool) wake() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.advance(p.worker.Clock.Now())
-}
-
-// advance does all that is due at now. The order matters: waiters are served from
-// what is held before leases are closed, so that none is returned that a waiter
-// needs. Leases are closed before more is asked for, so that their settlements
-// travel with the ask. A report that is still due leaves by itself.
-func (p *Pool) advance(now int64) {
-	p.admitServed(now)
-	p.refuseAtOnce(now)
-	if p.closed {
-		return
-	}
-	if a := p.asks.out; a != nil && a.waiter != nil && !a.waiter.queued {
-		p.reassignAsk() // its waiter was served by quota that came back meanwhile
-	}
-	p.demand.update(now)
-	p.closeLeases(now)
-	p.ask(now)
-	p.lowWater = bucket.Cost{}
-	if p.asks.out == nil && now >= p.asks.pauseUntil {
-		p.lowWater = p.limits.Limited(p.demand.lowWater())
-	}
-	if p.report.due > 0 && now >= p.report.due {
-		p.send()
-	}
-	if p.ended && p.asks.out == nil && p.report.empty() {
-		p.worker.setDraining(p, false)
-	}
-	if next := p.nextWake(now); next < math.MaxInt64 {
-		p.timer.Reset(time.Duration(next - now))
-	}
-}
-
-// admitServed admits the waiters, in order, that the leases cover.
-func (p *Pool) admitServed(now int64) {
-	for w := p.queue.first; w != nil && p.leases.spend(now, w.cost); w = p.queue.first {
-		p.countAdmitted(w.cost)
-		p.queue.admit(w, Admission{At: now})
-	}
-}
-
-// refuseAtOnce refuses the first waiters, as far as they do not wait for quota and
-// the leases cover them only later.
-func (p *Pool) refuseAtOnce(now int64) {
-	for w := p.queue.first; w != nil && w.atOnce; w = p.queue.first {
-		after := p.untilAvailable(now, w.cost)
-		if after == 0 {
-			return
-		}
-		p.refuse(w, p.tooLate(now, w.cost, after))
-	}
-}
-
-// nextWake returns the instant of the next advance: when the first waiter can be
-// served, when a lease is due for review, or when a report is due.
-func (p *Pool) nextWake(now int64) int64 {
-	next := int64(math.MaxInt64)
-	soonest := now + int64(minSleep)
-	if w := p.queue.first; w != nil {
-		next = min(next, max(p.leases.whenAvailable(now, w.cost), soonest))
-	}
-	for i := range p.leases.held {
-		next = min(next, max(p.leases.held[i].closeAt(), soonest), now+int64(reviewEvery))
-	}
-	if p.report.due > 0 {
-		next = min(next, p.report.due)
-	}
-	return next
-}
-
-// closeLeases closes the leases that are used up, about to expire, or not needed,
-// and makes their settlements due: at once if quota is scarce or the burst small,
-// else soon, or with the next ask.
-func (p *Pool) closeLeases(now int64) {
-	before := len(p.report.done)
-	within := settleSpentAfter
-	if p.settleAtOnce || p.ended {
-		within = 0
-	}
-	reserved, starved := p.reserved()
-	p.report.done = p.leases.close(p.key, p.report.done, func(l *heldLease) bool {
-		if p.ended || l.left.IsZero() || now >= l.closeAt() {
-			if !l.left.IsZero() || !p.isSmall(l.spent) {
-				within = min(within, settleWithin)
-			}
-			return true
-		}
-		if part := reserved.Min(l.left); !part.IsZero() {
-			reserved = reserved.Sub(part)
-			return false
-		}
-		if starved || now-max(l.used, l.availableAt) >= int64(idleAfter) {
-			within = 0
-			return true
-		}
-		return false
-	})
-	if len(p.report.done) > before {
-		p.report.dueWithin(now, within)
-	}
-}
-
-// isSmall reports whether spent refills soon. What is leased keeps the bucket from
-// filling, so only small spends may wait for the next ask.
-func (p *Pool) isSmall(spent bucket.Cost) bool {
-	for u := range bucket.Tokens + 1 {
-		for _, r := range p.limits.Of(u) {
-			if r.Span(spent.Of(u)) > smallSpend {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-// reserved returns what the waiters will take of the leases held, and whether that
-// leaves a waiter without.
-func (p *Pool) reserved() (sum bucket.Cost, starved bool) {
-	for w := p.queue.first; w != nil; w = w.next {
-		if !p.leases.left.Covers(sum.Add(w.cost)) {
-			return sum, true
-		}
-		sum = sum.Add(w.cost)
-	}
-	return sum, false
-}
-
-func (p *Pool) refuse(w *waiter, err error) {
-	if p.queue.remove(w) {
-		p.stats.Refused++
-		w.done <- err
-	}
-}
-
-// tooLate is the outcome for a caller that would have to wait for after.
-func (p *Pool) tooLate(now int64, cost bucket.Cost, after time.Duration) error {
-	_, unit := p.refilledAt(now, cost)
-	return &Refusal{Unit: unit, RetryAfter: after}
-}
-
-// knownRefusal returns the refusal of a caller that does not wait, as far as is
-// known here. If its RetryAfter is zero, the store has to be asked.
-func (p *Pool) knownRefusal(now int64, cost bucket.Cost) Refusal {
-	sum := p.queue.sum.Add(cost)
-	ready, unit := p.refilledAt(now, sum)
-	r := Refusal{Unit: unit}
-	if last := p.queue.last; last != nil && !last.atOnce { // it must not overtake
-		r.RetryAfter = max(time.Duration(ready-now), time.Millisecond)
-	} else if r.RetryAfter = p.untilAvailable(now, sum); r.RetryAfter == 0 {
-		r.RetryAfter = p.forecast.refused(now, cost, ready)
-	}
-	return r
-}
-
-// untilAvailable returns how long until the leases cover cost, or zero if they
-// never will.
-func (p *Pool) untilAvailable(now int64, cost bucket.Cost) time.Duration {
-	if !p.leases.left.Covers(cost) {
-		return 0
-	}
-	return time.Duration(max(p.leases.whenAvailable(now, cost)-now, 0))
-}
-
-// refuseHopeless refuses the waiters whose deadline passes before the level just
-// observed can serve them. The first waiter is for the store to judge.
-func (p *Pool) refuseHopeless(now int64) {
-	if p.queue.first == nil {
-		return
-	}
-	sum := p.queue.first.cost
-	for w := p.queue.first.next; w != nil; {
-		next := w.next
-		if at, unit := p.refilledAt(now, sum.Add(w.cost)); at > w.deadline {
-			p.refuse(w, &Refusal{Unit: unit, RetryAfter: time.Duration(at - now)})
-		} else {
-			sum = sum.Add(w.cost)
-		}
-		w = next
-	}
-}
-
-// earliest estimates when a new caller could be admitted, given the waiters ahead
-// and the last level. A level from before the outstanding ask was sent is
-// ignored: quota may have been returned since.
-func (p *Pool) earliest(now int64, cost bucket.Cost) int64 {
-	sum := p.queue.sum.Add(cost)
-	switch {
-	case p.leases.left.Covers(sum):
-		return p.leases.whenAvailable(now, sum)
-	case p.queue.len == 0 || p.asks.out == nil || !p.forecast.observedSince(p.asks.out.sent):
-		return now // the store knows
-	}
-	at, _ := p.refilledAt(now, sum)
-	return at
-}
-
-// refilledAt returns when the leases and the refill together bring sum, and the
-// unit that takes longest.
-func (p *Pool) refilledAt(now int64, sum bucket.Cost) (at int64, slowest bucket.Unit) {
-	return p.forecast.refilledAt(now, &p.limits, sum.Sub(p.leases.left))
-}
-
-// send reports what has been settled since the last exchange.
-func (p *Pool) send() {
-	if done := p.report.takeSettlements(); len(done) > 0 {
-		p.stats.Exchanges++
-		p.report.sending++
-		p.worker.work.Go(func() {
-			p.sent(done, bucket.Adjustment{}, p.worker.store.Settle(p.worker.ctx, done))
-		})
-	}
-	if a := p.newAdjustment(); p.report.takeCorrection(&a) {
-		p.stats.Exchanges++
-		p.report.sending++
-		p.worker.work.Go(func() { p.sent(nil, a, p.worker.store.Adjust(p.worker.ctx, a)) })
-	}
-	p.report.due = 0
-}
-
-// sent handles the end of an exchange of send.
-func (p *Pool) sent(done []bucket.Settlement, a bucket.Adjustment, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.report.sending--
-	switch {
-	case err != nil:
-		// After an error the adjustment may have been applied. To charge twice keeps
-		// the bound, to return twice would not.
-		p.requeueLocked(done, a.Charge)
-	case !a.Return.IsZero():
-		p.forecast.forgetRefusal() // the refused cost may be available now
-	}
-	if p.ended && !p.closed {
-		p.advance(p.worker.Clock.Now())
-	}
-}
-
-// requeue keeps what could not be reported, and retries later.
-func (p *Pool) requeue(done []bucket.Settlement, charge bucket.Cost) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.requeueLocked(done, charge)
-}
-
-func (p *Pool) requeueLocked(done []bucket.Settlement, charge bucket.Cost) {
-	p.report.keep(done, charge)
-	if !p.closed {
-		now := p.worker.Clock.Now()
-		p.report.due = now + int64(reviewEvery)
-		p.advance(now)
-	}
 }

@@ -13,14 +13,14 @@ import (
 	"github.com/choked/choked/internal/boottime"
 )
 
-// Store is what a worker needs of a choked.Store, whose contract it has.
+// Store is the part of choked.Store that a worker uses, with the same contract.
 type Store interface {
 	Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 	Settle(ctx context.Context, done []bucket.Settlement) error
 	Adjust(ctx context.Context, a bucket.Adjustment) error
 }
 
-// Worker is what the pools of one worker share: the store, the clock, the
+// Worker is the shared state of the pools of one worker: the store, the clock, the
 // identity of the holder, and the exchanges under way. Safe for concurrent use.
 type Worker struct {
 	Clock *boottime.Clock // set before the first pool is made, else by NewWorker
@@ -70,8 +70,8 @@ func (w *Worker) nextID() bucket.LeaseID {
 	return bucket.LeaseID{Holder: w.holder, Seq: w.seq.Add(1)}
 }
 
-// Close ends the exchanges of pools, which are closed, and reports what they have
-// not reported. It waits for the store at most within.
+// Close waits until the exchanges under way have ended, and then reports the rest of
+// pools, which are closed. It waits for the store at most within.
 func (w *Worker) Close(within time.Duration, pools []*Pool) error {
 	timer := time.AfterFunc(within, w.cancel)
 	defer timer.Stop()
