@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/choked/choked/bucket"
@@ -111,9 +110,9 @@ func (c *Choke) Open(cfg LimiterConfig) (*Limiter, error) {
 		return nil, keyError(cfg.Key, fmt.Errorf("limits %q: open limiters of this worker have %q", cfg.Limits, p.Limits()))
 	}
 	p.limiters++
-	l := &Limiter{pool: p.Pool, closed: new(atomic.Bool), estimator: cfg.Estimator, failOpen: cfg.FailOpen,
+	l := &Limiter{pool: p.Pool, estimator: cfg.Estimator, failOpen: cfg.FailOpen,
 		maxOveruse: cmp.Or(cfg.MaxOveruse, defaultMaxOveruse), onError: cfg.OnError}
-	l.handle = handle{choke: c, pool: p, closed: l.closed}
+	l.handle = handle{choke: c, pool: p}
 	l.cleanup = runtime.AddCleanup(l, handle.abandon, l.handle)
 	return l, nil
 }
@@ -123,45 +122,31 @@ func (c *Choke) Open(cfg LimiterConfig) (*Limiter, error) {
 // bursts are ten minutes of "100000/m".
 const defaultMaxOveruse = 10
 
-// handle is a limiter's use of its pool.
+// handle is a limiter's use of its pool. It is released once: by Close, or by the
+// garbage collector when the limiter has become unreachable.
 type handle struct {
-	choke  *Choke
-	pool   *sharedPool
-	closed *atomic.Bool // of the limiter
+	choke *Choke
+	pool  *sharedPool
 }
 
-// close ends the limiter's use of its pool. The last limiter drains it.
-func (h handle) close() {
-	switch closed, last := h.release(); {
-	case last:
-		h.pool.Drain()
-	case closed:
-		h.pool.Release(h.closed)
-	}
-}
-
-// abandon is close for a limiter that has become unreachable. It runs on a
-// goroutine of the runtime, so it starts no exchange: the pool returns its leases
-// when its timer fires.
-func (h handle) abandon() {
-	if _, last := h.release(); last {
-		h.pool.Abandon()
-	}
-}
-
-// release takes the limiter from its pool, once, and reports whether it did and
-// whether it was the pool's last.
-func (h handle) release() (closed, last bool) {
-	if h.closed.Swap(true) {
-		return false, false
-	}
+// release takes the limiter from its pool and reports whether it was the last one,
+// whose pool the caller drains.
+func (h handle) release() (last bool) {
 	h.choke.mu.Lock()
 	defer h.choke.mu.Unlock()
 	if h.pool.limiters--; h.pool.limiters > 0 {
-		return true, false
+		return false
 	}
 	delete(h.choke.pools, h.pool.Key())
-	return true, true
+	return true
+}
+
+// abandon releases an unreachable limiter. It runs on a goroutine of the runtime, so
+// it starts no exchange: the pool returns its leases when its timer fires.
+func (h handle) abandon() {
+	if h.release() {
+		h.pool.Abandon()
+	}
 }
 
 // closeWithin is how long Close waits for the store.

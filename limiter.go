@@ -21,7 +21,7 @@ import (
 // zero Limiter refuses every call with an error.
 type Limiter struct {
 	pool       *pool.Pool
-	closed     *atomic.Bool
+	closed     atomic.Bool
 	estimator  Estimator
 	failOpen   bool
 	maxOveruse int64 // bursts
@@ -85,8 +85,15 @@ func (l *Limiter) Close() error {
 	if l == nil || l.pool == nil {
 		return nil
 	}
+	if l.closed.Swap(true) {
+		return nil
+	}
 	l.cleanup.Stop()
-	l.handle.close()
+	if last := l.handle.release(); last {
+		l.pool.Drain()
+	} else {
+		l.pool.Release(&l.closed)
+	}
 	return nil
 }
 
@@ -134,14 +141,14 @@ func (l *Limiter) Allow(ctx context.Context, cost Cost) (Verdict, error) {
 }
 
 func (l *Limiter) admit(ctx context.Context, cost Cost) (pool.Admission, error) {
-	if err := l.check(ctx, cost); err != nil {
+	c, err := l.check(ctx, cost)
+	if err != nil {
 		return pool.Admission{}, err
 	}
-	c := l.pool.Limits().Limited(cost)
 	if a, ok := l.pool.Take(c); ok {
 		return a, nil
 	}
-	a, err := l.pool.Wait(ctx, pool.Call{Cost: c, FailOpen: l.failOpen, Closed: l.closed})
+	a, err := l.pool.Wait(ctx, pool.Call{Cost: c, FailOpen: l.failOpen, Closed: &l.closed})
 	if err != nil {
 		return a, l.waitError(ctx, err)
 	}
@@ -149,14 +156,13 @@ func (l *Limiter) admit(ctx context.Context, cost Cost) (pool.Admission, error) 
 }
 
 func (l *Limiter) try(ctx context.Context, cost Cost) (Verdict, pool.Admission, error) {
-	if err := l.check(ctx, cost); err != nil {
+	c, err := l.check(ctx, cost)
+	if err != nil {
 		return Verdict{}, pool.Admission{}, err
 	}
-	c := l.pool.Limits().Limited(cost)
 	a, r, decided := l.pool.Try(c)
 	if !decided {
-		var err error
-		a, err = l.pool.Wait(ctx, pool.Call{Cost: c, AtOnce: true, FailOpen: l.failOpen, Closed: l.closed})
+		a, err = l.pool.Wait(ctx, pool.Call{Cost: c, AtOnce: true, FailOpen: l.failOpen, Closed: &l.closed})
 		if refused := (*pool.Refusal)(nil); errors.As(err, &refused) {
 			r = *refused
 		} else if err != nil {
@@ -169,23 +175,32 @@ func (l *Limiter) try(ctx context.Context, cost Cost) (Verdict, pool.Admission, 
 	return Verdict{OK: true}, a, nil
 }
 
-// check reports why a call of this cost is not to be decided at all, or nil.
-func (l *Limiter) check(ctx context.Context, cost Cost) error {
+// check returns the part of cost that the key limits, or the error of a call that
+// need not be decided.
+func (l *Limiter) check(ctx context.Context, cost Cost) (Cost, error) {
+	if l == nil || l.pool == nil {
+		return Cost{}, errNoLimiter
+	}
+	c := l.pool.Limits().Limited(cost)
+	if l.closed.Load() || cost.Requests < 0 || cost.Tokens < 0 || !l.pool.Burst().Covers(c) || ctx.Err() != nil {
+		return Cost{}, l.refuse(ctx, cost)
+	}
+	return c, nil
+}
+
+// refuse returns the error of a call for which check has found one.
+func (l *Limiter) refuse(ctx context.Context, cost Cost) error {
 	switch {
-	case l == nil || l.pool == nil:
-		return errNoLimiter
 	case l.closed.Load():
 		return l.error(ErrClosed)
 	case cost.Requests < 0 || cost.Tokens < 0:
 		l.pool.CountRefused()
 		return l.error(cost.Check())
-	case !l.pool.Burst().Covers(l.pool.Limits().Limited(cost)):
-		l.pool.CountRefused()
-		return l.error(l.pool.Limits().Fits(cost))
-	case ctx.Err() != nil:
+	case ctx.Err() != nil && l.pool.Burst().Covers(l.pool.Limits().Limited(cost)):
 		return l.waitError(ctx, ctx.Err())
 	}
-	return nil
+	l.pool.CountRefused()
+	return l.error(l.pool.Limits().Fits(cost))
 }
 
 // waitError is the error of a call for which the pool returned err.
