@@ -105,14 +105,13 @@ func (a *authority) submit(op ledger.Op, reply func(waitqueue.Answer)) *request 
 	return req
 }
 
-// submitOn is submit of what came on s. It returns nil, and nothing happens, if the
-// member has asked on a later stream.
-func (a *authority) submitOn(s stream, op ledger.Op, reply func(waitqueue.Answer)) *request {
-	req := &request{op: op}
+// submitOn is submit of a request that came on s. It returns false, and nothing
+// happens, if the member has asked on a later stream.
+func (a *authority) submitOn(s stream, req *request, reply func(waitqueue.Answer)) bool {
 	a.mu.Lock()
 	if s.n < s.member.newest {
 		a.mu.Unlock()
-		return nil
+		return false
 	}
 	s.member.newest = s.n
 	sent := a.put(message{submit, req, reply})
@@ -120,7 +119,7 @@ func (a *authority) submitOn(s stream, op ledger.Op, reply func(waitqueue.Answer
 	if !sent {
 		reply(waitqueue.Answer{Result: ledger.Result{Err: errNotLeader}})
 	}
-	return req
+	return true
 }
 
 // open is to be called before a member is told that it may ask on a stream.

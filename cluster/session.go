@@ -3,6 +3,8 @@ package cluster
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -17,17 +19,12 @@ type session struct {
 	conn      net.Conn
 	authority *authority // nil: it does not lead
 	stream    stream     // to the authority
+	inflight  inflight
 
 	mu   sync.Mutex
 	out  []byte        // answers to be sent
 	wake chan struct{} // holds one when there is something to send
 	dead bool          // the client reads too slowly, or is gone
-}
-
-// grant is an answer by which a lease went out.
-type grant struct {
-	n  uint64
-	at time.Time
 }
 
 const (
@@ -48,27 +45,24 @@ func newSession(conn net.Conn, a *authority, id string) *session {
 	return s
 }
 
-// serve reads frames until the stream ends, or, once this node is not the
-// leader any more, until the authority's end has been told.
-func (s *session) serve(handle func(kind byte, body []byte) (reply byte, text []byte)) {
+// serve reads frames until the stream ends, the client breaks the protocol, or,
+// once this node is not the leader any more, the authority's end has been told.
+// Frames of other kinds than those of operations go to query, which returns the
+// kind and the body of the reply; kind 0 ends the stream.
+func (s *session) serve(query func(kind byte, body []byte) (reply byte, text []byte)) {
 	done := make(chan struct{})
 	var writer sync.WaitGroup
 	writer.Go(func() { s.write(done) })
 	defer writer.Wait()
 	defer close(done)
-
 	if s.authority != nil {
 		defer s.authority.close(s.stream)
 	}
-	asked := make(map[uint64]*request)
 	defer func() {
-		for _, req := range asked {
+		for _, req := range s.inflight.drain() {
 			s.authority.abandon(req)
 		}
 	}()
-	var answered sync.Mutex // guards gone and granted
-	var gone []uint64       // answered since the last frame: to be forgotten
-	var granted []grant     // in the order of time: a cancel may cross the answer
 	r := bufio.NewReaderSize(s.conn, 32<<10)
 	var buf []byte
 	for {
@@ -76,65 +70,69 @@ func (s *session) serve(handle func(kind byte, body []byte) (reply byte, text []
 		if err != nil {
 			return
 		}
-		answered.Lock()
-		for _, n := range gone {
-			delete(asked, n)
-		}
-		gone = gone[:0]
-		for len(granted) > 0 && time.Since(granted[0].at) > lostAfter {
-			delete(asked, granted[0].n)
-			granted = granted[1:]
-		}
-		answered.Unlock()
-		switch kind {
-		case frameOps:
-			if s.authority == nil {
-				return
-			}
-			for len(body) > 0 {
-				n, rest, err := seq(body)
-				if err != nil {
-					return
-				}
-				op, rest, err := ledger.ParseOp(rest)
-				if err != nil {
-					return
-				}
-				body = rest
-				req := s.authority.submitOn(s.stream, op, func(a waitqueue.Answer) {
-					answered.Lock()
-					if a.Grant.OK {
-						granted = append(granted, grant{n, time.Now()})
-					} else {
-						gone = append(gone, n)
-					}
-					answered.Unlock()
-					s.answer(n, a)
-				})
-				if req == nil {
-					return // the member is elsewhere
-				}
-				asked[n] = req
-			}
-		case frameCancel:
-			n, _, err := seq(body)
-			if err != nil {
-				return
-			}
-			if req := asked[n]; req != nil {
-				s.authority.cancel(req)
-				delete(asked, n)
-			}
-		case framePing:
-			s.send(framePong, nil)
-		default:
-			reply, text := handle(kind, body)
-			if reply == 0 {
-				return
-			}
-			s.send(reply, text)
+		s.inflight.expire(time.Now())
+		if err := s.handle(kind, body, query); err != nil {
+			return
 		}
 	}
+}
+
+// handle acts on one frame. An error ends the stream.
+func (s *session) handle(kind byte, body []byte, query func(kind byte, body []byte) (reply byte, text []byte)) error {
+	switch kind {
+	case frameOps:
+		return s.submit(body)
+	case frameCancel:
+		n, _, err := seq(body)
+		if err != nil {
+			return err
+		}
+		if req := s.inflight.cancel(n); req != nil {
+			s.authority.cancel(req)
+		}
+	case framePing:
+		s.send(framePong, nil)
+	default:
+		reply, text := query(kind, body)
+		if reply == 0 {
+			return fmt.Errorf("frame of unknown kind %q", kind)
+		}
+		s.send(reply, text)
+	}
+	return nil
+}
+
+// submit hands the operations of a frame to the authority.
+func (s *session) submit(body []byte) error {
+	if s.authority == nil {
+		return errNotLeader
+	}
+	for len(body) > 0 {
+		n, rest, err := seq(body)
+		if err != nil {
+			return err
+		}
+		op, rest, err := ledger.ParseOp(rest)
+		if err != nil {
+			return err
+		}
+		body = rest
+		req := &request{op: op}
+		s.inflight.add(n, req)
+		submitted := s.authority.submitOn(s.stream, req, func(a waitqueue.Answer) {
+			if a.Grant.OK {
+				s.inflight.granted(n, req, time.Now())
+			} else {
+				s.inflight.answered(n, req)
+			}
+			s.answer(n, a)
+		})
+		if !submitted {
+			s.inflight.answered(n, req)
+			return errors.New("the member sends on a later stream")
+		}
+	}
+	return nil
 }
 
 // answer queues the answer to operation n.

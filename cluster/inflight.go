@@ -1,0 +1,91 @@
+package cluster
+
+import (
+	"sync"
+	"time"
+)
+
+// inflight holds the requests of one client that may still be cancelled or
+// abandoned, by the sequence number that the client gave them. The goroutine that
+// reads from the client adds and cancels requests, the one that decides marks them
+// as answered. Safe for concurrent use; the zero value is empty.
+type inflight struct {
+	mu       sync.Mutex
+	requests map[uint64]*request
+	grants   []grant // in the order of time
+}
+
+// grant is a request that was answered with a lease.
+type grant struct {
+	n   uint64
+	req *request
+	at  time.Time
+}
+
+// add adds a request, before it is submitted: its answer may come at once.
+func (f *inflight) add(n uint64, req *request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.requests == nil {
+		f.requests = make(map[uint64]*request)
+	}
+	f.requests[n] = req
+}
+
+// answered forgets a request whose answer grants nothing.
+func (f *inflight) answered(n uint64, req *request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.forget(n, req)
+}
+
+// granted notes that a request was answered with a lease at an instant. It can be
+// cancelled for lostAfter from then on, since the client may have sent the cancel
+// before it got the answer. at is not before that of an earlier call.
+func (f *inflight) granted(n uint64, req *request, at time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.requests[n] == req { // not cancelled meanwhile
+		f.grants = append(f.grants, grant{n, req, at})
+	}
+}
+
+// cancel forgets request n and returns it, or nil if there is none.
+func (f *inflight) cancel(n uint64) *request {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	req := f.requests[n]
+	delete(f.requests, n)
+	return req
+}
+
+// expire forgets the requests that were granted more than lostAfter before now.
+func (f *inflight) expire(now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for len(f.grants) > 0 && now.Sub(f.grants[0].at) > lostAfter {
+		f.forget(f.grants[0].n, f.grants[0].req)
+		f.grants = f.grants[1:]
+	}
+}
+
+// drain forgets all requests and returns them, in no order.
+func (f *inflight) drain() []*request {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := make([]*request, 0, len(f.requests))
+	for _, req := range f.requests {
+		all = append(all, req)
+	}
+	clear(f.requests)
+	f.grants = nil
+	return all
+}
+
+// forget removes req, unless the client has used its number again since. The lock
+// is held.
+func (f *inflight) forget(n uint64, req *request) {
+	if f.requests[n] == req {
+		delete(f.requests, n)
+	}
+}
