@@ -13,10 +13,15 @@ import (
 	"github.com/choked/choked/internal/waitqueue"
 )
 
-// What becomes of a request when the leader steps down.
+// Errors of a request that has no decision.
 var (
-	errNotLeader = errors.New("choked: not the leader")
-	errUnclear   = errors.New("choked: no answer from the leader, the request may have been decided or not")
+	// errNotLeader means that the request was not proposed, and never will be.
+	errNotLeader = errors.New("not the leader")
+
+	// errUnclear means that the request may have been decided or not. It is not
+	// [bucket.ErrUnavailable], which means that nothing was decided: who repeats an
+	// adjustment after that would return quota twice.
+	errUnclear = errors.New("outcome unknown: it may have been decided or not")
 )
 
 // maxBatch bounds the operations in one log entry.

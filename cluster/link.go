@@ -14,9 +14,6 @@ import (
 	"github.com/choked/choked/internal/waitqueue"
 )
 
-// errLost means that the leader could not be asked any more before it answered.
-var errLost = fmt.Errorf("choked: connection to the leader lost: %w", errUnclear)
-
 const (
 	// pingAfter is how long a leader may be silent while it has something to
 	// decide before it is pinged, and lostAfter before it is given up.
@@ -75,8 +72,9 @@ func (l *link) retire(err error) {
 	}
 	l.err = err
 	close(l.over)
+	lost := fmt.Errorf("connection to the leader at %s lost: %w: %w", l.addr, err, errUnclear)
 	for _, answers := range l.pending {
-		answers <- waitqueue.Answer{Result: ledger.Result{Err: errLost}}
+		answers <- waitqueue.Answer{Result: ledger.Result{Err: lost}}
 	}
 	clear(l.pending)
 }
@@ -178,7 +176,7 @@ func (l *link) watch() {
 		}
 		l.mu.Unlock()
 		if !idle && silent >= lostAfter {
-			l.end(fmt.Errorf("leader at %s: silent for %v", l.addr, silent))
+			l.end(fmt.Errorf("silent for %v", silent.Round(time.Millisecond)))
 			return
 		}
 	}

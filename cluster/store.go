@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,8 +49,9 @@ func (a *authority) do(ctx context.Context, op ledger.Op) (waitqueue.Answer, err
 	return waitqueue.Answer{}, context.Cause(ctx)
 }
 
-// Lease implements choked.Store. While no leader can be reached it tries for
-// [Config.QuorumTimeout], then fails with ErrNoQuorum.
+// Lease implements choked.Store. While no leader can be reached it retries for
+// [Config.QuorumTimeout], then fails with [bucket.ErrNoQuorum] and the reason. An
+// error does not name the key: the caller knows it, and names it once.
 func (n *Node) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error) {
 	if err := ask.Check(); err != nil {
 		return bucket.Lease{}, err
@@ -64,18 +66,19 @@ func (n *Node) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error) 
 		return &a
 	}, true)
 	if err != nil {
-		return bucket.Lease{}, err // a limiter names the key
+		return bucket.Lease{}, err
 	}
 	lease := answer.Grant.Lease(ask.ID, answer.Waited)
 	lease.ValidFor += time.Duration(sent - start)
 	return lease, answer.Err
 }
 
-// Settle implements choked.Store.
+// Settle implements choked.Store. It retries as Lease does. Its error names each
+// settlement that failed.
 func (n *Node) Settle(ctx context.Context, done []bucket.Settlement) error {
 	for i := range done {
 		if err := done[i].Check(); err != nil {
-			return err
+			return fmt.Errorf("settlement %d of %d: %w", i+1, len(done), err)
 		}
 	}
 	errs := make([]error, len(done))
@@ -83,8 +86,8 @@ func (n *Node) Settle(ctx context.Context, done []bucket.Settlement) error {
 	for i := range done {
 		each.Go(func() {
 			answer, err := n.decide(ctx, func() ledger.Op { return &done[i] }, true)
-			if err = errors.Join(err, answer.Err); err != nil {
-				errs[i] = fmt.Errorf("settle %v on %.64q: %w", done[i].ID, done[i].Key, err)
+			if err = cmp.Or(err, answer.Err); err != nil {
+				errs[i] = fmt.Errorf("settle %.64q, lease %v: %w", done[i].Key, done[i].ID, err)
 			}
 		})
 	}
@@ -92,16 +95,15 @@ func (n *Node) Settle(ctx context.Context, done []bucket.Settlement) error {
 	return errors.Join(errs...)
 }
 
-// Adjust implements choked.Store.
+// Adjust implements choked.Store. It retries as Lease does, until the adjustment
+// is sent: if no answer comes after that, it may have been applied or not, and the
+// error is not [bucket.ErrUnavailable]. An error does not name the key.
 func (n *Node) Adjust(ctx context.Context, a bucket.Adjustment) error {
 	if err := a.Check(); err != nil {
 		return err
 	}
 	answer, err := n.decide(ctx, func() ledger.Op { return &a }, false)
-	if err = errors.Join(err, answer.Err); err != nil {
-		return fmt.Errorf("adjust %.64q: %w", a.Key, err)
-	}
-	return nil
+	return cmp.Or(err, answer.Err)
 }
 
 // decide has an operation decided by whoever leads. op is called before each
@@ -143,7 +145,7 @@ func (n *Node) decide(ctx context.Context, op func() ledger.Op, again bool) (ans
 		case errors.Is(err, errUnclear) && !again:
 			return waitqueue.Answer{}, err
 		case errors.Is(err, errAgain) && !again: // it may be decided yet
-			return waitqueue.Answer{}, errUnclear
+			return waitqueue.Answer{}, fmt.Errorf("no answer from the leader within %v: %w", attempt, errUnclear)
 		}
 		// A leader that kept an attempt for so long was there until shortly
 		// before its end.
