@@ -110,7 +110,7 @@ func (l *link) do(ctx context.Context, op ledger.Op) (waitqueue.Answer, error) {
 	default:
 	}
 	delete(l.pending, n)
-	if !errors.Is(context.Cause(ctx), errAgain) {
+	if !errors.Is(context.Cause(ctx), errAttemptTimeout) {
 		l.queue(frameCancel, binary.AppendUvarint(nil, n))
 	}
 	return waitqueue.Answer{}, context.Cause(ctx)

@@ -154,7 +154,7 @@ func TestWhatIsGivenBackIsBounded(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		for seq := range uint64(2 * maxReturns) {
 			ask := oneRequest("k", seq)
-			client.giveBack(&ask, nil)
+			client.returnLease(unanswered{ask: &ask})
 		}
 		assert.Len(t, client.returns, maxReturns)
 		time.Sleep(bucket.TTL)
@@ -162,12 +162,12 @@ func TestWhatIsGivenBackIsBounded(t *testing.T) {
 		assert.Empty(t, client.returns)
 		for seq := range uint64(maxReturns) {
 			ask := oneRequest("k", seq)
-			client.giveBack(&ask, nil)
+			client.returnLease(unanswered{ask: &ask})
 		}
 		delete(c.nodes, client.Addr())
 		assert.NoError(t, client.Close(), "which ends them")
 		assert.Empty(t, client.returns)
-		client.giveBack(&bucket.Ask{}, nil)
+		client.returnLease(unanswered{ask: &bucket.Ask{}})
 		assert.Empty(t, client.returns)
 	})
 }

@@ -13,26 +13,30 @@ import (
 	"github.com/choked/choked/internal/waitqueue"
 )
 
-// errAgain ends an attempt that is asked again: its place in line stays.
-var errAgain = errors.New("asked again")
+// attemptTimeout is how long one attempt of an operation may wait for its answer.
+// The validity of a lease counts from the attempt that got it, less what two clocks
+// may drift apart while it waited. So attempts are short, and each takes over the
+// place of the one before in the leader's queue.
+const attemptTimeout = 10 * time.Second
 
-// attempt is how long one attempt of an ask may wait in line. The validity of a
-// lease counts from the attempt that got it, less what two clocks may differ by
-// in the time it waited: so attempts are short, and take over each other's
-// place.
-const attempt = 10 * time.Second
+// errAttemptTimeout ends an attempt. The ask keeps its place in the queue, for the
+// next attempt.
+var errAttemptTimeout = fmt.Errorf("no answer from the leader within %v", attemptTimeout)
 
-// leader decides operations: the authority in this process, or a link to it.
+// leader decides operations: the authority of this process, or a link to that of
+// another.
 type leader interface {
-	// do returns the decision on op. The error says that there is none:
-	// errNotLeader, errUnclear, or that of ctx.
+	// do returns the decision on op. An error means that there is none, or none is
+	// known: errNotLeader, errUnclear, or that of ctx. When ctx ends, do cancels op
+	// at the leader, unless the cause is errAttemptTimeout.
 	do(ctx context.Context, op ledger.Op) (waitqueue.Answer, error)
-	// gone is closed when this one decides no more.
-	gone() <-chan struct{}
+
+	// stopped is closed when this leader decides nothing more.
+	stopped() <-chan struct{}
 }
 
-func (a *authority) gone() <-chan struct{} { return a.ended }
-func (l *link) gone() <-chan struct{}      { return l.over }
+func (a *authority) stopped() <-chan struct{} { return a.ended }
+func (l *link) stopped() <-chan struct{}      { return l.over }
 
 // do implements [leader] for the process that leads.
 func (a *authority) do(ctx context.Context, op ledger.Op) (waitqueue.Answer, error) {
@@ -43,7 +47,7 @@ func (a *authority) do(ctx context.Context, op ledger.Op) (waitqueue.Answer, err
 		return undecided(answer)
 	case <-ctx.Done():
 	}
-	if !errors.Is(context.Cause(ctx), errAgain) {
+	if !errors.Is(context.Cause(ctx), errAttemptTimeout) {
 		a.cancel(req)
 	}
 	return waitqueue.Answer{}, context.Cause(ctx)
@@ -106,104 +110,138 @@ func (n *Node) Adjust(ctx context.Context, a bucket.Adjustment) error {
 	return cmp.Or(err, answer.Err)
 }
 
-// decide has an operation decided by whoever leads. op is called before each
-// attempt, just before it is sent. Only with again, an attempt whose outcome is
-// unclear is made again.
-func (n *Node) decide(ctx context.Context, op func() ledger.Op, again bool) (answer waitqueue.Answer, err error) {
-	var unclear *bucket.Ask // it may have been granted
-	var told leader         // that nobody wants it any more
-	defer func() {
-		if err != nil && unclear != nil {
-			n.giveBack(unclear, told)
-		}
-	}()
-	leaderless := n.clock.Now() // since when
-	for {
-		if ctx.Err() != nil { // nothing is begun that might be decided all the same
-			return waitqueue.Answer{}, context.Cause(ctx)
-		}
-		lead, err := n.leader(ctx, leaderless+int64(n.cfg.QuorumTimeout))
-		if err != nil {
-			return waitqueue.Answer{}, err
-		}
-		began := n.clock.Now()
-		try, cancel := context.WithTimeoutCause(ctx, attempt, errAgain)
-		op := op()
-		answer, err := lead.do(try, op)
-		cancel()
-		if errors.Is(err, errUnclear) {
-			unclear, _ = op.(*bucket.Ask)
-		}
-		switch {
-		case err == nil:
-			return answer, nil
-		case ctx.Err() != nil:
-			if ask, ok := op.(*bucket.Ask); ok && unclear == nil {
-				unclear, told = ask, lead
-			}
-			return waitqueue.Answer{}, context.Cause(ctx)
-		case errors.Is(err, errUnclear) && !again:
-			return waitqueue.Answer{}, err
-		case errors.Is(err, errAgain) && !again: // it may be decided yet
-			return waitqueue.Answer{}, fmt.Errorf("no answer from the leader within %v: %w", attempt, errUnclear)
-		}
-		// A leader that kept an attempt for so long was there until shortly
-		// before its end.
-		if now := n.clock.Now(); now-began > int64(lostAfter) {
-			leaderless = now - int64(lostAfter)
-		}
+// decide has an operation decided by the leader, whichever node that is, and
+// retries until ctx ends or there is no leader for [Config.QuorumTimeout]. newOp
+// returns the operation to send; it is called just before each attempt. An attempt
+// whose outcome is unknown is repeated only if repeat is set. A lease that may have
+// been granted without an answer is returned.
+func (n *Node) decide(ctx context.Context, newOp func() ledger.Op, repeat bool) (waitqueue.Answer, error) {
+	answer, lost, err := n.tryUntilDecided(ctx, newOp, repeat)
+	if err != nil && lost.ask != nil {
+		n.returnLease(lost)
 	}
+	return answer, err
 }
 
-// maxReturns bounds the leases that are given back at a time.
+// unanswered is an ask that may have been granted, though its answer did not come.
+type unanswered struct {
+	ask         *bucket.Ask // nil: there is none
+	cancelledAt leader      // the leader that was told to cancel it; nil: none was
+}
+
+// tryUntilDecided is decide without the return: after an error, it returns the ask
+// that may have been granted.
+func (n *Node) tryUntilDecided(ctx context.Context, newOp func() ledger.Op, repeat bool) (waitqueue.Answer, unanswered, error) {
+	var lost unanswered
+	leaderSeen := n.clock.Now() // when there was a leader last, or the search began
+	for ctx.Err() == nil {      // an attempt begun after that could be decided all the same
+		// Find the leader.
+		lead, err := n.leader(ctx, leaderSeen+int64(n.cfg.QuorumTimeout))
+		if err != nil {
+			return waitqueue.Answer{}, lost, err
+		}
+
+		// Let it decide.
+		sent, op := n.clock.Now(), newOp()
+		answer, err := attempt(ctx, lead, op)
+		if err == nil {
+			return answer, lost, nil
+		}
+
+		// Note what may have been granted. After an unknown outcome, no leader is
+		// known to have cancelled it.
+		unclear := errors.Is(err, errUnclear)
+		if ask, ok := op.(*bucket.Ask); ok && unclear {
+			lost = unanswered{ask: ask}
+		} else if ok && ctx.Err() != nil && lost.ask == nil {
+			lost = unanswered{ask: ask, cancelledAt: lead}
+		}
+
+		// Stop, or try again.
+		switch {
+		case ctx.Err() != nil || repeat:
+		case unclear:
+			return waitqueue.Answer{}, lost, err
+		case errors.Is(err, errAttemptTimeout): // it may be decided later
+			return waitqueue.Answer{}, lost, fmt.Errorf("%w: %w", err, errUnclear)
+		}
+
+		// A leader that kept an attempt for longer than lostAfter was there until
+		// at most lostAfter before the attempt ended.
+		if now := n.clock.Now(); now-sent > int64(lostAfter) {
+			leaderSeen = now - int64(lostAfter)
+		}
+	}
+	return waitqueue.Answer{}, lost, context.Cause(ctx)
+}
+
+// attempt has lead decide op within attemptTimeout.
+func attempt(ctx context.Context, lead leader, op ledger.Op) (waitqueue.Answer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, attemptTimeout, errAttemptTimeout)
+	defer cancel()
+	return lead.do(ctx, op)
+}
+
+// maxReturns bounds the leases that are being returned at a time.
 const maxReturns = 256
 
-// giveBack returns what ask may have been granted, though nobody waits for the
-// answer any more. It tries for as long as the lease would live. A leader that
-// was told that the ask is withdrawn does so by itself, unless it goes just then,
-// or this node does: until then there is nothing to do.
-func (n *Node) giveBack(ask *bucket.Ask, told leader) {
-	if told != nil && len(n.returns) > maxReturns/2 {
-		return // others need it more
+// returnLease returns what an ask without an answer may have been granted, in the
+// background. If too many are being returned already, the lease expires.
+func (n *Node) returnLease(lost unanswered) {
+	if lost.cancelledAt != nil && len(n.returns) > maxReturns/2 {
+		return // that leader returns it, in all likelihood: keep the slot for another
 	}
 	select {
 	case n.returns <- struct{}{}:
 	default:
-		return // it expires
+		return
 	}
-	back := func() {
+	started := n.spawn(func() {
 		defer func() { <-n.returns }()
-		if told != nil {
-			timer := time.NewTimer(lostAfter)
-			defer timer.Stop()
-			select {
-			case <-told.gone():
-			case <-n.leaving:
-			case <-timer.C:
-				return
-			}
+		if lost.cancelledAt == nil || n.mayMissCancel(lost.cancelledAt) {
+			n.settleUnspent(lost.ask)
 		}
-		ctx, cancel := context.WithTimeout(n.ctx, bucket.TTL)
-		defer cancel()
-		none := &bucket.Settlement{Key: ask.Key, ID: ask.ID}
-		for {
-			_, err := n.decide(ctx, func() ledger.Op { return none }, true)
-			if errors.Is(err, bucket.ErrNoQuorum) { // not yet
-				continue
-			}
-			if err != nil {
-				n.log.Debug("give back a lease", "key", fmt.Sprintf("%.64q", ask.Key), "lease", ask.ID, "error", err)
-			}
-			return
-		}
-	}
-	if !n.spawn(back) {
+	})
+	if !started {
 		<-n.returns
 	}
 }
 
-// awaitReturns returns when all leases are given back that can be, and takes no
-// more, or when ctx ends.
+// mayMissCancel waits for as long as a leader may take to cancel an ask. It reports
+// whether the leader, or this node, stops before.
+func (n *Node) mayMissCancel(lead leader) bool {
+	timer := time.NewTimer(lostAfter)
+	defer timer.Stop()
+	select {
+	case <-lead.stopped():
+		return true
+	case <-n.leaving:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// settleUnspent settles the lease of an ask, of which nothing was spent. It tries
+// for as long as the lease could live.
+func (n *Node) settleUnspent(ask *bucket.Ask) {
+	ctx, cancel := context.WithTimeout(n.ctx, bucket.TTL)
+	defer cancel()
+	unspent := &bucket.Settlement{Key: ask.Key, ID: ask.ID}
+	for {
+		_, err := n.decide(ctx, func() ledger.Op { return unspent }, true)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, bucket.ErrNoQuorum) {
+			n.log.Debug("lease not returned, it expires", "key", fmt.Sprintf("%.64q", ask.Key), "lease", ask.ID, "error", err)
+			return
+		}
+	}
+}
+
+// awaitReturns waits until all leases are returned that can be, returnWithin has
+// passed, or ctx ends. No lease is returned after it.
 func (n *Node) awaitReturns(ctx context.Context) {
 	close(n.leaving)
 	ctx, cancel := context.WithTimeout(ctx, returnWithin)
