@@ -110,7 +110,7 @@ func openDisk(dir string, noSync bool, log hclog.Logger, broken func(error)) (*d
 // openBolt opens the log. What is not a log makes bbolt return errors, or
 // panic; both end here as an error.
 func openBolt(path string, noSync bool) (store *raftboltdb.BoltStore, err error) {
-	err = survive(func() error {
+	err = recoverFault(func() error {
 		if err := bothMetas(path); err != nil {
 			return err
 		}
@@ -303,12 +303,12 @@ func (g *guard) check(what string, err error) error {
 const readLog = "read log"
 
 // try runs f under the guard.
-func (g *guard) try(what string, f func() error) error { return g.check(what, survive(f)) }
+func (g *guard) try(what string, f func() error) error { return g.check(what, recoverFault(f)) }
 
 // survive runs f, which may panic on a damaged file. The file is mapped into
 // memory: where it ends too early, or cannot be read, access is a fault, which
 // would end the process.
-func survive(f func() error) (err error) {
+func recoverFault(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {

@@ -102,7 +102,7 @@ func (n *Node) resolve() (seeds []seed, unknown []string) {
 		defer cancel()
 		ips, _ := n.cfg.network.LookupHost(ctx, host) // one without an address is unknown, for whatever reason
 		for _, ip := range ips {
-			seeds[i] = append(seeds[i], wire.Spelled(ip, port))
+			seeds[i] = append(seeds[i], wire.CanonicalAddr(ip, port))
 		}
 		slices.Sort(seeds[i])
 	})

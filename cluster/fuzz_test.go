@@ -61,7 +61,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add([]byte("\x7f\xff\xff\xffo"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		leads(t, b)
-		l := newLink(said{}, "leader")
+		l := newRPCClient(said{}, "leader")
 		for n := range uint64(4) {
 			l.pending[n] = make(chan waitqueue.Answer, 1)
 		}
@@ -73,8 +73,8 @@ func FuzzFrames(f *testing.F) {
 // leadership.
 func leads(t *testing.T, b []byte) {
 	replica := newReplica(boottime.New())
-	a := newAuthority(nil, replica)
-	s := newSession(said{bytes.NewReader(b)}, a, "member")
+	a := newLeaderQueue(nil, replica)
+	s := newRPCServerConn(said{bytes.NewReader(b)}, a, "member")
 	s.serve(func(kind byte, _ []byte) (byte, []byte) {
 		if kind != frameStatus && kind != frameLeave {
 			return 0, nil
@@ -84,15 +84,15 @@ func leads(t *testing.T, b []byte) {
 	})
 	a.decideAll(t, 0)
 	a.decideAll(t, 2*time.Hour)
-	a.view(func() { a.line.Fail(replica.now(), nil, errNotLeader) })
+	a.view(func() { a.queue.Fail(replica.now(), nil, errNotLeader) })
 }
 
-// decideAll is a round of [authority.run], so much later, with the log cut short.
-func (a *authority) decideAll(t *testing.T, later time.Duration) {
+// decideAll is a round of [leaderQueue.run], so much later, with the log cut short.
+func (a *leaderQueue) decideAll(t *testing.T, later time.Duration) {
 	now := a.accept() + int64(later)
 	for range 1000 {
 		var batch []*waitqueue.Entry
-		a.view(func() { batch = a.line.Take(now, maxBatch) })
+		a.view(func() { batch = a.queue.Take(now, maxBatch) })
 		if len(batch) == 0 {
 			return
 		}
@@ -104,7 +104,7 @@ func (a *authority) decideAll(t *testing.T, later time.Duration) {
 		require.True(t, ok, "an entry that this node wrote and cannot read")
 		a.view(func() {
 			for i, e := range batch {
-				a.line.Resolve(now, e, results[i])
+				a.queue.Resolve(now, e, results[i])
 			}
 		})
 	}

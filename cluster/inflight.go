@@ -5,24 +5,25 @@ import (
 	"time"
 )
 
-// inflight holds the requests of one client that may still be cancelled or
-// abandoned, by the sequence number that the client gave them. The goroutine that
-// reads from the client adds and cancels requests, the one that decides marks them
-// as answered. Safe for concurrent use; the zero value is empty.
+// inflight holds the requests of one client that can still be cancelled or
+// abandoned, by the client's sequence number. The goroutine that reads from the
+// client adds and cancels requests, that of the leader's queue marks them as
+// answered. inflight is safe for concurrent use; the zero value is empty.
 type inflight struct {
 	mu       sync.Mutex
 	requests map[uint64]*request
-	grants   []grant // in the order of time
+	grants   []grant // in the order of their instants
 }
 
-// grant is a request that was answered with a lease.
+// grant is a request that was answered with a lease, at an instant.
 type grant struct {
 	n   uint64
 	req *request
 	at  time.Time
 }
 
-// add adds a request, before it is submitted: its answer may come at once.
+// add adds a request. The call comes before the request is submitted, which may be
+// answered at once.
 func (f *inflight) add(n uint64, req *request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -39,9 +40,9 @@ func (f *inflight) answered(n uint64, req *request) {
 	f.forget(n, req)
 }
 
-// granted notes that a request was answered with a lease at an instant. It can be
-// cancelled for lostAfter from then on, since the client may have sent the cancel
-// before it got the answer. at is not before that of an earlier call.
+// granted notes that a request was answered with a lease at an instant, which is
+// not before that of an earlier call. The request can be cancelled for lostAfter
+// from then on: the client may have sent the cancel before the answer arrived.
 func (f *inflight) granted(n uint64, req *request, at time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

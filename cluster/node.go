@@ -42,8 +42,8 @@ type Node struct {
 	transport *raft.NetworkTransport
 	replica   *replica
 
-	authority atomic.Pointer[authority] // not nil while this node leads
-	began     atomic.Uint64             // entries that there were when it began to
+	authority atomic.Pointer[leaderQueue] // not nil while this node leads
+	began     atomic.Uint64               // entries that there were when it began to
 	router    router
 	news      chan struct{} // holds one when gossip, or Raft, has news
 	returns   chan struct{} // holds one for each lease that is being given back
@@ -143,7 +143,7 @@ func (n *Node) open() (err error) {
 	c.ShutdownOnRemove = false // a voter that is not needed goes on as a client
 	c.NoLegacyTelemetry = true
 	c.Logger = hlog
-	err = survive(func() (err error) { // Raft panics when it cannot read an entry
+	err = recoverFault(func() (err error) { // Raft panics when it cannot read an entry
 		r, err := raft.NewRaft(c, n.replica, n.disk.logs, n.disk.stable, n.disk.snapshots, n.transport)
 		if err == nil {
 			n.raft = &consensus{Raft: r}
@@ -462,7 +462,7 @@ func (n *Node) lead(ctx context.Context) {
 		n.log.Info("leads")
 		n.began.Store(n.raft.AppliedIndex())
 		n.replica.lead(term)
-		a := newAuthority(n.raft, n.replica)
+		a := newLeaderQueue(n.raft, n.replica)
 		n.authority.Store(a)
 		n.router.rerouted()
 		n.gossip.say(func(m *meta) { m.Leader, m.Voter = true, true })
@@ -501,7 +501,7 @@ func (n *Node) followMembers() {
 			if _, back := o.Data.(raft.ResumedHeartbeatObservation); !back {
 				n.router.rerouted()
 			} else if a := n.authority.Load(); a != nil {
-				a.submit(telling, func(waitqueue.Answer) {})
+				a.submit(clockEntry, func(waitqueue.Answer) {})
 			}
 		case <-tick.C:
 		case <-doubts:
@@ -588,12 +588,12 @@ func (n *Node) serve(conn *wire.Conn) {
 	stop := context.AfterFunc(n.ctx, func() { conn.Close() })
 	defer stop()
 	a := n.awaitLeader(func() {
-		conn.SetWriteDeadline(time.Now().Add(writeWithin))
+		conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 		w := bufio.NewWriter(conn)
 		writeFrame(w, frameWait, nil) //nolint:errcheck // who is gone is noticed by serve
 		w.Flush()                     //nolint:errcheck
 	})
-	s := newSession(conn, a, conn.Peer.Node)
+	s := newRPCServerConn(conn, a, conn.Peer.Node)
 	s.send(frameRole, n.role(a))
 	if a == nil {
 		conn.SetReadDeadline(time.Now().Add(changeWithin)) // for one question
@@ -616,7 +616,7 @@ func (n *Node) serve(conn *wire.Conn) {
 }
 
 // role is the body of a role frame of a node whose authority is a.
-func (n *Node) role(a *authority) []byte {
+func (n *Node) role(a *leaderQueue) []byte {
 	if a != nil {
 		return []byte{1}
 	}

@@ -46,7 +46,7 @@ const (
 // it.
 type router struct {
 	mu        sync.Mutex
-	link      *link
+	link      *rpcClient
 	searching bool
 	changed   chan struct{} // closed, and replaced, when there may be a leader
 	why       error         // of the last search
@@ -136,7 +136,7 @@ func (n *Node) search() {
 // successor returns where the leader at the other end of a link sends its clients
 // now that it leads no more; empty: it does not say. When leadership is handed
 // over, nobody has to search for who has it.
-func (n *Node) successor(l *link) string {
+func (n *Node) successor(l *rpcClient) string {
 	if l == nil {
 		return ""
 	}
@@ -165,7 +165,7 @@ type reply struct {
 // findLeader asks one after the other, and does not wait for long for one before
 // it asks the next as well: that one may be frozen, or may not know. It begins
 // with the member at first, if that is not empty.
-func (n *Node) findLeader(first string) (*link, *bufio.Reader, error) {
+func (n *Node) findLeader(first string) (*rpcClient, *bufio.Reader, error) {
 	if there, _ := n.gossip.cluster(); there == "" && n.cluster() == "" {
 		return nil, nil, errors.New("no cluster found yet") // and so nobody leads
 	}
@@ -210,7 +210,7 @@ func (n *Node) findLeader(first string) (*link, *bufio.Reader, error) {
 			}
 			waiting--
 			if a.leads {
-				return newLink(a.conn, a.addr), a.r, nil
+				return newRPCClient(a.conn, a.addr), a.r, nil
 			}
 			why = errors.Join(why, a.err)
 			if a.hint != "" {
@@ -273,7 +273,7 @@ func (n *Node) whereToAsk() []string {
 // awaitLeader returns the authority, if this node leads. A voter that knows no
 // leader, or is about to lead, waits for that, but not for long; it calls wait
 // before.
-func (n *Node) awaitLeader(wait func()) *authority {
+func (n *Node) awaitLeader(wait func()) *leaderQueue {
 	var over <-chan time.Time
 	for {
 		n.router.mu.Lock()

@@ -23,8 +23,8 @@ const attemptTimeout = 10 * time.Second
 // next attempt.
 var errAttemptTimeout = fmt.Errorf("no answer from the leader within %v", attemptTimeout)
 
-// leader decides operations: the authority of this process, or a link to that of
-// another.
+// leader decides operations: the queue of this node, or a connection to the node
+// that leads.
 type leader interface {
 	// do returns the decision on op. An error means that there is none, or none is
 	// known: errNotLeader, errUnclear, or that of ctx. When ctx ends, do cancels op
@@ -35,20 +35,20 @@ type leader interface {
 	stopped() <-chan struct{}
 }
 
-func (a *authority) stopped() <-chan struct{} { return a.ended }
-func (l *link) stopped() <-chan struct{}      { return l.over }
+func (q *leaderQueue) stopped() <-chan struct{} { return q.ended }
+func (c *rpcClient) stopped() <-chan struct{}   { return c.ended }
 
-// do implements [leader] for the process that leads.
-func (a *authority) do(ctx context.Context, op ledger.Op) (waitqueue.Answer, error) {
+// do implements [leader] for the node that leads.
+func (q *leaderQueue) do(ctx context.Context, op ledger.Op) (waitqueue.Answer, error) {
 	answers := make(chan waitqueue.Answer, 1)
-	req := a.submit(op, func(answer waitqueue.Answer) { answers <- answer })
+	req := q.submit(op, func(answer waitqueue.Answer) { answers <- answer })
 	select {
 	case answer := <-answers:
 		return undecided(answer)
 	case <-ctx.Done():
 	}
 	if !errors.Is(context.Cause(ctx), errAttemptTimeout) {
-		a.cancel(req)
+		q.cancel(req)
 	}
 	return waitqueue.Answer{}, context.Cause(ctx)
 }

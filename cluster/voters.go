@@ -171,7 +171,7 @@ func (n *Node) promote(ctx context.Context, members ...Member) error {
 	if a == nil {
 		return errNotLeader
 	}
-	if _, err := a.do(ctx, telling); err != nil {
+	if _, err := a.do(ctx, clockEntry); err != nil {
 		return fmt.Errorf("tell who is to vote the time: %w", err)
 	}
 	for _, m := range members {

@@ -42,10 +42,10 @@ var bugs = []bug{
 		test:  "TestALeaseThatExpiredAtTheStoreIsNotSpent", in: "./internal/pool", says: "over a burst",
 	},
 	{
-		name: "an answer without its ask's id", file: "cluster/link.go",
+		name: "an answer without its ask's id", file: "cluster/rpc_client.go",
 		texts: []string{
-			"if answers := l.pending[n]; answers != nil {\n\t\tdelete(l.pending, n)\n\t\tanswers <- a\n",
-			"_ = n\n\tfor m, answers := range l.pending {\n\t\tdelete(l.pending, m)\n\t\tanswers <- a\n\t\tbreak\n",
+			"if answers := c.pending[n]; answers != nil {\n\t\tdelete(c.pending, n)\n\t\tanswers <- a\n",
+			"_ = n\n\tfor m, answers := range c.pending {\n\t\tdelete(c.pending, m)\n\t\tanswers <- a\n\t\tbreak\n",
 		},
 		test: "TestAnAnswerGoesToItsAsk", in: "./cluster", says: "each has the grant",
 	},
@@ -60,8 +60,8 @@ var bugs = []bug{
 		test:  "TestTheTimeGoesOnFromASnapshot", in: "./cluster", says: "it goes on where the snapshot was taken",
 	},
 	{
-		name: "an ask counts from before it came", file: "cluster/authority.go",
-		texts: []string{"in := a.receive()\n\tnow := a.replica.now()\n", "now := a.replica.now()\n\tin := a.receive()\n"},
+		name: "an ask counts from before it came", file: "cluster/leader_queue.go",
+		texts: []string{"in := q.receive()\n\tnow := q.replica.now()\n", "now := q.replica.now()\n\tin := q.receive()\n"},
 		test:  "TestNothingIsDecidedBeforeItWasAsked", in: "./cluster", says: "after it was made",
 	},
 	{

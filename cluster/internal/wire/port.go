@@ -140,25 +140,25 @@ func advertised(network Network, said, bound string) (string, error) {
 		if ip, err := netip.ParseAddr(ips[0]); err != nil || ip.IsUnspecified() {
 			return "", fmt.Errorf("advertise %s: want an address at which others reach this node", said)
 		}
-		return Spelled(ips[0], saidPort), nil
+		return CanonicalAddr(ips[0], saidPort), nil
 	}
 	at, err := netip.ParseAddrPort(bound)
 	if err != nil {
 		return "", err
 	}
 	if !at.Addr().IsUnspecified() {
-		return Spelled(at.Addr().String(), port), nil
+		return CanonicalAddr(at.Addr().String(), port), nil
 	}
 	ip, err := sockaddr.GetPrivateIP()
 	if err != nil || ip == "" {
 		return "", fmt.Errorf("bind %s: found no private address to advertise, name one (%v)", bound, err)
 	}
-	return Spelled(ip, port), nil
+	return CanonicalAddr(ip, port), nil
 }
 
-// Spelled is host:port as all spell it, so that equal addresses are equal text.
+// CanonicalAddr is host:port as all spell it, so that equal addresses are equal text.
 // People write those of IPv6 in many ways, and ports with zeros before them.
-func Spelled(ip, port string) string {
+func CanonicalAddr(ip, port string) string {
 	if at, err := netip.ParseAddr(ip); err == nil {
 		ip = at.Unmap().String()
 	}

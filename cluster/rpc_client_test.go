@@ -24,9 +24,9 @@ import (
 func TestAnAnswerGoesToItsAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
-		l := newLink(here, "leader")
+		l := newRPCClient(here, "leader")
 		go l.run(bufio.NewReader(here))
-		leader := newSession(there, nil, "member")
+		leader := newRPCServerConn(there, nil, "member")
 		done := make(chan struct{})
 		go leader.write(done)
 		seqs := make(map[string]uint64) // as sent, by key
@@ -38,7 +38,7 @@ func TestAnAnswerGoesToItsAsk(t *testing.T) {
 					return
 				}
 				for kind == frameOps && len(body) > 0 {
-					n, op, _ := seq(body)
+					n, op, _ := parseSeq(body)
 					var ask ledger.Op
 					ask, body, _ = ledger.ParseOp(op)
 					seqs[ask.(*bucket.Ask).Key] = n
@@ -76,7 +76,7 @@ func TestAnAdjustmentIsSentOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		a := c.start(c.config(1))
 		c.await("a leader", func() bool { return a.authority.Load() != nil })
-		hangs := newAuthority(a.raft, a.replica)
+		hangs := newLeaderQueue(a.raft, a.replica)
 		leads := a.authority.Swap(hangs)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

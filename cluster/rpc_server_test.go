@@ -209,7 +209,7 @@ func TestASessionForgetsWhatWasAskedAgain(t *testing.T) {
 		require.NoError(t, err)
 
 		client, conn := net.Pipe()
-		s := newSession(conn, n.authority.Load(), "member")
+		s := newRPCServerConn(conn, n.authority.Load(), "member")
 		var both sync.WaitGroup
 		both.Go(func() { s.serve(n.answer) })
 		both.Go(func() { io.Copy(io.Discard, client) })
@@ -258,7 +258,7 @@ func TestWhatArrivesAfterItWasAskedAgainLeasesNothing(t *testing.T) {
 		stream := func(member string) net.Conn {
 			client, conn := net.Pipe()
 			clients = append(clients, client)
-			s := newSession(conn, a, member)
+			s := newRPCServerConn(conn, a, member)
 			all.Go(func() {
 				s.serve(n.answer)
 				conn.Close()

@@ -27,7 +27,7 @@ func spin(clock *boottime.Clock) {
 // it was made, its lease would end here earlier than where it is held.
 func TestNothingIsDecidedBeforeItWasAsked(t *testing.T) {
 	r := newReplica(boottime.New())
-	a := newAuthority(nil, r)
+	a := newLeaderQueue(nil, r)
 	begun, accepted := make(chan struct{}), make(chan int64)
 	a.mu.Lock()
 	go func() {
@@ -58,7 +58,7 @@ func TestWhoSeeksALeaderHearsOfItself(t *testing.T) {
 	}()
 	<-begun
 	spin(n.clock)
-	n.authority.Store(newAuthority(nil, nil))
+	n.authority.Store(newLeaderQueue(nil, nil))
 	close(r.changed) // as rerouted does
 	r.changed = make(chan struct{})
 	r.mu.Unlock()
@@ -75,7 +75,7 @@ func TestARefusalTellsATimeThatIsKept(t *testing.T) {
 		return &bucket.Ask{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: limits, Need: one, Want: one}
 	}
 	r := newReplica(boottime.New())
-	a := newAuthority(nil, r)
+	a := newLeaderQueue(nil, r)
 	entry := fsm.Entry{At: r.now(), Ops: []ledger.Op{ask(1)}}
 	r.Apply(&raft.Log{Index: 1, Term: 1, Data: entry.Encode()})
 	spin(r.clock)
