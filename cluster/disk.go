@@ -26,16 +26,16 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// identity is who this node is, for as long as it keeps its log. A node that
-// lost its log must not be taken for the one that had it: it would vote twice.
+// identity identifies this node for as long as it keeps its log. A node that lost
+// its log gets a new identity: under the old one it could vote twice in a term.
 type identity struct {
 	Node    string `json:"node"`
-	Cluster string `json:"cluster,omitempty"` // empty: of none yet
+	Cluster string `json:"cluster,omitempty"` // empty: the node has not joined one yet
 }
 
-// saved is an identity as it is kept. With an id that was misread a node would
-// be another one.
-type saved struct {
+// savedIdentity is an identity as the file holds it, with a checksum: a node that
+// misread its id would be a different node.
+type savedIdentity struct {
 	identity
 	Sum string `json:"sum"`
 }
@@ -44,15 +44,15 @@ func (id identity) sum() string {
 	return hex.EncodeToString(sum([]byte(id.Node), []byte{0}, []byte(id.Cluster)))
 }
 
-// disk is where a node keeps its log, its snapshots and its identity.
+// disk holds a node's log, snapshots and identity.
 type disk struct {
-	dir       string // "": in memory
+	dir       string // empty: in memory
 	logs      raft.LogStore
 	stable    raft.StableStore
 	snapshots raft.SnapshotStore
 	bolt      *raftboltdb.BoltStore // nil in memory
 	guard     *guard
-	fresh     bool // no log was there
+	fresh     bool // there was no log at the start
 }
 
 const (
@@ -61,9 +61,9 @@ const (
 	keepSnaps    = 2
 )
 
-// openDisk opens dir, which is created if it is not there, and reads who the
-// node is. broken is called once, on any goroutine, when the disk fails later.
-func openDisk(dir string, noSync bool, log hclog.Logger, broken func(error)) (*disk, identity, error) {
+// openDisk opens dir, which it creates if necessary, and reads the node's identity.
+// It calls onFailure once, on any goroutine, if the disk fails later.
+func openDisk(dir string, noSync bool, log hclog.Logger, onFailure func(error)) (*disk, identity, error) {
 	if dir == "" {
 		store := raft.NewInmemStore()
 		return &disk{logs: store, stable: store, snapshots: raft.NewInmemSnapshotStore(), fresh: true}, identity{Node: newID()}, nil
@@ -80,11 +80,11 @@ func openDisk(dir string, noSync bool, log hclog.Logger, broken func(error)) (*d
 	}
 	file, err := os.Stat(filepath.Join(dir, logFile))
 	if fresh := errors.Is(err, os.ErrNotExist); (fresh || err == nil && file.Size() == 0) && known && id.Cluster != "" {
-		return fail(fmt.Errorf("the log %s is gone that belongs to %s: restore it, or empty the directory to join as a new member", logFile, identityFile))
+		return fail(fmt.Errorf("log %s is gone, but %s is there: restore the log, or empty the directory to join as a new member", logFile, identityFile))
 	} else if !fresh && !known {
-		return fail(fmt.Errorf("there is a log %s without %s: restore it, or empty the directory to join as a new member", logFile, identityFile))
+		return fail(fmt.Errorf("log %s without %s: restore the latter, or empty the directory to join as a new member", logFile, identityFile))
 	}
-	d := &disk{dir: dir, fresh: !known, guard: &guard{broken: broken}}
+	d := &disk{dir: dir, fresh: !known, guard: &guard{onFailure: onFailure}}
 	if !known {
 		id = identity{Node: newID()}
 		if err := writeIdentity(dir, id); err != nil {
@@ -98,7 +98,7 @@ func openDisk(dir string, noSync bool, log hclog.Logger, broken func(error)) (*d
 	if err != nil {
 		return fail(errors.Join(err, d.bolt.Close()))
 	}
-	if err := newestReadable(filepath.Join(dir, "snapshots"), snapshots); err != nil {
+	if err := checkNewestSnapshot(filepath.Join(dir, "snapshots"), snapshots); err != nil {
 		return fail(errors.Join(err, d.bolt.Close()))
 	}
 	d.logs = guardedLogs{d.guard, d.bolt}
@@ -107,11 +107,11 @@ func openDisk(dir string, noSync bool, log hclog.Logger, broken func(error)) (*d
 	return d, id, nil
 }
 
-// openBolt opens the log. What is not a log makes bbolt return errors, or
-// panic; both end here as an error.
+// openBolt opens the log. If the file is damaged, bbolt returns an error or panics;
+// openBolt returns an error in both cases.
 func openBolt(path string, noSync bool) (store *raftboltdb.BoltStore, err error) {
 	err = recoverFault(func() error {
-		if err := bothMetas(path); err != nil {
+		if err := checkMetaPages(path); err != nil {
 			return err
 		}
 		store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: noSync, BoltOptions: &bbolt.Options{Timeout: time.Second}})
@@ -126,15 +126,16 @@ func openBolt(path string, noSync bool) (store *raftboltdb.BoltStore, err error)
 	return store, nil
 }
 
-// bothMetas returns an error unless both pages are whole that say, by turns, which
-// write is the last. bbolt passes over one that is not for the other: the last
-// write, which may be a vote or a grant, would be forgotten. A crash leaves both
-// whole, for what counts of such a page is in one sector of the disk.
-func bothMetas(path string) error {
+// checkMetaPages returns an error unless both meta pages of the file are intact.
+// bbolt writes them by turns, and each names the root of one of the last two states.
+// It ignores a damaged page and takes the other one: the last write, which may be a
+// vote or a grant, would be forgotten. After a crash both pages are intact, because
+// the relevant bytes of a page lie in one sector of the disk.
+func checkMetaPages(path string) error {
 	if info, err := os.Stat(path); errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
 		return nil
 	}
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second}) // nobody writes meanwhile
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second}) // locked: no process writes meanwhile
 	if err != nil {
 		return err
 	}
@@ -145,7 +146,7 @@ func bothMetas(path string) error {
 	}
 	defer file.Close()
 	for page := range 2 {
-		const head, length = 16, 56 // of the page, and of what its checksum is over: FNV-1a
+		const head, length = 16, 56 // bytes before, and bytes covered by, the FNV-1a checksum
 		var meta [head + length + 8]byte
 		if _, err := file.ReadAt(meta[:], int64(page*db.Info().PageSize)); err != nil {
 			return err
@@ -159,11 +160,11 @@ func bothMetas(path string) error {
 	return nil
 }
 
-// newestReadable returns an error unless the newest snapshot in dir is whole.
-// Raft would pass over it and begin with one before: what was granted between
-// them would be forgotten, if the log does not go back so far. A crash leaves no
-// such snapshot, for it gets its name when all of it is on the disk.
-func newestReadable(dir string, snapshots raft.SnapshotStore) error {
+// checkNewestSnapshot returns an error unless the newest snapshot in dir is intact.
+// Raft would ignore a damaged one and start from an older one: grants between the
+// two would be forgotten, if the log does not go back that far. A crash does not
+// damage a snapshot, which gets its name only after all of it is on the disk.
+func checkNewestSnapshot(dir string, snapshots raft.SnapshotStore) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
@@ -188,19 +189,18 @@ func newestReadable(dir string, snapshots raft.SnapshotStore) error {
 		return err
 	}
 	if meta.ID != newest.String() || meta.Term != newest.term || meta.Index != newest.index {
-		return damaged(fmt.Errorf("its meta.json is that of %s, of term %d, index %d", meta.ID, meta.Term, meta.Index))
+		return damaged(fmt.Errorf("its meta.json describes snapshot %s of term %d, index %d", meta.ID, meta.Term, meta.Index))
 	}
 	if list, err := snapshots.List(); err != nil || len(list) == 0 || list[0].ID != meta.ID {
-		return damaged(fmt.Errorf("its meta.json is of version %d", meta.Version))
+		return damaged(fmt.Errorf("its meta.json has version %d", meta.Version))
 	}
 	return nil
 }
 
-// snapshotName is what Raft's store of snapshots calls one.
+// snapshotName is the name that Raft's snapshot store gives to a snapshot.
 type snapshotName struct{ term, index, ms uint64 }
 
-// parseSnapshotName returns false for what is not the name of a snapshot, such
-// as that of one that is not finished.
+// parseSnapshotName returns false if s is not the name of a complete snapshot.
 func parseSnapshotName(s string) (n snapshotName, ok bool) {
 	_, err := fmt.Sscanf(s, "%d-%d-%d", &n.term, &n.index, &n.ms)
 	return n, err == nil && n.String() == s
@@ -233,14 +233,14 @@ func readIdentity(dir string) (id identity, known bool, err error) {
 	if err != nil {
 		return identity{}, false, err
 	}
-	var s saved
+	var s savedIdentity
 	if err := json.Unmarshal(b, &s); err != nil || s.Node == "" || s.Sum != s.sum() {
 		return identity{}, false, fmt.Errorf("%s is damaged: want a node and a cluster id and their checksum, have %.100q", identityFile, b)
 	}
 	return s.identity, true, nil
 }
 
-// identify writes down who the node is, and of which cluster.
+// identify saves the node's identity.
 func (d *disk) identify(node, cluster string) error {
 	if d.dir == "" {
 		return nil
@@ -251,9 +251,10 @@ func (d *disk) identify(node, cluster string) error {
 	return nil
 }
 
-// writeIdentity replaces the file as a whole, and returns when it is on disk.
+// writeIdentity replaces the identity file atomically, and returns when the new one
+// is on the disk.
 func writeIdentity(dir string, id identity) error {
-	b, err := json.Marshal(saved{id, id.sum()})
+	b, err := json.Marshal(savedIdentity{id, id.sum()})
 	if err != nil {
 		return err
 	}
@@ -276,25 +277,27 @@ func writeIdentity(dir string, id identity) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// guard keeps a failing disk from ending the process. Raft panics when it
-// cannot save its term or read its log, for it must not go on. With a guard it
-// does not go on either: the node is told, and the goroutine that met the error
-// ends there, before anything that rests on the write can leave.
+// guard keeps a failing disk from ending the process. Raft panics when it cannot
+// save its term or read its log, because it must not go on. With a guard it does not
+// go on either: onFailure is called, and the goroutine that got the error exits
+// before any message that depends on the write can leave.
 type guard struct {
-	armed    atomic.Bool // before, while raft starts, errors are returned
-	founding atomic.Bool // while it bootstraps, those of writing are returned, for it then answers
-	failed   atomic.Bool
-	broken   func(error)
+	armed     atomic.Bool // unset while Raft starts: errors are returned
+	founding  atomic.Bool // set while Raft bootstraps, when it handles errors of writes: they are returned
+	failed    atomic.Bool
+	onFailure func(error)
 }
 
-func (g *guard) check(what string, err error) error {
+// check returns err, which operation op returned, unless it means that the disk has
+// failed.
+func (g *guard) check(op string, err error) error {
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, raftboltdb.ErrKeyNotFound) || !g.armed.Load() {
 		return err
 	}
 	if g.failed.CompareAndSwap(false, true) {
-		g.broken(fmt.Errorf("%s: %w", what, err))
+		g.onFailure(fmt.Errorf("%s: %w", op, err))
 	}
-	if !g.founding.Load() || what == readLog {
+	if !g.founding.Load() || op == readLog {
 		runtime.Goexit()
 	}
 	return err
@@ -303,21 +306,22 @@ func (g *guard) check(what string, err error) error {
 const readLog = "read log"
 
 // try runs f under the guard.
-func (g *guard) try(what string, f func() error) error { return g.check(what, recoverFault(f)) }
+func (g *guard) try(op string, f func() error) error { return g.check(op, recoverFault(f)) }
 
-// survive runs f, which may panic on a damaged file. The file is mapped into
-// memory: where it ends too early, or cannot be read, access is a fault, which
-// would end the process.
+// recoverFault runs f and returns a panic of it as an error. A damaged file can make
+// bbolt panic. bbolt maps the file into memory, so that access to a part which is
+// missing, or cannot be read, is a memory fault that would otherwise end the process.
 func recoverFault(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("it is damaged: %v", p)
+			err = fmt.Errorf("file is damaged: %v", p)
 		}
 	}()
 	return f()
 }
 
+// guardedLogs is a [raft.LogStore] under a guard.
 type guardedLogs struct {
 	*guard
 	store *raftboltdb.BoltStore
@@ -348,12 +352,12 @@ func (l guardedLogs) GetLog(i uint64, log *raft.Log) error {
 
 func (l guardedLogs) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
 
-// StoreLogs keeps a checksum with each entry: bbolt has none. An entry that was
-// read wrongly would make this replica another than the rest, for good.
+// StoreLogs stores a checksum with each entry, which bbolt does not. If an entry
+// were misread, this replica would differ from the others for good.
 func (l guardedLogs) StoreLogs(logs []*raft.Log) error {
 	summed := make([]*raft.Log, len(logs))
 	for i, log := range logs {
-		entry := *log // Raft goes on to use its own
+		entry := *log // a copy: Raft still uses its own
 		entry.Extensions = sumOfLog(log)
 		summed[i] = &entry
 	}
@@ -364,6 +368,8 @@ func (l guardedLogs) DeleteRange(from, to uint64) error {
 	return l.try("write log", func() error { return l.store.DeleteRange(from, to) })
 }
 
+// guardedStable is a [raft.StableStore] under a guard. It stores a checksum with
+// each value.
 type guardedStable struct {
 	*guard
 	store *raftboltdb.BoltStore
@@ -402,7 +408,7 @@ func (s guardedStable) GetUint64(key []byte) (uint64, error) {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// sum is the CRC-32C of some fields.
+// sum returns the CRC-32C of the fields, one after the other.
 func sum(fields ...[]byte) []byte {
 	var crc uint32
 	for _, f := range fields {
@@ -411,6 +417,7 @@ func sum(fields ...[]byte) []byte {
 	return binary.BigEndian.AppendUint32(nil, crc)
 }
 
+// sumOfLog returns the checksum of an entry.
 func sumOfLog(log *raft.Log) []byte {
 	head := binary.BigEndian.AppendUint64(nil, log.Index)
 	head = append(binary.BigEndian.AppendUint64(head, log.Term), byte(log.Type))

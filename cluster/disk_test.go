@@ -67,7 +67,7 @@ func TestTheNewestSnapshotIsTheOneToBeginWith(t *testing.T) {
 			}
 			snapshots := filepath.Join(dir, "snapshots")
 			test.do(t, filepath.Join(snapshots, newest))
-			err = newestReadable(snapshots, store)
+			err = checkNewestSnapshot(snapshots, store)
 			if test.damaged == "" {
 				assert.NoError(t, err)
 				return

@@ -33,7 +33,7 @@ func (f *inflight) add(n uint64, req *request) {
 	f.requests[n] = req
 }
 
-// answered forgets a request whose answer grants nothing.
+// answered forgets a request that was answered without a lease.
 func (f *inflight) answered(n uint64, req *request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

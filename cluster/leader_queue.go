@@ -19,8 +19,8 @@ var (
 	errNotLeader = errors.New("not the leader")
 
 	// errUnclear means that the request may have been decided or not. It does not
-	// wrap [bucket.ErrUnavailable], which means that nothing was decided: a caller
-	// that repeats an adjustment after that would return quota twice.
+	// wrap [bucket.ErrUnavailable], after which a caller may repeat the request: an
+	// adjustment that is repeated returns quota twice.
 	errUnclear = errors.New("outcome unknown: it may have been decided or not")
 )
 
@@ -55,10 +55,10 @@ type leaderQueue struct {
 }
 
 // member tracks the streams of one client, which uses one at a time. A client
-// retries on a new stream when the leader is silent on the old one. What it sent on
-// the old stream may arrive late, when its lease is granted, spent and settled: it
-// would lease quota that no caller uses. So the queue ignores requests on any stream
-// that is older than the newest that the client has used.
+// retries on a new stream when the leader is silent on the old one. A late request
+// from the old stream, which arrives after the lease was spent and settled, would
+// lease quota that no caller uses. So the queue ignores requests on streams older
+// than the newest that the client has used.
 type member struct {
 	open   int    // streams
 	newest uint64 // number of the newest stream that carried a request
@@ -79,7 +79,7 @@ type request struct {
 	granted bool
 }
 
-// message is what run is to do with a request.
+// message tells run to submit, cancel or abandon a request.
 type message struct {
 	kind  uint8
 	req   *request

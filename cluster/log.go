@@ -12,16 +12,16 @@ import (
 )
 
 // libraryLog is an [io.Writer] that passes the log lines of a library on to the
-// node's logger. The libraries call each retry a warning or an error. To the host
-// both are warnings: the node copes with them, and what it cannot cope with it
-// logs as an error itself. All else is for debugging.
+// node's logger. The libraries log each failure of a peer as a warning or an error.
+// To the host both are warnings: the node handles them, and logs an error itself
+// when it cannot. All other lines are for debugging.
 type libraryLog struct {
 	logger  *slog.Logger
 	library string
 }
 
-// levels has the level at which a line is logged, by the tag that it begins with.
-// A line without one is for debugging.
+// levels maps the tag at the beginning of a line to the level at which it is
+// logged. A line without a tag is for debugging.
 var levels = []struct {
 	tag   string
 	level slog.Level
@@ -30,15 +30,15 @@ var levels = []struct {
 	{"[INFO]", slog.LevelDebug}, {"[DEBUG]", slog.LevelDebug}, {"[TRACE]", slog.LevelDebug},
 }
 
-// routine has the beginnings of the warnings that Raft logs while all is well.
+// routine lists how the warnings begin that Raft logs while the cluster is healthy.
 var routine = []string{
-	// A node that has not found its cluster yet. Health reports it.
+	// The node has not found its cluster yet. Health reports that.
 	"no known peers, aborting election",
 	"not part of stable configuration, aborting election",
 	"heartbeat timeout reached, not part of a stable configuration",
 	"heartbeat timeout reached, starting election: last-leader-addr= ", // the founder's first election
 
-	// A new member gets the log, beginning with an index that it does not have.
+	// The leader sends a new member the log from an index that it does not have yet.
 	"failed to get previous log",
 	"appendEntries rejected, sending older logs",
 
@@ -49,8 +49,8 @@ var routine = []string{
 	// A peer has closed its stream, as it does when it stops.
 	"failed to decode incoming command",
 
-	// A server's address in the log is its id. A dial that fails for want of a
-	// better one is logged as well.
+	// The configuration has ids in place of addresses. If gossip knows no address
+	// for an id, the dial fails, and that is logged as well.
 	"unable to get address for server, using fallback address",
 }
 

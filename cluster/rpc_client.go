@@ -87,7 +87,7 @@ func (c *rpcClient) do(ctx context.Context, op ledger.Op) (waitqueue.Answer, err
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
-		return waitqueue.Answer{}, errNotLeader // nothing was sent
+		return waitqueue.Answer{}, errNotLeader // op was not sent
 	}
 	c.lastSeq++
 	n := c.lastSeq
@@ -239,7 +239,7 @@ func (c *rpcClient) answers(body []byte) error {
 	return nil
 }
 
-// deliver gives an answer to the caller that waits for it, if it still does.
+// deliver gives an answer to its caller, unless that has stopped waiting.
 func (c *rpcClient) deliver(n uint64, a waitqueue.Answer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -31,7 +31,7 @@ const (
 	// maxUnsent is how many bytes of answers a client may leave unread.
 	maxUnsent = 16 << 20
 
-	// writeTimeout bounds how long the system may take to accept what is sent.
+	// writeTimeout bounds how long a write to the stream may take.
 	writeTimeout = 5 * time.Second
 )
 
@@ -48,8 +48,8 @@ func newRPCServerConn(conn net.Conn, q *leaderQueue, id string) *rpcServerConn {
 
 // serve reads frames until the stream ends or the client breaks the protocol. It
 // outlives the queue, so that the client learns which member leads next. Frames
-// that have nothing to do with operations go to query, which returns the kind and
-// the body of the reply. A reply of kind 0 ends the stream.
+// of kinds other than operations, cancels and pings go to query, which returns the
+// kind and the body of the reply. A reply of kind 0 ends the stream.
 func (s *rpcServerConn) serve(query func(kind byte, body []byte) (reply byte, text []byte)) {
 	done := make(chan struct{})
 	var writer sync.WaitGroup

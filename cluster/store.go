@@ -31,7 +31,7 @@ type leader interface {
 	// at the leader, unless the cause is errAttemptTimeout.
 	do(ctx context.Context, op ledger.Op) (waitqueue.Answer, error)
 
-	// stopped is closed when this leader decides nothing more.
+	// stopped is closed when this leader has stopped deciding.
 	stopped() <-chan struct{}
 }
 
@@ -185,8 +185,8 @@ func attempt(ctx context.Context, lead leader, op ledger.Op) (waitqueue.Answer, 
 // maxReturns bounds the leases that are being returned at a time.
 const maxReturns = 256
 
-// returnLease returns what an ask without an answer may have been granted, in the
-// background. If too many are being returned already, the lease expires.
+// returnLease returns the lease that an unanswered ask may have been granted, in the
+// background. If maxReturns leases are being returned already, it is left to expire.
 func (n *Node) returnLease(lost unanswered) {
 	if lost.cancelledAt != nil && len(n.returns) > maxReturns/2 {
 		return // that leader returns it, in all likelihood: keep the slot for another
@@ -222,8 +222,8 @@ func (n *Node) mayMissCancel(lead leader) bool {
 	}
 }
 
-// settleUnspent settles the lease of an ask, of which nothing was spent. It tries
-// for as long as the lease could live.
+// settleUnspent settles the lease of an ask as unspent. It retries for as long as
+// the lease could live.
 func (n *Node) settleUnspent(ask *bucket.Ask) {
 	ctx, cancel := context.WithTimeout(n.ctx, bucket.TTL)
 	defer cancel()
