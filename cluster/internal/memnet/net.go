@@ -1,6 +1,6 @@
-// Package memnet is a network in memory, for tests in testing/synctest bubbles:
-// hosts with streams and packets, and the faults that real ones have. All of
-// its waiting is durable in a bubble.
+// Package memnet is a test helper: a network in memory for testing/synctest bubbles.
+// Its hosts exchange streams and packets, with the faults of real networks. All of its
+// blocking is durable in a bubble.
 package memnet
 
 import (
@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// Net is a network. Safe for concurrent use.
+// Net is a network. It is safe for concurrent use.
 type Net struct {
 	mu        sync.Mutex
 	rng       *rand.Rand
@@ -32,7 +32,8 @@ type Net struct {
 	loss, dup float64
 }
 
-// New returns a network without faults, whose chances follow seed.
+// New returns a network without faults. seed determines which packets later faults
+// affect.
 func New(seed uint64) *Net {
 	return &Net{
 		rng: rand.New(rand.NewPCG(seed, 0)), names: make(map[string][]string),
@@ -42,29 +43,29 @@ func New(seed uint64) *Net {
 	}
 }
 
-// firstPort is the least of the ports that are taken where any would do.
+// firstPort is the first port that port 0 stands for.
 const firstPort = 30000
 
-// Faults sets how long everything takes one way, and the parts of packets that
-// vanish, or come twice.
+// Faults sets the delay of all data in one direction, and the shares of packets that
+// are lost or duplicated.
 func (n *Net) Faults(delay time.Duration, loss, dup float64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.delay, n.loss, n.dup = delay, loss, dup
 }
 
-// Name makes a DNS name stand for addresses.
+// Name sets the addresses that a DNS name resolves to.
 func (n *Net) Name(name string, ips ...string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.names[name] = ips
 }
 
-// Cut stops all that goes from one host to another: packets vanish, streams
-// hang, dialing times out.
+// Cut stops all data from one host to another: packets are lost, streams block, dials
+// time out.
 func (n *Net) Cut(from, to string) { n.setCut(from, to, true) }
 
-// Heal ends a cut. What hung in streams arrives.
+// Heal ends a cut. Data that is held up in streams arrives.
 func (n *Net) Heal(from, to string) { n.setCut(from, to, false) }
 
 func (n *Net) setCut(from, to string, on bool) {
@@ -73,8 +74,8 @@ func (n *Net) setCut(from, to string, on bool) {
 	conns := slices.Collect(maps.Keys(n.conns))
 	n.mu.Unlock()
 	for _, c := range conns {
-		c.in.lookAgain()
-		c.out.lookAgain()
+		c.in.recheck()
+		c.out.recheck()
 	}
 }
 
@@ -93,9 +94,9 @@ func (n *Net) pairs(a, b []string, f func(from, to string)) {
 	}
 }
 
-// Crash ends all that a host has open, as the death of its process would: peers
-// see their streams reset. What still runs on it in the test reaches nobody,
-// until the host is used anew by [Net.Host].
+// Crash closes all sockets of a host, as the death of its process would: peers see
+// their streams reset. Code of the test that still runs on the host cannot use the
+// network. A later call of [Net.Host] starts the host again.
 func (n *Net) Crash(ip string) {
 	host := netip.MustParseAddr(ip)
 	n.mu.Lock()
@@ -128,7 +129,7 @@ func (n *Net) cut(from, to netip.Addr) bool {
 	return n.cuts[[2]netip.Addr{from, to}]
 }
 
-// Host returns the network as the host with this IP address sees it.
+// Host returns the network of the host with this IP address.
 func (n *Net) Host(ip string) *Host {
 	host := netip.MustParseAddr(ip)
 	n.mu.Lock()
@@ -136,14 +137,14 @@ func (n *Net) Host(ip string) *Host {
 	return &Host{n, host, n.lives[host]}
 }
 
-// Host is one host's network, until it crashes.
+// Host is one host's view of the network, until it crashes.
 type Host struct {
 	net  *Net
 	ip   netip.Addr
 	life int
 }
 
-// dead reports that the host has crashed. The lock is held.
+// dead returns an error if the host has crashed. The lock is held.
 func (h *Host) dead(call string) error {
 	if h.net.lives[h.ip] != h.life {
 		return os.NewSyscallError(call, syscall.ENETDOWN)
@@ -151,8 +152,8 @@ func (h *Host) dead(call string) error {
 	return nil
 }
 
-// at is the address to bind that addr names on this host. Without a host part,
-// or with port 0, it is filled in. The lock is held.
+// at returns the address to bind for addr on this host. It fills in a missing host part
+// and port 0. The lock is held.
 func (h *Host) at(addr string) (netip.AddrPort, error) {
 	if err := h.dead("bind"); err != nil {
 		return netip.AddrPort{}, err
@@ -174,11 +175,11 @@ func (h *Host) at(addr string) (netip.AddrPort, error) {
 	return at, err
 }
 
-// free is an address of this host that nobody has bound. The lock is held.
+// free returns an address of this host that is not bound. The lock is held.
 func (h *Host) free() netip.AddrPort {
 	n := h.net
 	for {
-		if n.lastPort++; n.lastPort < firstPort { // begun anew
+		if n.lastPort++; n.lastPort < firstPort { // wrapped around
 			n.lastPort = firstPort
 		}
 		at := netip.AddrPortFrom(h.ip, n.lastPort)
@@ -250,7 +251,7 @@ func (h *Host) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := h.dead("connect"); err != nil { // by now
+	if err := h.dead("connect"); err != nil { // it may have crashed during the round trip
 		return fail(err)
 	}
 	l := n.listeners[to]
@@ -258,11 +259,11 @@ func (h *Host) Dial(ctx context.Context, addr string) (net.Conn, error) {
 		return fail(os.NewSyscallError("connect", syscall.ECONNREFUSED))
 	}
 	here, there := n.pair(h.free(), to)
-	l.conns <- there // there is room: all that send hold the lock
+	l.conns <- there // does not block: there is room, and all senders hold the lock
 	return here, nil
 }
 
-// LookupHost resolves the names that [Net.Name] made, and addresses.
+// LookupHost resolves names set by [Net.Name], and IP addresses.
 func (h *Host) LookupHost(_ context.Context, host string) ([]string, error) {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return []string{host}, nil
@@ -277,6 +278,7 @@ func (h *Host) LookupHost(_ context.Context, host string) ([]string, error) {
 
 func tcp(at netip.AddrPort) net.Addr { return net.TCPAddrFromAddrPort(at) }
 
+// listener is a [net.Listener] for streams.
 type listener struct {
 	net   *Net
 	at    netip.AddrPort
@@ -294,7 +296,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close closes the listener, and resets the streams that wait to be accepted.
+// Close closes the listener and resets the streams that are not accepted yet.
 func (l *listener) Close() error {
 	l.once.Do(func() {
 		l.net.mu.Lock()

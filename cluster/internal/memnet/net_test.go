@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// inBubble runs f with a network without faults in a bubble, which fails if a
+// inBubble runs f with a network without faults in a bubble, which fails the test if a
 // goroutine is left at the end.
 func inBubble(t *testing.T, f func(t *testing.T, n *Net)) {
 	synctest.Test(t, func(t *testing.T) { f(t, New(1)) })
@@ -48,14 +48,14 @@ func connect(t *testing.T, n *Net) (here, there net.Conn) {
 	return here, there
 }
 
-// within calls f and returns its error and how long it took.
-func within(f func() error) (time.Duration, error) {
+// timed calls f and returns how long it took and its error.
+func timed(f func() error) (time.Duration, error) {
 	began := time.Now()
 	err := f()
 	return time.Since(began), err
 }
 
-func TestDialReachesWhoListens(t *testing.T) {
+func TestDialReachesTheListener(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		l := listen(t, n, b+":7946")
 		assert.Equal(t, b+":7946", l.Addr().String())
@@ -71,7 +71,7 @@ func TestDialReachesWhoListens(t *testing.T) {
 	})
 }
 
-func TestDialIsRefusedWhereNobodyListens(t *testing.T) {
+func TestDialIsRefusedWithoutAListener(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		l := listen(t, n, b+":7946")
 		for _, addr := range []string{b + ":7947", c + ":7946"} {
@@ -89,7 +89,7 @@ func TestDialIsRefusedWhereNobodyListens(t *testing.T) {
 		_, err = n.Host(a).Dial(t.Context(), b+":7946")
 		assert.ErrorIs(t, err, syscall.ECONNREFUSED)
 		_, err = n.Host(a).Dial(t.Context(), "workers.internal:7946")
-		assert.Error(t, err, "names are to be looked up")
+		assert.Error(t, err, "Dial resolves no names")
 	})
 }
 
@@ -97,10 +97,10 @@ func TestDialTakesARoundTrip(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		listen(t, n, b+":7946")
 		n.Faults(50*time.Millisecond, 0, 0)
-		took, err := within(func() error { _, err := n.Host(a).Dial(t.Context(), b+":7946"); return err })
+		took, err := timed(func() error { _, err := n.Host(a).Dial(t.Context(), b+":7946"); return err })
 		assert.NoError(t, err)
 		assert.Equal(t, 100*time.Millisecond, took)
-		took, err = within(func() error { _, err := n.Host(a).Dial(t.Context(), b+":7947"); return err })
+		took, err = timed(func() error { _, err := n.Host(a).Dial(t.Context(), b+":7947"); return err })
 		assert.ErrorIs(t, err, syscall.ECONNREFUSED)
 		assert.Equal(t, 100*time.Millisecond, took)
 	})
@@ -116,7 +116,7 @@ func TestDialEndsWithItsContext(t *testing.T) {
 					n.Cut(a, b)
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), wait)
-				took, err := within(func() error { _, err := n.Host(a).Dial(ctx, b+":7946"); return err })
+				took, err := timed(func() error { _, err := n.Host(a).Dial(ctx, b+":7946"); return err })
 				cancel()
 				assert.ErrorIs(t, err, context.DeadlineExceeded)
 				assert.ErrorContains(t, err, b+":7946")
@@ -128,7 +128,7 @@ func TestDialEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// It takes both ways to get through.
+// A dial needs both directions.
 func TestDialOverACutTimesOut(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		listen(t, n, b+":7946")
@@ -159,7 +159,7 @@ func TestListenIsRefused(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		l := listen(t, n, a+":7946")
 		s, err := n.Host(a).ListenPacket(a + ":7946")
-		require.NoError(t, err, "packets have numbers of their own")
+		require.NoError(t, err, "packets have their own port numbers")
 		for _, listen := range []func(string) error{
 			func(addr string) error { _, err := n.Host(a).Listen(addr); return err },
 			func(addr string) error { _, err := n.Host(a).ListenPacket(addr); return err },
@@ -182,7 +182,8 @@ func TestListenIsRefused(t *testing.T) {
 	})
 }
 
-// When the numbers are used up they begin anew, less those that are in use.
+// After the last port number the search starts again from the first, and skips numbers
+// in use.
 func TestPortZeroIsAnyFreePort(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		seen := make(map[string]bool)
@@ -240,8 +241,8 @@ func TestClosingAListener(t *testing.T) {
 	})
 }
 
-// Streams that were accepted go on; those that wait for it are reset.
-func TestClosingAListenerResetsWhoWaits(t *testing.T) {
+// Closing a listener resets the streams that are not accepted yet, and no others.
+func TestClosingAListenerResetsWaitingStreams(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		l := listen(t, n, b+":7946")
 		in, err := n.Host(a).Dial(t.Context(), b+":7946")
@@ -268,8 +269,8 @@ func TestClosingAListenerResetsWhoWaits(t *testing.T) {
 	})
 }
 
-// With its process, all that a host had open is gone, and what still runs of it
-// reaches nobody.
+// A crash closes all sockets of a host. Code that still runs on it cannot use the
+// network.
 func TestCrash(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		old := n.Host(b)
@@ -317,17 +318,17 @@ func TestCrash(t *testing.T) {
 		_, err = old.ListenPacket(b + ":7946")
 		assert.ErrorIs(t, err, syscall.ENETDOWN)
 
-		l = listen(t, n, b+":7946") // used anew
+		l = listen(t, n, b+":7946") // after a restart
 		_, err = n.Host(a).Dial(t.Context(), b+":7946")
 		assert.NoError(t, err)
 		_, err = l.Accept()
 		assert.NoError(t, err)
 		_, err = other.Write([]byte("x"))
-		assert.NoError(t, err, "others do not notice")
+		assert.NoError(t, err, "other hosts are not affected")
 	})
 }
 
-// A process that dies while it dials does not get through.
+// A dial fails if its host crashes before the connection is established.
 func TestCrashWhileDialling(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		l := listen(t, n, b+":7946")
@@ -339,9 +340,8 @@ func TestCrashWhileDialling(t *testing.T) {
 	})
 }
 
-// The news of a crash takes the time that everything takes, and the ways that
-// there are.
-func TestCrashIsNoticedAsTheNetworkHasIt(t *testing.T) {
+// The news of a crash is subject to delays and cuts, as other data is.
+func TestNewsOfACrashIsDelayedAndCut(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		here, there := connect(t, n)
 		n.Faults(time.Second, 0, 0)
@@ -364,7 +364,7 @@ func TestCrashIsNoticedAsTheNetworkHasIt(t *testing.T) {
 	})
 }
 
-// What waits on the network waits durably, or time would stand still.
+// All blocking on the network is durable, or time in the bubble would stand still.
 func TestAllWaitingIsDurable(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		here, there := connect(t, n)
@@ -384,11 +384,11 @@ func TestAllWaitingIsDurable(t *testing.T) {
 		} {
 			go func() { ended <- wait() }()
 		}
-		took, _ := within(func() error { time.Sleep(time.Hour); return nil })
+		took, _ := timed(func() error { time.Sleep(time.Hour); return nil })
 		assert.Equal(t, time.Hour, took)
 		select {
 		case err := <-ended:
-			assert.Fail(t, "something has not waited", "%v", err)
+			assert.Fail(t, "a call has returned", "%v", err)
 		default:
 		}
 		cancel()
@@ -401,7 +401,7 @@ func TestAllWaitingIsDurable(t *testing.T) {
 	})
 }
 
-// endless can be read for ever.
+// endless is an infinite input.
 type endless struct{}
 
 func (endless) Read(b []byte) (int, error) { return len(b), nil }

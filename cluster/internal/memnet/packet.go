@@ -14,7 +14,7 @@ type packet struct {
 	from netip.AddrPort
 }
 
-// socket sends and receives packets. Those that nobody waits for are lost.
+// socket sends and receives packets. Packets that do not fit into its buffer are lost.
 type socket struct {
 	net     *Net
 	at      netip.AddrPort
@@ -25,7 +25,7 @@ type socket struct {
 
 func (s *socket) ReadFrom(b []byte) (int, net.Addr, error) {
 	select {
-	case <-s.done: // whatever else there is
+	case <-s.done: // even if packets are buffered
 		return 0, nil, net.ErrClosed
 	default:
 	}
@@ -95,7 +95,7 @@ func (s *socket) Close() error {
 
 func (s *socket) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(s.at) }
 
-// A socket has no deadlines.
+// SetDeadline fails: a socket has no deadlines.
 func (s *socket) SetDeadline(time.Time) error      { return os.ErrNoDeadline }
 func (s *socket) SetReadDeadline(time.Time) error  { return os.ErrNoDeadline }
 func (s *socket) SetWriteDeadline(time.Time) error { return os.ErrNoDeadline }

@@ -33,7 +33,7 @@ func send(t *testing.T, from, to net.PacketConn, s string) {
 	require.Equal(t, len(s), n)
 }
 
-// arrived returns what a socket has, without waiting.
+// arrived returns the packets that a socket has received, without waiting.
 func arrived(t *testing.T, s net.PacketConn) (all []string) {
 	t.Helper()
 	for len(s.(*socket).packets) > 0 {
@@ -51,11 +51,11 @@ func TestPacketArrivesWhole(t *testing.T) {
 		b := []byte("hello")
 		_, err := here.WriteTo(b, there.LocalAddr())
 		require.NoError(t, err)
-		clear(b) // it is the writer's again
+		clear(b) // the sender may reuse its buffer
 		send(t, here, there, "")
-		send(t, here, there, "what does not fit is lost")
+		send(t, here, there, "the rest that does not fit is lost")
 		buf := make([]byte, 9)
-		for _, want := range []string{"hello", "", "what does"} {
+		for _, want := range []string{"hello", "", "the rest "} {
 			n, from, err := there.ReadFrom(buf)
 			assert.NoError(t, err)
 			assert.Equal(t, want, string(buf[:n]))
@@ -71,8 +71,8 @@ func TestPacketArrivesWhole(t *testing.T) {
 	})
 }
 
-// Who sends is not told what has become of a packet.
-func TestPacketToNobodyIsLost(t *testing.T) {
+// A sender gets no error for a packet that is lost.
+func TestPacketWithoutAReceiverIsLost(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		here, there := packets(t, n)
 		there.Close()
@@ -80,7 +80,7 @@ func TestPacketToNobodyIsLost(t *testing.T) {
 		_, err := here.WriteTo([]byte("x"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(c+":7946")))
 		assert.NoError(t, err)
 		n.Faults(time.Second, 0, 0)
-		send(t, here, there, "is somebody there by then?")
+		send(t, here, there, "arrives at the socket that is open by then")
 		again, err := n.Host(b).ListenPacket(b + ":7946")
 		require.NoError(t, err)
 		assert.Empty(t, arrived(t, again))
@@ -88,7 +88,7 @@ func TestPacketToNobodyIsLost(t *testing.T) {
 		synctest.Wait()
 		assert.Len(t, arrived(t, again), 1)
 		_, err = here.WriteTo(nil, tcpName("workers.internal:7946"))
-		assert.Error(t, err, "names are to be looked up")
+		assert.Error(t, err, "WriteTo resolves no names")
 	})
 }
 
@@ -113,7 +113,7 @@ func TestPacketsBeyondTheQueueAreLost(t *testing.T) {
 	})
 }
 
-func TestPacketsTakeTheirTime(t *testing.T) {
+func TestPacketsAreDelayed(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		here, there := packets(t, n)
 		n.Faults(50*time.Millisecond, 0, 0)
@@ -134,9 +134,8 @@ func TestPacketsTakeTheirTime(t *testing.T) {
 	})
 }
 
-// As many packets vanish, and come twice, as was asked for; which ones, the
-// seed says.
-func TestPacketsAreLostAndDoubled(t *testing.T) {
+// The configured shares of packets are lost and duplicated. The seed determines which.
+func TestPacketsAreLostAndDuplicated(t *testing.T) {
 	inBubble(t, func(t *testing.T, _ *Net) {
 		run := func(seed uint64, loss, dup float64) (counts []int) {
 			n := New(seed)
@@ -202,7 +201,7 @@ func TestClosingASocket(t *testing.T) {
 		again, err := n.Host(b).ListenPacket(":0")
 		require.NoError(t, err)
 		for range 100 {
-			send(t, again, here, "not read any more")
+			send(t, again, here, "not read")
 		}
 		here.Close()
 		for range 100 {

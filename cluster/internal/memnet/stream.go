@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// window is how many bytes a stream takes before its writer has to wait.
+// window is the number of unread bytes at which a stream blocks its writer.
 const window = 256 << 10
 
 // conn is one end of a stream.
@@ -21,7 +21,7 @@ type conn struct {
 	in, out       *pipe
 }
 
-// pair makes the ends of a stream. The lock is held.
+// pair returns the two ends of a new stream. The lock is held.
 func (n *Net) pair(from, to netip.AddrPort) (here, there *conn) {
 	forth, back := newPipe(n, from, to), newPipe(n, to, from)
 	here = &conn{n, from, to, back, forth}
@@ -40,7 +40,7 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// reset breaks the stream at this end; the other hears of it.
+// reset resets the stream at this end. The other end sees the reset later.
 func (c *conn) reset() {
 	c.forget()
 	c.in.endReader(syscall.ECONNRESET, syscall.ECONNRESET)
@@ -73,21 +73,24 @@ type pipe struct {
 	change   sync.Cond
 	sent     []chunk
 	held     int // bytes sent and not read
-	readEnd  end // for the reader, once all that was sent is read
+	readEnd  end // applies to the reader after it has read all data
 	writeEnd end
 	readBy   time.Time
 	writeBy  time.Time
 }
 
-// end is why a pipe is over for its reader or its writer; the zero end: it is not.
+// end is why a pipe has ended for its reader or its writer. The zero value means that
+// it has not.
 type end struct {
 	err error
-	at  time.Time // when the news of it arrives; zero: it came about at this end
+	at  time.Time // when the news arrives; zero: the pipe was ended at this side
 }
 
+// here reports whether the pipe was ended at this side, arrived whether at the other.
 func (e end) here() bool    { return e.err != nil && e.at.IsZero() }
 func (e end) arrived() bool { return e.err != nil && !time.Now().Before(e.at) }
 
+// chunk is the data of one write.
 type chunk struct {
 	data   []byte
 	arrive time.Time
@@ -101,17 +104,18 @@ func newPipe(n *Net, from, to netip.AddrPort) *pipe {
 
 func (p *pipe) wake() { p.change.Broadcast() }
 
-// lookAgain wakes who waits for what the pipe does not hold: time, or the net.
-func (p *pipe) lookAgain() {
+// recheck wakes goroutines that wait for a change outside the pipe: a deadline, an
+// arrival, or the end of a cut.
+func (p *pipe) recheck() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.wake()
 }
 
-// wakeAt wakes them at t, unless that is past.
+// wakeAt calls recheck at t, unless t is past.
 func (p *pipe) wakeAt(t time.Time) {
 	if d := time.Until(t); d > 0 {
-		time.AfterFunc(d, p.lookAgain)
+		time.AfterFunc(d, p.recheck)
 	}
 }
 
@@ -119,7 +123,7 @@ func (p *pipe) setDeadline(which *time.Time, t time.Time) {
 	p.mu.Lock()
 	*which = t
 	p.mu.Unlock()
-	p.lookAgain()
+	p.recheck()
 	if !t.IsZero() {
 		p.wakeAt(t)
 	}
@@ -136,7 +140,7 @@ func (p *pipe) read(b []byte) (int, error) {
 			return 0, p.readEnd.err
 		case past(p.readBy):
 			return 0, os.ErrDeadlineExceeded
-		case p.net.cut(p.from.Addr(), p.to.Addr()): // nothing arrives, not even the end
+		case p.net.cut(p.from.Addr(), p.to.Addr()): // no data arrives, and no end
 		case len(p.sent) > 0 && !time.Now().Before(p.sent[0].arrive):
 			n := copy(b, p.sent[0].data)
 			p.held -= n
@@ -175,18 +179,18 @@ func (p *pipe) write(b []byte) (int, error) {
 	}
 }
 
-// arrival is when something that is sent now arrives.
+// arrival returns when data that is sent now arrives.
 func (p *pipe) arrival() time.Time {
 	p.net.mu.Lock()
 	defer p.net.mu.Unlock()
 	return time.Now().Add(p.net.delay)
 }
 
-// endReader ends the pipe from its reading end. The writer hears of it.
+// endReader ends the pipe at its reading side. The writer gets forWriter later.
 func (p *pipe) endReader(err, forWriter error) { p.end(&p.readEnd, err, &p.writeEnd, forWriter) }
 
-// endWriter ends the pipe from its writing end. The reader hears of it after
-// what was sent.
+// endWriter ends the pipe at its writing side. The reader gets forReader later, after
+// all data.
 func (p *pipe) endWriter(err, forReader error) { p.end(&p.writeEnd, err, &p.readEnd, forReader) }
 
 func (p *pipe) end(here *end, err error, there *end, news error) {
@@ -201,7 +205,7 @@ func (p *pipe) end(here *end, err error, there *end, news error) {
 	p.wakeAt(arrive)
 }
 
-// drop loses what was sent.
+// drop discards data that was sent and not read.
 func (p *pipe) drop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

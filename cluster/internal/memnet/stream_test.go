@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// read reads once, at most size bytes.
+// read calls Read once, for at most size bytes.
 func read(c net.Conn, size int) (string, error) {
 	b := make([]byte, size)
 	n, err := c.Read(b)
@@ -31,8 +31,8 @@ func write(t *testing.T, c net.Conn, s string) {
 	require.Equal(t, len(s), n)
 }
 
-// What goes in at one end comes out at the other, both ways at once, whatever
-// the sizes of writes and reads.
+// A stream carries all data in order, in both directions at once, whatever the sizes of
+// writes and reads.
 func TestStreamCarriesAllInOrder(t *testing.T) {
 	for _, delay := range []time.Duration{0, time.Millisecond} {
 		inBubble(t, func(t *testing.T, n *Net) {
@@ -53,7 +53,7 @@ func TestStreamCarriesAllInOrder(t *testing.T) {
 						if !assert.NoError(t, err) || !assert.Equal(t, size, written) {
 							return
 						}
-						clear(buf) // it is the writer's again
+						clear(buf) // the writer may reuse its buffer
 						rest = rest[size:]
 					}
 				})
@@ -74,7 +74,7 @@ func TestStreamCarriesAllInOrder(t *testing.T) {
 	}
 }
 
-func TestReadTakesWhatThereIs(t *testing.T) {
+func TestReadReturnsAvailableData(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		here, there := connect(t, n)
 		write(t, here, "abcde")
@@ -92,7 +92,7 @@ func TestReadDeadline(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		here, there := connect(t, n)
 		readIn := func() (time.Duration, error) {
-			return within(func() error { _, err := read(there, 9); return err })
+			return timed(func() error { _, err := read(there, 9); return err })
 		}
 		there.SetReadDeadline(time.Now().Add(time.Second))
 		took, err := readIn()
@@ -104,16 +104,16 @@ func TestReadDeadline(t *testing.T) {
 
 		write(t, here, "late")
 		took, err = readIn()
-		assert.ErrorIs(t, err, os.ErrDeadlineExceeded, "it is over until it is set anew")
+		assert.ErrorIs(t, err, os.ErrDeadlineExceeded, "a past deadline holds until it is changed")
 		assert.Zero(t, took)
 		_, err = there.Write([]byte("x"))
-		assert.NoError(t, err, "it is for reading")
+		assert.NoError(t, err, "the deadline is for reads")
 		there.SetReadDeadline(time.Now().Add(time.Second))
 		got, err := read(there, 9)
 		assert.NoError(t, err)
 		assert.Equal(t, "late", got)
 
-		// Set while one waits: later, earlier, at once, never.
+		// Changed during a read: to later, to earlier, to the past, to never.
 		for _, tt := range []struct{ first, then, want time.Duration }{
 			{time.Second, 3 * time.Second, 3 * time.Second},
 			{time.Hour, 2 * time.Second, 2 * time.Second},
@@ -143,13 +143,13 @@ func TestWriteDeadline(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		here, there := connect(t, n)
 		here.SetWriteDeadline(time.Now().Add(time.Second))
-		took, err := within(func() error { _, err := io.Copy(here, endless{}); return err })
+		took, err := timed(func() error { _, err := io.Copy(here, endless{}); return err })
 		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		assert.Equal(t, time.Second, took)
 		go io.Copy(io.Discard, there)
 		synctest.Wait()
 		_, err = here.Write([]byte("x"))
-		assert.ErrorIs(t, err, os.ErrDeadlineExceeded, "it is over until it is set anew")
+		assert.ErrorIs(t, err, os.ErrDeadlineExceeded, "a past deadline holds until it is changed")
 		here.SetWriteDeadline(time.Time{})
 		_, err = here.Write([]byte("x"))
 		assert.NoError(t, err)
@@ -167,12 +167,12 @@ func TestDeadlineIsForBoth(t *testing.T) {
 		write(t, there, "the other end has deadlines of its own")
 		here.Close()
 		_, err = read(here, 1)
-		assert.ErrorIs(t, err, net.ErrClosed, "that it is closed comes first")
+		assert.ErrorIs(t, err, net.ErrClosed, "being closed takes precedence")
 	})
 }
 
-// Closing ends both directions for who closes; the other end reads what was
-// sent before.
+// Closing one end ends both directions there. The other end still reads the data that
+// was sent before.
 func TestHalfOfAStreamIsClosed(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		here, there := connect(t, n)
@@ -203,7 +203,7 @@ func TestHalfOfAStreamIsClosed(t *testing.T) {
 	})
 }
 
-func TestCloseWakesWhoWaits(t *testing.T) {
+func TestCloseWakesReadersAndWriters(t *testing.T) {
 	for name, tt := range map[string]struct {
 		close       func(n *Net, here, there net.Conn)
 		read, write error
@@ -236,7 +236,7 @@ func TestCloseWakesWhoWaits(t *testing.T) {
 	}
 }
 
-// A writer waits once so much is under way, until some of it is read.
+// A writer blocks while window bytes are unread.
 func TestWriterWaitsForTheReader(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		here, there := connect(t, n)
@@ -253,7 +253,7 @@ func TestWriterWaitsForTheReader(t *testing.T) {
 		assert.Equal(t, window/size+1, len(written))
 		there.Write([]byte("x"))
 		_, err := read(here, 1)
-		assert.NoError(t, err, "the other direction is free")
+		assert.NoError(t, err, "the other direction does not block")
 
 		first := len(written)
 		_, err = io.ReadFull(there, make([]byte, 3*size))
@@ -267,8 +267,8 @@ func TestWriterWaitsForTheReader(t *testing.T) {
 	})
 }
 
-// Everything takes its time one way, all at once, the end as well.
-func TestStreamTakesItsTime(t *testing.T) {
+// Data and the end of a stream are delayed, each from when it is sent.
+func TestStreamIsDelayed(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		here, there := connect(t, n)
 		n.Faults(50*time.Millisecond, 0, 0)
@@ -292,7 +292,7 @@ func TestStreamTakesItsTime(t *testing.T) {
 			assert.Equal(t, tt.at, time.Since(began))
 		}
 		_, err := there.Write([]byte("nobody there"))
-		assert.NoError(t, err, "it is not known yet")
+		assert.NoError(t, err, "the news has not arrived yet")
 		_, err = read(there, 9)
 		assert.Equal(t, io.EOF, err)
 		assert.Equal(t, 70*time.Millisecond, time.Since(began))
@@ -301,7 +301,7 @@ func TestStreamTakesItsTime(t *testing.T) {
 	})
 }
 
-// What was sent when the network was slow is not overtaken.
+// Data that was sent while the delay was long is not overtaken.
 func TestStreamKeepsItsOrderWhenDelaysShrink(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		here, there := connect(t, n)
@@ -319,9 +319,9 @@ func TestStreamKeepsItsOrderWhenDelaysShrink(t *testing.T) {
 	})
 }
 
-// A cut is one way, and silent: who writes notices nothing until there is no
-// room, who reads hears nothing. Healed, all of it arrives.
-func TestCutHoldsAStreamUp(t *testing.T) {
+// A cut affects one direction, without an error: the writer notices only that its window
+// is full, and no data reaches the reader. After the cut is healed all data arrives.
+func TestCutBlocksAStream(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		here, there := connect(t, n)
 		write(t, here, "before, ")
@@ -348,7 +348,7 @@ func TestCutHoldsAStreamUp(t *testing.T) {
 			assert.Fail(t, "heard over the cut", s)
 		default:
 		}
-		n.Cut(a, b) // again, for nothing
+		n.Cut(a, b) // a second time, without effect
 		n.Heal(b, a)
 		time.Sleep(time.Hour)
 		n.Heal(a, b)
@@ -358,8 +358,8 @@ func TestCutHoldsAStreamUp(t *testing.T) {
 	})
 }
 
-// That the other end is closed is not known over a cut, neither to who reads
-// nor to who writes.
+// The news that the other end was closed does not pass a cut, neither to the reader nor
+// to the writer.
 func TestCutHidesTheEnd(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		here, there := connect(t, n)

@@ -14,19 +14,20 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// maxPacket is the largest packet that is read. memberlist's are smaller.
+// maxPacket is the size in bytes of the largest packet that is read. Packets of
+// memberlist are smaller.
 const maxPacket = 65536
 
-// Overhead is how much longer a packet is when it is sealed.
+// Overhead is the number of bytes that sealing adds to a packet.
 const Overhead = 12 + 16 // nonce and tag
 
-// Gossip returns the transport for a [memberlist.Memberlist]. It seals all:
-// streams by TLS, packets by [seals]. memberlist needs no key of its own.
+// Gossip returns the transport for a [memberlist.Memberlist]. It encrypts streams by
+// TLS and packets by [seals], so memberlist needs no key of its own.
 func (p *Port) Gossip() memberlist.NodeAwareTransport { return p.gossip }
 
-// seals closes packets to those who hold none of the secrets: of the present
-// one, which comes first, and of previous ones. Each packet is sent once for
-// each, since who receives it may hold any of them.
+// seals encrypts and authenticates packets, by the present secret, which comes
+// first, and by previous ones. A packet is sent once for each secret, since the
+// receiver may hold only one of them.
 type seals []cipher.AEAD
 
 func newSeals(secrets ...Secret) (seals, error) {
@@ -47,9 +48,9 @@ func newSeals(secrets ...Secret) (seals, error) {
 	return all, nil
 }
 
-// open returns what is in a packet, if one of the secrets has sealed it. It
-// uses space, which is to be as long as the packet: a packet that nobody sealed
-// costs no memory.
+// open returns the content of a packet that was sealed by one of the secrets. space
+// must have the length of the packet. open decrypts into it, so that a forged packet
+// allocates no memory.
 func (all seals) open(space, packet []byte) ([]byte, bool) {
 	for _, s := range all {
 		if b, err := s.Open(space[:0], nil, packet, nil); err == nil {
@@ -59,6 +60,7 @@ func (all seals) open(space, packet []byte) ([]byte, bool) {
 	return nil, false
 }
 
+// gossipTransport is a [memberlist.NodeAwareTransport] over a port.
 type gossipTransport struct {
 	port    *Port
 	packets chan *memberlist.Packet
@@ -69,12 +71,12 @@ type gossipTransport struct {
 
 func newGossipTransport(p *Port) *gossipTransport {
 	t := &gossipTransport{port: p, packets: make(chan *memberlist.Packet, 256), streams: make(chan net.Conn), done: make(chan struct{})}
-	t.close = sync.OnceFunc(func() { close(t.done); p.taken[Gossip].Close() })
+	t.close = sync.OnceFunc(func() { close(t.done); p.acceptors[Gossip].Close() })
 	return t
 }
 
-// readPackets opens packets and passes them on until the socket is closed. What
-// memberlist is too busy to take is lost, as packets may be.
+// readPackets opens packets and passes them on until the socket is closed. It drops
+// packets while memberlist is busy, as the network may.
 func (t *gossipTransport) readPackets() {
 	buf, space := make([]byte, maxPacket), make([]byte, maxPacket)
 	for {
@@ -97,9 +99,10 @@ func (t *gossipTransport) readPackets() {
 	}
 }
 
+// takeStreams passes streams on until the transport is shut down.
 func (t *gossipTransport) takeStreams() {
 	for {
-		c, err := t.port.taken[Gossip].Accept()
+		c, err := t.port.acceptors[Gossip].Accept()
 		if err != nil {
 			return
 		}
@@ -152,7 +155,8 @@ func (t *gossipTransport) DialAddressTimeout(to memberlist.Address, timeout time
 
 func (t *gossipTransport) StreamCh() <-chan net.Conn { return t.streams }
 
-// Shutdown implements [memberlist.Transport]. The socket closes with the port.
+// Shutdown implements [memberlist.Transport]. The socket stays open until the port
+// is closed.
 func (t *gossipTransport) Shutdown() error {
 	t.close()
 	return nil

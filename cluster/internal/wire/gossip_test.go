@@ -15,9 +15,9 @@ import (
 	"github.com/choked/choked/cluster/internal/memnet"
 )
 
-// A packet opens for those who hold the secret that sealed it, whole and as it
-// was, and for nobody else.
-func TestSealedPacketOpensForItsHolders(t *testing.T) {
+// A packet opens only with the secret that sealed it, and only if it is complete and
+// unchanged.
+func TestSealedPacketOpensOnlyWithItsSecret(t *testing.T) {
 	for _, tt := range []struct {
 		from, to []Secret
 		opens    bool
@@ -50,8 +50,8 @@ func TestSealedPacketOpensForItsHolders(t *testing.T) {
 	}
 }
 
-// While the secret changes, a packet reaches who holds either: it is sent once
-// for each, and who holds both may have it twice, as packets may come twice.
+// During a change of secrets a packet reaches holders of either: it is sent once for
+// each secret. A holder of both may receive it twice, as packets may be duplicated.
 func TestPacketsReachHoldersOfEitherSecret(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
 		cfg := at(1).config("b")
@@ -72,8 +72,7 @@ func TestPacketsReachHoldersOfEitherSecret(t *testing.T) {
 	})
 }
 
-// bomb is a packet of memberlist's that says it is compressed: 31 kB that
-// become megabytes.
+// bomb returns a compressed packet of memberlist: 31 kB that expand to megabytes.
 func bomb(t *testing.T) []byte {
 	const size = 31_000
 	var packed bytes.Buffer
@@ -88,7 +87,7 @@ func bomb(t *testing.T) []byte {
 	return append(b, packed.Bytes()...)
 }
 
-// allocated is how many bytes f allocates, with all that goes on meanwhile.
+// allocated returns how many bytes the process allocates while f runs.
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -97,9 +96,9 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// Twenty of them, from who does not hold the secret, cost less than they have in
-// them: nobody looks inside.
-func TestBombsOfStrangersAllocateLittle(t *testing.T) {
+// Packets from a sender without the secret are not decompressed: twenty of them
+// allocate less than one would expand to.
+func TestBombsFromUnknownSendersAllocateLittle(t *testing.T) {
 	packet := bomb(t)
 	cfg := host{System, "127.0.0.1"}.config("a")
 	cfg.Previous = []Secret{"b", "c"}
@@ -118,7 +117,7 @@ func TestBombsOfStrangersAllocateLittle(t *testing.T) {
 			for i := range 20 {
 				_, err := socket.WriteTo(forged, to)
 				require.NoError(t, err)
-				_, err = friend.Gossip().WriteTo([]byte{byte(i)}, victim.Addr()) // after which it is surely read
+				_, err = friend.Gossip().WriteTo([]byte{byte(i)}, victim.Addr()) // when this arrives, the one before was read
 				require.NoError(t, err)
 				require.Equal(t, []byte{byte(i)}, (<-victim.Gossip().PacketCh()).Buf, name)
 			}
@@ -126,8 +125,9 @@ func TestBombsOfStrangersAllocateLittle(t *testing.T) {
 	}
 }
 
-// One from a member, to show that it is what it is called.
-func TestABombOfAMemberIsOne(t *testing.T) {
+// A bomb from a member is decompressed, which shows that the packet of the test above
+// would expand.
+func TestPacketFromMemberCanAllocateMegabytes(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
 		victim, friend := open(t, at(1).config("a")), open(t, at(2).config("a"))
 		gossip(t, "victim", victim)

@@ -9,13 +9,13 @@ import (
 	"unicode"
 )
 
-// Hello is what both sides of a stream say first.
+// Hello is how both sides of a stream introduce themselves.
 type Hello struct {
-	Cluster string // id of the cluster, up to 64 bytes; empty: of none yet
+	Cluster string // id of the cluster, up to 64 bytes; empty: the node has joined none yet
 	Node    string // id of the node, 1 to 64 bytes
 }
 
-// RefusedError is the reason that a peer gave for not talking to this node.
+// RefusedError is the reason that a peer gave for refusing a stream.
 type RefusedError struct {
 	Addr   string
 	Reason string
@@ -23,9 +23,9 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string { return fmt.Sprintf("%s refuses: %s", e.Addr, e.Reason) }
 
-// The preamble of a stream, both ways: the magic, a length and the cluster id,
-// a length and the node id. The accepting side ends its own with a length and
-// the reason of its refusal, empty to accept.
+// The preamble of a stream, in both directions: the magic, a length and the cluster
+// id, a length and the node id. The accepting side appends a length and the reason
+// of its refusal, which is empty if it accepts.
 const (
 	magic     = "choked\x00\x01" // the last byte is the version
 	maxID     = 64
@@ -55,25 +55,25 @@ func readHello(r io.Reader) (h Hello, err error) {
 	return h, nil
 }
 
-// readShort reads a length of one byte, from least to most, and that many bytes
-// of what.
-func readShort(r io.Reader, what string, least, most int) (string, error) {
+// readShort reads a string after its length, which is one byte with a value from
+// least to most. Errors call the string by name.
+func readShort(r io.Reader, name string, least, most int) (string, error) {
 	var n [1]byte
 	if _, err := io.ReadFull(r, n[:]); err != nil {
-		return "", fmt.Errorf("want the length of the %s: %w", what, err)
+		return "", fmt.Errorf("want the length of the %s: %w", name, err)
 	}
 	if int(n[0]) < least || int(n[0]) > most {
-		return "", fmt.Errorf("%s of %d bytes: want %d to %d", what, n[0], least, most)
+		return "", fmt.Errorf("%s of %d bytes: want %d to %d", name, n[0], least, most)
 	}
 	b := make([]byte, n[0])
 	if _, err := io.ReadFull(r, b); err != nil {
-		return "", fmt.Errorf("want a %s of %d bytes: %w", what, n[0], err)
+		return "", fmt.Errorf("want a %s of %d bytes: %w", name, n[0], err)
 	}
 	return string(b), nil
 }
 
-// greet is the dialing side's part: it says self and returns what the other
-// side says.
+// greet is the dialing side of the preamble: it sends self and returns the peer's
+// hello.
 func greet(rw io.ReadWriter, addr string, self Hello) (Hello, error) {
 	if _, err := rw.Write(appendHello(nil, self)); err != nil {
 		return Hello{}, err
@@ -92,8 +92,8 @@ func greet(rw io.ReadWriter, addr string, self Hello) (Hello, error) {
 	return peer, nil
 }
 
-// printable is s with a mark in place of all that could do harm on a screen or
-// in a log.
+// printable returns s with a replacement character for each rune that could do harm
+// on a terminal or in a log.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
@@ -103,8 +103,8 @@ func printable(s string) string {
 	}, s)
 }
 
-// receive is the accepting side's part. A peer that admit does not admit is
-// told why.
+// receive is the accepting side of the preamble. It sends the error of admit to the
+// peer as the reason of the refusal.
 func receive(rw io.ReadWriter, self func() Hello, admit func(Hello) error) (Hello, error) {
 	peer, err := readHello(rw)
 	if err != nil {
@@ -115,7 +115,7 @@ func receive(rw io.ReadWriter, self func() Hello, admit func(Hello) error) (Hell
 	if refusal != nil {
 		reason = refusal.Error()
 		reason = strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
-		reason = cmp.Or(reason, "no reason given") // an empty one would be a welcome
+		reason = cmp.Or(reason, "no reason given") // an empty one would accept
 	}
 	b := appendHello(nil, self())
 	b = append(append(b, byte(len(reason))), reason...)

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// maxHello is the longest hello there is.
+// maxHello is the length in bytes of the longest hello.
 const maxHello = len(magic) + 1 + maxID + 1 + maxID
 
 func FuzzHello(f *testing.F) {
@@ -35,7 +35,7 @@ func FuzzHello(f *testing.F) {
 		} else {
 			require.NoError(t, slow)
 			require.NotEmpty(t, h.Node)
-			require.Equal(t, b[:read], appendHello(nil, h), "what was read is written the same")
+			require.Equal(t, b[:read], appendHello(nil, h), "the encoding of a hello is unique")
 		}
 
 		reply := bytes.NewReader(b)
@@ -50,13 +50,13 @@ func FuzzHello(f *testing.F) {
 	})
 }
 
-// dialogue is a stream whose other side has said all it will.
+// dialogue is a stream with a fixed input.
 type dialogue struct {
 	io.Reader
 	io.Writer
 }
 
-func TestHelloArrivesAsItWasSaid(t *testing.T) {
+func TestHelloRoundTrip(t *testing.T) {
 	for _, h := range []Hello{
 		{Node: "n"},
 		{Cluster: "c", Node: "n"},
@@ -70,7 +70,7 @@ func TestHelloArrivesAsItWasSaid(t *testing.T) {
 	}
 }
 
-func TestBadHelloSaysWhatWasExpected(t *testing.T) {
+func TestErrorOfABadHelloNamesWhatWasExpected(t *testing.T) {
 	long := strings.Repeat("x", 65)
 	for _, tt := range []struct {
 		name, hello string
@@ -98,14 +98,14 @@ func TestBadHelloSaysWhatWasExpected(t *testing.T) {
 			assert.Less(t, len(err.Error()), 200)
 
 			_, fromDialler := receive(dialogue{strings.NewReader(tt.hello), io.Discard}, nil, nil)
-			assert.Equal(t, err, fromDialler, "nobody is asked to admit it")
+			assert.Equal(t, err, fromDialler, "admit is not called")
 			_, fromAccepter := greet(dialogue{strings.NewReader(tt.hello), io.Discard}, "", Hello{Node: "n"})
 			assert.Equal(t, err, fromAccepter)
 		})
 	}
 }
 
-// A peer that sends without end is read no further than a hello is long.
+// readHello reads no more than the longest hello from a peer that sends without end.
 func TestHelloIsNotReadBeyondItsEnd(t *testing.T) {
 	for _, filling := range []string{"\x00", "\x40", "\xff"} {
 		var read bytes.Buffer
@@ -133,19 +133,19 @@ func TestBadReplyIsAnError(t *testing.T) {
 	assert.Equal(t, Hello{Cluster: "c", Node: "n"}, peer)
 }
 
-// Both ends of a stream, over memory: what the one refuses, the other hears.
-func TestRefusalIsHeard(t *testing.T) {
+// The dialling side receives the reason for which the accepting side refuses it.
+func TestRefusalReachesThePeer(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		admit error
-		want  string // "": welcome
+		want  string // empty: accepted
 	}{
-		{"welcome", nil, ""},
+		{"accepted", nil, ""},
 		{"refused", errors.New("go off"), "go off"},
 		{"for no reason", errors.New(""), "no reason given"},
 		{"at length", errors.New(strings.Repeat("x", 300)), strings.Repeat("x", 255)},
-		{"with what could do harm", errors.New("go\n\x1b[2J\x00off <b>"), "go\ufffd\ufffd[2J\ufffdoff <b>"},
-		{"not cut within a letter", errors.New(strings.Repeat("é", 300)), strings.Repeat("é", 127)},
+		{"with control characters", errors.New("go\n\x1b[2J\x00off <b>"), "go\ufffd\ufffd[2J\ufffdoff <b>"},
+		{"not cut within a character", errors.New(strings.Repeat("é", 300)), strings.Repeat("é", 127)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dialler, accepter := Hello{Cluster: "c", Node: "dialler"}, Hello{Node: "accepter"}
@@ -174,7 +174,7 @@ func TestRefusalIsHeard(t *testing.T) {
 	}
 }
 
-func TestSilencedDialogueIsAnError(t *testing.T) {
+func TestFailedWriteIsAnError(t *testing.T) {
 	dead := dialogue{bytes.NewReader(appendHello(nil, Hello{Node: "n"})), failing{}}
 	_, err := greet(dead, "", Hello{Node: "n"})
 	assert.ErrorIs(t, err, io.ErrClosedPipe)

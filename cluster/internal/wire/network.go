@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Network is where a node listens and dials.
+// Network provides a node with listeners, connections and a resolver.
 type Network interface {
 	Listen(addr string) (net.Listener, error)         // streams
 	ListenPacket(addr string) (net.PacketConn, error) // packets
@@ -32,13 +32,13 @@ func (system) Dial(ctx context.Context, addr string) (net.Conn, error) {
 }
 
 func (system) LookupHost(ctx context.Context, host string) ([]string, error) {
-	if host == "localhost" { // the same on all machines, whatever their resolvers say
+	if host == "localhost" { // the same on all machines, whatever their resolvers return
 		return []string{"127.0.0.1"}, nil
 	}
 	return net.DefaultResolver.LookupHost(ctx, host)
 }
 
-// listen binds addr for streams and for packets. Port 0 takes any port that is
+// listen binds addr for streams and for packets. Port 0 stands for any port that is
 // free for both.
 func listen(network Network, addr string) (net.Listener, net.PacketConn, error) {
 	host, port, err := net.SplitHostPort(addr)

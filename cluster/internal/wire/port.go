@@ -1,7 +1,7 @@
 // Package wire is the one port of a node: streams for Raft, RPC and gossip, and
-// gossip's packets on the same number. Nothing but TLS sees a stream before its
-// peer has proved that it holds the secret, and both sides have said who they
-// are.
+// gossip's packets, all on the same port number. A stream is handed on only after
+// its peer has proved by TLS that it holds the secret, and both sides have sent
+// their ids.
 package wire
 
 import (
@@ -20,10 +20,10 @@ import (
 	"github.com/hashicorp/go-sockaddr"
 )
 
-// Kind is what a stream is for. It is agreed on within TLS (ALPN).
+// Kind is the purpose of a stream. It is negotiated within TLS (ALPN).
 type Kind string
 
-// The kinds of stream. Their number is the version of what they carry.
+// The kinds of stream. The number in a name is the version of the protocol.
 const (
 	Raft   Kind = "choked-raft/1"
 	Gossip Kind = "choked-gossip/1"
@@ -32,54 +32,55 @@ const (
 
 var kinds = []string{string(Raft), string(Gossip), string(RPC)}
 
-// Bounds on what peers can take before they are known, and in all.
+// Bounds on the time and the connections that peers can use. A handshake is TLS and
+// the hello together.
 const (
-	handshakeWithin = 2 * time.Second // TLS and hello together
-	maxStrangers    = 512             // connections before the end of their hello
-	maxStrangersBy  = 64              // of those from one IP address
-	maxConns        = 8192
-	backlog         = 64 // streams accepted and not yet taken, for each kind
+	handshakeTimeout   = 2 * time.Second
+	maxHandshakes      = 512  // connections in their handshake
+	maxHandshakesPerIP = 64   // the same, from one IP address
+	maxConns           = 8192 // connections in all
+	backlog            = 64   // streams of one kind that wait to be accepted
 )
 
-// Config says where a Port is and who may come in.
+// Config holds the addresses of a Port and decides which peers it admits.
 type Config struct {
 	Network   Network
-	Bind      string // host:port; port 0 takes any
+	Bind      string // host:port; port 0: any free port
 	Advertise string // host:port; default: a reachable address of Bind
-	Secret    Secret // may be empty on loopback only
+	Secret    Secret // may be empty only if Bind is a loopback address
 	Previous  []Secret
 
-	Hello func() Hello            // what this node says of itself, now
-	Admit func(Kind, Hello) error // why a peer is not welcome; safe for concurrent use
+	Hello func() Hello            // returns the present hello of this node
+	Admit func(Kind, Hello) error // returns why a peer is refused, or nil; safe for concurrent use
 
-	// Refused, if set, is told why this node was not welcome elsewhere.
+	// Refused, if set, is called when a peer has refused a stream of this node.
 	Refused func(Kind, *RefusedError)
 	Logger  *slog.Logger
 }
 
-// Port is a node's port. Safe for concurrent use.
+// Port is a node's port. It is safe for concurrent use.
 type Port struct {
-	cfg     Config
-	addr    string
-	tls     *tls.Config
-	seals   seals
-	streams net.Listener
-	packets net.PacketConn
-	taken   map[Kind]*acceptor
-	gossip  *gossipTransport
+	cfg       Config
+	addr      string
+	tls       *tls.Config
+	seals     seals
+	streams   net.Listener
+	packets   net.PacketConn
+	acceptors map[Kind]*acceptor
+	gossip    *gossipTransport
 
-	mu        sync.Mutex
-	conns     map[net.Conn]Kind // "" before the end of the hello
-	strangers map[netip.Addr]int
-	closed    bool
-	work      sync.WaitGroup
+	mu         sync.Mutex
+	conns      map[net.Conn]Kind  // "" during the handshake
+	handshakes map[netip.Addr]int // connections in their handshake, by IP address
+	closed     bool
+	work       sync.WaitGroup
 }
 
-// Open binds the port and begins to accept.
+// Open binds the port and starts to accept streams.
 func Open(cfg Config) (*Port, error) {
-	p := &Port{cfg: cfg, conns: make(map[net.Conn]Kind), strangers: make(map[netip.Addr]int), taken: make(map[Kind]*acceptor)}
-	p.cfg.Secret, p.cfg.Previous = "", nil           // the keys are enough, and what prints a Port prints no secret
-	if i := slices.Index(cfg.Previous, ""); i >= 0 { // anybody could come in by it
+	p := &Port{cfg: cfg, conns: make(map[net.Conn]Kind), handshakes: make(map[netip.Addr]int), acceptors: make(map[Kind]*acceptor)}
+	p.cfg.Secret, p.cfg.Previous = "", nil           // only the keys are needed: a Port that is printed shows no secret
+	if i := slices.Index(cfg.Previous, ""); i >= 0 { // it would admit any peer
 		return nil, fmt.Errorf("previous secret %d of %d is empty", i+1, len(cfg.Previous))
 	}
 	var err error
@@ -100,12 +101,12 @@ func Open(cfg Config) (*Port, error) {
 		return nil, errors.Join(err, p.streams.Close(), p.packets.Close())
 	}
 	for _, kind := range []Kind{Raft, Gossip, RPC} {
-		p.taken[kind] = newAcceptor(p.addr)
+		p.acceptors[kind] = newAcceptor(p.addr)
 	}
 	p.gossip = newGossipTransport(p)
-	p.work.Go(p.accept)             // these end with the listener
-	p.work.Go(p.gossip.readPackets) // and the packet socket
-	p.work.Go(p.gossip.takeStreams)
+	p.work.Go(p.accept)             // ends when the listener is closed
+	p.work.Go(p.gossip.readPackets) // ends when the packet socket is closed
+	p.work.Go(p.gossip.takeStreams) // ends when the acceptor is closed
 	return p, nil
 }
 
@@ -118,29 +119,29 @@ func loopback(addr string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// advertised is the address that others are told: what the user said, or the
-// bound one, or where that is unspecified, a private one of this machine.
-func advertised(network Network, said, bound string) (string, error) {
+// advertised returns the address that other members dial: advertise if it is set,
+// else the bound address, or if that is unspecified, a private one of this machine.
+func advertised(network Network, advertise, bound string) (string, error) {
 	_, port, err := net.SplitHostPort(bound)
 	if err != nil {
 		return "", err
 	}
-	if said != "" {
-		host, saidPort, err := net.SplitHostPort(said)
+	if advertise != "" {
+		host, givenPort, err := net.SplitHostPort(advertise)
 		if err != nil {
 			return "", err
 		}
-		if saidPort == "0" {
-			saidPort = port
+		if givenPort == "0" {
+			givenPort = port
 		}
 		ips, err := network.LookupHost(context.Background(), host)
 		if err != nil {
-			return "", fmt.Errorf("advertise %s: %w", said, err)
+			return "", fmt.Errorf("advertise %s: %w", advertise, err)
 		}
 		if ip, err := netip.ParseAddr(ips[0]); err != nil || ip.IsUnspecified() {
-			return "", fmt.Errorf("advertise %s: want an address at which others reach this node", said)
+			return "", fmt.Errorf("advertise %s: want an address at which others reach this node", advertise)
 		}
-		return CanonicalAddr(ips[0], saidPort), nil
+		return CanonicalAddr(ips[0], givenPort), nil
 	}
 	at, err := netip.ParseAddrPort(bound)
 	if err != nil {
@@ -151,13 +152,13 @@ func advertised(network Network, said, bound string) (string, error) {
 	}
 	ip, err := sockaddr.GetPrivateIP()
 	if err != nil || ip == "" {
-		return "", fmt.Errorf("bind %s: found no private address to advertise, name one (%v)", bound, err)
+		return "", fmt.Errorf("bind %s: found no private address to advertise: want an advertised address (%v)", bound, err)
 	}
 	return CanonicalAddr(ip, port), nil
 }
 
-// CanonicalAddr is host:port as all spell it, so that equal addresses are equal text.
-// People write those of IPv6 in many ways, and ports with zeros before them.
+// CanonicalAddr returns host:port in canonical form, so that equal addresses are equal
+// strings. Users write IPv6 addresses in many ways, and ports with leading zeros.
 func CanonicalAddr(ip, port string) string {
 	if at, err := netip.ParseAddr(ip); err == nil {
 		ip = at.Unmap().String()
@@ -173,28 +174,28 @@ func (p *Port) Addr() string { return p.addr }
 
 // RPC returns the listener for streams of kind [RPC]. Their connections are
 // [*Conn].
-func (p *Port) RPC() net.Listener { return p.taken[RPC] }
+func (p *Port) RPC() net.Listener { return p.acceptors[RPC] }
 
-// Conn is a stream whose peer is known.
+// Conn is a stream after its handshake.
 type Conn struct {
 	net.Conn
 	Peer Hello
 	port *Port
 }
 
-// Close closes the stream, and does not block. TLS would say good-bye first, and
-// wait for seconds for a peer that does not read. What streams carry says itself
-// where it ends.
+// Close closes the stream without blocking. TLS would send an alert first, and wait
+// for seconds if the peer does not read. The protocols on the streams do not need
+// the alert: each message carries its length.
 func (c *Conn) Close() error {
 	c.port.forget(c)
 	return c.Conn.(*tls.Conn).NetConn().Close()
 }
 
-// Dial opens a stream to the port at addr. The error may be a [*RefusedError],
-// and is [net.ErrClosed] once the port or the kind is closed, which ends what
-// is being dialled.
+// Dial opens a stream to the port at addr. The error may be a [*RefusedError]. It is
+// [net.ErrClosed] once the port or the kind is closed, which also ends dials in
+// progress.
 func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) {
-	open := p.taken[kind].open
+	open := p.acceptors[kind].open
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(open, func() { cancel(net.ErrClosed) })()
@@ -202,18 +203,18 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 	if err != nil {
 		if open.Err() != nil {
 			err = fmt.Errorf("dial %s: %w", addr, net.ErrClosed)
-		} else if ctx.Err() != nil { // not "operation was canceled", which hides why
+		} else if ctx.Err() != nil { // net's "operation was canceled" hides the cause
 			err = fmt.Errorf("dial %s: %w", addr, context.Cause(ctx))
 		}
 		return nil, err
 	}
-	stays := context.AfterFunc(ctx, func() { raw.Close() })
-	raw.SetDeadline(time.Now().Add(handshakeWithin))
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	raw.SetDeadline(time.Now().Add(handshakeTimeout))
 	cfg := p.tls.Clone()
 	cfg.NextProtos = []string{string(kind)}
 	stream := tls.Client(raw, cfg)
 	peer, err := greet(stream, addr, p.cfg.Hello())
-	if !stays() {
+	if !stop() {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
@@ -236,7 +237,8 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 	return c, nil
 }
 
-// remember keeps c so that it can be closed with the port.
+// remember registers c, which is closed with the port. It returns false if the port
+// is closed already.
 func (p *Port) remember(c net.Conn, kind Kind) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -253,13 +255,14 @@ func (p *Port) forget(c net.Conn) {
 	delete(p.conns, c)
 }
 
+// accept accepts streams until the port is closed.
 func (p *Port) accept() {
 	for {
 		raw, err := p.streams.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil { // too many open files, perhaps: it may pass
+		if err != nil { // perhaps too many open files: retry
 			time.Sleep(10 * time.Millisecond)
 			p.mu.Lock()
 			closed := p.closed
@@ -269,63 +272,64 @@ func (p *Port) accept() {
 			}
 			continue
 		}
-		from, ok := p.enter(raw)
+		from, ok := p.beginHandshake(raw)
 		if !ok {
 			raw.Close()
 			continue
 		}
 		p.work.Go(func() {
 			c, kind, err := p.handshake(raw)
-			p.leave(raw, from)
+			p.endHandshake(raw, from)
 			if err != nil {
 				p.cfg.Logger.Debug("stream refused", "from", raw.RemoteAddr().String(), "error", err)
 				raw.Close()
 				return
 			}
-			if !p.remember(c, kind) || !p.taken[kind].offer(c) {
+			if !p.remember(c, kind) || !p.acceptors[kind].offer(c) {
 				c.Close()
 			}
 		})
 	}
 }
 
-// enter counts a stranger in, if there is room.
-func (p *Port) enter(raw net.Conn) (from netip.Addr, ok bool) {
+// beginHandshake counts a connection in, unless there are too many.
+func (p *Port) beginHandshake(raw net.Conn) (from netip.Addr, ok bool) {
 	if at, err := netip.ParseAddrPort(raw.RemoteAddr().String()); err == nil {
 		from = at.Addr()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := 0
-	for _, n := range p.strangers {
+	for _, n := range p.handshakes {
 		all += n
 	}
-	if p.closed || all >= maxStrangers || p.strangers[from] >= maxStrangersBy || len(p.conns) >= maxConns {
+	if p.closed || all >= maxHandshakes || p.handshakes[from] >= maxHandshakesPerIP || len(p.conns) >= maxConns {
 		return from, false
 	}
-	p.strangers[from]++
+	p.handshakes[from]++
 	p.conns[raw] = ""
 	return from, true
 }
 
-func (p *Port) leave(raw net.Conn, from netip.Addr) {
+// endHandshake counts a connection out.
+func (p *Port) endHandshake(raw net.Conn, from netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, raw)
-	if p.strangers[from]--; p.strangers[from] == 0 {
-		delete(p.strangers, from)
+	if p.handshakes[from]--; p.handshakes[from] == 0 {
+		delete(p.handshakes, from)
 	}
 }
 
-// handshake makes a stranger known, or fails.
+// handshake runs the accepting side of TLS and the preamble.
 func (p *Port) handshake(raw net.Conn) (*Conn, Kind, error) {
-	raw.SetDeadline(time.Now().Add(handshakeWithin))
+	raw.SetDeadline(time.Now().Add(handshakeTimeout))
 	stream := tls.Server(raw, p.tls)
 	if err := stream.Handshake(); err != nil {
 		return nil, "", err
 	}
 	kind := Kind(stream.ConnectionState().NegotiatedProtocol)
-	if p.taken[kind] == nil {
+	if p.acceptors[kind] == nil {
 		return nil, "", fmt.Errorf("protocol %q: want one of %q", kind, kinds)
 	}
 	peer, err := receive(stream, p.cfg.Hello, func(h Hello) error { return p.cfg.Admit(kind, h) })
@@ -336,9 +340,10 @@ func (p *Port) handshake(raw net.Conn) (*Conn, Kind, error) {
 	return &Conn{stream, peer, p}, kind, nil
 }
 
-// CloseKind closes all streams of a kind, and accepts and dials no more of it.
+// CloseKind closes all streams of a kind. From then on none of it is accepted or
+// dialed.
 func (p *Port) CloseKind(kind Kind) {
-	p.taken[kind].Close()
+	p.acceptors[kind].Close()
 	p.mu.Lock()
 	var conns []net.Conn
 	for c, k := range p.conns {
@@ -347,10 +352,10 @@ func (p *Port) CloseKind(kind Kind) {
 		}
 	}
 	p.mu.Unlock()
-	cut(conns)
+	closeAll(conns)
 }
 
-func cut(conns []net.Conn) {
+func closeAll(conns []net.Conn) {
 	for _, c := range conns {
 		c.Close()
 	}
@@ -372,11 +377,11 @@ func (p *Port) Close() error {
 	}
 	p.mu.Unlock()
 	err := errors.Join(p.streams.Close(), p.packets.Close())
-	for _, a := range p.taken {
+	for _, a := range p.acceptors {
 		a.Close()
 	}
-	p.gossip.close() // it may hold a stream that nobody takes
-	cut(conns)
+	p.gossip.close() // which may hold a stream that memberlist does not take
+	closeAll(conns)
 	p.work.Wait()
 	return err
 }
@@ -385,7 +390,7 @@ func (p *Port) Close() error {
 type acceptor struct {
 	addr  string
 	conns chan *Conn
-	open  context.Context // until it is closed
+	open  context.Context // ends when the acceptor is closed
 	close func()
 }
 
@@ -395,7 +400,8 @@ func newAcceptor(addr string) *acceptor {
 	return a
 }
 
-// offer hands a stream to whoever accepts, unless too many wait already.
+// offer passes a stream to Accept. It returns false if the acceptor is closed, or too
+// many streams wait already.
 func (a *acceptor) offer(c *Conn) bool {
 	if a.open.Err() != nil {
 		return false

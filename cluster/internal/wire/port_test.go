@@ -34,8 +34,8 @@ import (
 	"github.com/choked/choked/cluster/internal/memnet"
 )
 
-// open opens a port that says its address for a name and admits everybody,
-// unless cfg says otherwise, and closes it at the end of the test.
+// open opens a port and closes it at the end of the test. Unless cfg says otherwise,
+// its node id is derived from its address and it admits all peers.
 func open(t *testing.T, cfg Config) *Port {
 	t.Helper()
 	if cfg.Hello == nil {
@@ -53,11 +53,11 @@ func open(t *testing.T, cfg Config) *Port {
 	return p
 }
 
-// raftAddr is where Raft finds the node behind p.
+// raftAddr returns the address by which Raft dials the node of p.
 func raftAddr(p *Port) raft.ServerAddress { return RaftAddr(p.cfg.Hello().Node, p.Addr()) }
 
-// speak has one port dial another, and each hear the other.
-func speak(from, to *Port) error {
+// exchange opens a stream from one port to another and sends a message each way.
+func exchange(from, to *Port) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	here, err := from.Dial(ctx, RPC, to.Addr())
@@ -70,37 +70,38 @@ func speak(from, to *Port) error {
 		return err
 	}
 	defer there.Close()
-	return hear(here, there)
+	return echo(here, there)
 }
 
-// hear reports why the ends of a stream do not hear each other.
-func hear(here, there net.Conn) error {
+// echo sends a message each way on a stream, and returns an error if one does not
+// arrive.
+func echo(here, there net.Conn) error {
 	for _, way := range []struct {
 		from io.Writer
 		to   io.Reader
 	}{{here, there}, {there, here}} {
-		heard := make([]byte, len("hear me"))
-		_, sent := io.WriteString(way.from, "hear me")
-		_, err := io.ReadFull(way.to, heard)
-		if err = errors.Join(sent, err); err != nil || string(heard) != "hear me" {
-			return fmt.Errorf("%q was heard: %w", heard, err)
+		got := make([]byte, len("message"))
+		_, sent := io.WriteString(way.from, "message")
+		_, err := io.ReadFull(way.to, got)
+		if err = errors.Join(sent, err); err != nil || string(got) != "message" {
+			return fmt.Errorf("received %q: %w", got, err)
 		}
 	}
 	return nil
 }
 
-// host is a place for a port.
+// host is a host that a port can be opened on.
 type host struct {
 	Network
 	ip string
 }
 
-// config is that of a port of its own kind at the host.
+// config returns the configuration of a port on the host.
 func (h host) config(secret Secret) Config {
 	return Config{Network: h, Bind: h.ip + ":0", Secret: secret}
 }
 
-// everywhere runs f on hosts in memory and on this machine's own network.
+// everywhere runs f on hosts in memory and on the loopback interface.
 func everywhere(t *testing.T, f func(t *testing.T, at func(i int) host)) {
 	t.Run("in memory", func(t *testing.T) {
 		inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) { f(t, at) })
@@ -110,7 +111,7 @@ func everywhere(t *testing.T, f func(t *testing.T, at func(i int) host)) {
 	})
 }
 
-// inMemory runs f in a bubble, which fails if a goroutine is left at the end.
+// inMemory runs f in a bubble, which fails the test if a goroutine is left at the end.
 func inMemory(t *testing.T, f func(t *testing.T, n *memnet.Net, at func(i int) host)) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New(1)
@@ -130,15 +131,15 @@ func dial(t *testing.T, from host, to *Port) net.Conn {
 	return raw
 }
 
-// ended waits until the other side of raw has closed it.
-func ended(raw net.Conn) {
-	io.Copy(io.Discard, raw) //nolint:errcheck // a reset is an end, too
+// awaitEnd waits until the other side has closed raw.
+func awaitEnd(raw net.Conn) {
+	io.Copy(io.Discard, raw) //nolint:errcheck // a reset ends it as well
 }
 
-// assertNobodyCame fails if a stream of any kind has been accepted.
-func assertNobodyCame(t *testing.T, p *Port) {
+// assertNoStreams fails the test if a stream of any kind has been accepted.
+func assertNoStreams(t *testing.T, p *Port) {
 	t.Helper()
-	for kind, a := range p.taken {
+	for kind, a := range p.acceptors {
 		assert.Empty(t, a.conns, kind)
 	}
 	select {
@@ -148,7 +149,7 @@ func assertNobodyCame(t *testing.T, p *Port) {
 	}
 }
 
-// journal is a log to look into.
+// journal is a log that a test can read.
 type journal struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -170,8 +171,8 @@ func (j *journal) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// member returns what a holder of secret has to dial with, for strangers that
-// leave out a part of it. Whom they dial they do not verify.
+// member returns the TLS configuration of a holder of secret, for peers that omit a
+// part of the handshake. It does not verify the port.
 func member(t *testing.T, secret Secret, kinds ...string) *tls.Config {
 	cfg, err := credentials(secret, nil)
 	require.NoError(t, err)
@@ -180,8 +181,8 @@ func member(t *testing.T, secret Secret, kinds ...string) *tls.Config {
 	return cfg
 }
 
-// impostor is a member whose certificate nobody vouches for, and says that it is
-// of some unit.
+// impostor returns the TLS configuration of a peer with a self-signed certificate,
+// which names an organizational unit.
 func impostor(t *testing.T, unit string) *tls.Config {
 	cert := selfSigned(t, unit)
 	return &tls.Config{
@@ -202,13 +203,13 @@ func selfSigned(t *testing.T, unit string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}
 }
 
-// Whatever a stranger says, the port ends the stream, notes why, and nobody
-// behind it has seen it.
-func TestStrangersAreRefused(t *testing.T) {
+// The port ends the stream of a peer that does not complete the handshake, logs why,
+// and hands the stream to no listener.
+func TestIncompleteHandshakeIsRefused(t *testing.T) {
 	hello := appendHello(nil, Hello{Node: "stranger"})
 	overTLS := func(what []byte, cfg func(t *testing.T) *tls.Config) func(*testing.T, net.Conn) {
 		return func(t *testing.T, raw net.Conn) {
-			tls.Client(raw, cfg(t)).Write(what) //nolint:errcheck // the port may have hung up by then
+			tls.Client(raw, cfg(t)).Write(what) //nolint:errcheck // the port may have closed the stream by then
 		}
 	}
 	plain := func(what ...string) func(*testing.T, net.Conn) {
@@ -230,7 +231,7 @@ func TestStrangersAreRefused(t *testing.T) {
 		{"no certificate", overTLS(hello, func(t *testing.T) *tls.Config {
 			return &tls.Config{InsecureSkipVerify: true, NextProtos: kinds}
 		}), "didn't provide a certificate"},
-		{"a certificate that nobody vouches for", overTLS(hello, func(t *testing.T) *tls.Config { return impostor(t, "") }), "unknown authority"},
+		{"a self-signed certificate", overTLS(hello, func(t *testing.T) *tls.Config { return impostor(t, "") }), "unknown authority"},
 		{"a certificate of 1 MB", overTLS(hello, func(t *testing.T) *tls.Config { return impostor(t, strings.Repeat("x", 1<<20)) }), "exceeds maximum"},
 		{"TLS 1.2", overTLS(hello, func(t *testing.T) *tls.Config {
 			cfg := member(t, "a", kinds...)
@@ -247,22 +248,22 @@ func TestStrangersAreRefused(t *testing.T) {
 				var log journal
 				cfg := at(1).config("a")
 				cfg.Logger = log.logger()
-				cfg.Admit = func(Kind, Hello) error { return errors.New("nobody should have asked") }
+				cfg.Admit = func(Kind, Hello) error { return errors.New("Admit is called") }
 				p := open(t, cfg)
 				raw := dial(t, at(2), p)
 				tt.say(t, raw)
-				ended(raw)
+				awaitEnd(raw)
 				assert.Contains(t, log.String(), "stream refused")
 				assert.Contains(t, log.String(), tt.want)
-				assertNobodyCame(t, p)
+				assertNoStreams(t, p)
 			})
 		})
 	}
 }
 
-// Nothing that a stranger says begins a line of its own in the log, or speaks to
-// the terminal that shows it.
-func TestStrangersCannotForgeLogLines(t *testing.T) {
+// No input from an unknown peer begins a new line in the log, or controls the terminal
+// that shows it.
+func TestUnknownPeersCannotForgeLogLines(t *testing.T) {
 	const weapon = "\nlevel=ERROR msg=forged\x1b[2J\x00<script>"
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
 		var log journal
@@ -293,18 +294,18 @@ func TestStrangersCannotForgeLogLines(t *testing.T) {
 			raw := dial(t, at(2), p)
 			before := log.String()
 			say(raw)
-			ended(raw)
-			said := strings.TrimPrefix(log.String(), before)
-			assert.Contains(t, said, "stream refused", name)
-			assert.Equal(t, 1, strings.Count(said, "\n"), "%s: %s", name, said)
-			assert.NotContains(t, said, "\x1b", name)
-			assert.NotContains(t, said, "\x00", name)
+			awaitEnd(raw)
+			logged := strings.TrimPrefix(log.String(), before)
+			assert.Contains(t, logged, "stream refused", name)
+			assert.Equal(t, 1, strings.Count(logged, "\n"), "%s: %s", name, logged)
+			assert.NotContains(t, logged, "\x1b", name)
+			assert.NotContains(t, logged, "\x00", name)
 		}
 	})
 }
 
-// What the strangers above are refused for, they would come in by.
-func TestHolderOfTheSecretComesIn(t *testing.T) {
+// The handshake that the tests above leave incomplete is accepted when it is complete.
+func TestHolderOfTheSecretIsAdmitted(t *testing.T) {
 	everywhere(t, func(t *testing.T, at func(int) host) {
 		p := open(t, at(1).config("a"))
 		for _, kind := range kinds {
@@ -323,7 +324,7 @@ func TestHolderOfTheSecretComesIn(t *testing.T) {
 	})
 }
 
-// plainLayer is a way for Raft that knows of no TLS.
+// plainLayer is a [raft.StreamLayer] without TLS.
 type plainLayer struct {
 	net.Listener
 	from host
@@ -343,15 +344,15 @@ func transport(t *testing.T, layer raft.StreamLayer) *raft.NetworkTransport {
 	return tr
 }
 
-// Raft's own transport, without TLS, gets none of its packets to the Raft
-// behind the port; within TLS, it does.
-func TestForgedRaftPacketsReachNobody(t *testing.T) {
+// No request of Raft's own transport, without TLS, reaches the Raft behind the port.
+// Within TLS all do.
+func TestForgedRaftRequestsAreDropped(t *testing.T) {
 	everywhere(t, func(t *testing.T, at func(int) host) {
 		victim := open(t, at(1).config("a"))
 		behind := transport(t, victim.Raft())
-		var heard atomic.Int32
+		var received atomic.Int32
 		behind.SetHeartbeatHandler(func(rpc raft.RPC) {
-			heard.Add(1)
+			received.Add(1)
 			rpc.Respond(&raft.AppendEntriesResponse{}, nil)
 		})
 		header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("forger"), Addr: []byte("10.0.0.2:7946")}
@@ -373,9 +374,9 @@ func TestForgedRaftPacketsReachNobody(t *testing.T) {
 		for what, err := range send(transport(t, plainLayer{l, at(2)}), raft.ServerAddress(victim.Addr())) {
 			assert.Error(t, err, what)
 		}
-		assertNobodyCame(t, victim)
+		assertNoStreams(t, victim)
 		assert.Empty(t, behind.Consumer())
-		assert.Zero(t, heard.Load())
+		assert.Zero(t, received.Load())
 
 		done := make(chan struct{})
 		var asked []string
@@ -406,7 +407,7 @@ func TestForgedRaftPacketsReachNobody(t *testing.T) {
 		}
 		<-done
 		assert.Len(t, asked, 4)
-		assert.EqualValues(t, 1, heard.Load(), "the heartbeat takes its own way")
+		assert.EqualValues(t, 1, received.Load(), "heartbeats go to their own handler")
 	})
 }
 
@@ -421,16 +422,15 @@ func TestWrongSecretIsRefusedBothWays(t *testing.T) {
 			}
 		}
 		for _, p := range []*Port{one, two} {
-			assertNobodyCame(t, p)
+			assertNoStreams(t, p)
 			assert.NoError(t, p.Close())
 			assert.Empty(t, p.conns)
 		}
 	})
 }
 
-// Who dials says nothing to a listener that does not prove that it holds the
-// secret.
-func TestDialSaysNothingToStrangers(t *testing.T) {
+// Dial sends no hello to a listener that does not prove that it holds the secret.
+func TestDialSendsNoHelloToUnknownPeers(t *testing.T) {
 	everywhere(t, func(t *testing.T, at func(int) host) {
 		p := open(t, at(1).config("a"))
 		l, err := at(2).Listen(at(2).ip + ":0")
@@ -441,7 +441,7 @@ func TestDialSaysNothingToStrangers(t *testing.T) {
 			"self-signed":    impostor(t, ""),
 		} {
 			cfg.ClientAuth, cfg.ClientCAs = tls.NoClientCert, nil
-			heard := make(chan []byte, 1)
+			received := make(chan []byte, 1)
 			go func() {
 				raw, err := l.Accept()
 				if !assert.NoError(t, err) {
@@ -449,20 +449,20 @@ func TestDialSaysNothingToStrangers(t *testing.T) {
 				}
 				defer raw.Close()
 				b, _ := io.ReadAll(tls.Server(raw, cfg))
-				heard <- b
+				received <- b
 			}()
 			_, err := p.Dial(t.Context(), RPC, l.Addr().String())
 			assert.ErrorContains(t, err, "failed to verify certificate", name)
-			assert.Empty(t, <-heard, name)
+			assert.Empty(t, <-received, name)
 		}
 	})
 }
 
-// gossiper is a memberlist over a port that notes what it hears.
+// gossiper is a memberlist over a port that records the messages it receives.
 type gossiper struct {
 	*memberlist.Memberlist
-	mu    sync.Mutex
-	heard []string
+	mu       sync.Mutex
+	received []string
 }
 
 func gossip(t *testing.T, name string, p *Port) *gossiper {
@@ -485,7 +485,7 @@ func gossip(t *testing.T, name string, p *Port) *gossiper {
 func (g *gossiper) NotifyMsg(b []byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.heard = append(g.heard, string(b))
+	g.received = append(g.received, string(b))
 }
 
 func (g *gossiper) NodeMeta(int) []byte               { return nil }
@@ -493,8 +493,8 @@ func (g *gossiper) GetBroadcasts(int, int) [][]byte   { return nil }
 func (g *gossiper) LocalState(bool) []byte            { return nil }
 func (g *gossiper) MergeRemoteState(_ []byte, _ bool) {}
 
-// A packet that is not sealed with a key of the cluster changes nothing.
-func TestForgedGossipReachesNobody(t *testing.T) {
+// A packet that is not sealed with a key of the cluster has no effect.
+func TestForgedGossipIsDropped(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
 		victim := open(t, at(1).config("a"))
 		list := gossip(t, "victim", victim)
@@ -515,7 +515,7 @@ func TestForgedGossipReachesNobody(t *testing.T) {
 		}
 		synctest.Wait()
 		list.mu.Lock()
-		assert.ElementsMatch(t, []string{"from friend", "from next"}, list.heard)
+		assert.ElementsMatch(t, []string{"from friend", "from next"}, list.received)
 		list.mu.Unlock()
 		assert.Len(t, list.Members(), 1)
 
@@ -532,23 +532,23 @@ func TestForgedGossipReachesNobody(t *testing.T) {
 	})
 }
 
-// strangersOf counts those whom the port does not know yet, as it sees them.
-func (p *Port) strangersOf(ip string) int {
+// handshakesOf returns how many connections from ip are in their handshake.
+func (p *Port) handshakesOf(ip string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.strangers[netip.MustParseAddr(ip)]
+	return p.handshakes[netip.MustParseAddr(ip)]
 }
 
-// held counts the streams that the port knows of.
+// held returns how many connections the port holds.
 func (p *Port) held() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.conns)
 }
 
-// Those who come and say nothing are sent away after two seconds. Until then
-// they keep out their like, and nobody else.
-func TestSilentStrangersKeepNobodyOut(t *testing.T) {
+// Connections that send no handshake are closed after two seconds. Until then they
+// keep out others from the same IP address, but none from elsewhere.
+func TestSilentConnectionsDoNotBlockOtherHosts(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
 		p, good := open(t, at(1).config("a")), open(t, at(2).config("a"))
 		crowd := at(3)
@@ -558,41 +558,41 @@ func TestSilentStrangersKeepNobodyOut(t *testing.T) {
 		for i := range 500 {
 			raw := dial(t, crowd, p)
 			if i%2 == 1 {
-				raw.Write([]byte{0x16}) // as a handshake begins
+				raw.Write([]byte{0x16}) // the first byte of a handshake
 			}
 			all.Go(func() {
-				ended(raw)
+				awaitEnd(raw)
 				if time.Since(began) == 0 {
 					sent.Add(1)
 				}
 			})
 			if i%50 == 0 {
 				synctest.Wait()
-				assert.LessOrEqual(t, p.strangersOf(crowd.ip), maxStrangersBy)
+				assert.LessOrEqual(t, p.handshakesOf(crowd.ip), maxHandshakesPerIP)
 			}
 		}
 		synctest.Wait()
-		assert.Equal(t, maxStrangersBy, p.strangersOf(crowd.ip))
-		assert.EqualValues(t, 500-maxStrangersBy, sent.Load(), "the rest was sent away at once")
-		assert.NoError(t, speak(good, p))
-		assert.Zero(t, time.Since(began), "they kept nobody waiting")
+		assert.Equal(t, maxHandshakesPerIP, p.handshakesOf(crowd.ip))
+		assert.EqualValues(t, 500-maxHandshakesPerIP, sent.Load(), "the rest is closed at once")
+		assert.NoError(t, exchange(good, p))
+		assert.Zero(t, time.Since(began), "the other host does not wait")
 
-		time.Sleep(handshakeWithin - 1)
-		assert.Equal(t, maxStrangersBy, p.strangersOf(crowd.ip))
+		time.Sleep(handshakeTimeout - 1)
+		assert.Equal(t, maxHandshakesPerIP, p.handshakesOf(crowd.ip))
 		time.Sleep(time.Nanosecond)
 		all.Wait()
 		synctest.Wait()
-		assert.Equal(t, handshakeWithin, time.Since(began))
-		assert.Zero(t, p.strangersOf(crowd.ip))
+		assert.Equal(t, handshakeTimeout, time.Since(began))
+		assert.Zero(t, p.handshakesOf(crowd.ip))
 		assert.Zero(t, p.held())
-		assert.Empty(t, p.strangers)
-		assertNobodyCame(t, p)
-		assert.NoError(t, speak(good, p))
+		assert.Empty(t, p.handshakes)
+		assertNoStreams(t, p)
+		assert.NoError(t, exchange(good, p))
 	})
 }
 
-// However many places they come from, there is an end to them.
-func TestStrangersFromManyPlaces(t *testing.T) {
+// The number of connections in their handshake is bounded over all IP addresses.
+func TestHandshakesFromManyHostsAreBounded(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
 		p := open(t, at(1).config("a"))
 		for i := range 20 {
@@ -600,16 +600,16 @@ func TestStrangersFromManyPlaces(t *testing.T) {
 				dial(t, at(100+i), p)
 			}
 			synctest.Wait()
-			assert.Equal(t, min(60*(i+1), maxStrangers), p.held())
+			assert.Equal(t, min(60*(i+1), maxHandshakes), p.held())
 		}
-		time.Sleep(handshakeWithin)
+		time.Sleep(handshakeTimeout)
 		synctest.Wait()
 		assert.Zero(t, p.held())
-		assert.NoError(t, speak(open(t, at(2).config("a")), p))
+		assert.NoError(t, exchange(open(t, at(2).config("a")), p))
 	})
 }
 
-func TestPortKeepsOnlySoManyConnections(t *testing.T) {
+func TestConnectionsAreBounded(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
 		p, good := open(t, at(1).config("a")), open(t, at(2).config("a"))
 		var others []net.Conn
@@ -618,26 +618,25 @@ func TestPortKeepsOnlySoManyConnections(t *testing.T) {
 			others = append(others, c)
 			p.remember(c, RPC)
 		}
-		assert.Error(t, speak(good, p))
+		assert.Error(t, exchange(good, p))
 		p.forget(others[0])
-		assert.NoError(t, speak(good, p))
+		assert.NoError(t, exchange(good, p))
 	})
 }
 
-// The two seconds are for all of a stream's beginning, and no step of it starts
-// them anew.
-func TestSlowStrangersAreSentAwayInTime(t *testing.T) {
+// The two seconds bound the whole handshake. No step of it restarts them.
+func TestSlowHandshakeEndsInTime(t *testing.T) {
 	for name, say := range map[string]func(t *testing.T, raw net.Conn){
 		"byte by byte": func(t *testing.T, raw net.Conn) {
 			for i := 0; ; i++ { // a record that never ends
 				if _, err := raw.Write([]byte("\x16\x03\x01\x40\x00\x01\x00\x3f\xfc" + strings.Repeat("x", 100))[i:][:1]); err != nil {
 					return
 				}
-				time.Sleep(handshakeWithin / 20)
+				time.Sleep(handshakeTimeout / 20)
 			}
 		},
 		"late": func(t *testing.T, raw net.Conn) {
-			time.Sleep(handshakeWithin - time.Millisecond)
+			time.Sleep(handshakeTimeout - time.Millisecond)
 			tls.Client(raw, member(t, "a", kinds...)).Handshake()
 		},
 		"without a hello": func(t *testing.T, raw net.Conn) {
@@ -645,9 +644,9 @@ func TestSlowStrangersAreSentAwayInTime(t *testing.T) {
 		},
 		"half a hello": func(t *testing.T, raw net.Conn) {
 			stream := tls.Client(raw, member(t, "a", kinds...))
-			time.Sleep(handshakeWithin / 2)
+			time.Sleep(handshakeTimeout / 2)
 			stream.Handshake()
-			time.Sleep(handshakeWithin / 4)
+			time.Sleep(handshakeTimeout / 4)
 			io.WriteString(stream, magic+"\x01c\x08half")
 		},
 	} {
@@ -656,30 +655,29 @@ func TestSlowStrangersAreSentAwayInTime(t *testing.T) {
 				p := open(t, at(1).config("a"))
 				began := time.Now()
 				raw := dial(t, at(2), p)
-				var said sync.WaitGroup
-				said.Go(func() { say(t, raw) })
-				time.Sleep(handshakeWithin - 1)
-				assert.Equal(t, 1, p.strangersOf(at(2).ip))
+				var sending sync.WaitGroup
+				sending.Go(func() { say(t, raw) })
+				time.Sleep(handshakeTimeout - 1)
+				assert.Equal(t, 1, p.handshakesOf(at(2).ip))
 				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				assert.Zero(t, p.held())
-				assert.Equal(t, handshakeWithin, time.Since(began))
-				assertNobodyCame(t, p)
-				said.Wait()
+				assert.Equal(t, handshakeTimeout, time.Since(began))
+				assertNoStreams(t, p)
+				sending.Wait()
 			})
 		})
 	}
 }
 
-// A listener that says nothing holds up who dials it no longer than it is held
-// up by a silent dialler.
+// A dial of a silent listener ends after the same two seconds, or with its context.
 func TestDialOfSilentListenerEndsInTime(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
 		p := open(t, at(1).config("a"))
 		l, err := at(2).Listen(at(2).ip + ":0")
 		require.NoError(t, err)
 		for _, tt := range []struct{ limit, want time.Duration }{
-			{time.Hour, handshakeWithin}, {time.Second, time.Second},
+			{time.Hour, handshakeTimeout}, {time.Second, time.Second},
 		} {
 			ctx, cancel := context.WithTimeout(t.Context(), tt.limit)
 			began := time.Now()
@@ -701,8 +699,8 @@ func TestDialOfSilentListenerEndsInTime(t *testing.T) {
 	})
 }
 
-// A dial that is given up before there is a connection says why.
-func TestDialThatIsGivenUpSaysWhy(t *testing.T) {
+// The error of a dial that is cancelled before it connects names the cause.
+func TestCancelledDialNamesTheCause(t *testing.T) {
 	why := errors.New("asked others instead")
 	for name, network := range map[string]Network{"system": System, "that never connects": nowhere{System}} {
 		t.Run(name, func(t *testing.T) {
@@ -718,7 +716,7 @@ func TestDialThatIsGivenUpSaysWhy(t *testing.T) {
 	}
 }
 
-// nowhere is a network on which nobody answers.
+// nowhere is a network on which dials never connect.
 type nowhere struct{ Network }
 
 func (nowhere) Dial(ctx context.Context, _ string) (net.Conn, error) {
@@ -726,8 +724,8 @@ func (nowhere) Dial(ctx context.Context, _ string) (net.Conn, error) {
 	return nil, ctx.Err()
 }
 
-// Once a peer is known, it may be silent for as long as it likes.
-func TestKnownPeersMayBeSilent(t *testing.T) {
+// After the handshake a peer may be silent for any time.
+func TestPeersMayBeSilentAfterTheHandshake(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
 		one, two := open(t, at(1).config("a")), open(t, at(2).config("a"))
 		here, err := one.Dial(t.Context(), RPC, two.Addr())
@@ -735,13 +733,13 @@ func TestKnownPeersMayBeSilent(t *testing.T) {
 		there, err := two.RPC().Accept()
 		require.NoError(t, err)
 		time.Sleep(24 * time.Hour)
-		assert.NoError(t, hear(here, there))
+		assert.NoError(t, echo(here, there))
 		assert.Equal(t, Hello{Node: "node at 10.0.0.2:0"}, here.Peer)
 		assert.Equal(t, Hello{Node: "node at 10.0.0.1:0"}, there.(*Conn).Peer)
 	})
 }
 
-// What an unknown peer says costs us no more than it has said, and a little.
+// The input of an unknown peer makes the port allocate little more than its size.
 func TestUnknownPeersAllocateLittle(t *testing.T) {
 	p := open(t, host{System, "127.0.0.1"}.config("a"))
 	junk := make([]byte, 1<<20)
@@ -749,7 +747,7 @@ func TestUnknownPeersAllocateLittle(t *testing.T) {
 		"a length of 2 GiB":             "\x7f\xff\xff\xff",
 		"a record of 64 KiB":            "\x16\x03\x01\xff\xff",
 		"a handshake message of 16 MiB": "\x16\x03\x01\x40\x00\x01\xff\xff\xff",
-		"one of the most there may be":  "\x16\x03\x01\x40\x00\x01\x00\xff\xff",
+		"the largest message allowed":   "\x16\x03\x01\x40\x00\x01\x00\xff\xff",
 	} {
 		raw := dial(t, host{System, "127.0.0.1"}, p)
 		var before, after runtime.MemStats
@@ -757,18 +755,18 @@ func TestUnknownPeersAllocateLittle(t *testing.T) {
 		raw.Write([]byte(head))
 		for range 64 {
 			if _, err := raw.Write(junk); err != nil {
-				break // hung up
+				break // the port has closed it
 			}
 		}
 		raw.(*net.TCPConn).CloseWrite()
-		ended(raw)
+		awaitEnd(raw)
 		runtime.ReadMemStats(&after)
 		assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(5<<20), name)
 	}
 }
 
-// The same behind TLS, from one who holds the secret and sends no hello: the
-// header of its first message says 2 GiB.
+// The same holds behind TLS, for a holder of the secret that sends no hello: the
+// header of its first message claims 2 GiB.
 func TestHelloAllocatesLittle(t *testing.T) {
 	p := open(t, host{System, "127.0.0.1"}.config("a"))
 	for _, head := range []string{"\x7f\xff\xff\xff", magic + "\xff", magic + "\x40" + strings.Repeat("\xff", 1000)} {
@@ -778,13 +776,13 @@ func TestHelloAllocatesLittle(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		io.WriteString(stream, head)
 		stream.CloseWrite()
-		ended(stream.NetConn())
+		awaitEnd(stream.NetConn())
 		runtime.ReadMemStats(&after)
 		assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(5<<20))
 	}
 }
 
-// Who is not admitted is told why, and so is whoever asked to be told.
+// The reason of a refusal is in the error of Dial, and is passed to Config.Refused.
 func TestRefusalReachesTheDialler(t *testing.T) {
 	everywhere(t, func(t *testing.T, at func(int) host) {
 		cfg := at(1).config("a")
@@ -801,8 +799,8 @@ func TestRefusalReachesTheDialler(t *testing.T) {
 
 		cfg = at(2).config("a")
 		cfg.Hello = func() Hello { return Hello{Cluster: "theirs", Node: "two"} }
-		var told []string
-		cfg.Refused = func(kind Kind, err *RefusedError) { told = append(told, string(kind)+": "+err.Error()) }
+		var refusals []string
+		cfg.Refused = func(kind Kind, err *RefusedError) { refusals = append(refusals, string(kind)+": "+err.Error()) }
 		two := open(t, cfg)
 
 		for _, kind := range []Kind{Raft, RPC} {
@@ -814,17 +812,17 @@ func TestRefusalReachesTheDialler(t *testing.T) {
 		assert.Equal(t, []string{
 			fmt.Sprintf("choked-raft/1: %s refuses: no choked-raft/1 for two of theirs", one.Addr()),
 			fmt.Sprintf("choked-rpc/1: %s refuses: no choked-rpc/1 for two of theirs", one.Addr()),
-		}, told)
+		}, refusals)
 
 		welcome, err := two.Dial(t.Context(), Gossip, one.Addr())
 		require.NoError(t, err)
 		assert.Equal(t, Hello{Cluster: "ours", Node: "one"}, welcome.Peer)
 		there := <-one.Gossip().StreamCh()
-		assert.NoError(t, hear(welcome, there))
-		assertNobodyCame(t, one)
-		assert.Len(t, told, 2)
+		assert.NoError(t, echo(welcome, there))
+		assertNoStreams(t, one)
+		assert.Len(t, refusals, 2)
 
-		_, err = open(t, at(2).config("a")).Dial(t.Context(), RPC, one.Addr()) // nobody asked to be told
+		_, err = open(t, at(2).config("a")).Dial(t.Context(), RPC, one.Addr()) // without Config.Refused
 		assert.ErrorContains(t, err, "refuses")
 		require.NoError(t, one.Close())
 		assert.Equal(t, 3, strings.Count(log.String(), "stream refused"))
@@ -832,8 +830,8 @@ func TestRefusalReachesTheDialler(t *testing.T) {
 	})
 }
 
-// Streams that nobody takes are closed once there are too many.
-func TestStreamsThatNobodyTakes(t *testing.T) {
+// Streams beyond the backlog are closed.
+func TestStreamsBeyondTheBacklogAreClosed(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
 		one, two := open(t, at(1).config("a")), open(t, at(2).config("a"))
 		var streams []*Conn
@@ -843,19 +841,19 @@ func TestStreamsThatNobodyTakes(t *testing.T) {
 			streams = append(streams, c)
 			synctest.Wait() // until it is offered
 		}
-		ended(streams[backlog])
+		awaitEnd(streams[backlog])
 		assert.Equal(t, backlog, two.held())
 		there, err := two.RPC().Accept()
 		require.NoError(t, err)
-		assert.NoError(t, hear(streams[0], there), "who came first is served first")
+		assert.NoError(t, echo(streams[0], there), "streams are accepted in the order they came")
 		c, err := one.Dial(t.Context(), Raft, two.Addr())
-		require.NoError(t, err, "other kinds have room of their own")
+		require.NoError(t, err, "other kinds have their own backlog")
 		c.Close()
 	})
 }
 
-// In a bubble: what a port has started has ended with it.
-func TestCloseEndsEverything(t *testing.T) {
+// Close ends all goroutines and calls of a port: the bubble fails otherwise.
+func TestCloseEndsAllCalls(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *memnet.Net, at func(int) host) {
 		p, peer := open(t, at(1).config("a")), open(t, at(2).config("a"))
 		silent, err := at(3).Listen(at(3).ip + ":7946")
@@ -896,7 +894,7 @@ func TestCloseEndsEverything(t *testing.T) {
 		blocks("close", p.Close)
 		blocks("close again", p.Close)
 		all.Wait()
-		assert.Less(t, time.Since(began), handshakeWithin/2)
+		assert.Less(t, time.Since(began), handshakeTimeout/2)
 		for what, err := range over {
 			switch what {
 			case "close", "close again":
@@ -920,8 +918,8 @@ func TestCloseEndsEverything(t *testing.T) {
 	})
 }
 
-// Who closes a stream may hold what others need. It does not wait for a peer that
-// has stopped reading.
+// Close of a stream does not wait for a peer that has stopped reading: its caller may
+// hold a lock.
 func TestCloseOfAStreamDoesNotWait(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
 		p, peer := open(t, at(1).config("a")), open(t, at(2).config("a"))
@@ -939,19 +937,19 @@ func TestCloseOfAStreamDoesNotWait(t *testing.T) {
 func TestClosedPortCanBeOpenedAgain(t *testing.T) {
 	everywhere(t, func(t *testing.T, at func(int) host) {
 		first, peer := open(t, at(1).config("a")), open(t, at(2).config("a"))
-		require.NoError(t, speak(peer, first))
-		require.NoError(t, speak(first, peer))
+		require.NoError(t, exchange(peer, first))
+		require.NoError(t, exchange(first, peer))
 		require.NoError(t, first.Close())
 		cfg := at(1).config("a")
 		cfg.Bind = first.Addr()
 		second := open(t, cfg)
 		assert.Equal(t, first.Addr(), second.Addr())
-		assert.NoError(t, speak(peer, second))
-		assert.NoError(t, speak(second, peer))
+		assert.NoError(t, exchange(peer, second))
+		assert.NoError(t, exchange(second, peer))
 	})
 }
 
-// A kind that is closed is over for both sides. The others go on.
+// CloseKind closes the streams of that kind for both sides, and no others.
 func TestCloseKindLeavesTheOthers(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *memnet.Net, at func(int) host) {
 		p, peer := open(t, at(1).config("a")), open(t, at(2).config("a"))
@@ -974,8 +972,8 @@ func TestCloseKindLeavesTheOthers(t *testing.T) {
 		began := time.Now()
 		assert.NoError(t, p.Raft().Close())
 		assert.NoError(t, p.Raft().Close())
-		ended(dialled)
-		ended(waiting)
+		awaitEnd(dialled)
+		awaitEnd(waiting)
 		assert.ErrorIs(t, <-dialling, net.ErrClosed)
 		assert.Zero(t, time.Since(began))
 		_, err = p.Raft().Accept()
@@ -985,17 +983,17 @@ func TestCloseKindLeavesTheOthers(t *testing.T) {
 		_, err = p.Dial(t.Context(), Raft, peer.Addr())
 		assert.ErrorIs(t, err, net.ErrClosed)
 		late, err := peer.Dial(t.Context(), Raft, p.Addr())
-		require.NoError(t, err, "it is known, and then closed")
-		ended(late)
+		require.NoError(t, err, "its handshake succeeds, then it is closed")
+		awaitEnd(late)
 
-		assert.NoError(t, hear(other, there))
-		assert.NoError(t, speak(p, peer))
-		assert.NoError(t, speak(peer, p))
+		assert.NoError(t, echo(other, there))
+		assert.NoError(t, exchange(p, peer))
+		assert.NoError(t, exchange(peer, p))
 	})
 }
 
-// flawed is a network whose listeners fail at first, as they do when there are
-// too many open files.
+// flawed is a network whose listeners fail at first, as they do while too many files
+// are open.
 type flawed struct {
 	Network
 	failures *atomic.Int32
@@ -1018,24 +1016,24 @@ func (l flawedListener) Accept() (net.Conn, error) {
 	return l.Listener.Accept()
 }
 
-func TestPortOutlivesTrouble(t *testing.T) {
+func TestPortSurvivesFailuresToAccept(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
 		var failures atomic.Int32
 		failures.Store(10)
 		cfg := at(1).config("a")
 		cfg.Network = flawed{cfg.Network, &failures}
 		p, peer := open(t, cfg), open(t, at(2).config("a"))
-		assert.NoError(t, speak(peer, p))
+		assert.NoError(t, exchange(peer, p))
 		assert.NoError(t, p.Close())
 
-		failures.Store(1 << 30) // for good: it can be closed nevertheless
+		failures.Store(1 << 30) // for ever: it can be closed nevertheless
 		p = open(t, cfg)
 		time.Sleep(time.Minute)
 		assert.NoError(t, p.Close())
 	})
 }
 
-func TestOneNumberForStreamsAndPackets(t *testing.T) {
+func TestStreamsAndPacketsShareAPortNumber(t *testing.T) {
 	everywhere(t, func(t *testing.T, at func(int) host) {
 		p := open(t, at(1).config("a"))
 		_, streams, err := net.SplitHostPort(p.streams.Addr().String())
@@ -1058,8 +1056,8 @@ func TestOneNumberForStreamsAndPackets(t *testing.T) {
 	})
 }
 
-// Packets that memberlist is too busy to take are lost, and hold up nobody.
-func TestPacketsThatNobodyTakes(t *testing.T) {
+// Packets that memberlist does not take in time are dropped, and block no stream.
+func TestPacketsBeyondTheBufferAreDropped(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
 		p, peer := open(t, at(1).config("a")), open(t, at(2).config("a"))
 		for i := range 1000 {
@@ -1069,11 +1067,11 @@ func TestPacketsThatNobodyTakes(t *testing.T) {
 		}
 		assert.Len(t, p.gossip.packets, cap(p.gossip.packets))
 		assert.Equal(t, "0", string((<-p.Gossip().PacketCh()).Buf))
-		assert.NoError(t, speak(peer, p))
+		assert.NoError(t, exchange(peer, p))
 	})
 }
 
-func TestPortThatCannotBeOpened(t *testing.T) {
+func TestOpenErrors(t *testing.T) {
 	everywhere(t, func(t *testing.T, at func(int) host) {
 		taken := open(t, at(1).config("a")).Addr()
 		_, number, err := net.SplitHostPort(taken)
@@ -1105,23 +1103,23 @@ func TestPortThatCannotBeOpened(t *testing.T) {
 		cfg := at(1).config("a")
 		cfg.Bind = forPackets.LocalAddr().String()
 		forPackets.Close()
-		open(t, cfg) // the failure left nothing behind
+		open(t, cfg) // the failure has released the port
 	})
 }
 
-// What is said comes first, a name stands for its first address, and port 0 for
-// the one that was bound.
+// A configured address takes precedence, a name stands for its first address, and port
+// 0 for the port that was bound.
 func TestAdvertisedAddress(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *memnet.Net, at func(int) host) {
 		n.Name("one.internal", "192.0.2.1", "192.0.2.2")
-		for _, tt := range []struct{ said, want string }{
+		for _, tt := range []struct{ advertise, want string }{
 			{"", "10.0.0.1:7946"},
 			{"192.0.2.7:1234", "192.0.2.7:1234"},
 			{"192.0.2.7:0", "192.0.2.7:7946"},
 			{"[2001:db8::1]:1234", "[2001:db8::1]:1234"},
 			{"one.internal:0", "192.0.2.1:7946"},
 		} {
-			p := open(t, Config{Network: at(1), Bind: "10.0.0.1:7946", Advertise: tt.said, Secret: "a"})
+			p := open(t, Config{Network: at(1), Bind: "10.0.0.1:7946", Advertise: tt.advertise, Secret: "a"})
 			assert.Equal(t, tt.want, p.Addr())
 			assert.NoError(t, p.Close())
 		}
@@ -1136,7 +1134,7 @@ func TestLoopbackNeedsNoSecret(t *testing.T) {
 		one := open(t, Config{Network: System, Bind: bind})
 		two := open(t, Config{Network: System, Bind: bind, Advertise: bind})
 		assert.Regexp(t, `^127\.0\.0\.1:[1-9]`, two.Addr())
-		assert.NoError(t, speak(one, two))
-		assert.Error(t, speak(one, open(t, Config{Network: System, Bind: bind, Secret: "a"})))
+		assert.NoError(t, exchange(one, two))
+		assert.Error(t, exchange(one, open(t, Config{Network: System, Bind: bind, Secret: "a"})))
 	}
 }

@@ -10,25 +10,25 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Raft returns the port's streams of kind [Raft], for a
-// [raft.NetworkTransport]. Closing it closes those that are open, too, which
-// the transport would leave.
-func (p *Port) Raft() raft.StreamLayer { return raftLayer{p.taken[Raft], p} }
+// Raft returns the port's streams of kind [Raft], for a [raft.NetworkTransport].
+// Closing it also closes the streams that are open, which the transport does not.
+func (p *Port) Raft() raft.StreamLayer { return raftLayer{p.acceptors[Raft], p} }
 
+// raftLayer is a [raft.StreamLayer] over a port.
 type raftLayer struct {
 	*acceptor
 	port *Port
 }
 
-// RaftAddr is the address at which [Port.Raft] dials the node with this id, and
-// no other: one that lost its log and has come back at the same address would
-// give a vote for its former self.
+// RaftAddr returns the address by which [Port.Raft] dials the node with this id, and
+// fails to dial any other node. A node that lost its log and restarted at the same
+// address could otherwise cast the vote of its former self.
 func RaftAddr(node, addr string) raft.ServerAddress { return raft.ServerAddress(node + "@" + addr) }
 
 func (l raftLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	node, addr, ok := strings.Cut(string(address), "@")
 	if !ok {
-		return nil, fmt.Errorf("dial %s: whether the member is there is not known", address)
+		return nil, fmt.Errorf("dial %s: gossip knows no address of this member", address)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -38,7 +38,7 @@ func (l raftLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.
 	}
 	if c.Peer.Node != node {
 		c.Close()
-		return nil, fmt.Errorf("dial %s: node %q is there now, not %q", addr, c.Peer.Node, node)
+		return nil, fmt.Errorf("dial %s: node %q answers there, not %q", addr, c.Peer.Node, node)
 	}
 	return c, nil
 }

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Secret admits to a cluster. Nothing that prints or encodes it shows it.
+// Secret admits its holders to a cluster. All ways to print or encode it hide it.
 type Secret string
 
 const redacted = "[secret]"
@@ -28,17 +28,17 @@ func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 // MarshalText implements [encoding.TextMarshaler].
 func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// key derives a key for one purpose: knowing it tells nothing of the secret, or
-// of the key for another purpose.
+// key derives a key for one purpose. It reveals neither the secret nor the key for
+// another purpose.
 func (s Secret) key(purpose string) ([]byte, error) {
 	return hkdf.Key(sha256.New, []byte(s), nil, "choked/1 "+purpose, 32)
 }
 
-// gossipKey seals packets (AES-256-GCM).
+// gossipKey returns the key that seals packets (AES-256-GCM).
 func (s Secret) gossipKey() ([]byte, error) { return s.key("gossip") }
 
-// authority returns the certificate authority that all holders of s share. Each
-// derives the same key, and makes a certificate for it of its own.
+// authority returns the certificate authority that all holders of s share. Each holder
+// derives the same key and makes its own certificate for that key.
 func (s Secret) authority() (*x509.Certificate, ed25519.PrivateKey, error) {
 	seed, err := s.key("certificate authority")
 	if err != nil {
@@ -58,20 +58,21 @@ func (s Secret) authority() (*x509.Certificate, ed25519.PrivateKey, error) {
 	return cert, key, err
 }
 
-// Certificates hold for all times: they live as long as a process, and whether
-// two wall clocks agree is to make no difference.
+// Certificates are valid at all times. They live no longer than a process, and the
+// wall clocks of members need not agree.
 var (
 	always  = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 	forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 )
 
-// serverName is the name that every member's certificate bears. Who a member is
-// among the others, the hello says.
+// serverName is the name in every member's certificate. Members are told apart by
+// the node id in their hello.
 const serverName = "choked"
 
-// credentials returns how a holder of secret proves it to others, and whom it
-// trusts: holders of secret and of previous ones. Those who still hold only a
-// previous one trust it, too: that one's authority vouches for the present one's.
+// credentials returns the TLS configuration of a holder of secret. It proves that the
+// node holds secret, and trusts holders of secret and of the previous ones. Nodes
+// that hold only a previous secret trust it, too: the authority of that secret has
+// signed the present authority's certificate.
 func credentials(secret Secret, previous []Secret) (*tls.Config, error) {
 	ca, caKey, err := secret.authority()
 	if err != nil {
@@ -114,10 +115,10 @@ func credentials(secret Secret, previous []Secret) (*tls.Config, error) {
 		Certificates: []tls.Certificate{{Certificate: append([][]byte{der}, vouchers...), PrivateKey: private}},
 		RootCAs:      pool, ServerName: serverName,
 		ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
-		// The default adds a key exchange that is to withstand quantum computers. It
-		// is a third of a handshake's cost, and what members tell each other is worth
-		// nothing a minute later.
+		// By default TLS adds a key exchange that withstands quantum computers. It costs
+		// a third of a handshake, and the messages of members are worthless a minute
+		// later.
 		CurvePreferences:       []tls.CurveID{tls.CurveP256},
-		SessionTicketsDisabled: true, // a resumed session would outlive a secret that was given up
+		SessionTicketsDisabled: true, // a resumed session would outlive a secret that was dropped
 	}, nil
 }

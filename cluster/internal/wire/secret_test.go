@@ -17,9 +17,9 @@ import (
 	"github.com/choked/choked/cluster/internal/memnet"
 )
 
-// Members of different releases have to derive the same keys. These were
-// computed by hand: HKDF-SHA256 without salt, "choked/1 " and the purpose.
-func TestKeysOfASecretStayWhatTheyAre(t *testing.T) {
+// Members of different releases have to derive the same keys. The expected values were
+// computed separately: HKDF-SHA256 without salt, with "choked/1 " and the purpose.
+func TestKeysOfASecretDoNotChange(t *testing.T) {
 	for range 2 {
 		packets, err := Secret("open sesame").gossipKey()
 		require.NoError(t, err)
@@ -46,8 +46,8 @@ func TestEachSecretAndPurposeHasItsOwnKey(t *testing.T) {
 	}
 }
 
-// All that hold a secret have the same authority, and each has a key of its own.
-func TestEachMemberHasAKeyOfItsOwn(t *testing.T) {
+// Holders of a secret share the authority, but each has its own key.
+func TestEachMemberHasItsOwnKey(t *testing.T) {
 	one, err := credentials("a", nil)
 	require.NoError(t, err)
 	two, err := credentials("a", nil)
@@ -94,8 +94,8 @@ func TestSecretIsNeverShown(t *testing.T) {
 	}
 }
 
-// A handler of any make gets to see only this.
-func TestLogsGetNoSecret(t *testing.T) {
+// Any log handler receives only the redacted text.
+func TestLogHandlersGetNoSecret(t *testing.T) {
 	assert.Equal(t, redacted, slog.AnyValue(Secret("hush-hush")).Resolve().Any())
 }
 
@@ -112,7 +112,7 @@ func TestSecretIsNeverEncoded(t *testing.T) {
 	assert.Equal(t, `<Secret>[secret]</Secret>`, string(b))
 }
 
-// Package fmt calls no methods on fields that are not exported.
+// Package fmt calls no methods of unexported fields, so a Port must hold no secret.
 func TestPortDoesNotShowItsSecrets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := open(t, Config{Network: memnet.New(1).Host("10.0.0.1"), Bind: "10.0.0.1:7946", Secret: "hush-hush", Previous: []Secret{"hush-before"}})
@@ -120,8 +120,8 @@ func TestPortDoesNotShowItsSecrets(t *testing.T) {
 	})
 }
 
-// The secret of a running cluster changes one member at a time: all that have
-// one of the two secrets speak to those that have both.
+// The secret of a running cluster is changed one member at a time: members that hold
+// one of the two secrets can connect to members that hold both.
 func TestSecretRotates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := memnet.New(1)
@@ -130,22 +130,22 @@ func TestSecretRotates(t *testing.T) {
 		}
 		old, next := member("10.0.0.1", "a"), member("10.0.0.2", "b")
 		both, other := member("10.0.0.3", "b", "a"), member("10.0.0.4", "b", "a")
-		ahead := member("10.0.0.5", "a", "b") // knows the one to come
+		ahead := member("10.0.0.5", "a", "b") // already accepts the next secret
 		third := member("10.0.0.6", "c", "b", "a")
 		for _, pair := range [][2]*Port{
 			{both, old}, {both, next}, {both, other}, {both, ahead}, {ahead, old}, {third, old}, {third, next}, {third, both},
 		} {
-			assert.NoError(t, speak(pair[0], pair[1]), "%s dials %s", pair[0].Addr(), pair[1].Addr())
-			assert.NoError(t, speak(pair[1], pair[0]), "%s dials %s", pair[1].Addr(), pair[0].Addr())
+			assert.NoError(t, exchange(pair[0], pair[1]), "%s dials %s", pair[0].Addr(), pair[1].Addr())
+			assert.NoError(t, exchange(pair[1], pair[0]), "%s dials %s", pair[1].Addr(), pair[0].Addr())
 		}
 		for _, pair := range [][2]*Port{{next, old}, {old, next}} {
-			assert.ErrorContains(t, speak(pair[0], pair[1]), "handshake with "+pair[1].Addr())
+			assert.ErrorContains(t, exchange(pair[0], pair[1]), "handshake with "+pair[1].Addr())
 		}
 	})
 }
 
-// Anybody can derive the keys of no secret.
-func TestNoSecretIsNoPreviousSecret(t *testing.T) {
+// An empty previous secret would admit any peer, since its keys are public.
+func TestPreviousSecretMustNotBeEmpty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := Config{Network: memnet.New(1).Host("10.0.0.1"), Bind: "10.0.0.1:7946", Secret: "b", Previous: []Secret{"a", ""}}
 		p, err := Open(cfg)
