@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// lockedBuffer is what a logger writes to while a test reads it.
+// lockedBuffer is a buffer that a logger can write to while a test reads it.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

@@ -24,7 +24,7 @@ import (
 	"github.com/choked/choked/cluster/internal/wire"
 )
 
-// fleet is workers on a network in memory, in a bubble.
+// fleet is a set of workers on a network in memory, in a bubble.
 type fleet struct {
 	t     *testing.T
 	net   *memnet.Net
@@ -33,7 +33,7 @@ type fleet struct {
 	log   *slog.Logger
 }
 
-// inBubble runs f with an empty fleet in a bubble of its own, and closes what f
+// inBubble runs f with an empty fleet in its own bubble, and closes the nodes that f
 // leaves open.
 func inBubble(t *testing.T, f func(t *testing.T, c *fleet)) {
 	synctest.Test(t, func(t *testing.T) {
@@ -55,17 +55,17 @@ func inBubble(t *testing.T, f func(t *testing.T, c *fleet)) {
 	})
 }
 
-// host is the IP address of a worker.
+// host returns the IP address of a worker.
 func host(n *Node) string { return strings.TrimSuffix(n.port.Addr(), ":7946") }
 
-// besides returns the others of nodes.
+// besides returns nodes without one.
 func besides(one *Node, nodes []*Node) []*Node {
 	return slices.DeleteFunc(slices.Clone(nodes), func(n *Node) bool { return n == one })
 }
 
 func ip(i int) string { return fmt.Sprintf("10.0.0.%d", i) }
 
-// config is that of worker i, which joins by the fleet's seeds.
+// config returns the configuration of worker i, which joins by the fleet's seeds.
 func (c *fleet) config(i int) Config {
 	return Config{
 		Name: fmt.Sprintf("worker-%d", i), Bind: ip(i) + ":7946", Join: c.seeds, Secret: "open sesame",
@@ -81,7 +81,7 @@ func (c *fleet) start(cfg Config) *Node {
 	return n
 }
 
-// startIn starts worker i in a directory; empty: in memory.
+// startIn starts worker i in a directory, or in memory if dir is empty.
 func (c *fleet) startIn(i int, dir string) *Node {
 	c.t.Helper()
 	cfg := c.config(i)
@@ -108,7 +108,7 @@ func (c *fleet) startThreeIn(dirs []string) []*Node {
 	return nodes
 }
 
-// await returns when what holds, within a virtual minute.
+// await waits until a condition holds, for at most a virtual minute.
 func (c *fleet) await(what string, holds func() bool) {
 	c.t.Helper()
 	for range 6000 {
@@ -117,10 +117,10 @@ func (c *fleet) await(what string, holds func() bool) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	require.Fail(c.t, "it does not come to: "+what)
+	require.Fail(c.t, "did not happen: "+what)
 }
 
-// leader is the node that decides; nil: none does.
+// leader returns the node that leads, or nil if there is none.
 func (c *fleet) leader() *Node {
 	for _, n := range c.nodes {
 		if n.authority.Load() != nil {
@@ -130,7 +130,7 @@ func (c *fleet) leader() *Node {
 	return nil
 }
 
-// voters counts, as the leader sees them.
+// voters returns the number of voters in the leader's configuration.
 func (c *fleet) voters() int {
 	n := c.leader()
 	if n == nil {
@@ -145,22 +145,22 @@ func (c *fleet) voters() int {
 	return votes
 }
 
-// crash kills the worker without a good-bye.
+// crash kills a worker: it does not leave the cluster.
 func (c *fleet) crash(n *Node) {
 	delete(c.nodes, n.port.Addr())
 	c.net.Crash(host(n))
-	n.cancel() // it does not try to say good-bye
+	n.cancel() // or Close would try to leave
 	n.Close()
 }
 
-// leave closes the worker, which says good-bye.
+// leave closes a worker, which leaves the cluster.
 func (c *fleet) leave(n *Node) {
 	c.t.Helper()
 	delete(c.nodes, n.port.Addr())
 	require.NoError(c.t, n.Close())
 }
 
-// admissions collects what workers are admitted, for checking.
+// admissions collects the results of workers' calls, for checking.
 type admissions struct {
 	mu  sync.Mutex
 	all []admission
@@ -172,8 +172,8 @@ type admission struct {
 	err    error
 }
 
-// spend has callers of a worker over node spend single requests until ctx ends.
-// The function returned waits for their end.
+// spend starts callers of a worker on node, each of which spends single requests until
+// ctx ends. The function returned waits for their end.
 func (a *admissions) spend(ctx context.Context, t *testing.T, node *Node, limits choked.Limits, callers int) (stop func()) {
 	c := choked.New(node)
 	l, err := c.Limiter("openai", limits, nil)
@@ -196,7 +196,7 @@ func (a *admissions) spend(ctx context.Context, t *testing.T, node *Node, limits
 	}
 }
 
-// since returns how many were admitted after an instant, by worker.
+// since returns the number of admissions after an instant, by worker.
 func (a *admissions) since(start time.Time) map[string]int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -209,8 +209,8 @@ func (a *admissions) since(start time.Time) map[string]int {
 	return by
 }
 
-// check asserts the bound over every window and returns how many were admitted,
-// by worker, and the longest time without an admission.
+// check asserts the bound over every window. It returns the number of admissions by
+// worker, and the longest time without an admission.
 func (a *admissions) check(t *testing.T, r choked.Rate) (by map[string]int, gap time.Duration) {
 	t.Helper()
 	a.mu.Lock()
@@ -250,9 +250,9 @@ func TestThreeWorkersShareOneLimit(t *testing.T) {
 		}
 		by, _ := adm.check(t, limits.Requests[0])
 		all := by["worker-1"] + by["worker-2"] + by["worker-3"]
-		assert.GreaterOrEqual(t, float64(all), 0.99*(50+20*50), "of the limit is used")
+		assert.GreaterOrEqual(t, float64(all), 0.99*(50+20*50), "99% of the limit is used")
 		for _, n := range by {
-			assert.InDelta(t, all/3, n, float64(all)/50, "each has its share: %v", by)
+			assert.InDelta(t, all/3, n, float64(all)/50, "each worker has its share: %v", by)
 		}
 	})
 }
@@ -277,8 +277,8 @@ func TestLeaderCrashes(t *testing.T) {
 			stop()
 		}
 		_, gap := adm.check(t, limits.Requests[0])
-		assert.Less(t, gap, 3*time.Second, "nobody was admitted for so long")
-		assert.NotSame(t, old, c.leader(), "another leads")
+		assert.Less(t, gap, 3*time.Second, "time without an admission")
+		assert.NotSame(t, old, c.leader(), "another node leads")
 	})
 }
 
@@ -320,8 +320,8 @@ func TestMinorityStopsAndHeals(t *testing.T) {
 				last = a.at
 			}
 		}
-		assert.Positive(t, noQuorum, "the worker that is cut off is told")
-		assert.Less(t, time.Since(last), 5*time.Second, "it is admitted again after the healing: %v", by)
+		assert.Positive(t, noQuorum, "the worker that is cut off gets ErrNoQuorum")
+		assert.Less(t, time.Since(last), 5*time.Second, "it is admitted again after the cut is healed: %v", by)
 	})
 }
 
@@ -351,7 +351,7 @@ func TestGrowsAndShrinksGracefully(t *testing.T) {
 			require.NoError(t, n.Close())
 			ask(c.nodes[ip(6)+":7946"], uint64(10+i))
 		}
-		c.await("the last one votes alone", func() bool { return c.voters() == 1 })
+		c.await("one voter again", func() bool { return c.voters() == 1 })
 	})
 }
 
@@ -366,8 +366,8 @@ func (c counted) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	return c.Network.Dial(ctx, addr)
 }
 
-// startCounted starts so many more workers, beside three, and counts the streams
-// that they open.
+// startCounted starts n workers after the first three, and counts the streams that they
+// open.
 func (c *fleet) startCounted(n int) (nodes []*Node, dials *atomic.Int64) {
 	c.t.Helper()
 	dials = new(atomic.Int64)
@@ -381,9 +381,9 @@ func (c *fleet) startCounted(n int) (nodes []*Node, dials *atomic.Int64) {
 	return nodes, dials
 }
 
-// A hundred members that look for a leader must not keep the voters from
-// electing one.
-func TestWhileNobodyLeadsFewAsk(t *testing.T) {
+// Members that search for a leader open few streams: a hundred of them must not keep the
+// voters from electing one.
+func TestSearchesWithoutALeaderOpenFewStreams(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		voters := c.startThree()
 		const clients = 9
@@ -406,13 +406,13 @@ func TestWhileNobodyLeadsFewAsk(t *testing.T) {
 		}
 		dials.Store(0)
 		time.Sleep(10 * time.Second)
-		assert.Less(t, dials.Load(), int64(10*clients*6), "some six streams a second each, gossip's included")
+		assert.Less(t, dials.Load(), int64(10*clients*6), "six streams a second for each member, those of gossip included")
 	})
 }
 
-// Who hands over leadership tells its clients to whom: each of them opens one
-// stream, to that one.
-func TestWhenLeadershipIsHandedOverNobodySearches(t *testing.T) {
+// A leader that transfers leadership names its successor to its clients: each opens one
+// stream, to the successor.
+func TestClientsFollowALeadershipTransfer(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.startThree()
 		const clients = 9
@@ -429,7 +429,7 @@ func TestWhenLeadershipIsHandedOverNobodySearches(t *testing.T) {
 		for i, n := range nodes {
 			asking.Go(func() {
 				for seq := uint64(100 * (i + 1)); ask.Err() == nil; seq++ {
-					_, err := n.Lease(t.Context(), oneRequest("k", seq)) // most are refused: it is ten an hour
+					_, err := n.Lease(t.Context(), oneRequest("k", seq)) // most are refused: the limit is ten an hour
 					assert.NotErrorIs(t, err, bucket.ErrNoQuorum)
 					time.Sleep(time.Millisecond)
 				}
@@ -440,16 +440,16 @@ func TestWhenLeadershipIsHandedOverNobodySearches(t *testing.T) {
 		stop()
 		asking.Wait()
 		assert.Less(t, time.Since(began), time.Second)
-		assert.LessOrEqual(t, dials.Load(), int64(clients+2), "one each, and what gossip may open")
+		assert.LessOrEqual(t, dials.Load(), int64(clients+2), "one for each client, and those that gossip may open")
 	})
 }
 
-func TestWhoIsFrozenHoldsUpNoSearch(t *testing.T) {
+func TestFrozenMemberDoesNotBlockASearch(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		client := c.start(c.config(4))
 		old := c.leader()
-		c.await("who leads is known by gossip", func() bool {
+		c.await("gossip knows the leader", func() bool {
 			m, _ := client.gossip.member(old.id)
 			return m.Leader
 		})
@@ -458,11 +458,11 @@ func TestWhoIsFrozenHoldsUpNoSearch(t *testing.T) {
 			rest = append(rest, host(n))
 		}
 		c.net.Split([]string{host(old)}, rest)
-		c.await("another leads", func() bool {
+		c.await("another node leads", func() bool {
 			return slices.ContainsFunc(nodes, func(n *Node) bool { return n != old && n.authority.Load() != nil })
 		})
 		m, _ := client.gossip.member(old.id)
-		require.True(t, m.Leader, "as far as the client has heard")
+		require.True(t, m.Leader, "gossip of the client still names the old leader")
 
 		began := time.Now()
 		l, r, err := client.findLeader("")

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// slowMachine applies an entry whenever it is let.
+// slowMachine applies one entry for each value on let.
 type slowMachine struct {
 	raft.FSM
 	let chan struct{}
@@ -23,7 +23,7 @@ func (m slowMachine) Apply(l *raft.Log) any {
 	return l.Index
 }
 
-// alone is Raft with one voter, which leads, over a state machine.
+// alone returns Raft with one voter, which leads, over a state machine.
 func alone(t *testing.T, machine raft.FSM) *consensus {
 	c := raft.DefaultConfig()
 	c.LocalID = "a"
@@ -37,9 +37,9 @@ func alone(t *testing.T, machine raft.FSM) *consensus {
 	return &consensus{Raft: r}
 }
 
-// Five entries are committed and not applied when Raft is shut down. Those who wait
-// for them are answered, and nobody waits who comes later.
-func TestShutdownAnswersWhoWaitsForAnEntry(t *testing.T) {
+// Five entries are committed and not applied when Raft is shut down. Their callers get
+// answers, and later callers are refused.
+func TestShutdownAnswersWaitingCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		machine := slowMachine{let: make(chan struct{})}
 		c := alone(t, machine)
@@ -61,12 +61,12 @@ func TestShutdownAnswersWhoWaitsForAnEntry(t *testing.T) {
 	})
 }
 
-// A state machine that hangs keeps nobody from shutting down.
-func TestShutdownWaitsForAnswersOnlySoLong(t *testing.T) {
+// A state machine that hangs does not block a shutdown.
+func TestShutdownEndsWithoutAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		machine := slowMachine{let: make(chan struct{})}
 		c := alone(t, machine)
-		go c.Apply(nil) //nolint:errcheck // it is about the next one
+		go c.Apply(nil) //nolint:errcheck // it hangs
 		synctest.Wait()
 		began := time.Now()
 		future := c.Shutdown()

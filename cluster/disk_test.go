@@ -15,9 +15,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A damaged snapshot is not passed over for an older one, which knows less of
-// what was granted. What a crash leaves unfinished is.
-func TestTheNewestSnapshotIsTheOneToBeginWith(t *testing.T) {
+// A damaged snapshot is an error: an older one lacks later grants. A snapshot that a crash
+// left incomplete is ignored.
+func TestNewestSnapshotMustBeIntact(t *testing.T) {
 	meta := func(of func(meta string) string) func(t *testing.T, snapshot string) {
 		return func(t *testing.T, snapshot string) {
 			file := filepath.Join(snapshot, "meta.json")
@@ -31,23 +31,23 @@ func TestTheNewestSnapshotIsTheOneToBeginWith(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		do      func(t *testing.T, snapshot string)
-		damaged string // what of the error is particular to it
+		damaged string // part of the error; empty: none
 	}{
-		{"nothing", func(*testing.T, string) {}, ""},
-		{"not finished", func(t *testing.T, snapshot string) {
+		{"intact", func(*testing.T, string) {}, ""},
+		{"incomplete", func(t *testing.T, snapshot string) {
 			require.NoError(t, os.Rename(snapshot, snapshot+".tmp"))
 		}, ""},
-		{"state is changed", func(t *testing.T, snapshot string) {
+		{"state changed", func(t *testing.T, snapshot string) {
 			require.NoError(t, os.WriteFile(filepath.Join(snapshot, "state.bin"), []byte("10-10?"), 0o600))
 		}, "CRC mismatch"},
-		{"state is gone", func(t *testing.T, snapshot string) {
+		{"state missing", func(t *testing.T, snapshot string) {
 			require.NoError(t, os.Remove(filepath.Join(snapshot, "state.bin")))
 		}, "no such file"},
-		{"meta is cut off", meta(func(s string) string { return s[:len(s)/2] }), "unexpected EOF"},
-		{"meta tells another index", meta(func(s string) string {
+		{"meta truncated", meta(func(s string) string { return s[:len(s)/2] }), "unexpected EOF"},
+		{"meta with another index", meta(func(s string) string {
 			return strings.Replace(s, `"Index":10`, `"Index":1`, 1)
 		}), "term 2, index 1"},
-		{"meta tells another version", meta(func(s string) string {
+		{"meta with another version", meta(func(s string) string {
 			return strings.Replace(s, `"Version":1`, `"Version":9`, 1)
 		}), "version 9"},
 	} {
@@ -57,7 +57,7 @@ func TestTheNewestSnapshotIsTheOneToBeginWith(t *testing.T) {
 			require.NoError(t, err)
 			_, transport := raft.NewInmemTransport("")
 			var newest string
-			for _, index := range []uint64{9, 10} { // by their letters, 9 is the later one
+			for _, index := range []uint64{9, 10} { // 9 sorts after 10 as a string
 				sink, err := store.Create(raft.SnapshotVersionMax, index, 2, raft.Configuration{}, 1, transport)
 				require.NoError(t, err)
 				_, err = fmt.Fprintf(sink, "%d-%d", index, index)
@@ -78,10 +78,10 @@ func TestTheNewestSnapshotIsTheOneToBeginWith(t *testing.T) {
 	}
 }
 
-// A disk that fails while the cluster is founded keeps the node from ending, for
-// Raft answers nobody who waits for the founding.
-func TestADiskThatFailsAtTheFoundingDoesNotHang(t *testing.T) {
-	if os.Getenv("CHOKED_TEST_HANGS") == "" { // what hangs would end the other tests, too
+// A disk that fails while the cluster is being founded does not block Close. Raft alone
+// would never answer the caller that bootstraps.
+func TestDiskFailureDuringFoundingDoesNotHang(t *testing.T) {
+	if os.Getenv("CHOKED_TEST_HANGS") == "" { // in a process of its own: if it hangs, the other tests end with it
 		test := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
 		test.Env = append(os.Environ(), "CHOKED_TEST_HANGS=1")
 		assert.NoError(t, test.Run())
@@ -94,7 +94,7 @@ func TestADiskThatFailsAtTheFoundingDoesNotHang(t *testing.T) {
 		cfg.Dir = dir
 		n := c.start(cfg)
 		assert.NoError(t, n.disk.bolt.Close())
-		c.start(c.config(2)) // now it founds
+		c.start(c.config(2)) // with it there is a majority of the seeds: worker 1 founds
 		time.Sleep(10 * time.Second)
 		assert.Error(t, n.Health())
 		ended := make(chan struct{})
@@ -111,8 +111,9 @@ func TestADiskThatFailsAtTheFoundingDoesNotHang(t *testing.T) {
 	})
 }
 
-// Nor does one that is still there as a client stand in for a voter that leaves.
-func TestALeaderLeavesAVoterWhoseDiskHasFailed(t *testing.T) {
+// A voter whose disk has failed cannot make up for the vote of a leader that leaves, though
+// it is still a member.
+func TestLeaderLeavesWithAVoterWhoseDiskFailed(t *testing.T) {
 	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
@@ -126,9 +127,9 @@ func TestALeaderLeavesAVoterWhoseDiskHasFailed(t *testing.T) {
 		leader := c.leader()
 		others := besides(leader, nodes)
 		assert.NoError(t, others[0].disk.bolt.Close())
-		_, err := leader.Lease(t.Context(), oneRequest("k", 1)) // which it is to write
+		_, err := leader.Lease(t.Context(), oneRequest("k", 1)) // which that voter has to write
 		assert.NoError(t, err)
-		c.await("the leader knows that its disk has failed", func() bool {
+		c.await("the leader knows of the failed disk", func() bool {
 			m, ok := leader.gossip.member(others[0].id)
 			return ok && m.Sick
 		})
@@ -136,14 +137,14 @@ func TestALeaderLeavesAVoterWhoseDiskHasFailed(t *testing.T) {
 		assert.NoError(t, leader.Close())
 		for i, n := range others {
 			_, err := n.Lease(t.Context(), oneRequest("k", uint64(2+i)))
-			assert.NoError(t, err, "whoever is left, is served")
+			assert.NoError(t, err, "the remaining nodes are served")
 		}
 	})
 }
 
-// A voter that was away, and was replaced meanwhile, comes back with a log that
-// says it votes. It finds out.
-func TestAVoterThatWasReplacedDoesNotSayThatItVotes(t *testing.T) {
+// A voter that was replaced while it was away restarts with a log by which it still votes.
+// It learns that it does not.
+func TestReplacedVoterAnnouncesNoVote(t *testing.T) {
 	dir := t.TempDir()
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
@@ -156,7 +157,7 @@ func TestAVoterThatWasReplacedDoesNotSayThatItVotes(t *testing.T) {
 		c.crash(away)
 		c.await("a leader", func() bool { return c.leader() != nil })
 		c.start(c.config(4))
-		c.await("another takes its place", func() bool {
+		c.await("another voter replaces it", func() bool {
 			if c.leader() == nil {
 				return false
 			}
@@ -170,7 +171,7 @@ func TestAVoterThatWasReplacedDoesNotSayThatItVotes(t *testing.T) {
 		cfg = c.config(3)
 		cfg.Dir = dir
 		away = c.start(cfg)
-		c.await("all know the three that vote", func() bool {
+		c.await("all members know the three voters", func() bool {
 			for _, n := range c.nodes {
 				votes := 0
 				for _, m := range n.Members() {

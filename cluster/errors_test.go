@@ -28,12 +28,11 @@ var calls = map[string]func(ctx context.Context, n *Node) error{
 	},
 }
 
-// An operation that is not decided returns an error by which callers can tell
-// whether to try again, with its cause. Only an error that means that nothing was
-// decided is bucket.ErrUnavailable.
+// The error of an operation without a decision tells a caller whether to retry, and
+// names the cause. It is bucket.ErrUnavailable only if the operation was not applied.
 func TestErrorsOfOperations(t *testing.T) {
-	// follower starts three nodes and returns one that is connected to the leader,
-	// the leader, and the third.
+	// follower starts three nodes. It returns a follower with a connection to the
+	// leader, the leader, and the other follower.
 	follower := func(t *testing.T, c *fleet) (node, leader, third *Node) {
 		nodes := c.startThree()
 		leader = c.leader()

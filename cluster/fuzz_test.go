@@ -22,18 +22,19 @@ import (
 	"github.com/choked/choked/internal/waitqueue"
 )
 
-// said is a stream whose other side has said all it will.
-type said struct{ io.Reader }
+// recorded is a stream with a fixed input.
+type recorded struct{ io.Reader }
 
-func (said) Write(b []byte) (int, error)      { return len(b), nil }
-func (said) Close() error                     { return nil }
-func (said) LocalAddr() net.Addr              { return nil }
-func (said) RemoteAddr() net.Addr             { return nil }
-func (said) SetDeadline(time.Time) error      { return nil }
-func (said) SetReadDeadline(time.Time) error  { return nil }
-func (said) SetWriteDeadline(time.Time) error { return nil }
+func (recorded) Write(b []byte) (int, error)      { return len(b), nil }
+func (recorded) Close() error                     { return nil }
+func (recorded) LocalAddr() net.Addr              { return nil }
+func (recorded) RemoteAddr() net.Addr             { return nil }
+func (recorded) SetDeadline(time.Time) error      { return nil }
+func (recorded) SetReadDeadline(time.Time) error  { return nil }
+func (recorded) SetWriteDeadline(time.Time) error { return nil }
 
-func frames(bodies ...string) []byte { // each with its kind first
+// frames returns frames with the given bodies, each of which begins with its kind.
+func frames(bodies ...string) []byte {
 	var out bytes.Buffer
 	w := bufio.NewWriter(&out)
 	for _, b := range bodies {
@@ -43,10 +44,9 @@ func frames(bodies ...string) []byte { // each with its kind first
 	return out.Bytes()
 }
 
-// Whatever a member sends, the leader goes on: what it cannot read ends the
-// stream, and what it can is decided, and can be read back from the log. The
-// same bytes, sent by a leader, end its client's stream at the latest with
-// their own end.
+// Whatever bytes a member sends, the leader goes on: malformed frames end the stream, and
+// operations are decided and can be read back from the log. The same bytes, sent by a
+// leader, end its client's stream at the latest at their end.
 func FuzzFrames(f *testing.F) {
 	op := func(seq byte, op ledger.Op) string { return string(ledger.AppendOp([]byte{seq}, op)) }
 	one := oneRequest("k", 1)
@@ -60,8 +60,8 @@ func FuzzFrames(f *testing.F) {
 	f.Add(frames("A\x01\x01\x02\x02\x03\x00\x00"+string(ledger.AppendResult(nil, ledger.Result{Grant: bucket.Grant{OK: true, Granted: one.Need, Drips: []bucket.Drip{{Ready: 1, N: 1, Per: 1}}}})), "R\x00"))
 	f.Add([]byte("\x7f\xff\xff\xffo"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		leads(t, b)
-		l := newRPCClient(said{}, "leader")
+		feedLeader(t, b)
+		l := newRPCClient(recorded{}, "leader")
 		for n := range uint64(4) {
 			l.pending[n] = make(chan waitqueue.Answer, 1)
 		}
@@ -69,17 +69,17 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// leads has a leader without others be sent b, decide what is in it, and give up
-// leadership.
-func leads(t *testing.T, b []byte) {
+// feedLeader sends b to a leader without followers, which decides the operations in b and
+// gives up leadership.
+func feedLeader(t *testing.T, b []byte) {
 	replica := newReplica(boottime.New())
 	a := newLeaderQueue(nil, replica)
-	s := newRPCServerConn(said{bytes.NewReader(b)}, a, "member")
+	s := newRPCServerConn(recorded{bytes.NewReader(b)}, a, "member")
 	s.serve(func(kind byte, _ []byte) (byte, []byte) {
 		if kind != frameStatus && kind != frameLeave {
 			return 0, nil
 		}
-		a.decideAll(t, 0) // as it does at any time
+		a.decideAll(t, 0) // as may happen at any time
 		return frameState, nil
 	})
 	a.decideAll(t, 0)
@@ -87,7 +87,8 @@ func leads(t *testing.T, b []byte) {
 	a.view(func() { a.queue.Fail(replica.now(), nil, errNotLeader) })
 }
 
-// decideAll is a round of [leaderQueue.run], so much later, with the log cut short.
+// decideAll does one pass of [leaderQueue.run], some time later, and applies entries
+// without the log.
 func (a *leaderQueue) decideAll(t *testing.T, later time.Duration) {
 	now := a.accept() + int64(later)
 	for range 1000 {
@@ -108,10 +109,10 @@ func (a *leaderQueue) decideAll(t *testing.T, later time.Duration) {
 			}
 		})
 	}
-	require.Fail(t, "it does not come to rest")
+	require.Fail(t, "operations remain after 1000 entries")
 }
 
-// What a member says of itself is taken as it is meant, or as nothing.
+// The metadata of a member is parsed exactly, or rejected as a whole.
 func FuzzMeta(f *testing.F) {
 	for _, m := range []meta{{}, {Name: "worker-1"}, {Cluster: "0123456789abcdef", Name: "a.b_c-d", Leader: true, Voter: true}, {Name: "x", Sick: true, Leaving: true}} {
 		b, err := json.Marshal(m)

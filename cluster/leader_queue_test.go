@@ -16,16 +16,16 @@ import (
 	"github.com/choked/choked/internal/waitqueue"
 )
 
-// spin lets a while pass on the clock: long enough for what has begun elsewhere to
-// come to a lock, and the test means something only if it does.
+// spin lets a millisecond pass on the clock, in which another goroutine is to reach a
+// lock. Otherwise the test passes without having tested anything.
 func spin(clock *boottime.Clock) {
 	for from := clock.Now(); clock.Since(from) < time.Millisecond; {
 	}
 }
 
-// The authority is held up while an ask arrives. Were the ask to count from before
-// it was made, its lease would end here earlier than where it is held.
-func TestNothingIsDecidedBeforeItWasAsked(t *testing.T) {
+// The leader's queue is blocked while an ask arrives. If the ask counted from before it
+// was made, its lease would expire here earlier than at its holder.
+func TestAsksCountFromAfterTheyWereMade(t *testing.T) {
 	r := newReplica(boottime.New())
 	a := newLeaderQueue(nil, r)
 	begun, accepted := make(chan struct{}), make(chan int64)
@@ -42,8 +42,9 @@ func TestNothingIsDecidedBeforeItWasAsked(t *testing.T) {
 	assert.GreaterOrEqual(t, <-accepted, made, "it counts from after it was made")
 }
 
-// A node comes to lead just when somebody has seen that it does not.
-func TestWhoSeeksALeaderHearsOfItself(t *testing.T) {
+// A node becomes leader just after a caller has seen that it does not lead. The caller
+// learns of it.
+func TestCallerLearnsThatItsOwnNodeLeads(t *testing.T) {
 	n := &Node{ctx: t.Context(), clock: boottime.New()}
 	r := &n.router
 	r.changed, r.searching = make(chan struct{}), true
@@ -65,9 +66,9 @@ func TestWhoSeeksALeaderHearsOfItself(t *testing.T) {
 	require.NoError(t, <-found)
 }
 
-// A refusal comes from no entry. The time that it tells is one that every later
-// leader has come to, all the same.
-func TestARefusalTellsATimeThatIsKept(t *testing.T) {
+// A refusal is in no log entry. Its time is that of an entry all the same, which no later
+// leader falls behind.
+func TestTimeOfARefusalIsInTheLog(t *testing.T) {
 	limits, err := bucket.ParseLimits("1/h", "")
 	require.NoError(t, err)
 	ask := func(seq uint64) *bucket.Ask {

@@ -55,8 +55,8 @@ func libraryLines(log string) (lines []string) {
 	return lines
 }
 
-// A cluster that is founded, grows, and loses its leader by a transfer logs its own
-// events at the level Info, and nothing from the libraries below it.
+// While a cluster is founded, grows, and transfers leadership, its nodes log their own
+// events at the level Info, but no lines of libraries.
 func TestHealthyClusterLogsNoLibraryLines(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		var log lockedBuffer

@@ -18,26 +18,27 @@ import (
 	"github.com/choked/choked/internal/ledger"
 )
 
-// drain stamps an entry of a settlement: an entry without operations changes no
-// table's time.
-func drain(term uint64, at int64) *raft.Log {
+// clockLog returns a log entry with a time. It holds a settlement, since an entry
+// without operations does not change the time of a table.
+func clockLog(term uint64, at int64) *raft.Log {
 	op := &bucket.Settlement{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}}
 	return &raft.Log{Term: term, Data: (&fsm.Entry{At: at, Ops: []ledger.Op{op}}).Encode()}
 }
 
+// sink is a [raft.SnapshotSink] in memory.
 type sink struct{ bytes.Buffer }
 
 func (*sink) ID() string    { return "one" }
 func (*sink) Cancel() error { return nil }
 func (*sink) Close() error  { return nil }
 
-// A log that ends with a snapshot brings no entry to tell the time by.
-func TestTheTimeGoesOnFromASnapshot(t *testing.T) {
+// The time continues from a snapshot, even if no entry follows it in the log.
+func TestTimeContinuesFromASnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old := newReplica(boottime.New())
 		time.Sleep(time.Hour)
 		old.lead(1)
-		old.Apply(drain(1, old.now()))
+		old.Apply(clockLog(1, old.now()))
 		snapshot, err := old.Snapshot()
 		require.NoError(t, err)
 		var file sink
@@ -47,12 +48,12 @@ func TestTheTimeGoesOnFromASnapshot(t *testing.T) {
 		require.NoError(t, restarted.Restore(io.NopCloser(&file)))
 		restarted.lead(2)
 		time.Sleep(time.Second)
-		assert.Equal(t, int64(time.Hour+time.Second), restarted.now(), "it goes on where the snapshot was taken")
+		assert.Equal(t, int64(time.Hour+time.Second), restarted.now(), "it continues from the time of the snapshot")
 	})
 }
 
-// The same as the workers see it: a quota of an hour ago that never refills
-// would be lost for as long as the cluster had been up.
+// The same for workers: otherwise quota that was spent before the restart would refill only
+// after as long as the cluster had been up.
 func TestQuotaRefillsAfterARestartFromASnapshot(t *testing.T) {
 	dir := t.TempDir()
 	inBubble(t, func(t *testing.T, c *fleet) {
@@ -78,45 +79,45 @@ func TestQuotaRefillsAfterARestartFromASnapshot(t *testing.T) {
 	})
 }
 
-// A leader that was late to hear of an entry goes on a little behind. Who leads
-// after it must go on from there: what was lost is not brought back at once, or
-// the window in which that happens has more than its refill.
-func TestTimeThatWasLostStaysLost(t *testing.T) {
+// A leader that received the last entry late is a little behind. The next leader continues
+// from there: if it made up the lost time at once, the window in which it does would have
+// more than its refill.
+func TestLostTimeStaysLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first := newReplica(boottime.New())
 		first.lead(1)
-		entry := drain(1, first.now())
+		entry := clockLog(1, first.now())
 		first.Apply(entry)
 		time.Sleep(time.Minute)
-		second := newReplica(boottime.New()) // it was restarted, and there is no newer entry
+		second := newReplica(boottime.New()) // restarted, without a newer entry
 		second.Apply(entry)
 		first.follow()
 		second.lead(2)
 		stamped := second.now()
-		entry = drain(2, stamped)
+		entry = clockLog(2, stamped)
 		second.Apply(entry)
 		first.Apply(entry)
 		second.follow()
 		first.lead(3)
 		time.Sleep(time.Second)
-		assert.Equal(t, time.Second, time.Duration(first.now()-stamped), "as much as has passed since")
+		assert.Equal(t, time.Second, time.Duration(first.now()-stamped), "as much as has elapsed since")
 	})
 }
 
-// Nor may what two clocks have drifted apart come at once when one takes over
-// from the other.
+// The drift of two clocks is not made up at once either, when one takes over from the
+// other.
 func TestDriftDoesNotAddUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := boottime.Distorted(func(ns int64) int64 { return ns - ns/100 })
 		fast := boottime.Distorted(func(ns int64) int64 { return ns + ns/100 })
 		first, second := newReplica(slow), newReplica(fast)
 		first.lead(1)
-		second.Apply(drain(1, first.now())) // this one came quickly, the others take their time
+		second.Apply(clockLog(1, first.now())) // this one arrives at once, the later ones are delayed
 		var last, stamped int64
 		for range 400 {
 			time.Sleep(90 * time.Millisecond)
 			stamped, last = first.now(), slow.Now()
-			entry := drain(1, stamped)
+			entry := clockLog(1, stamped)
 			time.Sleep(10 * time.Millisecond)
 			second.Apply(entry)
 		}
@@ -125,9 +126,9 @@ func TestDriftDoesNotAddUp(t *testing.T) {
 	})
 }
 
-// Workers that wait for the first seed have run for a while when it founds the
-// cluster. Its time is that of the cluster, not theirs.
-func TestTheFoundersTimeHolds(t *testing.T) {
+// Workers that wait for the founder have run for a while when it founds the cluster. The
+// founder's time is that of the cluster, not theirs.
+func TestClusterTimeBeginsWithTheFounder(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
 		c.start(c.config(2))
@@ -150,11 +151,11 @@ func TestTheFoundersTimeHolds(t *testing.T) {
 	})
 }
 
-// What a key grants in three minutes was spent, and nothing was decided since. Who
-// leads when they are over knows that they are, though it got its log just before.
-func TestTheTimeGoesOnWhileNothingIsDecided(t *testing.T) {
+// The quota of a key for three minutes was spent, and nothing was decided since. A node that
+// leads after three minutes grants it again, though it received the log just before.
+func TestTimeContinuesWhileNothingIsDecided(t *testing.T) {
 	const window = 3 * time.Minute
-	const before = window - 10*time.Second // the leader told the time 50 s ago
+	const before = window - 10*time.Second // 50 s after the leader's last clock entry
 	spend := func(t *testing.T, n *Node, seq uint64) {
 		all := choked.Cost{Requests: 60}
 		l, err := n.Lease(t.Context(), bucket.Ask{
@@ -171,7 +172,7 @@ func TestTheTimeGoesOnWhileNothingIsDecided(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		spend(t, c.leader(), 2)
 	}
-	t.Run("of one that came meanwhile", func(t *testing.T) {
+	t.Run("member that joined meanwhile", func(t *testing.T) {
 		inBubble(t, func(t *testing.T, c *fleet) {
 			c.seeds = []string{ip(1) + ":7946"}
 			first := c.start(c.config(1))
@@ -184,7 +185,7 @@ func TestTheTimeGoesOnWhileNothingIsDecided(t *testing.T) {
 			leads(t, c, begin, first)
 		})
 	})
-	t.Run("of one that was killed and started again", func(t *testing.T) {
+	t.Run("voter that was killed and restarted", func(t *testing.T) {
 		dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
 		inBubble(t, func(t *testing.T, c *fleet) {
 			nodes := c.startThreeIn(dirs)
@@ -202,7 +203,7 @@ func TestTheTimeGoesOnWhileNothingIsDecided(t *testing.T) {
 			leads(t, c, begin, old)
 		})
 	})
-	t.Run("of all that there are, but for a minute", func(t *testing.T) {
+	t.Run("only node, restarted: all but a minute", func(t *testing.T) {
 		dir := t.TempDir()
 		inBubble(t, func(t *testing.T, c *fleet) {
 			n := c.startIn(1, dir)
@@ -214,8 +215,8 @@ func TestTheTimeGoesOnWhileNothingIsDecided(t *testing.T) {
 	})
 }
 
-// To tell the time costs an entry a minute, not more.
-func TestAnIdleClusterWritesOneEntryAMinute(t *testing.T) {
+// The clock of an idle cluster costs one entry a minute.
+func TestIdleClusterWritesOneEntryAMinute(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.startThree()
 		time.Sleep(time.Minute)

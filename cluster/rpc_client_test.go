@@ -19,9 +19,9 @@ import (
 	"github.com/choked/choked/internal/waitqueue"
 )
 
-// Answers come in any order, also after their asks have been given up. A grant
-// that is taken for that of a later ask would be valid for too long.
-func TestAnAnswerGoesToItsAsk(t *testing.T) {
+// Answers arrive in any order, also after their asks were given up. A grant that is taken
+// for that of a later ask would be valid for too long.
+func TestAnswersAreMatchedToTheirAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
 		l := newRPCClient(here, "leader")
@@ -59,7 +59,7 @@ func TestAnAnswerGoesToItsAsk(t *testing.T) {
 			synctest.Wait()
 		}
 		answer("c", 3)
-		leader.send(frameAnswers, append(binary.AppendUvarint(nil, 77), fateNotLeader)) // of one that was given up
+		leader.send(frameAnswers, append(binary.AppendUvarint(nil, 77), fateNotLeader)) // of an ask that was given up
 		answer("a", 1)
 		answer("d", 4)
 		answer("b", 2)
@@ -70,9 +70,10 @@ func TestAnAnswerGoesToItsAsk(t *testing.T) {
 	})
 }
 
-// What is returned twice would be given out twice. So an adjustment is sent once,
-// also to a leader that takes its time, as one does whose disk hangs: it may decide yet.
-func TestAnAdjustmentIsSentOnce(t *testing.T) {
+// Quota that is returned twice would be granted twice. So an adjustment is sent only
+// once, also if the leader does not answer for long, as when its disk hangs: it may still
+// be applied.
+func TestAdjustmentIsSentOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		a := c.start(c.config(1))
 		c.await("a leader", func() bool { return a.authority.Load() != nil })
@@ -88,9 +89,9 @@ func TestAnAdjustmentIsSentOnce(t *testing.T) {
 	})
 }
 
-// An attempt from a connection that is lost may reach the leader after the one
-// that took its place. Who waits for the latter asks once more, and has no error.
-func TestAnEarlierAttemptThatComesLateIsNoError(t *testing.T) {
+// An attempt on a lost connection may reach the leader after the attempt that replaced it.
+// The caller, which waits for the later one, gets no error: the ask is repeated.
+func TestLateEarlierAttemptIsNoError(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		a := c.start(c.config(1))
 		c.await("a leader", func() bool { return a.authority.Load() != nil })

@@ -23,9 +23,8 @@ import (
 	"github.com/choked/choked/internal/ledger"
 )
 
-// A caller that gives up while the grant is on its way to it leaves no trace:
-// what it was granted goes back, as the cancel and the grant cross each other.
-func TestACancelThatCrossesTheGrant(t *testing.T) {
+// A lease whose grant and whose cancel cross each other on the network is returned.
+func TestCancelThatCrossesTheGrant(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		leader := c.leader()
@@ -60,9 +59,9 @@ func TestACancelThatCrossesTheGrant(t *testing.T) {
 	})
 }
 
-// A caller gives up after its leader was cut off from it, and cannot know
-// whether its ask was granted. What was goes back as soon as there is a way.
-func TestWhatMayHaveBeenGrantedGoesBack(t *testing.T) {
+// A caller gives up after its leader was cut off from it, and cannot know whether its
+// ask was granted. The lease is returned as soon as the leader can be reached.
+func TestUnansweredLeaseIsReturned(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		leader := c.leader()
@@ -84,17 +83,17 @@ func TestWhatMayHaveBeenGrantedGoesBack(t *testing.T) {
 		l, err := client.Lease(t.Context(), ask)
 		require.NoError(t, err)
 		require.NoError(t, client.Settle(t.Context(), []bucket.Settlement{{Key: "k", ID: l.ID, Spent: l.Granted}}))
-		ask.ID.Seq++ // what it gets is promised, and lives for three seconds
+		ask.ID.Seq++ // its quota is promised, so that its lease lives for three seconds
 		c.net.Faults(20*time.Millisecond, 0, 0)
 
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 1300*time.Millisecond)
 		defer cancel()
-		time.AfterFunc(30*time.Millisecond, func() { c.net.Split(hosts(leader), hosts(client)) }) // the ask is there, the answer is not
+		time.AfterFunc(30*time.Millisecond, func() { c.net.Split(hosts(leader), hosts(client)) }) // after the ask has arrived, before the answer does
 		_, err = client.Lease(ctx, ask)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, 1300*time.Millisecond, time.Since(began))
-		require.Same(t, leader, c.leader(), "it leads with the third")
+		require.Same(t, leader, c.leader(), "it leads with the vote of the third node")
 		require.Equal(t, choked.Cost{Requests: 1}, leased())
 
 		c.net.Join(hosts(leader), hosts(client))
@@ -105,14 +104,14 @@ func TestWhatMayHaveBeenGrantedGoesBack(t *testing.T) {
 	})
 }
 
-// A caller gives up while its lease is on the way, and the leader hands over before
-// it hears of that.
-func TestWhatIsWithdrawnDuringAHandoverGoesBack(t *testing.T) {
+// A caller gives up while its lease is on the way, and the leader transfers leadership
+// before the cancel arrives. The lease is returned.
+func TestLeaseCancelledDuringATransferIsReturned(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.startThree()
 		client := c.start(c.config(4))
 		c.await("a cluster", func() bool { return client.Health() == nil })
-		_, err := client.Lease(t.Context(), oneRequest("another", 1)) // a link
+		_, err := client.Lease(t.Context(), oneRequest("another", 1)) // opens a connection
 		require.NoError(t, err)
 		old := c.leader()
 		c.net.Faults(20*time.Millisecond, 0, 0)
@@ -138,13 +137,13 @@ func TestWhatIsWithdrawnDuringAHandoverGoesBack(t *testing.T) {
 			return n
 		}
 		c.await("another leader", func() bool { return c.leader() != nil })
-		c.await("it is back", func() bool { return leases() == 0 })
+		c.await("the lease is returned", func() bool { return leases() == 0 })
 		assert.Less(t, time.Since(began), bucket.TTL, "it has not expired")
 	})
 }
 
-// There is an end to what is given back at a time, and to how long it takes.
-func TestWhatIsGivenBackIsBounded(t *testing.T) {
+// The number of leases that are being returned is bounded, and so is the time it takes.
+func TestReturnsAreBounded(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		client := nodes[0]
@@ -165,15 +164,15 @@ func TestWhatIsGivenBackIsBounded(t *testing.T) {
 			client.returnLease(unanswered{ask: &ask})
 		}
 		delete(c.nodes, client.Addr())
-		assert.NoError(t, client.Close(), "which ends them")
+		assert.NoError(t, client.Close(), "Close ends them")
 		assert.Empty(t, client.returns)
 		client.returnLease(unanswered{ask: &bucket.Ask{}})
 		assert.Empty(t, client.returns)
 	})
 }
 
-// The largest ask that there may be fits into a frame.
-func TestTheLargestAskIsSent(t *testing.T) {
+// The largest valid ask fits into a frame.
+func TestLargestAskFitsIntoAFrame(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		client := nodes[0]
@@ -195,9 +194,9 @@ func TestTheLargestAskIsSent(t *testing.T) {
 	})
 }
 
-// A client that waits for long asks again and again, with the same id. Each time
-// takes the place of the one before, of which the session keeps nothing.
-func TestASessionForgetsWhatWasAskedAgain(t *testing.T) {
+// A client that waits for long repeats its ask with the same id. Each repetition takes the
+// place of the one before, for which the connection keeps no memory.
+func TestRepeatedAsksKeepNoMemory(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		cfg := c.config(1)
 		cfg.Join = nil
@@ -205,7 +204,7 @@ func TestASessionForgetsWhatWasAskedAgain(t *testing.T) {
 		c.await("it leads", func() bool { return c.leader() != nil })
 		ask := oneRequest("k", 1)
 		ask.Need.Requests, ask.Want.Requests, ask.MaxWait = 10, 10, time.Hour
-		_, err := n.Lease(t.Context(), ask) // all there is
+		_, err := n.Lease(t.Context(), ask) // the whole burst
 		require.NoError(t, err)
 
 		client, conn := net.Pipe()
@@ -235,11 +234,11 @@ func TestASessionForgetsWhatWasAskedAgain(t *testing.T) {
 	})
 }
 
-// A member gives up a silent link and asks again over a new one, and is done with
-// the lease when what it had sent over the old one arrives: a packet is lost, and
-// sent again a second later. That leases nothing. Streams on which others asked, or
-// on which nothing was asked, are in nobody's way.
-func TestWhatArrivesAfterItWasAskedAgainLeasesNothing(t *testing.T) {
+// A member gives up a silent connection and repeats its ask on a new one. It has settled
+// the lease when the ask that it had sent first arrives, as a lost packet is sent again a
+// second later. That ask leases nothing. Streams of other members, and streams that were
+// not used, do not matter.
+func TestLateAskOnAnOldStreamLeasesNothing(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		cfg := c.config(1)
 		cfg.Join = nil
@@ -284,7 +283,7 @@ func TestWhatArrivesAfterItWasAskedAgainLeasesNothing(t *testing.T) {
 		ask := oneRequest("k", 1)
 
 		old, used := stream("a"), stream("a")
-		stream("a") // and nothing is asked on it
+		stream("a") // which is never used
 		other := stream("b")
 		say(used, &ask)
 		require.Equal(t, ask.Need, leased())
@@ -292,17 +291,17 @@ func TestWhatArrivesAfterItWasAskedAgainLeasesNothing(t *testing.T) {
 		require.Zero(t, leased())
 
 		say(old, &ask)
-		assert.Zero(t, leased(), "it arrives when all is over")
-		assert.True(t, ends(old), "the old stream is left")
+		assert.Zero(t, leased(), "the late ask leases nothing")
+		assert.True(t, ends(old), "the old stream is closed")
 
 		ask.ID.Seq++
 		say(used, &ask)
-		assert.Equal(t, ask.Need, leased(), "on the newest of those that were used")
+		assert.Equal(t, ask.Need, leased(), "on the newest stream that was used")
 		ask.ID.Holder++
 		say(other, &ask)
-		assert.Equal(t, ask.Need.Add(ask.Need), leased(), "of another member")
+		assert.Equal(t, ask.Need.Add(ask.Need), leased(), "on a stream of another member")
 
 		leave()
-		assert.Empty(t, a.members, "who is gone is forgotten")
+		assert.Empty(t, a.members, "members without a stream are forgotten")
 	})
 }

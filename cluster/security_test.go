@@ -24,24 +24,23 @@ import (
 	"github.com/choked/choked/internal/ledger"
 )
 
-// Four who do not belong to the cluster try to join it: without a secret, with
-// a wrong one, with one that was given up, and with the right one from another
-// cluster. None comes in, by streams or by packets, and nobody notices but in
-// the log.
-func TestWhoDoesNotBelongStaysOut(t *testing.T) {
+// Four nodes that do not belong to the cluster try to join it: without a secret, with a
+// wrong one, with one that was dropped, and with the right one from another cluster.
+// None is admitted, by streams or by packets, and the members go on undisturbed.
+func TestForeignNodesAreNotAdmitted(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		for i, tt := range []struct {
 			name   string
 			spoil  func(*Config)
 			health string
-			sealed bool // its packets are as ours
+			sealed bool // its packets are sealed with the secret of the cluster
 		}{
 			{"without a secret", func(cfg *Config) {
 				cfg.Secret, cfg.Bind, cfg.network = "", "127.0.0.4:7946", c.net.Host("127.0.0.4")
 			}, "no cluster found yet", false},
 			{"with a wrong secret", func(cfg *Config) { cfg.Secret = "open barley" }, "no cluster found yet", false},
-			{"with a secret that was given up", func(cfg *Config) {
+			{"with a secret that was dropped", func(cfg *Config) {
 				cfg.Secret, cfg.PreviousSecrets = "open barley", []string{"closed sesame"}
 			}, "no cluster found yet", false},
 			{"from another cluster", func(cfg *Config) { cfg.Join = nil }, "two clusters do not merge", true},
@@ -50,7 +49,7 @@ func TestWhoDoesNotBelongStaysOut(t *testing.T) {
 			tt.spoil(&cfg)
 			stranger := c.start(cfg)
 			for range 10 {
-				for _, n := range nodes { // whatever its own list of seeds says
+				for _, n := range nodes { // also those that are not among its seeds
 					_, err := stranger.gossip.list.Join([]string{n.Addr()})
 					assert.Error(t, err, tt.name)
 					_, err = stranger.gossip.list.Ping(n.id, udp{n.Addr()})
@@ -75,15 +74,15 @@ func TestWhoDoesNotBelongStaysOut(t *testing.T) {
 	})
 }
 
-// udp is an address for packets.
+// udp is a [net.Addr] for packets.
 type udp struct{ addr string }
 
 func (udp) Network() string  { return "udp" }
 func (u udp) String() string { return u.addr }
 
-// Nothing that a node shows or says has a secret in it: its log at the lowest
-// level, its errors, and whatever prints it or its Config.
-func TestNothingShowsASecret(t *testing.T) {
+// No output of a node contains a secret: its log at the lowest level, its errors, and all
+// ways to print the node or its Config.
+func TestNoOutputContainsASecret(t *testing.T) {
 	const secret, before, wrong = "hush-7f3a-now", "hush-7f3a-before", "hush-7f3a-wrong"
 	var out lockedBuffer
 	show := func(v any) {
@@ -132,7 +131,7 @@ func TestNothingShowsASecret(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		for _, n := range ended { // nobody changes it any more while it is read
+		for _, n := range ended { // only now, when no goroutine changes it any longer
 			show(n)
 		}
 	})
@@ -149,15 +148,15 @@ func TestNothingShowsASecret(t *testing.T) {
 	assert.Contains(t, shown, "founded a cluster")
 }
 
-// weapons are keys that would do harm where they are printed as they are.
-var weapons = []string{
+// hostileKeys are keys that would do harm if they were printed unquoted.
+var hostileKeys = []string{
 	"\nlevel=ERROR msg=forged", "\r\x1b[2J\x1b]0;owned\x07", "\x00", "<script>alert(1)</script>", "\xff\xfe", "%s%d%!v", `"; drop`, "../../etc",
 	strings.Repeat("\n", bucket.MaxKey),
 }
 
-// A key is any bytes. It is kept as it is, and no error or line of the log has
-// more of it than can be shown.
-func TestKeysAreNoWeapons(t *testing.T) {
+// A key may hold any bytes. It is stored unchanged, and errors and log lines contain only
+// a printable, bounded part of it.
+func TestHostileKeysAreHarmlessInErrorsAndLogs(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		var log lockedBuffer
 		c.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -166,7 +165,7 @@ func TestKeysAreNoWeapons(t *testing.T) {
 		if client == c.leader() {
 			client = nodes[1]
 		}
-		for i, key := range weapons {
+		for i, key := range hostileKeys {
 			var errs []error
 			ask := oneRequest(key, uint64(i))
 			l, err := client.Lease(t.Context(), ask)
@@ -196,8 +195,8 @@ func TestKeysAreNoWeapons(t *testing.T) {
 		for _, b := range c.leader().Buckets() {
 			found[b.Key] = true
 		}
-		for _, key := range weapons {
-			assert.True(t, found[key], "%q is kept as it is", key)
+		for _, key := range hostileKeys {
+			assert.True(t, found[key], "%q is stored unchanged", key)
 		}
 		assert.NotRegexp(t, "[\x00-\x09\x0b-\x1f\x7f]", log.String())
 		for line := range strings.Lines(log.String()) {
@@ -206,7 +205,7 @@ func TestKeysAreNoWeapons(t *testing.T) {
 	})
 }
 
-// allocated is how many bytes f allocates, with all that goes on meanwhile.
+// allocated returns how many bytes the process allocates while f runs.
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -215,33 +214,33 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// A length is looked at before anything is allocated for it, whoever names it.
-func TestALengthIsNotBelieved(t *testing.T) {
+// A length is checked before anything is allocated for it, also if a member sent it.
+func TestLengthsAreCheckedBeforeAllocating(t *testing.T) {
 	n, err := Start(Config{Bind: "127.0.0.1:0"})
 	require.NoError(t, err)
 	defer n.Close()
 	m, err := Start(Config{Bind: "127.0.0.1:0", Join: []string{n.Addr()}})
 	require.NoError(t, err)
 	defer m.Close()
-	_, err = m.Lease(t.Context(), oneRequest("k", 1)) // by now they know each other
+	_, err = m.Lease(t.Context(), oneRequest("k", 1)) // after that both are connected
 	require.NoError(t, err)
 	ask := oneRequest("k", 2)
-	op := ledger.AppendOp([]byte{1}, &ask) // it ends with the number of its settlements
+	op := ledger.AppendOp([]byte{1}, &ask) // its last byte is the number of its settlements
 	front := string(op[:len(op)-1])
 	frame := func(kind byte, body string) string {
 		return string(binary.BigEndian.AppendUint32(nil, uint32(len(body)+1))) + string([]byte{kind}) + body
 	}
 	for name, sent := range map[string]string{
-		"a frame of 2 GiB":              "\x7f\xff\xff\xffo",
-		"a frame of 4 GiB":              "\xff\xff\xff\xffo",
-		"an empty frame":                "\x00\x00\x00\x00?",
-		"an unknown frame":              frame('?', ""),
-		"a key of 32 GiB":               frame(frameOps, "\x01\x02\xff\xff\xff\xff\x7f"),
-		"2^35 settlements":              frame(frameOps, front+"\xff\xff\xff\xff\x7f"),
-		"65,536 settlements, not there": frame(frameOps, front+"\x80\x80\x04"),
-		"an operation cut off":          frame(frameOps, front),
-		"an operation without number":   frame(frameOps, "\xff"),
-		"a cancel without number":       frame(frameCancel, ""),
+		"a frame of 2 GiB":            "\x7f\xff\xff\xffo",
+		"a frame of 4 GiB":            "\xff\xff\xff\xffo",
+		"an empty frame":              "\x00\x00\x00\x00?",
+		"an unknown frame":            frame('?', ""),
+		"a key of 32 GiB":             frame(frameOps, "\x01\x02\xff\xff\xff\xff\x7f"),
+		"2^35 settlements":            frame(frameOps, front+"\xff\xff\xff\xff\x7f"),
+		"65,536 settlements, missing": frame(frameOps, front+"\x80\x80\x04"),
+		"an operation cut off":        frame(frameOps, front),
+		"an operation without number": frame(frameOps, "\xff"),
+		"a cancel without number":     frame(frameCancel, ""),
 	} {
 		conn, r, leads, _, err := m.dialRPC(t.Context(), n.Addr(), func() {})
 		require.NoError(t, err)
@@ -252,7 +251,7 @@ func TestALengthIsNotBelieved(t *testing.T) {
 			conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 			var buf []byte
 			_, _, err = readFrame(r, &buf)
-			assert.ErrorIs(t, err, io.EOF, "%s: the other side hangs up", name)
+			assert.ErrorIs(t, err, io.EOF, "%s: the other side closes the stream", name)
 		}), uint64(5<<20), name)
 		conn.Close()
 	}

@@ -14,14 +14,14 @@ import (
 	"github.com/choked/choked/storetest"
 )
 
-// The rules of the law mostly wait, so that more of them can be judged at a time
-// than there are CPUs.
+// The rules of storetest spend most of their time waiting, so that more of them than
+// there are CPUs can run at a time.
 func TestMain(m *testing.M) {
 	flag.Set("test.parallel", "4") // unless the command line says otherwise
 	os.Exit(m.Run())
 }
 
-// Each store is a member of its own, on loopback, beside three that vote.
+// Each store is its own member, on loopback, in addition to three voters.
 func TestStoreOnThreeNodes(t *testing.T) {
 	var names atomic.Int64
 	start := func(t *testing.T, join []string) *cluster.Node {
@@ -53,7 +53,7 @@ func TestStoreOnThreeNodes(t *testing.T) {
 		}
 		return voters == 3
 	}, 30*time.Second, 10*time.Millisecond)
-	t.Run("law", func(t *testing.T) { // ends before they do
+	t.Run("law", func(t *testing.T) { // a subtest, so that it ends before the nodes are closed
 		storetest.Test(t, storetest.Harness{
 			Open: func(t *testing.T) storetest.Store {
 				n := start(t, []string{addr(first)})

@@ -47,7 +47,7 @@ var bugs = []bug{
 			"if answers := c.pending[n]; answers != nil {\n\t\tdelete(c.pending, n)\n\t\tanswers <- a\n",
 			"_ = n\n\tfor m, answers := range c.pending {\n\t\tdelete(c.pending, m)\n\t\tanswers <- a\n\t\tbreak\n",
 		},
-		test: "TestAnAnswerGoesToItsAsk", in: "./cluster", says: "each has the grant",
+		test: "TestAnswersAreMatchedToTheirAsks", in: "./cluster", says: "each has the grant",
 	},
 	{
 		name: "restore without leases", file: "bucket/state.go",
@@ -57,12 +57,12 @@ var bugs = []bug{
 	{
 		name: "leader clock from the wall", file: "cluster/replica.go",
 		texts: []string{"return r.clock.Now() + r.offset", "return time.Now().UnixNano()"},
-		test:  "TestTheTimeGoesOnFromASnapshot", in: "./cluster", says: "it goes on where the snapshot was taken",
+		test:  "TestTimeContinuesFromASnapshot", in: "./cluster", says: "it continues from the time of the snapshot",
 	},
 	{
 		name: "an ask counts from before it came", file: "cluster/leader_queue.go",
 		texts: []string{"in := q.receive()\n\tnow := q.replica.now()\n", "now := q.replica.now()\n\tin := q.receive()\n"},
-		test:  "TestNothingIsDecidedBeforeItWasAsked", in: "./cluster", says: "after it was made",
+		test:  "TestAsksCountFromAfterTheyWereMade", in: "./cluster", says: "after it was made",
 	},
 	{
 		name: "credit on expiry", file: "bucket/bucket.go",
