@@ -53,7 +53,7 @@ func New(limits *Limits, defined int64) *Bucket {
 // NewEmpty returns a bucket that was empty at the instant at.
 func NewEmpty(limits *Limits, defined, at int64) *Bucket {
 	b := New(limits, defined)
-	b.rates(func(i int, _ Unit, r Rate) { b.tats[i] = later(at, r.fill()) })
+	b.rates(func(i int, _ Unit, r Rate) { b.tats[i] = later(at, r.span(r.Burst)) })
 	return b
 }
 
@@ -166,7 +166,12 @@ func (b *Bucket) Wait(now int64, need Cost) time.Duration {
 // enough to be promised.
 func (b *Bucket) Refill(now int64, need Cost, promise bool) time.Duration {
 	c := b.at(now)
-	return c.refill(now, need, promise)
+	return c.refill(now, need, func(r Rate) int64 {
+		if promise {
+			return r.ahead(true)
+		}
+		return 0
+	})
 }
 
 // Holds reports whether lease id is out.
@@ -199,8 +204,9 @@ func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 	last := now
 	b.out = b.out.Add(give)
 	b.rates(func(i int, u Unit, r Rate) {
-		b.tats[i] = later(max(b.tats[i], now), r.span(give.Of(u)))
-		if ready := b.tats[i] - r.fill(); ready > now && give.Of(u) > 0 {
+		full, n := max(b.tats[i], now), give.Of(u)
+		b.tats[i] = later(full, r.span(n))
+		if ready := r.ready(full, n); ready > now && n > 0 {
 			l.Drips = append(l.Drips, Drip{Unit: u, Ready: time.Duration(ready), N: r.N, Per: r.Per})
 			last = max(last, ready)
 		}
@@ -237,22 +243,23 @@ func (b *Bucket) grant(now int64, l *HeldLease) Grant {
 	return g
 }
 
-// room is the largest grant at now: what is there, with promise also what the
-// horizon brings, and never so much that more than the burst is out.
+// room is the largest grant at now: the level, with promise the level that the
+// refill will have reached a horizon later, and never so much that more than the
+// burst is leased. It is the largest n for which Rate.ready lies within reach.
 func (b *Bucket) room(now int64, promise bool) Cost {
 	room := unlimited
 	b.rates(func(i int, u Unit, r Rate) {
-		d := now + r.fill() - max(b.tats[i], now) + r.ahead(promise)
-		n := min(r.in(max(d, 0)), r.Burst-b.out.Of(u))
+		n := min(r.Burst-b.missing(i, r, now+r.ahead(promise)), r.Burst-b.out.Of(u))
 		room = room.with(u, max(min(room.Of(u), n), 0))
 	})
 	return room
 }
 
-// ahead is how far ahead of its refill an ask may reach. Without a promise that
-// is nothing but what rounding takes: where a unit is no whole number of
-// nanoseconds, what is out and what is asked for, each rounded up, may together
-// be 2ns longer than the whole bucket, whose last unit nobody could have then.
+// ahead is how far ahead of its refill, in nanoseconds, an ask may reach. For an
+// ask without a promise that is only as much as rounding costs. Where a unit takes
+// no whole number of nanoseconds, the time charged for each lease is rounded up. So
+// the last unit of a full bucket may lie 1ns ahead for as long as the others are
+// leased, and an ask that could not reach it would wait until they expire.
 func (r Rate) ahead(promise bool) int64 {
 	switch {
 	case promise:
@@ -263,11 +270,13 @@ func (r Rate) ahead(promise bool) int64 {
 	return 0
 }
 
-func (b *Bucket) refill(now int64, need Cost, promise bool) time.Duration {
+// refill is how long after now the refill alone takes until every rate has need
+// within reach of an ask, which is ahead of its refill by ahead.
+func (b *Bucket) refill(now int64, need Cost, ahead func(Rate) int64) time.Duration {
 	var wait int64
 	b.rates(func(i int, u Unit, r Rate) {
 		if n := need.Of(u); n > 0 {
-			wait = max(wait, later(max(b.tats[i], now), r.span(n))-r.fill()-now-r.ahead(promise))
+			wait = max(wait, r.ready(max(b.tats[i], now), n)-now-ahead(r))
 		}
 	})
 	return time.Duration(wait)
@@ -276,7 +285,7 @@ func (b *Bucket) refill(now int64, need Cost, promise bool) time.Duration {
 func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
 	c := b.at(now)
 	for t := now; ; {
-		at := t + int64(c.refill(t, need, promise))
+		at := t + int64(c.refill(t, need, func(r Rate) int64 { return r.ahead(promise) }))
 		over := false
 		c.rates(func(_ int, u Unit, r Rate) {
 			over = over || need.Of(u) > 0 && c.out.Of(u)+need.Of(u) > r.Burst
@@ -323,7 +332,7 @@ func (b *Bucket) Adjust(now int64, a *Adjustment) {
 	b.move(now, Cost{}.Sub(a.Charge))
 	if a.Empty > 0 {
 		b.rates(func(i int, u Unit, r Rate) {
-			b.tats[i] = max(b.tats[i], later(now+int64(a.Empty), r.fill()))
+			b.tats[i] = max(b.tats[i], later(now+int64(a.Empty), r.span(r.Burst)))
 		})
 	}
 }

@@ -36,7 +36,7 @@ func (r Rate) Check() error {
 		return fmt.Errorf("rate of %d per %v: want at most one a nanosecond", r.N, r.Per)
 	case r.Burst < 1 || r.Burst > MaxUnits:
 		return fmt.Errorf("burst of %d units: want 1 to %d", r.Burst, int64(MaxUnits))
-	case r.fill() > int64(maxFill):
+	case r.span(r.Burst) > int64(maxFill):
 		return fmt.Errorf("burst of %d at %d per %v takes more than %v to fill", r.Burst, r.N, r.Per, maxFill)
 	}
 	return nil
@@ -52,9 +52,16 @@ func (r Rate) span(n int64) int64 { return mulDivCeil(n, int64(r.Per), r.N) }
 // back is span rounded down: time given back is never too long.
 func (r Rate) back(n int64) int64 { return mulDiv(n, int64(r.Per), r.N) }
 
-// fill is the time in which an empty bucket fills, τ in the literature. It is
-// rounded down, which makes what depends on it ripe later, never earlier.
-func (r Rate) fill() int64 { return r.back(r.Burst) }
+// ready returns the instant at which n units are available in a bucket that is
+// full at the instant full and from which nothing is taken: n − Burst units of
+// refill after full, rounded up. It is rounded once. Rounding the time of n and of
+// Burst apart would put a whole burst 1ns ahead of a full bucket.
+func (r Rate) ready(full, n int64) int64 {
+	if n > r.Burst {
+		return later(full, r.span(n-r.Burst))
+	}
+	return full - r.back(r.Burst-n)
+}
 
 // in is how many whole units are restored in d ≥ 0.
 func (r Rate) in(d int64) int64 { return mulDiv(d, r.N, int64(r.Per)) }

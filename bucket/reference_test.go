@@ -140,6 +140,9 @@ func (f *reference) limit() {
 // reach is how far ahead quota may be promised, in nanoseconds.
 func (f *reference) reach(r refRate, promise bool) *big.Rat {
 	if !promise {
+		if int64(r.Per)%r.N == 0 {
+			return rat(0)
+		}
 		return rat(2) // as much as rounding may have cost a full bucket
 	}
 	h := most(rat(int64(250*time.Millisecond)), add(r.unitTime(), rat(1)))
@@ -187,10 +190,7 @@ func (f *reference) adjust(a *Adjustment) {
 	}
 	for i := range f.rates {
 		r := &f.rates[i]
-		// Empty until then; "empty" is what takes a whole number of nanoseconds
-		// to fill, which may be a little less than nothing's fill.
-		fill := new(big.Rat).SetInt(floor(mul(rat(r.Burst), r.unitTime())))
-		r.level = least(r.level, sub(rat(r.Burst), quo(add(rat(int64(a.Empty)), fill), r.unitTime())))
+		r.level = least(r.level, quo(rat(-int64(a.Empty)), r.unitTime())) // zero when Empty has passed
 	}
 	f.limit()
 }
@@ -298,7 +298,7 @@ func TestAgreesWithReference(t *testing.T) {
 // decide checks g against the reference, which then follows it.
 func decide(t *rapid.T, f *reference, a *Ask, g Grant) {
 	exact := func(refRate) *big.Rat { return new(big.Rat) }
-	slow := func(r refRate) *big.Rat { return add(r.bound, rat(2)) } // 2: what is asked and the burst are rounded, too
+	slow := func(r refRate) *big.Rat { return add(r.bound, rat(1)) } // 1: the horizon is rounded, too
 	promise := !a.Need.IsZero()
 	if !g.OK {
 		need := a.Need

@@ -52,6 +52,12 @@ local function span(r, n) return muldiv(n, r.per, r.n, true) end
 local function back(r, n) return muldiv(n, r.per, r.n, false) end
 local function later(t, d) return min(t + d, END) end
 
+-- ready is when n units are available in a bucket that is full at tat; see Rate.ready.
+local function ready(r, tat, n)
+  if n > r.burst then return later(tat, span(r, n - r.burst)) end
+  return tat - back(r, r.burst - n)
+end
+
 -- ahead is how far ahead of its refill an ask may reach; see Rate.ahead.
 local function ahead(r, promise)
   if promise then return r.horizon end
@@ -237,8 +243,7 @@ end
 local function room(b, now, promise)
   local c = {math.huge, math.huge}
   for i, r in ipairs(b.rates) do
-    local d = max(now + r.fill - max(b.tats[i], now) + ahead(r, promise), 0)
-    local n = min(muldiv(d, r.n, r.per, false), r.burst - b.out[r.u])
+    local n = min(r.burst - missing(b, i, now + ahead(r, promise)), r.burst - b.out[r.u])
     c[r.u] = max(min(c[r.u], n), 0)
   end
   return c
@@ -248,7 +253,7 @@ local function refill(b, now, need, promise)
   local d = 0
   for i, r in ipairs(b.rates) do
     local n = need[r.u]
-    if n > 0 then d = max(d, later(max(b.tats[i], now), span(r, n)) - r.fill - now - ahead(r, promise)) end
+    if n > 0 then d = max(d, ready(r, max(b.tats[i], now), n) - now - ahead(r, promise)) end
   end
   return d
 end
@@ -337,12 +342,13 @@ local function grant(b, now, id, need, want, ttl)
   local last = now
   b.out = {b.out[1] + give[1], b.out[2] + give[2]}
   for i, r in ipairs(b.rates) do
-    b.tats[i] = later(max(b.tats[i], now), span(r, give[r.u]))
-    local ready = b.tats[i] - r.fill
-    if ready > now and give[r.u] > 0 then
-      l.drips[#l.drips + 1] = {u = r.u, ready = ready, n = r.n, per = r.per}
-      for _, x in ipairs({r.u, ready, r.n, r.per}) do f[#f + 1] = text(x) end
-      last = max(last, ready)
+    local tat = max(b.tats[i], now)
+    local at = ready(r, tat, give[r.u])
+    b.tats[i] = later(tat, span(r, give[r.u]))
+    if at > now and give[r.u] > 0 then
+      l.drips[#l.drips + 1] = {u = r.u, ready = at, n = r.n, per = r.per}
+      for _, x in ipairs({r.u, at, r.n, r.per}) do f[#f + 1] = text(x) end
+      last = max(last, at)
     end
   end
   l.expiry = later(last, ttl)

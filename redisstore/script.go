@@ -53,10 +53,8 @@ func (w words) limits(defined int64, l bucket.Limits, tick time.Duration) words 
 	return append(w, fmt.Sprintf("%020d", uint64(defined)^1<<63), text)
 }
 
-// fill is the time in which burst units are restored, rounded down.
-func fill(r bucket.Rate, burst int64) int64 {
-	return int64(bucket.Drip{N: r.N, Per: r.Per}.Until(burst))
-}
+// fill is the time in which burst units are restored, rounded up.
+func fill(r bucket.Rate, burst int64) int64 { return int64(r.Span(burst)) }
 
 func gcd(a, b int64) int64 {
 	for b != 0 {
