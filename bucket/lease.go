@@ -1,6 +1,7 @@
 package bucket
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -64,7 +65,10 @@ func (a *Ask) Check() error {
 	if err := a.Limits.Check(); err != nil {
 		return err
 	}
-	if err := errors.Join(a.Need.Check(), a.Want.Check()); err != nil {
+	if err := a.Need.Check(); err != nil {
+		return cmp.Or(a.Limits.Fits(a.Need), err) // more than MaxUnits is more than any burst
+	}
+	if err := a.Want.Check(); err != nil {
 		return err
 	}
 	if n := len(a.Done); n > MaxDone {

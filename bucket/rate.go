@@ -318,12 +318,18 @@ func (l Limits) Limited(c Cost) Cost {
 	return c
 }
 
-// Fits returns an error that wraps [ErrCostExceedsBurst] when c could never be
-// admitted under l.
+// Fits returns nil if c is at most the burst of l in each unit that l limits, and
+// else an error that wraps [ErrCostExceedsBurst] and names both numbers: no wait is
+// long enough for such a cost. It says so of costs above [MaxUnits], too, which
+// [Cost.Check] refuses for their size alone, so call Fits before Check. Of a cost
+// that is negative in either unit Fits says nothing: only Check does.
 func (l Limits) Fits(c Cost) error {
+	if !c.Covers(Cost{}) {
+		return nil
+	}
 	burst := l.Burst()
 	for u := range Tokens + 1 {
-		if n := c.Of(u); n > burst.Of(u) {
+		if n := c.Of(u); n > burst.Of(u) && len(l.Of(u)) > 0 {
 			return fmt.Errorf("%w: %d %s asked, at most %d fit in %q", ErrCostExceedsBurst, n, u, burst.Of(u), l.Of(u))
 		}
 	}

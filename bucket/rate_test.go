@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -188,9 +189,40 @@ func TestBadInput(t *testing.T) {
 	if err := CheckKey(strings.Repeat("\xff", 512)); err != nil {
 		t.Errorf("a key of 512 arbitrary bytes: %v", err)
 	}
-	if err := limits.Fits(Cost{6, 0}); !errors.Is(err, ErrCostExceedsBurst) ||
-		!strings.Contains(err.Error(), "6 requests") || !strings.Contains(err.Error(), "at most 5") {
-		t.Errorf("a cost of 6 against a burst of 5: %v, want ErrCostExceedsBurst naming both", err)
+}
+
+// A cost above the burst is ErrCostExceedsBurst whatever its size: callers give up
+// such a call, and correct a call whose cost is malformed.
+func TestFits(t *testing.T) {
+	limits := Limits{Requests: Rates{{5, time.Second, 5}}}
+	for _, c := range []struct {
+		cost  Cost
+		names string // empty: it fits
+	}{
+		{Cost{5, 0}, ""},
+		{Cost{6, 0}, "6 requests asked, at most 5"},
+		{Cost{MaxUnits, 0}, "1000000000000 requests asked, at most 5"},
+		{Cost{MaxUnits + 1, 0}, "1000000000001 requests asked, at most 5"},
+		{Cost{math.MaxInt64, 0}, "9223372036854775807 requests asked, at most 5"},
+		{Cost{0, MaxUnits + 1}, ""},  // tokens are not limited
+		{Cost{0, math.MaxInt64}, ""}, //
+		{Cost{-1, 0}, ""},            // for Check to refuse
+		{Cost{math.MinInt64, 0}, ""}, //
+		{Cost{6, -1}, ""},            //
+	} {
+		err := limits.Fits(c.cost)
+		if c.names == "" && err != nil || c.names != "" && (!errors.Is(err, ErrCostExceedsBurst) || !strings.Contains(err.Error(), c.names)) {
+			t.Errorf("Fits(%v): %v, want ErrCostExceedsBurst that says %q", c.cost, err, c.names)
+		}
+	}
+	for _, c := range []struct {
+		need    Cost
+		exceeds bool
+	}{{Cost{MaxUnits + 1, 0}, true}, {Cost{MaxUnits + 1, -1}, false}, {Cost{-1, 0}, false}, {Cost{0, MaxUnits + 1}, false}} {
+		ask := Ask{Key: "k", Limits: limits, Need: c.need}
+		if err := ask.Check(); err == nil || errors.Is(err, ErrCostExceedsBurst) != c.exceeds {
+			t.Errorf("Check of an ask for %v: %v, want an error that is ErrCostExceedsBurst: %v", c.need, err, c.exceeds)
+		}
 	}
 }
 
