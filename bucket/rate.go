@@ -1,6 +1,7 @@
 package bucket
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -85,40 +86,44 @@ var windows = []struct {
 	{"us", time.Microsecond}, {"ns", time.Nanosecond}, // for those that no other divides
 }
 
-const rateForm = `want "50/s", "100000/m", "5/10s", "10/h", or "50/s burst 10"`
+// errNotARate means that a text has not the form of a rate.
+var errNotARate = errors.New("not a rate")
 
 // ParseRate reads a rate: a count, a slash, a window of one or more ns, us, ms, s,
 // m, h or d, and optionally the word burst with a count. Burst defaults to N.
-// Digits may be grouped by underscores.
+// Digits may be grouped by underscores. The error quotes s and says what to write
+// instead.
 func ParseRate(s string) (Rate, error) {
-	fail := func(err error) (Rate, error) {
-		if err == nil {
-			return Rate{}, fmt.Errorf("rate %.64q: %s", s, rateForm)
-		}
+	r, err := parseRate(s)
+	switch {
+	case err == errNotARate:
+		return Rate{}, notARate(s)
+	case err != nil:
 		return Rate{}, fmt.Errorf("rate %.64q: %w", s, err)
 	}
-	rest, burst, bursts := strings.Cut(s, " burst ")
+	return r, nil
+}
+
+// parseRate is ParseRate with errors that do not quote s.
+func parseRate(s string) (r Rate, err error) {
+	rest, burst, hasBurst := strings.Cut(s, " burst ")
 	count, window, ok := strings.Cut(strings.TrimSpace(rest), "/")
 	if !ok {
-		return fail(nil)
+		return Rate{}, errNotARate
 	}
-	var r Rate
 	if r.N, ok = parseCount(count); !ok {
-		return fail(nil)
+		return Rate{}, errNotARate
 	}
 	if r.Per, ok = parseWindow(strings.TrimSpace(window)); !ok {
-		return fail(nil)
+		return Rate{}, errNotARate
 	}
 	r.Burst = r.N
-	if bursts {
+	if hasBurst {
 		if r.Burst, ok = parseCount(burst); !ok {
-			return fail(nil)
+			return Rate{}, errNotARate
 		}
 	}
-	if err := r.Check(); err != nil {
-		return fail(err)
-	}
-	return r, nil
+	return r, r.Check()
 }
 
 func parseCount(s string) (int64, bool) {
@@ -191,9 +196,10 @@ func ParseRates(s string) (Rates, error) {
 	}
 	var rs Rates
 	for part := range strings.SplitSeq(s, ",") {
-		r, err := ParseRate(strings.TrimSpace(part))
+		part = strings.TrimSpace(part)
+		r, err := ParseRate(part)
 		if err != nil {
-			return nil, err
+			return nil, cmp.Or(thousands(s), err)
 		}
 		rs = append(rs, r)
 	}

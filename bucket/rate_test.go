@@ -64,7 +64,7 @@ func TestParseRateErrors(t *testing.T) {
 		{"fifty/s", `"fifty/s"`, `want "50/s"`},                    // not digits
 		{"-5/s", `"-5/s"`, `want "50/s"`},                          // no signs
 		{"+5/s", `"+5/s"`, `want "50/s"`},                          //
-		{"1.5/s", `"1.5/s"`, `want "50/s"`},                        // whole units only
+		{"1.5/s", `"1.5/s"`, `: write 3/2s`},                       // whole units only
 		{"1e3/s", `"1e3/s"`, `want "50/s"`},                        //
 		{"_/s", `"_/s"`, `want "50/s"`},                            // underscores group, they do not count
 		{"50/fortnight", `"50/fortnight"`, `want "50/s"`},          // unknown window
@@ -100,6 +100,81 @@ func TestParseRateErrors(t *testing.T) {
 		}
 		if len(err.Error()) > 300 {
 			t.Errorf("ParseRate(%.40q): an error of %d bytes, want at most 300", c.in, len(err.Error()))
+		}
+	}
+}
+
+// A rate in a form that is clear and not read is refused by an error that quotes
+// the input and says what to write, and what it says to write is read.
+func TestErrorsSayWhatToWrite(t *testing.T) {
+	const thousands = "commas separate rates, they are no thousands separators: "
+	for _, c := range []struct{ in, want string }{
+		{"100,000/m", thousands + "write 100000/m"},
+		{"200,000/m", thousands + "write 200000/m"},
+		{"1,000,000/d", thousands + "write 1000000/d"},
+		{"500/m,10,000/d", thousands + "write 500/m,10000/d"},
+		{"10,000/d,500/m", thousands + "write 10000/d,500/m"},
+		{"10/s burst 2,000", thousands + "write 10/s burst 2000"},
+		{"1,000/s burst 20,000", thousands + "write 1000/s burst 20000"},
+		{"10/s burst 2,000,500/m", thousands + "write 10/s burst 2000,500/m"},
+		{"100,000/minute", thousands + "write 100000/minute"}, // a name that is read stays
+		{"100,000/minutes", thousands + "write 100000/m"},
+		{"0.5/s", "write 1/2s"},
+		{".5/s", "write 1/2s"},
+		{"1.5/s", "write 3/2s"},
+		{"0.1/m", "write 1/10m"},
+		{"0.25/10s", "write 1/40s"},
+		{"2.0/s", "write 2/s"},
+		{"0.0/s", ""},
+		{"2.5/s burst 10", "write 5/2s burst 10"},
+		{"5/s burst 2.5", ""},
+		{"100k/m", "write 100000/m"},
+		{"100K/m", "write 100000/m"},
+		{"1.5M/m", "write 1500000/m"},
+		{"1.5k/s burst 2k", "write 1500/s burst 2000"},
+		{"0.0005k/s", "write 1/2s"},
+		{"2M/d,1k/m", "write 2000000/d"}, // the first mistake
+		{"5000000M/m", ""},               // more than the largest rate
+		{"5/seconds", "write 5/s"},
+		{"5/minutes", "write 5/m"},
+		{"5/mins", "write 5/m"},
+		{"5/10 minutes", "write 5/10m"},
+		{"5/hours", "write 5/h"},
+		{"5/Hour", "write 5/hour"},
+		{"5/days", "write 5/d"},
+		{"1/week", "write 1/7d"},
+		{"1/2weeks", "write 1/14d"},
+		{"1/month", ""}, // of how many days?
+		{"5/M", ""},
+		{"500rpm", "write 500/m"},
+		{"500 RPM", "write 500/m"},
+		{"500rps", "write 500/s"},
+		{"100000tpm", "write 100000/m"},
+		{"100k TPM", "write 100000/m"},
+		{"1M tpd", "write 1000000/d"},
+		{"100,000tpm", thousands + "write 100000/m"},
+		{"500rpm burst 10", "write 500/m burst 10"},
+		{"1,5/s", ""}, // a decimal comma, or two rates?
+		{"500,10000/d", ""},
+		{"1/s,", ""},
+	} {
+		_, err := ParseRates(c.in)
+		if err == nil {
+			t.Errorf("ParseRates(%q) is accepted, want an error", c.in)
+			continue
+		}
+		if _, told, _ := strings.Cut(c.want, "write "); told != "" {
+			if _, err := ParseRates(told); err != nil {
+				t.Errorf("ParseRates(%q): the error is to say %q, which is not read: %v", c.in, c.want, err)
+			}
+		}
+		first, _, _ := strings.Cut(c.in, ",")
+		want := fmt.Sprintf("rate %q: %s", c.in, c.want)
+		if c.want != "" && err.Error() != want && err.Error() != fmt.Sprintf("rate %q: %s", first, c.want) {
+			t.Errorf("ParseRates(%q): %v, want %s", c.in, err, want)
+		}
+		if c.want == "" && !strings.Contains(err.Error(), "want") {
+			t.Errorf("ParseRates(%q): %v, want the forms of a rate", c.in, err)
 		}
 	}
 }
