@@ -14,14 +14,14 @@ import (
 	"github.com/choked/choked/internal/ledger"
 )
 
-// TestAnyHistory drives a line and the buckets behind it through operations at
-// random, with decisions that take their time, as a leader's do, and holds it
-// to what every history must show.
+// TestAnyHistory drives a queue and its buckets through random operations, with
+// decisions that take time, as a leader's do, and checks what must hold in every
+// history.
 func TestAnyHistory(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		// A unit of each takes whole nanoseconds. Where it does not, the look
-		// ahead may be a nanosecond too hopeful for one and not for the next,
-		// who is then served first: once, for the other keeps its place.
+		// A unit of each rate takes a whole number of nanoseconds. For other rates the
+		// estimate of a pass may be 1 ns too early for one entry and exact for the next,
+		// which is then served first: once, since the other keeps its position.
 		h := &history{T: t, table: ledger.NewTable()}
 		for range rapid.IntRange(1, 2).Draw(t, "definitions") {
 			lim := rapid.SampledFrom([]string{"10/s", "1/s burst 4", "5/m", "20/s burst 1", "4/s,60/m burst 10"}).Draw(t, "limits")
@@ -31,7 +31,7 @@ func TestAnyHistory(t *testing.T) {
 			}
 			h.definitions = append(h.definitions, l)
 		}
-		h.line = New(h.table.Find)
+		h.queue = New(h.table.Find)
 		t.Repeat(map[string]func(*rapid.T){
 			"ask":    h.ask,
 			"settle": h.settle,
@@ -49,13 +49,13 @@ func TestAnyHistory(t *testing.T) {
 type history struct {
 	*rapid.T
 	definitions []bucket.Limits // of all keys, the earliest first
-	line        *Queue
+	queue       *Queue
 	table       *ledger.Table
 	now         int64
 	asks        []*asked
 	seq         uint64
 	batch       []*Entry
-	served      map[string]uint64 // by key: the place of the last who waited and was granted
+	served      map[string]uint64 // by key: the position of the last ask that waited and was granted
 }
 
 type asked struct {
@@ -63,16 +63,16 @@ type asked struct {
 	ask       bucket.Ask
 	answers   []Answer
 	settled   bool
-	cancelled bool // need not be answered
-	again     bool // another took its place
-	repeated  bool // it, or another, asked for the same lease
+	cancelled bool // no answer is required
+	again     bool // a later ask replaced it
+	repeated  bool // another ask has the same id
 }
 
 func (h *history) ask(t *rapid.T) {
 	h.seq++
 	defined := rapid.IntRange(0, len(h.definitions)-1).Draw(t, "defined")
 	limits := h.definitions[defined]
-	// Need may be more than the asker's own definition allows.
+	// Need may exceed the burst of the ask's own definition.
 	most := h.definitions[rapid.IntRange(0, len(h.definitions)-1).Draw(t, "of")]
 	burst := most.Limited(most.Burst())
 	a := bucket.Ask{
@@ -90,7 +90,7 @@ func (h *history) ask(t *rapid.T) {
 
 func (h *history) add(ask bucket.Ask) *asked {
 	a := &asked{ask: ask}
-	a.Entry = h.line.Add(h.now, &ask, func(ans Answer) { a.answers = append(a.answers, ans) })
+	a.Entry = h.queue.Add(h.now, &ask, func(ans Answer) { a.answers = append(a.answers, ans) })
 	h.asks = append(h.asks, a)
 	return a
 }
@@ -115,12 +115,12 @@ func (h *history) settle(t *rapid.T) {
 
 func (h *history) settleNow(a *asked, spent bucket.Cost) {
 	a.settled = true
-	h.line.Add(h.now, &bucket.Settlement{Key: a.ask.Key, ID: a.ask.ID, Spent: spent}, func(Answer) {})
+	h.queue.Add(h.now, &bucket.Settlement{Key: a.ask.Key, ID: a.ask.ID, Spent: spent}, func(Answer) {})
 }
 
 func (h *history) charge(t *rapid.T) {
 	limits := h.definitions[0]
-	h.line.Add(h.now, &bucket.Adjustment{
+	h.queue.Add(h.now, &bucket.Adjustment{
 		Key: "k", Limits: limits,
 		Charge: limits.Limited(bucket.Cost{Requests: rapid.Int64Range(0, 2).Draw(t, "charge")}),
 		Return: limits.Limited(bucket.Cost{Requests: rapid.Int64Range(0, 2).Draw(t, "return")}),
@@ -131,7 +131,7 @@ func pending(a *asked) bool { return len(a.answers) == 0 && !a.cancelled && !a.a
 
 func (h *history) cancel(t *rapid.T) {
 	a := h.pick(t, pending)
-	h.line.Cancel(a.Entry)
+	h.queue.Cancel(a.Entry)
 	a.cancelled = true
 }
 
@@ -141,26 +141,26 @@ func (h *history) again(t *rapid.T) {
 	h.add(a.ask).repeated = true
 }
 
-// pass lets time pass, for a store that has done what there was to do.
+// pass decides all that is due and advances the time.
 func (h *history) pass(t *rapid.T) {
-	for h.decide(); h.line.Next() <= h.now; h.decide() {
+	for h.decide(); h.queue.Next() <= h.now; h.decide() {
 		h.take()
 	}
 	h.now += int64(rapid.SampledFrom([]time.Duration{1, time.Millisecond, 300 * time.Millisecond, 5 * time.Second}).Draw(t, "pass"))
 }
 
-// take begins to decide, if nothing is being decided: what comes before decide
-// comes while the log is being written.
+// take begins a decision unless one is under way. Operations between take and
+// decide are those that arrive while the log is written.
 func (h *history) take() {
 	if h.batch != nil {
 		return
 	}
-	h.batch = h.line.Take(h.now, 3)
+	h.batch = h.queue.Take(h.now, 3)
 	if len(h.batch) > 3 {
 		h.Fatalf("Take(3) returned %d", len(h.batch))
 	}
-	if len(h.batch) == 0 && h.line.Next() <= h.now {
-		h.Fatalf("Take returned nothing at %d, and Next is %d", h.now, h.line.Next())
+	if len(h.batch) == 0 && h.queue.Next() <= h.now {
+		h.Fatalf("Take returned nothing at %d, and Next is %d", h.now, h.queue.Next())
 	}
 }
 
@@ -170,21 +170,21 @@ func (h *history) decide() {
 	}
 	for _, e := range h.batch {
 		r := h.table.Apply(h.now, e.Op)
-		h.line.Resolve(h.now, e, r)
+		h.queue.Resolve(h.now, e, r)
 		at := slices.IndexFunc(h.asks, func(a *asked) bool { return a.Entry == e })
 		if at < 0 || !r.Grant.OK || h.asks[at].repeated || len(h.definitions) > 1 {
 			continue
 		}
 		a := h.asks[at]
-		if e.place < h.served[a.ask.Key] {
-			h.Fatalf("place %d of %q is served after place %d", e.place, a.ask.Key, h.served[a.ask.Key])
+		if e.position < h.served[a.ask.Key] {
+			h.Fatalf("position %d of %q is served after position %d", e.position, a.ask.Key, h.served[a.ask.Key])
 		}
-		h.served[a.ask.Key] = e.place
+		h.served[a.ask.Key] = e.position
 	}
 	h.batch = nil
 }
 
-// finish lets those who hold leases settle them, and everyone's time come.
+// finish settles the leases and runs until every ask has its answer.
 func (h *history) finish() {
 	wakes := 0
 	for end := h.now + int64(200*time.Hour); ; wakes++ {
@@ -199,7 +199,7 @@ func (h *history) finish() {
 				h.settleNow(a, a.answers[0].Grant.Granted)
 			}
 		}
-		next := h.line.Next()
+		next := h.queue.Next()
 		if next > end {
 			break
 		}
@@ -209,8 +209,8 @@ func (h *history) finish() {
 		if n := len(a.answers); n > 1 || n == 0 && !a.cancelled {
 			h.Fatalf("ask %v, wait %v: %d answers", a.ask.ID, a.ask.MaxWait, n)
 		}
-		if pending := a.state == waiting || a.state == taken; pending {
-			h.Fatalf("ask %v is still in the line's hands", a.ask.ID)
+		if pending := a.state == waiting || a.state == deciding; pending {
+			h.Fatalf("ask %v is still queued", a.ask.ID)
 		}
 		if len(a.answers) == 1 {
 			g := a.answers[0].Grant
@@ -222,11 +222,11 @@ func (h *history) finish() {
 			case g.OK && !g.Granted.Covers(a.ask.Need):
 				h.Fatalf("ask %v for %v got %v", a.ask.ID, a.ask.Need, g.Granted)
 			case len(h.definitions) == 1 && !g.OK && a.ask.MaxWait == 100*time.Hour && !a.repeated && !a.ask.Need.IsZero():
-				h.Fatalf("ask %v was refused after %v of %v: there is quota enough for all in that time", a.ask.ID, a.answers[0].Waited, a.ask.MaxWait)
+				h.Fatalf("ask %v was refused after %v of %v: the quota of that time suffices for all", a.ask.ID, a.answers[0].Waited, a.ask.MaxWait)
 			}
 		}
 	}
-	assert.EqualValues(h, math.MaxInt64, h.line.Next())
+	assert.EqualValues(h, math.MaxInt64, h.queue.Next())
 	if most := 20 * (len(h.asks) + 10); wakes > most {
 		h.Fatalf("%d wake-ups for %d asks", wakes, len(h.asks))
 	}
