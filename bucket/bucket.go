@@ -6,51 +6,52 @@ import (
 	"time"
 )
 
-// Bucket is the quota of one key: how much is there, and who holds leases on
-// it. It upholds, over every window W, on all holders together,
+// Bucket is the quota of one key and its open leases. All holders together spend,
+// over every window W and for each of its rates,
 //
-//	spent ≤ Burst + N/Per · W      for each of its rates,
+//	spent ≤ Burst + N/Per · W
 //
-// by two rules. What is leased is still in the bucket: level plus leased units
-// never exceed the burst, as if the holders had not taken them yet. And what is
-// promised ahead of its refill drips: the holder may not spend it before the
-// refill would have brought it.
+// Two rules uphold this bound. Leased units stay in the bucket: the level plus the
+// leased units never exceed the burst, as if the holders had not taken them yet. And
+// units that are promised ahead of the refill drip: the holder may not spend them
+// before the refill has restored them.
 //
 // A Bucket is not safe for concurrent use, and the instants it is given must
 // not run backwards.
 type Bucket struct {
 	limits  *Limits // shared, never changed
-	defined int64
+	defined int64   // when limits were defined, in Unix nanoseconds
 	former  *Limits // rates of earlier definitions that are not full yet; nil: none
 
-	// tats holds the theoretical arrival time of each rate, those on requests
-	// first: the instant at which its bucket would be full if all that is
-	// granted were spent and nothing more taken. Those of former come last.
+	// tats holds the theoretical arrival time of each rate: the instant at which its
+	// bucket is full if all leases are spent and no more are granted. The rates on
+	// requests come first, then those on tokens, then those of former.
 	tats []int64
 
-	out    Cost        // leased and neither settled nor expired
-	leases []HeldLease // in the order in which they expire
-	lows   lows        // nil in a copy that only looks ahead
+	leased     Cost        // units on open leases
+	leases     []HeldLease // open, in the order in which they expire
+	shortfalls shortfalls  // nil in a copy made by asOf
 }
 
-// New returns a full bucket with the given limits, which it keeps and shares.
+// New returns a full bucket with the given limits, which it keeps and shares. defined
+// is when they were defined, in Unix nanoseconds.
 func New(limits *Limits, defined int64) *Bucket {
 	n := limits.len()
 	if n > 2 {
-		return &Bucket{limits: limits, defined: defined, tats: make([]int64, n), lows: make(lows, 0, n)}
+		return &Bucket{limits: limits, defined: defined, tats: make([]int64, n), shortfalls: make(shortfalls, 0, n)}
 	}
-	// Most have a rate or two. Those are allocated once, not three times: there may
-	// be a million of them.
+	// Most buckets have a rate or two. They take one allocation, not three, since
+	// there may be a million of them.
 	b := new(struct {
 		Bucket
-		tats [2]int64
-		lows [2]Low
+		tats       [2]int64
+		shortfalls [2]Shortfall
 	})
-	b.Bucket = Bucket{limits: limits, defined: defined, tats: b.tats[:n:n], lows: b.lows[:0:n]}
+	b.Bucket = Bucket{limits: limits, defined: defined, tats: b.tats[:n:n], shortfalls: b.shortfalls[:0:n]}
 	return &b.Bucket
 }
 
-// NewEmpty returns a bucket that was empty at the instant at.
+// NewEmpty returns a bucket that was empty at the instant at and refills since.
 func NewEmpty(limits *Limits, defined, at int64) *Bucket {
 	b := New(limits, defined)
 	b.rates(func(i int, _ Unit, r Rate) { b.tats[i] = later(at, r.span(r.Burst)) })
@@ -60,21 +61,21 @@ func NewEmpty(limits *Limits, defined, at int64) *Bucket {
 // Limits returns the limits in force.
 func (b *Bucket) Limits() Limits { return *b.limits }
 
-// Defined is when the limits in force were defined.
+// Defined returns when the limits in force were defined, in Unix nanoseconds.
 func (b *Bucket) Defined() int64 { return b.defined }
 
-// Idle reports whether the bucket is full and nothing of it leased: it then
-// stands as if it had never been used, and may be forgotten.
+// Idle reports whether the bucket is full and has no open leases. An idle bucket
+// behaves like a new one, so a store may drop it.
 //
-// One whose limits were changed stays until it would have been full under those
-// before, too. Else who still has the old definition would find a full bucket
-// each time that the new one is.
+// A bucket whose limits were changed is idle only if it is full under the former
+// limits, too. Otherwise a worker with the old definition would get a full bucket
+// whenever the new one is full.
 func (b *Bucket) Idle(now int64) bool {
 	if n := len(b.leases); n > 0 {
 		if b.leases[n-1].Expiry > now {
 			return false
 		}
-		c := b.at(now) // what expired may have held the level down
+		c := b.asOf(now) // expired leases may have held the level down
 		b = &c
 	}
 	return !slices.ContainsFunc(b.tats, func(tat int64) bool { return tat > now })
@@ -83,7 +84,7 @@ func (b *Bucket) Idle(now int64) bool {
 // rates calls f for each rate in force with its unit and its index in tats.
 func (b *Bucket) rates(f func(i int, u Unit, r Rate)) { b.limits.each(0, f) }
 
-// all calls f for former rates, too.
+// all is rates for the former rates, too.
 func (b *Bucket) all(f func(i int, u Unit, r Rate)) {
 	n := b.limits.each(0, f)
 	if b.former != nil {
@@ -91,8 +92,8 @@ func (b *Bucket) all(f func(i int, u Unit, r Rate)) {
 	}
 }
 
-// each calls f for each rate with its unit, counting from i, and returns the
-// count.
+// each calls f for each rate with its unit and its index, counting from i, and
+// returns the index after the last.
 func (l *Limits) each(i int, f func(i int, u Unit, r Rate)) int {
 	for u := range Tokens + 1 {
 		for _, r := range l.Of(u) {
@@ -103,10 +104,10 @@ func (l *Limits) each(i int, f func(i int, u Unit, r Rate)) int {
 	return i
 }
 
-// Level is what the bucket holds at now in each unit, the least over its rates.
-// It is below zero when quota is promised ahead or owed.
+// Level returns the units in the bucket at now: of each unit, the least over its
+// rates. It is below zero when quota is promised ahead or owed.
 func (b *Bucket) Level(now int64) Cost {
-	c := b.at(now)
+	c := b.asOf(now)
 	return c.level(now)
 }
 
@@ -118,7 +119,7 @@ func (b *Bucket) level(now int64) Cost {
 	return c
 }
 
-// missing is how many units rate i lacks of a full bucket, rounded up.
+// missing returns how many units rate i is below full at now, rounded up.
 func (b *Bucket) missing(i int, r Rate, now int64) int64 {
 	if b.tats[i] <= now {
 		return 0
@@ -128,44 +129,44 @@ func (b *Bucket) missing(i int, r Rate, now int64) int64 {
 
 // Info describes the bucket of key at now.
 func (b *Bucket) Info(key string, now int64) Info {
-	c := b.at(now)
+	c := b.asOf(now)
 	return Info{
-		Key: key, Limits: *c.limits, Level: c.level(now), Leased: c.out, Leases: len(c.leases),
+		Key: key, Limits: *c.limits, Level: c.level(now), Leased: c.leased, Leases: len(c.leases),
 		Full: time.Duration(slices.Max(c.tats[:c.limits.len()]) - now),
 	}
 }
 
-// Leased is what is out on leases at now.
+// Leased returns the units on open leases at now.
 func (b *Bucket) Leased(now int64) Cost {
-	c := b.at(now)
-	return c.out
+	c := b.asOf(now)
+	return c.leased
 }
 
-// Room is the largest grant that the bucket could promise at now.
+// Room returns the largest grant that the bucket can promise at now, in units.
 func (b *Bucket) Room(now int64) Cost {
-	c := b.at(now)
+	c := b.asOf(now)
 	return c.room(now, true)
 }
 
-// Holders calls f for the holder of each lease, once a lease.
+// Holders calls f for the holder of each open lease, once a lease.
 func (b *Bucket) Holders(f func(holder uint64)) {
 	for i := range b.leases {
 		f(b.leases[i].ID.Holder)
 	}
 }
 
-// Wait is how long after now a grant of need could be promised if nobody
-// settled or asked meanwhile. Zero: now.
+// Wait returns how long after now need can be promised if no operation comes before.
+// Leases are counted until they expire.
 func (b *Bucket) Wait(now int64, need Cost) time.Duration {
-	c := b.at(now)
+	c := b.asOf(now)
 	return c.wait(now, need, true)
 }
 
-// Refill is how long after now the refill alone would have brought need, had
-// it not to wait for leases that are out: spendable, or with promise near
-// enough to be promised.
+// Refill returns how long after now need is available by the refill, or with promise
+// when it can be promised. It ignores that open leases may keep the bucket from
+// covering need before they expire; [Bucket.Wait] does not.
 func (b *Bucket) Refill(now int64, need Cost, promise bool) time.Duration {
-	c := b.at(now)
+	c := b.asOf(now)
 	return c.refill(now, need, func(r Rate) int64 {
 		if promise {
 			return r.ahead(true)
@@ -174,13 +175,13 @@ func (b *Bucket) Refill(now int64, need Cost, promise bool) time.Duration {
 	})
 }
 
-// Holds reports whether lease id is out.
+// Holds reports whether lease id is open.
 func (b *Bucket) Holds(id LeaseID) bool {
 	return slices.ContainsFunc(b.leases, func(l HeldLease) bool { return l.ID == id })
 }
 
-// Lease decides an ask at now. A refused ask leaves the bucket as it was. The
-// error wraps [ErrCostExceedsBurst].
+// Lease decides a at now. A refusal changes nothing. The error wraps
+// [ErrCostExceedsBurst]. Lease does not apply a.Done, which may concern other keys.
 func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 	b.advance(now)
 	if i := slices.IndexFunc(b.leases, func(l HeldLease) bool { return l.ID == a.ID }); i >= 0 {
@@ -189,8 +190,8 @@ func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 	if err := b.limits.Fits(a.Need); err != nil {
 		return Grant{}, err
 	}
-	// Without a need the holder asks ahead of its demand: it gets what is there
-	// and no promise, which those who wait want more.
+	// An ask without a need is ahead of its holder's demand. It is granted available
+	// units only: promises are left to the asks that need them.
 	promise := !a.Need.IsZero()
 	give := Share(a.Need, a.Want.Max(a.Need), b.room(now, promise))
 	if !give.Covers(a.Need) || give.IsZero() {
@@ -202,7 +203,7 @@ func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 	}
 	l := HeldLease{ID: a.ID, Granted: give}
 	last := now
-	b.out = b.out.Add(give)
+	b.leased = b.leased.Add(give)
 	b.rates(func(i int, u Unit, r Rate) {
 		full, n := max(b.tats[i], now), give.Of(u)
 		b.tats[i] = later(full, r.span(n))
@@ -217,9 +218,9 @@ func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 	return b.grant(now, &b.leases[at]), nil
 }
 
-// Share is the part of want that fits into room, negative room counting as
-// none. When one unit falls short, the other is cut in proportion, though not
-// below need: requests without tokens serve nobody.
+// Share returns the part of want that fits into room, where negative room counts as
+// zero. If one unit falls short, the other is cut in proportion, but not below need:
+// a request without its tokens is useless.
 func Share(need, want, room Cost) Cost {
 	fit := want.Min(room).Max(Cost{})
 	give := fit
@@ -243,23 +244,23 @@ func (b *Bucket) grant(now int64, l *HeldLease) Grant {
 	return g
 }
 
-// room is the largest grant at now: the level, with promise the level that the
-// refill will have reached a horizon later, and never so much that more than the
-// burst is leased. It is the largest n for which Rate.ready lies within reach.
+// room returns the largest grant at now: the level, or with promise the level a
+// horizon later, and at most what keeps the leased units within the burst. It is the
+// largest n for which Rate.ready is no later than now + Rate.ahead.
 func (b *Bucket) room(now int64, promise bool) Cost {
 	room := unlimited
 	b.rates(func(i int, u Unit, r Rate) {
-		n := min(r.Burst-b.missing(i, r, now+r.ahead(promise)), r.Burst-b.out.Of(u))
+		n := min(r.Burst-b.missing(i, r, now+r.ahead(promise)), r.Burst-b.leased.Of(u))
 		room = room.with(u, max(min(room.Of(u), n), 0))
 	})
 	return room
 }
 
-// ahead is how far ahead of its refill, in nanoseconds, an ask may reach. For an
-// ask without a promise that is only as much as rounding costs. Where a unit takes
-// no whole number of nanoseconds, the time charged for each lease is rounded up. So
-// the last unit of a full bucket may lie 1ns ahead for as long as the others are
-// leased, and an ask that could not reach it would wait until they expire.
+// ahead returns how far ahead of the refill, in nanoseconds, an ask may be granted.
+// Without a promise that is only the effect of rounding: if a unit does not take a
+// whole number of nanoseconds, the time charged for each lease is rounded up. While
+// all units of a full bucket but one are leased, the last one is then 1 ns ahead, and
+// an ask for it would have to wait until they expire.
 func (r Rate) ahead(promise bool) int64 {
 	switch {
 	case promise:
@@ -270,8 +271,8 @@ func (r Rate) ahead(promise bool) int64 {
 	return 0
 }
 
-// refill is how long after now the refill alone takes until every rate has need
-// within reach of an ask, which is ahead of its refill by ahead.
+// refill returns how long after now the refill alone brings need within the distance
+// ahead of every rate.
 func (b *Bucket) refill(now int64, need Cost, ahead func(Rate) int64) time.Duration {
 	var wait int64
 	b.rates(func(i int, u Unit, r Rate) {
@@ -282,27 +283,29 @@ func (b *Bucket) refill(now int64, need Cost, ahead func(Rate) int64) time.Durat
 	return time.Duration(wait)
 }
 
+// wait is [Bucket.Wait] with promise, for a bucket as of now.
 func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
-	c := b.at(now)
+	c := b.asOf(now)
 	for t := now; ; {
 		at := t + int64(c.refill(t, need, func(r Rate) int64 { return r.ahead(promise) }))
 		over := false
 		c.rates(func(_ int, u Unit, r Rate) {
-			over = over || need.Of(u) > 0 && c.out.Of(u)+need.Of(u) > r.Burst
+			over = over || need.Of(u) > 0 && c.leased.Of(u)+need.Of(u) > r.Burst
 		})
 		if len(c.leases) == 0 || !over && at < c.leases[0].Expiry {
 			return time.Duration(at - now)
 		}
-		// Too much is out, or what is out holds the refill back: until a lease
-		// has expired, which may lower the level.
+		// The leased units leave no room for need, or hold the refill back until the
+		// next expiry, which may lower the level.
 		t = c.leases[0].Expiry
 		c.advance(t)
 	}
 }
 
-// Settle closes lease id: of what it granted, spent is gone and the rest comes
-// back; if more was spent, the bucket owes it. An id that is unknown, expired
-// or settled already changes nothing. It reports whether it closed a lease.
+// Settle closes lease id and returns the granted units less spent to the bucket. If
+// spent is more than was granted, the bucket owes the difference. Settle reports
+// whether it closed a lease: an id that is unknown, expired or already settled
+// changes nothing.
 func (b *Bucket) Settle(now int64, id LeaseID, spent Cost) bool {
 	b.advance(now)
 	at := slices.IndexFunc(b.leases, func(l HeldLease) bool { return l.ID == id })
@@ -311,25 +314,25 @@ func (b *Bucket) Settle(now int64, id LeaseID, spent Cost) bool {
 	}
 	granted := b.leases[at].Granted
 	b.leases = slices.Delete(b.leases, at, at+1)
-	b.out = b.out.Sub(granted)
-	b.move(now, granted.Sub(spent))
+	b.leased = b.leased.Sub(granted)
+	b.credit(now, granted.Sub(spent))
 	return true
 }
 
-// Adjust applies a at now: what it returns, as far as that would not have run
-// over meanwhile, what it charges, then how long it empties the bucket. What is
-// out on leases stays out.
+// Adjust applies a at now: first it returns units, up to the least shortfall since
+// a.Since, then it charges units, then it empties the bucket. Leased units stay
+// leased.
 func (b *Bucket) Adjust(now int64, a *Adjustment) {
 	b.advance(now)
 	b.rates(func(i int, u Unit, r Rate) {
-		worth := min(r.back(a.Return.Of(u)), b.lows.since(i, a.Since))
-		if a.Since > now { // by the time of a store that is no more, which counted what this one does not
+		worth := min(r.spanDown(a.Return.Of(u)), b.shortfalls.since(i, a.Since))
+		if a.Since > now { // the time of a lost store, whose charges this one has not counted
 			worth = 0
 		}
 		b.tats[i] -= worth
-		b.lows.shift(i, worth)
+		b.shortfalls.reduce(i, worth)
 	})
-	b.move(now, Cost{}.Sub(a.Charge))
+	b.credit(now, Cost{}.Sub(a.Charge))
 	if a.Empty > 0 {
 		b.rates(func(i int, u Unit, r Rate) {
 			b.tats[i] = max(b.tats[i], later(now+int64(a.Empty), r.span(r.Burst)))
@@ -337,11 +340,11 @@ func (b *Bucket) Adjust(now int64, a *Adjustment) {
 	}
 }
 
-// move brings units back to the bucket, or takes them where c is negative.
-func (b *Bucket) move(now int64, c Cost) {
+// credit returns units to the bucket, or charges them where c is negative.
+func (b *Bucket) credit(now int64, c Cost) {
 	b.rates(func(i int, u Unit, r Rate) {
 		if n := c.Of(u); n >= 0 {
-			b.tats[i] -= min(r.back(n), max(b.tats[i], 0))
+			b.tats[i] -= min(r.spanDown(n), max(b.tats[i], 0))
 		} else {
 			b.tats[i] = later(max(b.tats[i], now), r.span(-n))
 		}
@@ -349,12 +352,12 @@ func (b *Bucket) move(now int64, c Cost) {
 	b.clamp(now)
 }
 
-// Redefine gives the bucket other limits at now if they were defined later than
-// those in force. What the bucket lacked of being full it still lacks, so that
-// nobody gains by a new definition: a rate takes over the debt of the old rate
-// over the same window, else it begins with the largest debt of its unit, at
-// the most empty. A rate that comes back has at least the debt with which it
-// went. limits is kept and shared.
+// Redefine puts other limits in force at now if they were defined later than the
+// present ones. The bucket stays as many units below full as it was, so that no
+// holder gains by a new definition: a rate takes over the shortfall of the old rate
+// over the same window, or else the largest shortfall of its unit, up to an empty
+// bucket. A rate that was in force before keeps at least the shortfall that it had.
+// Redefine keeps and shares limits.
 func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
 	switch c := cmp.Compare(defined, b.defined); {
 	case c < 0:
@@ -363,7 +366,7 @@ func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
 		b.defined = defined
 		return
 	case c == 0 && limits.String() < b.limits.String():
-		return // two at the same instant: any order will do, if it is the same everywhere
+		return // of two definitions at one instant, the same one must hold on every replica
 	}
 	b.advance(now)
 	old := *b
@@ -377,16 +380,16 @@ func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
 			}
 		})
 	})
-	b.remember(now, &old)
+	b.keepFormer(now, &old)
 	b.clamp(now)
-	b.lows = b.lows[:0]
-	b.rates(func(i int, _ Unit, _ Rate) { b.lows = b.lows.note(i, now, 0) })
+	b.shortfalls = b.shortfalls[:0]
+	b.rates(func(i int, _ Unit, _ Rate) { b.shortfalls = b.shortfalls.note(i, now, 0) })
 }
 
-// remember makes former what is not full of old's rates and not in force now:
-// who still has the old definition may bring them back. Of one unit, only so
-// many as limits can have, those that take longest to be full.
-func (b *Bucket) remember(now int64, old *Bucket) {
+// keepFormer keeps old rates that are neither in force nor full: a worker with the
+// old definition may bring them back. Of each unit it keeps at most [MaxRates], those
+// that take longest to be full.
+func (b *Bucket) keepFormer(now int64, old *Bucket) {
 	type rate struct {
 		Rate
 		tat int64
@@ -415,7 +418,8 @@ func (b *Bucket) remember(now int64, old *Bucket) {
 	}
 }
 
-// debt is what rate r on unit u takes over from the bucket.
+// debt returns how many units below full rate r on unit u begins when it replaces the
+// rates of b.
 func (b *Bucket) debt(now int64, u Unit, r Rate) int64 {
 	var most, same int64
 	found := false
@@ -435,48 +439,48 @@ func (b *Bucket) debt(now int64, u Unit, r Rate) int64 {
 	return min(most, r.Burst)
 }
 
-// at returns the bucket as it will stand at now if nothing is done to it
-// before. It shares with b what neither changes.
-func (b *Bucket) at(now int64) Bucket {
+// asOf returns a copy of the bucket at the later instant now, provided that no
+// operation comes before. The copy is for reading; it shares leases with b.
+func (b *Bucket) asOf(now int64) Bucket {
 	c := *b
-	c.tats, c.lows = slices.Clone(b.tats), nil
+	c.tats, c.shortfalls = slices.Clone(b.tats), nil
 	c.advance(now)
 	return c
 }
 
-// advance lets the leases expire that are due by now, in the order of time.
-// Their units leave without coming back, for they may have been spent up to
-// their last instant; until that instant they were still in the bucket.
+// advance expires the leases that are due by now, in the order of time. Their units
+// are gone, since they may have been spent up to the last instant. Until that instant
+// they count as leased.
 func (b *Bucket) advance(now int64) {
 	for len(b.leases) > 0 && b.leases[0].Expiry <= now {
 		b.clamp(b.leases[0].Expiry)
-		b.note(b.leases[0].Expiry)
-		b.out = b.out.Sub(b.leases[0].Granted)
+		b.noteShortfall(b.leases[0].Expiry)
+		b.leased = b.leased.Sub(b.leases[0].Granted)
 		b.leases = b.leases[1:]
 	}
 	if len(b.leases) == 0 {
 		b.leases = nil
 	}
 	b.clamp(now)
-	b.note(now)
+	b.noteShortfall(now)
 }
 
-// note remembers how little the bucket lacks at t, before that grows.
-func (b *Bucket) note(t int64) {
-	if b.lows == nil {
+// noteShortfall records how far each rate is below full at t, before that grows.
+func (b *Bucket) noteShortfall(t int64) {
+	if b.shortfalls == nil {
 		return
 	}
 	b.rates(func(i int, u Unit, r Rate) {
-		b.lows = b.lows.note(i, t, max(b.tats[i]-t-r.span(b.out.Of(u)), 0))
+		b.shortfalls = b.shortfalls.note(i, t, max(b.tats[i]-t-r.span(b.leased.Of(u)), 0))
 	})
 }
 
-// clamp keeps what is leased in the bucket: at instant t its level plus the
-// units out do not exceed the burst, so no rate is full before t plus the time
-// that those units take. Without this, leases that lie idle while the bucket
-// refills would add up to more than a burst.
+// clamp keeps leased units in the bucket: at t, the level plus the leased units do
+// not exceed the burst, so no rate is full before t plus the time of the leased
+// units. Without this, leases that are not spent while the bucket refills would add
+// up to more than a burst.
 func (b *Bucket) clamp(t int64) {
 	b.all(func(i int, u Unit, r Rate) {
-		b.tats[i] = max(b.tats[i], later(t, r.span(b.out.Of(u))))
+		b.tats[i] = max(b.tats[i], later(t, r.span(b.leased.Of(u))))
 	})
 }

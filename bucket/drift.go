@@ -20,7 +20,7 @@ const (
 )
 
 // Early returns the least that another clock has counted once this one has
-// counted d: d·(1−ρ)/(1+ρ), rounded down. A right that another clock ends is used
+// counted d: d·(1−ρ)/(1+ρ), rounded down. A lease that another clock expires is used
 // no longer than this. Negative d counts as zero.
 func Early(d time.Duration) time.Duration {
 	return time.Duration(mulDiv(int64(max(d, 0)), slowest, fastest))

@@ -12,9 +12,8 @@ var (
 	// so that no wait is long enough. The error that wraps it names both numbers.
 	ErrCostExceedsBurst = errors.New("cost exceeds burst")
 
-	// ErrUnavailable means that a store cannot decide for now: nothing was
-	// decided, and the same call may succeed later. The error that wraps it keeps
-	// the cause.
+	// ErrUnavailable means that a store cannot decide now. It has decided nothing,
+	// and the same call may succeed later. The error that wraps it keeps the cause.
 	ErrUnavailable = errors.New("store unavailable")
 
 	// ErrNoQuorum is [ErrUnavailable] because no majority of the cluster can be
@@ -25,10 +24,11 @@ var (
 	ErrClosed = errors.New("closed")
 )
 
-// MaxKey is the longest key in bytes. A key may hold any bytes.
+// MaxKey is the longest length of a key, in bytes. A key may contain any bytes.
 const MaxKey = 512
 
-// CheckKey reports why key cannot name a bucket, or nil.
+// CheckKey returns an error that says why key cannot name a bucket, or nil: it must
+// have 1 to [MaxKey] bytes.
 func CheckKey(key string) error {
 	switch {
 	case key == "":

@@ -132,7 +132,7 @@ func (h *history) pass() {
 func (h *history) moment(l *inHand) int64 {
 	if len(l.drips) > 0 && h.r.IntN(2) == 0 {
 		d := l.drips[h.r.IntN(len(l.drips))]
-		n := d.Unripe(d.Ready - h.elapsed(l, l.came))
+		n := d.Unavailable(d.Ready - h.elapsed(l, l.came))
 		return l.real(l.came, d.Ready-d.Until(max(n-1, 0)))
 	}
 	return l.real(l.sent, l.lease.ValidFor) - 1
@@ -209,7 +209,7 @@ func (h *history) spend() {
 	}
 	usable := l.left
 	for _, d := range l.drips {
-		unripe := d.Unripe(d.Ready - h.elapsed(l, l.came))
+		unripe := d.Unavailable(d.Ready - h.elapsed(l, l.came))
 		usable = usable.with(d.Unit, min(usable.Of(d.Unit), max(l.left.Of(d.Unit)-unripe, 0)))
 	}
 	part := h.r.IntN(3) == 0

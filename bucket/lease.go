@@ -7,57 +7,58 @@ import (
 	"time"
 )
 
-// TTL is how long a lease lives once all of it is spendable, in the store's
-// time. It bounds how long the quota of a crashed holder stays out of reach.
+// TTL is how long a lease is valid once all of it is available, in the store's
+// time. It bounds how long the unspent quota of a crashed holder is lost.
 const TTL = 2 * time.Second
 
-// A lease may be promised ahead of the refill by the time that one unit takes,
-// within these bounds: enough that a busy holder never runs dry while it asks
-// again, little enough that a newcomer soon has its turn.
+// A lease is promised ahead of the refill by at most the time that one unit takes,
+// within these bounds: enough that a busy holder can spend while it asks again,
+// little enough that a new holder is soon served.
 const (
 	minHorizon = 250 * time.Millisecond
 	maxHorizon = time.Second
 )
 
-// Horizon is how far ahead of its refill quota under r may be promised.
+// Horizon returns how far ahead of its refill quota under r may be promised: the
+// time of one unit, at least 250 ms and at most 1 s.
 func (r Rate) Horizon() time.Duration {
 	return min(max(time.Duration(r.span(1)), minHorizon), maxHorizon)
 }
 
-// LeaseID names a lease. Its holder picks it: Holder once, at random, and Seq
-// counting up. An ask that a bucket has granted already gets the same lease when
-// it comes again under its id, as it may after an unclear answer. Once a lease
-// is settled or taken back, its id is not asked for again.
+// LeaseID identifies a lease. The holder chooses it. An ask that is repeated with its
+// id, as after an unclear answer, gets the lease that it was granted before. The id
+// of a lease that was settled or withdrawn is not used again.
 type LeaseID struct {
-	Holder uint64 `json:"holder"`
-	Seq    uint64 `json:"seq"`
+	Holder uint64 `json:"holder"` // of all leases of one worker; random
+	Seq    uint64 `json:"seq"`    // counts the asks of the holder
 }
 
+// String returns id in the form "7f-12": the holder in hexadecimal and the number.
 func (id LeaseID) String() string { return fmt.Sprintf("%x-%d", id.Holder, id.Seq) }
 
-// MaxDone bounds the settlements that one [Ask] carries.
+// MaxDone is the most settlements that one [Ask] carries.
 const MaxDone = 1 << 10
 
-// Ask asks for a lease on a key's quota.
+// Ask requests a lease on the quota of a key.
 type Ask struct {
-	Key    string
-	ID     LeaseID
-	Limits Limits // of the key; they create the bucket, or change it if they are newer
+	Key    string  // of the bucket, 1 to [MaxKey] bytes
+	ID     LeaseID // of the lease, if it is granted
+	Limits Limits  // of the key; they create the bucket, or change it if they are newer
 
 	// Defined is when Limits were defined, in Unix nanoseconds. Of two
 	// definitions the later one holds.
 	Defined int64
 
-	Need Cost // grant at least this much or nothing; zero: what can be had now
-	Want Cost // grant at most this much
+	Need Cost // least to grant, in units; zero: any part of Want that is available now
+	Want Cost // most to grant, in units
 
-	// MaxWait is how long to wait in line for Need. Zero: decide at once.
+	// MaxWait is how long the ask may be queued for Need. Zero: decide at once.
 	MaxWait time.Duration
 
-	Done []Settlement // applied first, whatever becomes of the ask; at most [MaxDone]
+	Done []Settlement // applied first, also if the ask is refused; at most [MaxDone]
 }
 
-// Check reports why a cannot be decided, or nil.
+// Check returns an error that says why a is malformed, or nil.
 func (a *Ask) Check() error {
 	if err := CheckKey(a.Key); err != nil {
 		return err
@@ -82,38 +83,44 @@ func (a *Ask) Check() error {
 	return nil
 }
 
-// Settlement closes a lease.
+// Settlement closes a lease: the spent units are gone and the rest is returned.
 type Settlement struct {
-	Key   string
-	ID    LeaseID
-	Spent Cost // of what was granted; more than that puts the bucket in debt
+	Key   string  // of the bucket
+	ID    LeaseID // of the lease
+	Spent Cost    // in units; more than was granted puts the bucket in debt
 }
 
-// Check reports why s cannot be applied, or nil.
+// Check returns an error that says why s is malformed, or nil.
 func (s *Settlement) Check() error { return errors.Join(CheckKey(s.Key), s.Spent.Check()) }
 
-// Adjustment moves a key's level after the fact.
+// Adjustment corrects the level of a key after units were spent.
 type Adjustment struct {
-	Key     string
+	Key     string // of the bucket
 	Limits  Limits // as in [Ask]
-	Defined int64
+	Defined int64  // as in [Ask]
 
-	// Return is units that were charged after Since and not used. They come back
-	// as far as the bucket would not have run over meanwhile, had they never
-	// been charged. Since is an instant of the store's time, such as [Lease.At]
-	// of an answer that came before the units were spent; zero: the beginning. Of
-	// an instant that is yet to come nothing comes back.
+	// Return is the units that were charged after Since and not used. They are
+	// returned up to the least shortfall of the bucket since then: had they never
+	// been charged, the bucket would have overflowed by the rest.
 	Return Cost
-	Since  int64
 
-	Charge Cost          // units that were used and not charged; the level may fall below zero
-	Empty  time.Duration // when positive: no quota for so long (the provider said: retry after), but what comes back
+	// Since is an instant of the store's time, in nanoseconds, such as [Lease.At] of
+	// an answer that came before the units were spent. Zero: the beginning. If it is
+	// in the future, Return is worth no units.
+	Since int64
+
+	Charge Cost // units that were used and not charged; the level may fall below zero
+
+	// Empty, if positive, empties the bucket for so long, because the provider said
+	// when to retry. Only units that are returned are available meanwhile. At most a
+	// day.
+	Empty time.Duration
 }
 
 // maxEmpty bounds [Adjustment.Empty].
 const maxEmpty = 24 * time.Hour
 
-// Check reports why a cannot be applied, or nil.
+// Check returns an error that says why a is malformed, or nil.
 func (a *Adjustment) Check() error {
 	if a.Empty < 0 || a.Empty > maxEmpty {
 		return fmt.Errorf("empty for %v: want 0 to %v", a.Empty, maxEmpty)
@@ -121,25 +128,25 @@ func (a *Adjustment) Check() error {
 	return errors.Join(CheckKey(a.Key), a.Limits.Check(), a.Return.Check(), a.Charge.Check())
 }
 
-// Drip says how promised quota becomes spendable: of the granted units of Unit,
-// all but ⌈d·N/Per⌉ may be spent while d is left until Ready.
+// Drip says how promised quota becomes available: of the granted units of Unit, all
+// but ⌈d·N/Per⌉ may be spent while d is left until Ready.
 type Drip struct {
 	Unit  Unit          `json:"unit"`
-	Ready time.Duration `json:"ready"` // until all of it is spendable
-	N     int64         `json:"n"`
+	Ready time.Duration `json:"ready"` // until all units are available
+	N     int64         `json:"n"`     // units that become available every Per
 	Per   time.Duration `json:"per"`
 }
 
-// Unripe is how many units may not be spent yet when left is the time until
+// Unavailable returns how many units may not be spent yet when left is the time until
 // [Drip.Ready].
-func (d Drip) Unripe(left time.Duration) int64 {
+func (d Drip) Unavailable(left time.Duration) int64 {
 	if left <= 0 {
 		return 0
 	}
 	return mulDivCeil(int64(left), d.N, int64(d.Per))
 }
 
-// Until is the time before Ready at which all but n of the units are spendable,
+// Until returns the time before Ready at which all but n of the units are available,
 // rounded so that it is never too early.
 func (d Drip) Until(n int64) time.Duration {
 	return time.Duration(mulDiv(max(n, 0), int64(d.Per), d.N))
@@ -147,42 +154,39 @@ func (d Drip) Until(n int64) time.Duration {
 
 // Grant is a bucket's decision on an [Ask], in the store's time.
 type Grant struct {
-	OK      bool
-	Granted Cost
-	TTL     time.Duration // until the store takes the lease for lost
-	Drips   []Drip        // counted from the decision; nil when all is spendable
+	OK      bool          // false: refused, see RetryAfter
+	Granted Cost          // in units
+	TTL     time.Duration // until the lease expires at the store
+	Drips   []Drip        // counted from the decision; nil: all units are available
 
-	RetryAfter time.Duration // when not OK: until Need could be granted if nobody else came
-	Level      Cost          // of the bucket afterwards, below zero when quota is promised ahead
-	At         int64         // the instant of the decision
+	RetryAfter time.Duration // of a refusal: until Need could be granted without other asks
+	Level      Cost          // of the bucket afterwards, in units; below zero when quota is promised ahead
+	At         int64         // the instant of the decision, in nanoseconds of the store's time
 }
 
-// Lease is a store's answer to an [Ask], in the time of the one who asked.
+// Lease is a store's answer to an [Ask], in the asker's time.
 type Lease struct {
-	ID      LeaseID
-	OK      bool // false: nothing was leased, see RetryAfter
-	Granted Cost
+	ID      LeaseID // of the ask
+	OK      bool    // false: refused, see RetryAfter
+	Granted Cost    // in units
 
-	// ValidFor counts from the instant at which the ask was made, not from the
-	// answer: spend before it has passed and the store still counts the lease
-	// as out, whatever the two clocks do within [Drift]. Use a clock that runs
-	// while the machine is suspended.
+	// ValidFor counts from the instant at which the ask was sent, not from the
+	// answer. Until it has passed the lease is open at the store, whatever the two
+	// clocks do within [Drift]. Use a clock that runs while the machine is suspended.
 	ValidFor time.Duration
 
 	// Drips hold back quota that is promised ahead. They count from the
 	// instant at which the answer arrived.
 	Drips []Drip
 
-	RetryAfter time.Duration
-	Level      Cost
-
-	At int64 // the store's time at the decision
+	RetryAfter time.Duration // of a refusal: when to ask again
+	Level      Cost          // of the bucket, in units; below zero when quota is promised ahead
+	At         int64         // the instant of the decision, in nanoseconds of the store's time
 }
 
-// Lease turns g into the answer to an ask. waited is how long the deciding side
-// had the ask in hand, by a clock of its own: at least so much time has passed
-// since it was made. What the asker's own clock has counted is added to ValidFor
-// instead, and loses nothing, however long it was.
+// Lease returns g as the answer to the ask with the given id. waited is how long the
+// store had the ask, by its own clock: at least so much time has passed since the ask
+// was sent, so ValidFor is that much longer, less the margin of [Early].
 func (g Grant) Lease(id LeaseID, waited time.Duration) Lease {
 	return Lease{
 		ID: id, OK: g.OK, Granted: g.Granted,

@@ -33,11 +33,11 @@ func mulDivRem(a, b, c int64) (q int64, rem bool) {
 	return int64(quo), r > 0
 }
 
-// end is the end of time as a store counts it: far enough that nobody waits for
-// it, near enough that sums do not overflow.
+// end is the latest instant that a store counts, exported as [MaxInstant]: no wait
+// reaches it, and the sum of two instants does not overflow.
 const end = math.MaxInt64 / 2
 
-// later returns t + d, at most the end of time.
+// later returns t + d, at most end.
 func later(t, d int64) int64 {
 	if d > end-t {
 		return end

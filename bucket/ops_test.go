@@ -132,6 +132,6 @@ func (o *ops) apply(b *Bucket, op any) (g Grant, err error) {
 // clone copies b, so that a question can be asked of it without effect.
 func clone(b *Bucket) *Bucket {
 	c := *b
-	c.tats, c.leases, c.lows = slices.Clone(b.tats), slices.Clone(b.leases), slices.Clone(b.lows)
+	c.tats, c.leases, c.shortfalls = slices.Clone(b.tats), slices.Clone(b.leases), slices.Clone(b.shortfalls)
 	return &c
 }

@@ -19,14 +19,14 @@ const (
 	maxFill = 10 * maxPer // the longest that an empty bucket may take to fill
 )
 
-// Rate is one limit: N units restored every Per, of which at most Burst gather.
+// Rate is one limit: N units are restored every Per, and at most Burst gather.
 type Rate struct {
 	N     int64         // units restored every Per
 	Per   time.Duration // the window that N is quoted over; time.Minute for RPM and TPM
 	Burst int64         // most units that the bucket can hold
 }
 
-// Check reports why r is not a usable rate, or nil.
+// Check returns an error that says why r is not a usable rate, or nil.
 func (r Rate) Check() error {
 	switch {
 	case r.N < 1 || r.N > MaxUnits:
@@ -46,34 +46,31 @@ func (r Rate) Check() error {
 // refillsAs reports whether r and q are the same but for the burst.
 func (r Rate) refillsAs(q Rate) bool { return r.N == q.N && r.Per == q.Per }
 
-// span is the time in which n ≥ 0 units are restored, rounded up: time charged
-// for units is never too short.
+// span returns the time in which n ≥ 0 units are restored, rounded up: the time
+// charged for units is never too short.
 func (r Rate) span(n int64) int64 { return mulDivCeil(n, int64(r.Per), r.N) }
 
-// back is span rounded down: time given back is never too long.
-func (r Rate) back(n int64) int64 { return mulDiv(n, int64(r.Per), r.N) }
+// spanDown is span rounded down: the time credited for units is never too long.
+func (r Rate) spanDown(n int64) int64 { return mulDiv(n, int64(r.Per), r.N) }
 
-// ready returns the instant at which n units are available in a bucket that is
-// full at the instant full and from which nothing is taken: n − Burst units of
-// refill after full, rounded up. It is rounded once. Rounding the time of n and of
-// Burst apart would put a whole burst 1ns ahead of a full bucket.
+// ready returns the instant at which n units are available in a bucket that will be
+// full at the instant full: the time of n − Burst units later, rounded up. It is
+// rounded once. Rounding the time of n and the time of Burst separately would put
+// the last unit of a full bucket 1 ns ahead of now.
 func (r Rate) ready(full, n int64) int64 {
 	if n > r.Burst {
 		return later(full, r.span(n-r.Burst))
 	}
-	return full - r.back(r.Burst-n)
+	return full - r.spanDown(r.Burst-n)
 }
 
-// in is how many whole units are restored in d ≥ 0.
-func (r Rate) in(d int64) int64 { return mulDiv(d, r.N, int64(r.Per)) }
-
-// Span is the time in which n units are restored, rounded up to a nanosecond.
+// Span returns the time in which n units are restored, rounded up to a nanosecond.
 func (r Rate) Span(n int64) time.Duration { return time.Duration(r.span(max(n, 0))) }
 
-// In is how many whole units are restored in d.
-func (r Rate) In(d time.Duration) int64 { return r.in(int64(max(d, 0))) }
+// In returns how many whole units are restored in d.
+func (r Rate) In(d time.Duration) int64 { return mulDiv(int64(max(d, 0)), r.N, int64(r.Per)) }
 
-// windows are the spellings of a window, the canonical one of each length first.
+// windows are the spellings of a window; the first of each length is the canonical one.
 var windows = []struct {
 	name string
 	per  time.Duration
@@ -83,10 +80,10 @@ var windows = []struct {
 	{"m", time.Minute}, {"min", time.Minute}, {"minute", time.Minute},
 	{"s", time.Second}, {"sec", time.Second}, {"second", time.Second},
 	{"ms", time.Millisecond},
-	{"us", time.Microsecond}, {"ns", time.Nanosecond}, // for those that no other divides
+	{"us", time.Microsecond}, {"ns", time.Nanosecond}, // for windows that are no multiple of the others
 }
 
-// errNotARate means that a text has not the form of a rate.
+// errNotARate means that a text does not have the form of a rate.
 var errNotARate = errors.New("not a rate")
 
 // ParseRate reads a rate: a count, a slash, a window of one or more ns, us, ms, s,
@@ -154,7 +151,7 @@ func parseWindow(s string) (time.Duration, bool) {
 
 // String returns the form that [ParseRate] reads.
 func (r Rate) String() string {
-	s := fmt.Sprintf("%d/%v", r.N, r.Per) // a window of nothing or less
+	s := fmt.Sprintf("%d/%v", r.N, r.Per) // for a window of zero or less
 	for _, w := range windows {
 		if r.Per < w.per || r.Per%w.per != 0 {
 			continue
@@ -181,11 +178,11 @@ func (r *Rate) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-// MaxRates bounds the rates on one unit of a key.
+// MaxRates is the most rates on one unit of a key.
 const MaxRates = 8
 
-// Rates are the limits on one unit; all of them hold at once. None: the unit is
-// not limited.
+// Rates are the limits on one unit; all of them hold at once. A unit without rates
+// is not limited.
 type Rates []Rate
 
 // ParseRates reads rates separated by commas, as in "500/m,10000/d". An empty
@@ -206,7 +203,7 @@ func ParseRates(s string) (Rates, error) {
 	return rs, rs.Check()
 }
 
-// Check reports why rs cannot limit a unit, or nil.
+// Check returns an error that says why rs cannot limit a unit, or nil.
 func (rs Rates) Check() error {
 	if len(rs) > MaxRates {
 		return fmt.Errorf("%d rates on one unit: want at most %d", len(rs), MaxRates)
@@ -240,11 +237,12 @@ func (rs *Rates) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-// Limits are all the limits of a key. A Limits is not changed once it is in
-// use: those who share it rely on that.
+// Limits are all the limits of a key. They hold together: a call is admitted only if
+// every rate allows it. A Limits is shared by buckets and must not be changed once it
+// is in use.
 type Limits struct {
-	Requests Rates `json:"requests,omitempty"`
-	Tokens   Rates `json:"tokens,omitempty"`
+	Requests Rates `json:"requests,omitempty"` // API calls per window; none: requests are not limited
+	Tokens   Rates `json:"tokens,omitempty"`   // LLM tokens per window; none: tokens are not limited
 }
 
 // ParseLimits reads the rates on requests and on tokens; either may be empty,
@@ -261,7 +259,7 @@ func ParseLimits(requests, tokens string) (Limits, error) {
 	return l, l.Check()
 }
 
-// Check reports why l cannot limit a key, or nil.
+// Check returns an error that says why l cannot limit a key, or nil.
 func (l Limits) Check() error {
 	if l.len() == 0 {
 		return errors.New("no limits: want a rate on requests, on tokens, or on both")
@@ -290,7 +288,8 @@ func (l Limits) Equal(m Limits) bool {
 	return slices.Equal(l.Requests, m.Requests) && slices.Equal(l.Tokens, m.Tokens)
 }
 
-// Burst is the largest cost that can ever be admitted at once.
+// Burst returns the largest cost that can ever be admitted at once, in units. A unit
+// that l does not limit is far above [MaxUnits].
 func (l Limits) Burst() Cost {
 	c := unlimited
 	for u := range Tokens + 1 {
@@ -301,8 +300,8 @@ func (l Limits) Burst() Cost {
 	return c
 }
 
-// In is how many whole units of each kind are restored in d, at most a burst, and
-// none of a kind that is not limited.
+// In returns how many whole units of each kind are restored in d: at most a burst,
+// and zero of a kind that l does not limit.
 func (l Limits) In(d time.Duration) Cost {
 	c := l.Burst()
 	for u := range Tokens + 1 {
@@ -324,11 +323,10 @@ func (l Limits) Limited(c Cost) Cost {
 	return c
 }
 
-// Fits returns nil if c is at most the burst of l in each unit that l limits, and
-// else an error that wraps [ErrCostExceedsBurst] and names both numbers: no wait is
-// long enough for such a cost. It says so of costs above [MaxUnits], too, which
-// [Cost.Check] refuses for their size alone, so call Fits before Check. Of a cost
-// that is negative in either unit Fits says nothing: only Check does.
+// Fits returns an error that wraps [ErrCostExceedsBurst] and names both numbers if c
+// is above the burst of l in a unit that l limits: no wait is long enough for such a
+// cost. Call Fits before [Cost.Check], which refuses a cost above [MaxUnits] for its
+// size alone. A negative cost is an error of Check, not of Fits.
 func (l Limits) Fits(c Cost) error {
 	if !c.Covers(Cost{}) {
 		return nil

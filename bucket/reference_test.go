@@ -338,16 +338,16 @@ func ripens(t *rapid.T, r *refRate, g Grant) {
 	x := rapid.Int64Range(0, int64(time.Second)).Draw(t, "then")
 	if i := rapid.IntRange(0, len(g.Drips)).Draw(t, "drip"); i < len(g.Drips) {
 		d := g.Drips[i] // the very instant at which a unit ripens
-		n := rapid.Int64Range(0, d.Unripe(d.Ready)).Draw(t, "units")
+		n := rapid.Int64Range(0, d.Unavailable(d.Ready)).Draw(t, "units")
 		x = max(int64(d.Ready-d.Until(n)), 0)
-		if d.Unripe(d.Until(n)) > n {
-			t.Fatalf("drip %+v: %v before Ready all but %d should be ripe, and %d are not", d, d.Until(n), n, d.Unripe(d.Until(n)))
+		if d.Unavailable(d.Until(n)) > n {
+			t.Fatalf("drip %+v: %v before Ready all but %d should be ripe, and %d are not", d, d.Until(n), n, d.Unavailable(d.Until(n)))
 		}
 	}
 	var unripe int64
 	for _, d := range g.Drips {
 		if d.Unit == r.unit {
-			unripe = max(unripe, d.Unripe(d.Ready-time.Duration(x)))
+			unripe = max(unripe, d.Unavailable(d.Ready-time.Duration(x)))
 		}
 	}
 	want := quo(sub(ready, rat(x)), r.unitTime())

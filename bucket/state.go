@@ -10,9 +10,9 @@ import (
 // which no wait reaches, and half of an int64, so that sums do not overflow.
 const MaxInstant = end
 
-// State is everything that a [Bucket] holds, for a codec: [Bucket.State] returns
-// it and [Restore] makes a bucket of it. Instants are nanoseconds of the store's
-// time, from 0 to [MaxInstant].
+// State is the full state of a [Bucket], for a codec: [Bucket.State] returns it and
+// [Restore] makes a bucket of it. Instants are nanoseconds of the store's time, from
+// 0 to [MaxInstant].
 type State struct {
 	Limits  *Limits // in force
 	Defined int64   // when Limits were defined, in Unix nanoseconds
@@ -22,42 +22,34 @@ type State struct {
 	// those on tokens, then those of Former in the same order.
 	TATs []int64
 
-	Leases []HeldLease // open leases, by expiry
-	Lows   []Low       // what bounds the worth of a return; of each rate by instant
+	Leases     []HeldLease // open leases, by expiry
+	Shortfalls []Shortfall // bound the worth of a return; of each rate by instant
 }
 
 // HeldLease is an open lease as its bucket keeps it.
 type HeldLease struct {
 	ID      LeaseID
-	Granted Cost
-	Expiry  int64  // the instant from which the lease counts as spent
+	Granted Cost   // in units
+	Expiry  int64  // the instant from which the lease counts as spent, in nanoseconds of the store's time
 	Drips   []Drip // Ready is an instant; nil: all is available from the start
-}
-
-// Low says that at At, and at all times since, a rate has lacked at least Least
-// of being full, not counting leases.
-type Low struct {
-	At    int64
-	Least int64 // nanoseconds of refill
-	Rate  uint8 // index into [State.TATs], of a rate in force
 }
 
 // State returns the bucket's state. Its slices are the bucket's own: read them
 // before the bucket changes, and do not write to them.
 func (b *Bucket) State() State {
-	return State{Limits: b.limits, Defined: b.defined, Former: b.former, TATs: b.tats, Leases: b.leases, Lows: b.lows}
+	return State{Limits: b.limits, Defined: b.defined, Former: b.former, TATs: b.tats, Leases: b.leases, Shortfalls: b.shortfalls}
 }
 
-// StateAt returns the state that the bucket will have at now if nothing is done
-// to it before. Two buckets that behave alike from now on have the same.
+// StateAt returns the state of the bucket at now, a later instant, provided that no
+// operation comes before. Two buckets that behave alike from now on have the same.
 func (b *Bucket) StateAt(now int64) State {
-	c := b.at(now)
-	c.lows = b.lows
+	c := b.asOf(now)
+	c.shortfalls = b.shortfalls
 	return c.State()
 }
 
-// Restore returns the bucket of which s is the state, or an error that says what
-// of s no bucket can have. It keeps s.Limits and s.Leases and copies the rest.
+// Restore returns the bucket with the state s, or an error that says why no bucket
+// can have it. Restore keeps s.Limits and s.Leases and copies the rest.
 func Restore(s State) (*Bucket, error) {
 	if err := s.check(); err != nil {
 		return nil, err
@@ -68,25 +60,30 @@ func Restore(s State) (*Bucket, error) {
 		b.tats = make([]int64, len(s.TATs))
 	}
 	copy(b.tats, s.TATs)
-	b.lows = append(b.lows, s.Lows...)
+	b.shortfalls = append(b.shortfalls, s.Shortfalls...)
 	b.leases = s.Leases
 	for i := range b.leases {
-		b.out = b.out.Add(b.leases[i].Granted)
+		b.leased = b.leased.Add(b.leases[i].Granted)
 	}
 	return b, nil
 }
 
+// check reports why s is not the state of any bucket, or nil.
 func (s *State) check() error {
 	if err := s.Limits.Check(); err != nil {
 		return err
 	}
+	return cmp.Or(s.checkTATs(), s.checkShortfalls(), s.checkLeases())
+}
+
+func (s *State) checkTATs() error {
 	want := s.Limits.len()
-	var former error
 	if s.Former != nil {
-		want += s.Former.each(0, func(_ int, _ Unit, r Rate) { former = cmp.Or(former, r.Check()) })
-	}
-	if former != nil {
-		return fmt.Errorf("former limits: %w", former)
+		var err error
+		want += s.Former.each(0, func(_ int, _ Unit, r Rate) { err = cmp.Or(err, r.Check()) })
+		if err != nil {
+			return fmt.Errorf("former limits: %w", err)
+		}
 	}
 	if len(s.TATs) != want {
 		return fmt.Errorf("%d arrival times: want one for each of %d rates", len(s.TATs), want)
@@ -96,20 +93,25 @@ func (s *State) check() error {
 			return fmt.Errorf("arrival time: %w", err)
 		}
 	}
-	if most := s.Limits.len() * (keptLows + 1); len(s.Lows) > most {
-		return fmt.Errorf("%d lows: want at most %d", len(s.Lows), most)
+	return nil
+}
+
+func (s *State) checkShortfalls() error {
+	if most := s.Limits.len() * (keptShortfalls + 1); len(s.Shortfalls) > most {
+		return fmt.Errorf("%d shortfalls: want at most %d", len(s.Shortfalls), most)
 	}
-	for _, l := range s.Lows {
-		if int(l.Rate) >= s.Limits.len() {
-			return fmt.Errorf("low of rate %d: want 0 to %d", l.Rate, s.Limits.len()-1)
+	for _, x := range s.Shortfalls {
+		if int(x.Rate) >= s.Limits.len() {
+			return fmt.Errorf("shortfall of rate %d: want 0 to %d", x.Rate, s.Limits.len()-1)
 		}
-		if err := checkInstant(l.At); err != nil {
-			return fmt.Errorf("low: %w", err)
-		}
-		if err := checkInstant(l.Least); err != nil {
-			return fmt.Errorf("low: %w", err)
+		if err := cmp.Or(checkInstant(x.At), checkInstant(x.Least)); err != nil {
+			return fmt.Errorf("shortfall: %w", err)
 		}
 	}
+	return nil
+}
+
+func (s *State) checkLeases() error {
 	for i := range s.Leases {
 		l := &s.Leases[i]
 		if err := l.Granted.Check(); err != nil {
@@ -132,12 +134,12 @@ func checkInstant(t int64) error {
 	return nil
 }
 
-// Info is a bucket as status pages show it, at one instant.
+// Info describes a bucket at one instant, as status pages show it.
 type Info struct {
 	Key    string
-	Limits Limits
-	Level  Cost // below zero when quota is promised ahead or owed
-	Leased Cost
-	Leases int
-	Full   time.Duration // until it is full, if all that is leased is spent
+	Limits Limits        // in force
+	Level  Cost          // units available; below zero when quota is promised ahead or owed
+	Leased Cost          // units on open leases
+	Leases int           // open leases
+	Full   time.Duration // until the bucket is full, if all that is leased is spent
 }

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Forms of a rate that people write and [ParseRate] does not read, since two
-// spellings of a limit are one too many. Its error says what to write instead.
+// Forms of a rate that people write and [ParseRate] does not read. Its error says what
+// to write instead.
 var (
 	decimal   = regexp.MustCompile(`^([0-9_]{0,15})(?:\.([0-9]{1,9}))?([kKM]?)$`)
 	perUnit   = regexp.MustCompile(`^([0-9_.]+[kKM]?) ?[rtRT][pP]([smhdSMHD])$`) // rpm, tpm, rps, rpd, …
@@ -16,8 +16,8 @@ var (
 	thousand  = regexp.MustCompile(`^[0-9]{3}([^0-9]|$)`)
 )
 
-// otherWindows are words for a window that ParseRate does not read, and how many
-// of which window it reads instead.
+// otherWindows are words for a window that ParseRate does not read, each with the
+// equal number of windows that it reads.
 var otherWindows = map[string]struct {
 	times int64
 	name  string
@@ -28,8 +28,8 @@ var otherWindows = map[string]struct {
 	"days": {1, "d"}, "week": {7, "d"}, "weeks": {7, "d"}, "w": {7, "d"},
 }
 
-// suggest returns the spelling that ParseRates reads of the rates in s, or "" if it
-// is not clear what is meant.
+// suggest returns the rates in s in the spelling that ParseRates reads, or "" if
+// their meaning is not clear.
 func suggest(s string) string {
 	parts := strings.Split(s, ",")
 	for i, part := range parts {
@@ -104,7 +104,7 @@ func parseDecimal(s string) (n, of int64, ok bool) {
 	return n * factor, of, true
 }
 
-// splitWindow reads a window as a number of those that ParseRate reads.
+// splitWindow reads a window as a number of windows that ParseRate reads.
 func splitWindow(s string) (times int64, name string, ok bool) {
 	m := anyWindow.FindStringSubmatch(s)
 	if m == nil {
@@ -146,8 +146,7 @@ func joinThousands(s string) string {
 	return strings.Join(parts, ",")
 }
 
-// thousands returns the error for rates in which commas separate thousands, or nil
-// for others.
+// thousands returns an error if commas separate thousands in s, or nil.
 func thousands(s string) error {
 	joined := joinThousands(s)
 	if joined == s {
@@ -159,8 +158,8 @@ func thousands(s string) error {
 	return nil
 }
 
-// notARate returns the error for s, which has not the form of a rate: it says what
-// to write for it, or else what the forms are.
+// notARate returns the error for s, which does not have the form of a rate. It says
+// what to write for s, or lists the forms of a rate.
 func notARate(s string) error {
 	if err := thousands(s); err != nil {
 		return err

@@ -182,7 +182,7 @@ type purse struct {
 func (p *purse) unripe(now time.Time, u bucket.Unit) (n int64) {
 	for _, d := range p.lease.Drips {
 		if d.Unit == u {
-			n = max(n, d.Unripe(stretched(d)-now.Sub(p.came)))
+			n = max(n, d.Unavailable(stretched(d)-now.Sub(p.came)))
 		}
 	}
 	return n

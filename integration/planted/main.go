@@ -1,8 +1,7 @@
-// Command planted shows that the tests notice when the promise is broken. It
-// plants bugs, one at a time, of the kinds that break limiters: a clock too
-// trusting, an answer taken for another, a crash that forgives. Each has to make
-// the tests named with it fail, and they have to pass without. So has each rule of
-// the bucket that is broken.
+// Command planted shows that the tests notice a broken bound. It plants one bug at a
+// time of the kinds that break limiters: a validity that ignores clock drift, an
+// answer matched to the wrong ask, a restart that loses leases. It also breaks each
+// rule of package bucket. The named tests must fail with the bug and pass without it.
 //
 //	go run ./integration/planted
 package main
@@ -20,14 +19,14 @@ import (
 	"sync"
 )
 
-// bug is planted by replacing texts of one file, each of which occurs once.
+// bug replaces texts of one file. Each old text must occur once.
 type bug struct {
 	name  string
 	file  string
 	texts []string // old, new, old, new …
-	test  string   // a regular expression
-	in    string   // its package
-	says  string   // what the failure has to say, where not any will do
+	test  string   // name of the tests that must fail, a regular expression
+	in    string   // package of the tests
+	says  string   // expected in the message of the failure, a regular expression; empty: any message
 }
 
 var bugs = []bug{
@@ -67,8 +66,8 @@ var bugs = []bug{
 	{
 		name: "credit on expiry", file: "bucket/bucket.go",
 		texts: []string{
-			"b.out = b.out.Sub(b.leases[0].Granted)\n",
-			"b.out = b.out.Sub(b.leases[0].Granted)\n\t\tb.move(b.leases[0].Expiry, b.leases[0].Granted)\n",
+			"b.leased = b.leased.Sub(b.leases[0].Granted)\n",
+			"b.leased = b.leased.Sub(b.leases[0].Granted)\n\t\tb.credit(b.leases[0].Expiry, b.leases[0].Granted)\n",
 		},
 		test: "TestNothingGoesOverTheBound", in: ".", says: "over .* on requests",
 	},
@@ -113,7 +112,7 @@ func run() error {
 		wg.Go(func() {
 			for i := worker; i < len(all); i += runtime.NumCPU() {
 				if said[i], errs[i] = plant(root, dir, i, all[i]); errs[i] != nil {
-					said[i], errs[i] = "NOTHING", fmt.Errorf("%s: %w", all[i].name, errs[i])
+					said[i], errs[i] = "NOT CAUGHT", fmt.Errorf("%s: %w", all[i].name, errs[i])
 				}
 			}
 		})
@@ -127,7 +126,8 @@ func run() error {
 	return errors.Join(errs...)
 }
 
-// plant returns which test finds the bug, and what it says.
+// plant runs the tests of b with its bug, and returns the test that failed and its
+// message.
 func plant(root, dir string, n int, b bug) (string, error) {
 	path := filepath.Join(root, b.file)
 	src, err := os.ReadFile(path)
@@ -137,7 +137,7 @@ func plant(root, dir string, n int, b bug) (string, error) {
 	text := string(src)
 	for i := 0; i < len(b.texts); i += 2 {
 		if n := strings.Count(text, b.texts[i]); n != 1 {
-			return "", fmt.Errorf("%q occurs %d times in %s, want 1: the bug has to follow the code", b.texts[i], n, b.file)
+			return "", fmt.Errorf("%q occurs %d times in %s, want 1: update the bug to the code", b.texts[i], n, b.file)
 		}
 		text = strings.Replace(text, b.texts[i], b.texts[i+1], 1)
 	}
@@ -172,11 +172,12 @@ func plant(root, dir string, n int, b bug) (string, error) {
 }
 
 func test(root string, b bug, overlay string) (string, error) {
-	// Which of parallel tests fails first is a matter of luck, and so is what it says.
+	// Without -failfast if a message is expected: among parallel tests, the first to
+	// fail and its message vary.
 	failfast := fmt.Sprint("-failfast=", b.says == "")
 	args := []string{"test", "-count=1", "-vet=off", failfast, "-run", "^" + b.test + "$", "-overlay", overlay, b.in}
-	if b.in == "./bucket" { // without a fail file: the counterexamples are not worth keeping
-		// By the same seed each time: whether a bug is found is to be no matter of luck.
+	if b.in == "./bucket" {
+		// A fixed seed finds the same bugs in each run. The counterexamples are not kept.
 		args = append(args, "-rapid.nofailfile", "-rapid.checks=300", "-rapid.shrinktime=0s", "-rapid.seed=1")
 	}
 	cmd := exec.Command("go", args...)

@@ -19,11 +19,11 @@ import (
 
 // Bounds of what is decoded.
 const (
-	maxDrips  = 2 * bucket.MaxRates
-	maxLows   = 1 << 7
-	maxError  = 1 << 10
-	maxLeases = 1 << 20
-	maxRoom   = 1 << 20 // buckets that room is made for before they are read
+	maxDrips      = 2 * bucket.MaxRates
+	maxShortfalls = 1 << 7
+	maxError      = 1 << 10
+	maxLeases     = 1 << 20
+	maxRoom       = 1 << 20 // buckets that room is made for before they are read
 )
 
 // Kinds of operation.
@@ -214,8 +214,8 @@ func appendBucket(b []byte, s bucket.State) []byte {
 	for _, tat := range s.TATs {
 		b = binary.AppendVarint(b, tat)
 	}
-	b = binary.AppendUvarint(b, uint64(len(s.Lows)))
-	for _, l := range s.Lows {
+	b = binary.AppendUvarint(b, uint64(len(s.Shortfalls)))
+	for _, l := range s.Shortfalls {
 		b = binary.AppendVarint(binary.AppendVarint(append(b, l.Rate), l.At), l.Least)
 	}
 	b = binary.AppendUvarint(b, uint64(len(s.Leases)))
@@ -338,9 +338,9 @@ func (d *decoder) bucket(t *Table, seen map[string]*bucket.Limits) *bucket.Bucke
 	for range rates {
 		s.TATs = append(s.TATs, d.varint())
 	}
-	s.Lows = d.lows[:0]
-	for range d.count(maxLows, 3) {
-		s.Lows = append(s.Lows, bucket.Low{Rate: d.byte(), At: d.varint(), Least: d.varint()})
+	s.Shortfalls = d.shortfalls[:0]
+	for range d.count(maxShortfalls, 3) {
+		s.Shortfalls = append(s.Shortfalls, bucket.Shortfall{Rate: d.byte(), At: d.varint(), Least: d.varint()})
 	}
 	if n := d.count(maxLeases, 6); n > 0 {
 		s.Leases = make([]bucket.HeldLease, n)
@@ -348,7 +348,7 @@ func (d *decoder) bucket(t *Table, seen map[string]*bucket.Limits) *bucket.Bucke
 	for i := range s.Leases {
 		s.Leases[i] = bucket.HeldLease{ID: d.id(), Granted: d.cost(), Expiry: d.varint(), Drips: d.drips()}
 	}
-	d.tats, d.lows = s.TATs, s.Lows
+	d.tats, d.shortfalls = s.TATs, s.Shortfalls
 	if d.err != nil {
 		return nil
 	}
@@ -431,8 +431,8 @@ type decoder struct {
 	b   []byte
 	err error
 
-	tats []int64      // room for those of the next bucket
-	lows []bucket.Low // likewise
+	tats       []int64            // room for those of the next bucket
+	shortfalls []bucket.Shortfall // likewise
 }
 
 func (d *decoder) fail(format string, args ...any) {

@@ -91,7 +91,7 @@ func (l *heldLease) available(now int64) bucket.Cost {
 	}
 	c := l.left
 	for _, d := range l.drips {
-		later := d.Unripe(d.Ready - time.Duration(now))
+		later := d.Unavailable(d.Ready - time.Duration(now))
 		if d.Unit == bucket.Requests {
 			c.Requests = min(c.Requests, l.left.Requests-later)
 		} else {

@@ -48,21 +48,21 @@ func TestReturnsThatComeLate(t *testing.T) {
 // and all of it while little is forgotten.
 func TestLows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var kept lows
-		var all [2]lows
+		var kept shortfalls
+		var all [2]shortfalls
 		now := int64(0)
 		for range rapid.IntRange(1, 60).Draw(t, "notes") {
 			now += rapid.Int64Range(0, 3).Draw(t, "later")
 			rate := rapid.IntRange(0, 1).Draw(t, "rate")
 			lacking := rapid.Int64Range(0, 20).Draw(t, "lacking")
 			kept = kept.note(rate, now, lacking)
-			all[rate] = append(all[rate], Low{now, lacking, uint8(rate)})
-			if n := len(kept); n > 2*keptLows {
+			all[rate] = append(all[rate], Shortfall{now, lacking, uint8(rate)})
+			if n := len(kept); n > 2*keptShortfalls {
 				t.Fatalf("%d are kept of two rates", n)
 			}
 			if rapid.IntRange(0, 9).Draw(t, "shift") == 0 {
 				d := rapid.Int64Range(0, 3).Draw(t, "by")
-				kept.shift(rate, d)
+				kept.reduce(rate, d)
 				for i := range all[rate] {
 					all[rate][i].Least = max(all[rate][i].Least-d, 0)
 				}
@@ -80,28 +80,28 @@ func TestLows(t *testing.T) {
 			}
 			distinct := map[int64]bool{}
 			for i := range all[rate] {
-				distinct[slices.MinFunc(all[rate][i:], func(a, b Low) int { return int(a.Least - b.Least) }).Least] = true
+				distinct[slices.MinFunc(all[rate][i:], func(a, b Shortfall) int { return int(a.Least - b.Least) }).Least] = true
 			}
-			if len(distinct) <= keptLows && len(all[rate]) <= keptLows && got != least {
+			if len(distinct) <= keptShortfalls && len(all[rate]) <= keptShortfalls && got != least {
 				t.Fatalf("since %d rate %d lacked %d at the least, kept is %d though nothing had to be forgotten", since, rate, least, got)
 			}
 		}
 	})
 }
 
-// A bucket that is emptied step by step has more lows than are kept. What is
+// A bucket that is emptied step by step has more shortfalls than are kept. What is
 // forgotten makes returns worth less, not more.
 func TestLowsThatAreForgotten(t *testing.T) {
-	var l lows
-	for i := int64(1); i <= 4*keptLows; i++ {
+	var l shortfalls
+	for i := int64(1); i <= 4*keptShortfalls; i++ {
 		l = l.note(0, i, i*i)
 		for since := range i {
 			if got, least := l.since(0, since), (since+1)*(since+1); got > least {
-				t.Fatalf("of %d lows: since %d it lacked %d at the least, kept is %d", i, since, least, got)
+				t.Fatalf("of %d shortfalls: since %d it lacked %d at the least, kept is %d", i, since, least, got)
 			}
 		}
 	}
-	if len(l) != keptLows {
-		t.Fatalf("%d are kept, want %d", len(l), keptLows)
+	if len(l) != keptShortfalls {
+		t.Fatalf("%d are kept, want %d", len(l), keptShortfalls)
 	}
 }
