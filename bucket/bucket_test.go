@@ -6,21 +6,21 @@ import (
 	"time"
 )
 
-// The timelines use 10/s with a burst of 10: a unit is 100ms, a promise reaches
-// 250ms ahead, a lease lives 2s from when all of it is spendable.
+// The timelines use 10/s with a burst of 10: a unit takes 100ms, a promise reaches
+// 250ms ahead, a lease is valid for 2s once all of it is available.
 
 func TestSpentQuotaRefills(t *testing.T) {
 	play(t, "10/s", "", []step{
-		{0 * s, "look", "", 10, 0},            // a new bucket is full
-		{0 * s, "lease a 4", "4", 6, 4},       // leased: out of the level
+		{0 * s, "level", "", 10, 0},           // a new bucket is full
+		{0 * s, "lease a 4", "4", 6, 4},       // leased: no longer in the level
 		{0 * s, "settle a 4", "closed", 6, 0}, // spent: gone
-		{99 * ms, "look", "", 6, 0},           // whole units only
-		{100 * ms, "look", "", 7, 0},          // one unit every 100ms
-		{400 * ms, "look", "", 10, 0},         // full
-		{9 * s, "look", "", 10, 0},            // and never more than full
+		{99 * ms, "level", "", 6, 0},          // whole units only
+		{100 * ms, "level", "", 7, 0},         // one unit every 100ms
+		{400 * ms, "level", "", 10, 0},        // full
+		{9 * s, "level", "", 10, 0},           // and never more than full
 		{9 * s, "lease b 10", "10", 0, 10},    // a burst at once
 		{9 * s, "settle b 10", "closed", 0, 0},
-		{9450 * ms, "look", "", 4, 0}, // four and a half: four
+		{9450 * ms, "level", "", 4, 0}, // four and a half: four
 	})
 }
 
@@ -33,21 +33,21 @@ func TestPromises(t *testing.T) {
 		{50 * ms, "lease c 1", "1 ready in 250ms", -3, 3},     // and 250ms is not
 		{150 * ms, "lease d 5", "retry in 400ms", -2, 3},      // 800ms of refill at 1s, less the horizon
 		{550 * ms, "lease d 5", "5 ready in 250ms", -3, 8},    // not served in part before
-		{550 * ms, "settle d 0", "closed", 2, 3},              // a promise not used comes back
+		{550 * ms, "settle d 0", "closed", 2, 3},              // an unused promise is returned
 		{550 * ms, "lease e 2..9", "5 ready in 250ms", -3, 8}, // as much of the want as the horizon allows
-		{2 * s, "look", "", 2, 8},                             // ripe or not, what is leased is in the bucket
+		{2 * s, "level", "", 2, 8},                            // promised units count as leased, available or not
 	})
 }
 
-// A lease lives for its TTL once all of it is spendable, however far ahead it
+// A lease is valid for its TTL once all of it is available, however far ahead it
 // was promised.
 func TestPromisedLeaseLivesLonger(t *testing.T) {
 	play(t, "10/s", "", []step{
 		{0 * s, "lease a 10", "10", 0, 10},
 		{0 * s, "settle a 10", "closed", 0, 0},
 		{0 * s, "lease b 2", "2 ready in 200ms", -2, 2},
-		{2200*ms - 1, "look", "", 8, 2}, // its last nanosecond
-		{2200 * ms, "look", "", 8, 0},   // 2s after it was ripe
+		{2200*ms - 1, "level", "", 8, 2}, // its last nanosecond
+		{2200 * ms, "level", "", 8, 0},   // 2s after it was all available
 	})
 }
 
@@ -57,15 +57,15 @@ func TestRefusalSpendsNothing(t *testing.T) {
 		{0 * s, "settle a 1+100", "closed", Cost{9, 0}, 0},
 		{0 * s, "lease b 1+30", "retry in 50ms", Cost{9, 0}, 0}, // tokens are short: no requests either
 		{50 * ms, "lease b 1+30", "1+30 ready in 250ms", Cost{8, -25}, Cost{1, 30}},
-		{1 * s, "settle b 1+30", "closed", Cost{9, 70}, 0}, // what is leased leaves only its headroom
+		{1 * s, "settle b 1+30", "closed", Cost{9, 70}, 0}, // leased units had held the refill back
 		{1 * s, "lease c 9+1", "9+1", Cost{0, 69}, Cost{9, 1}},
 		{1 * s, "settle c 9+1", "closed", Cost{0, 69}, 0},
 		{1 * s, "lease d 4+1", "retry in 150ms", Cost{0, 69}, 0}, // requests are short: no tokens either
 	})
 }
 
-// When one unit falls short, as much less is granted of the other: requests
-// without tokens would serve nobody.
+// When one unit falls short, less is granted of the other in proportion: a request
+// without its tokens is useless.
 func TestUnitsAreLeasedInProportion(t *testing.T) {
 	play(t, "10/s", "100/s", []step{
 		{0 * s, "lease a 1+50", "1+50", Cost{9, 50}, Cost{1, 50}},
@@ -81,7 +81,7 @@ func TestSeveralRatesHoldAtOnce(t *testing.T) {
 		{0 * s, "settle a 5", "closed", 0, 0}, //
 		{1 * s, "lease b 5", "5", 0, 5},       // once more: the minute allows 12
 		{1 * s, "settle b 5", "closed", 0, 0}, //
-		{2 * s, "look", "", 2, 0},             // the second is full, the minute is not
+		{2 * s, "level", "", 2, 0},            // the second is full, the minute is not
 		{2 * s, "lease c 5", "retry in 12s", 2, 0},
 		{2 * s, "lease c 6", "error 6 requests asked, at most 5 fit", 2, 0}, // the least burst counts
 		{14 * s, "lease c 5", "5 ready in 1s", -1, 5},                       // the minute promises one unit's time, at most 1s
@@ -91,42 +91,42 @@ func TestSeveralRatesHoldAtOnce(t *testing.T) {
 func TestSettle(t *testing.T) {
 	play(t, "10/s", "", []step{
 		{0 * s, "lease a 8", "8", 2, 8},
-		{0 * s, "settle a 3", "closed", 7, 0},   // what was not spent comes back
+		{0 * s, "settle a 3", "closed", 7, 0},   // unspent units are returned
 		{0 * s, "settle a 0", "unknown", 7, 0},  // settling twice changes nothing
-		{0 * s, "settle z 0", "unknown", 7, 0},  // nor does a lease that never was
+		{0 * s, "settle z 0", "unknown", 7, 0},  // nor does an unknown lease
 		{0 * s, "lease b 7", "7", 0, 7},         //
 		{0 * s, "settle b 12", "closed", -5, 0}, // spent more than granted: a debt
 		{0 * s, "lease c 1", "retry in 350ms", -5, 0},
-		{600 * ms, "look", "", 1, 0},                     // that the refill pays off
+		{600 * ms, "level", "", 1, 0},                    // that the refill pays off
 		{600 * ms, "lease d 1", "1", 0, 1},               //
-		{1600 * ms, "settle d 0", "closed", 10, 0},       // full, and what comes back does not overflow
+		{1600 * ms, "settle d 0", "closed", 10, 0},       // full: returned units do not overflow
 		{1600 * ms, "lease e 10", "10", 0, 10},           //
-		{1700 * ms, "lease f 1", "retry in 1.9s", 0, 10}, // all is out: nothing until e expires
+		{1700 * ms, "lease f 1", "retry in 1.9s", 0, 10}, // all units are leased until e expires
 		{1700 * ms, "settle e 0", "closed", 10, 0},       //
 	})
 }
 
-// What is leased is still in the bucket: level and leased never exceed the
-// burst, and no more than the burst is ever out, promises included.
+// Leased units are still in the bucket: the level and the leased units never exceed
+// the burst, and at most the burst is leased, promises included.
 func TestLeasedUnitsTakeTheirRoom(t *testing.T) {
 	play(t, "10/s", "", []step{
 		{0 * s, "lease a 6", "6", 4, 6},
-		{1 * s, "look", "", 4, 6},                  // idle units hold the refill back
+		{1 * s, "level", "", 4, 6},                 // unspent leased units hold the refill back
 		{1 * s, "lease b 4", "4", 0, 10},           //
 		{1 * s, "lease c 1", "retry in 1s", 0, 10}, // although a promise could be made
 		{1 * s, "settle b 4", "closed", 0, 6},      // spent: room for the refill again
-		{1100 * ms, "look", "", 1, 6},
+		{1100 * ms, "level", "", 1, 6},
 		{1100 * ms, "lease c 4", "retry in 50ms", 1, 6},
 		{1150 * ms, "lease c 4", "4 ready in 250ms", -3, 10},
 	})
 }
 
-// A refusal says when the ask will be met if nobody does anything, and knows
-// what the expiries until then do to the level.
+// RetryAfter is when the ask would be granted without other operations. It includes
+// the effect of the expiries until then on the level.
 func TestRetryLooksPastExpiries(t *testing.T) {
 	play(t, "10/s", "", []step{
 		{0 * s, "lease a 10", "10", 0, 10},
-		{1 * s, "lease b 8", "retry in 1.55s", 0, 10},       // a goes at 2s and leaves nothing; 8 take 800ms, less the horizon
+		{1 * s, "lease b 8", "retry in 1.55s", 0, 10},       // a expires at 2s and leaves level 0; 8 take 800ms, less the horizon
 		{2 * s, "lease b 8", "retry in 550ms", 0, 0},        //
 		{2550 * ms, "lease b 8", "8 ready in 250ms", -3, 8}, // as was said
 	})
@@ -136,18 +136,18 @@ func TestExpiry(t *testing.T) {
 	play(t, "10/s", "", []step{
 		{0 * s, "lease a 6", "6", 4, 6},
 		{500 * ms, "lease b 2", "2", 2, 8},     // a holds the level at 4
-		{2*s - 1, "look", "", 2, 8},            // the last instant of a
-		{2 * s, "look", "", 2, 2},              // it may have been spent: nothing comes back
+		{2*s - 1, "level", "", 2, 8},           // the last instant of a
+		{2 * s, "level", "", 2, 2},             // it may have been spent: no units are returned
 		{2 * s, "settle a 0", "unknown", 2, 2}, // not even when it is settled after all
-		{2100 * ms, "look", "", 3, 2},          // from here on its room refills
-		{2400 * ms, "look", "", 6, 2},          //
-		{2500 * ms, "look", "", 7, 0},          // b goes, too
-		{2800 * ms, "look", "", 10, 0},
+		{2100 * ms, "level", "", 3, 2},         // the room that it leaves refills
+		{2400 * ms, "level", "", 6, 2},         //
+		{2500 * ms, "level", "", 7, 0},         // b expires, too
+		{2800 * ms, "level", "", 10, 0},
 	})
 }
 
-// Expiries count as of their instants, in the order of time, although the
-// bucket hears of them only when it is touched next.
+// Expiries count as of their instants, in the order of time, although the bucket
+// processes them only at its next operation.
 func TestExpiryCountsFromItsInstant(t *testing.T) {
 	play(t, "10/s", "", []step{
 		{0 * s, "lease a 6", "6", 4, 6},
@@ -158,7 +158,7 @@ func TestExpiryCountsFromItsInstant(t *testing.T) {
 	})
 	play(t, "10/s", "", []step{
 		{0 * s, "lease a 10", "10", 0, 10},
-		{2100 * ms, "look", "", 1, 0}, // empty until 2s, not until it is looked at
+		{2100 * ms, "level", "", 1, 0}, // empty until 2s, not until this operation
 		{2100 * ms, "lease b 1", "1", 0, 1},
 	})
 }
@@ -166,13 +166,13 @@ func TestExpiryCountsFromItsInstant(t *testing.T) {
 func TestSameIDSameLease(t *testing.T) {
 	play(t, "10/s", "", []step{
 		{0 * s, "lease a 8", "8", 2, 8},
-		{0 * s, "lease a 8", "8", 2, 8},        // asked again after an unclear answer
-		{0 * s, "lease a 3..5", "8", 2, 8},     // whatever it asks for now
+		{0 * s, "lease a 8", "8", 2, 8},        // repeated after an unclear answer
+		{0 * s, "lease a 3..5", "8", 2, 8},     // whatever the repeated ask wants
 		{0 * s, "prefetch a 1", "8", 2, 8},     //
 		{0 * s, "settle a 8", "closed", 2, 0},  // and it is one lease
 		{0 * s, "settle a 8", "unknown", 2, 0}, //
 		{0 * s, "lease b 4", "4 ready in 200ms", -2, 4},
-		{150 * ms, "lease b 4", "4 ready in 50ms", -1, 4}, // its promise, as far as it has come
+		{150 * ms, "lease b 4", "4 ready in 50ms", -1, 4}, // the rest of its promise
 		{250 * ms, "lease b 4", "4", 0, 4},
 	})
 }
@@ -187,22 +187,22 @@ func TestSameLeaseKeepsItsExpiry(t *testing.T) {
 	}
 }
 
-// An ask without a need is ahead of its demand. It gets what is there, and no
-// promise.
+// An ask without a need is ahead of its demand. It is granted available units, and
+// no promise.
 func TestPrefetch(t *testing.T) {
 	play(t, "10/s", "", []step{
 		{0 * s, "prefetch a 4", "4", 6, 4},
-		{0 * s, "prefetch b 9", "6", 0, 10},              // what is there
+		{0 * s, "prefetch b 9", "6", 0, 10},              // the available units
 		{0 * s, "settle b 6", "closed", 0, 4},            //
-		{0 * s, "prefetch c 5", "retry in 100ms", 0, 4},  // nothing is: until there is a unit
-		{0 * s, "lease d 1", "1 ready in 100ms", -1, 5},  // which a need would be promised
-		{200 * ms, "prefetch e 5", "1", 0, 6},            // what is promised is not there for others
-		{200 * ms, "prefetch f 0", "retry in 1ns", 0, 6}, // who wants nothing gets nothing
+		{0 * s, "prefetch c 5", "retry in 100ms", 0, 4},  // none: until one unit is available
+		{0 * s, "lease d 1", "1 ready in 100ms", -1, 5},  // a need would be promised it
+		{200 * ms, "prefetch e 5", "1", 0, 6},            // promised units are not available to others
+		{200 * ms, "prefetch f 0", "retry in 1ns", 0, 6}, // an ask for no units is refused
 	})
 }
 
-// Also where a unit takes no whole number of nanoseconds: rounding may keep the
-// last unit of a bucket back for an instant, never for good.
+// Where a unit does not take a whole number of nanoseconds, rounding may delay the
+// last unit of a bucket by some nanoseconds, but not until the others expire.
 func TestPrefetchOfOddRates(t *testing.T) {
 	for _, requests := range []string{"3/s burst 1", "3/s", "7/s burst 10", "999983/s burst 17", "7/11ms burst 3"} {
 		limits, _ := ParseLimits(requests, "")
@@ -237,10 +237,10 @@ func TestAdjust(t *testing.T) {
 		{0 * s, "settle a 10", "closed", 0, 0},
 		{0 * s, "return 4", "", 4, 0},      // an estimate that was too high
 		{0 * s, "charge 9", "", -5, 0},     // one that was too low: a debt
-		{500 * ms, "look", "", 0, 0},       //
+		{500 * ms, "level", "", 0, 0},      //
 		{500 * ms, "return 99", "", 10, 0}, // never more than full
 		{500 * ms, "lease b 3", "3", 7, 3}, //
-		{500 * ms, "return 99", "", 7, 3},  // what is leased keeps its room
+		{500 * ms, "return 99", "", 7, 3},  // leased units keep their room
 		{500 * ms, "charge 2", "", 5, 3},   //
 		{500 * ms, "settle b 0", "closed", 8, 0},
 	})
@@ -250,11 +250,11 @@ func TestEmpty(t *testing.T) {
 	play(t, "10/s", "", []step{
 		{0 * s, "lease a 3", "3", 7, 3},
 		{0 * s, "empty 2s", "", -20, 3},         // the provider said: retry after 2s
-		{0 * s, "settle a 1", "closed", -18, 0}, // what comes back counts all the same
+		{0 * s, "settle a 1", "closed", -18, 0}, // returned units count all the same
 		{0 * s, "empty 2s", "", -20, 0},         //
-		{0 * s, "empty 1s", "", -20, 0},         // the later end holds
+		{0 * s, "empty 1s", "", -20, 0},         // the later end counts
 		{1800 * ms, "prefetch b 1", "retry in 300ms", -2, 0},
-		{2100 * ms, "prefetch b 1", "1", 0, 1}, // then as much as the refill brings
+		{2100 * ms, "prefetch b 1", "1", 0, 1}, // after it, the refill
 	})
 }
 
@@ -262,23 +262,23 @@ func TestRedefine(t *testing.T) {
 	play(t, "10/s", "", []step{
 		{0 * s, "lease a 10", "10", 0, 10},
 		{0 * s, "settle a 13", "closed", -3, 0},
-		{0 * s, "define 2 20/s", "", 7, 0},          // lacked 13 of being full and still does
+		{0 * s, "define 2 20/s", "", 7, 0},          // 13 below full, as before
 		{0 * s, "define 3 5/s", "", -8, 0},          //
 		{0 * s, "define 1 99/s", "", -8, 0},         // an older definition is ignored
-		{0 * s, "define 4 5/s", "", -8, 0},          // one in the same words changes nothing
-		{0 * s, "define 3 99/s", "", -8, 0},         // but counts as the later
-		{0 * s, "define 5 5/s,3/m", "", -8, 0},      // a new rate begins with the debt, at the most empty
-		{2 * s, "look", "", 0, 0},                   // the second is at 2, the minute still at 0.1
-		{20 * s, "look", "", 1, 0},                  //
+		{0 * s, "define 4 5/s", "", -8, 0},          // the same limits change nothing
+		{0 * s, "define 3 99/s", "", -8, 0},         // but the later definition counts
+		{0 * s, "define 5 5/s,3/m", "", -8, 0},      // a new rate begins with the shortfall, at most empty
+		{2 * s, "level", "", 0, 0},                  // the second is at 2, the minute still at 0.1
+		{20 * s, "level", "", 1, 0},                 //
 		{20 * s, "define 6 5/s", "", 5, 0},          // without the minute
 		{20 * s, "lease b 5", "5", 0, 5},            //
-		{20 * s, "define 7 5/s burst 2", "", -3, 5}, // what is out stays out
-		{20 * s, "settle b 0", "closed", 2, 0},      // and comes back into a smaller bucket
+		{20 * s, "define 7 5/s burst 2", "", -3, 5}, // leased units stay leased
+		{20 * s, "settle b 0", "closed", 2, 0},      // and are returned to a smaller bucket
 	})
 }
 
-// Two definitions of the same instant: whichever comes first, the same one
-// holds in the end.
+// Of two definitions of the same instant the same one is in force in the end,
+// whatever their order.
 func TestRedefineTie(t *testing.T) {
 	texts := []string{"10/s", "9/s", "10/s burst 3", "7/m,3/s"}
 	for i, first := range texts {
@@ -289,13 +289,13 @@ func TestRedefineTie(t *testing.T) {
 			one.Redefine(0, &b, 5)
 			two.Redefine(0, &a, 5)
 			if !one.Limits().Equal(two.Limits()) {
-				t.Errorf("%q then %q: %q holds; the other way round %q", first, second, one.Limits(), two.Limits())
+				t.Errorf("%q then %q: %q is in force; in the other order %q", first, second, one.Limits(), two.Limits())
 			}
 		}
 	}
 }
 
-// A bucket that is full with nothing leased cannot be told from a new one.
+// A full bucket without leases behaves like a new one.
 func TestIdleIsAbsent(t *testing.T) {
 	limits := Limits{Requests: Rates{{10, s, 10}}}
 	b := New(&limits, 1)
@@ -309,10 +309,10 @@ func TestIdleIsAbsent(t *testing.T) {
 	if _, err := b.Lease(0, &Ask{ID: LeaseID{1, 1}, Need: Cost{2, 0}}); err != nil {
 		t.Fatal(err)
 	}
-	idle(0, false, "2 are out")
+	idle(0, false, "2 are leased")
 	idle(2*s, false, "the lease has expired and 2 are missing")
-	idle(2200*ms-1, false, "they are not back yet")
-	idle(2200*ms, true, "they are")
+	idle(2200*ms-1, false, "they are not restored yet")
+	idle(2200*ms, true, "they are restored")
 	now := int64(3 * s)
 	fresh := New(&limits, 1)
 	for _, line := range []string{"lease a 4", "return 3", "settle a 1", "charge 2", "lease b 7", "empty 1s"} {

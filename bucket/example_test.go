@@ -24,7 +24,7 @@ func ExampleLimits_Fits() {
 	// Output: cost exceeds burst: 120000 tokens asked, at most 100000 fit in "100000/m"
 }
 
-// Quota leaves a bucket as a lease. What is not spent comes back.
+// A bucket grants its quota as leases. Settling a lease returns the unspent units.
 func ExampleBucket() {
 	limits, _ := bucket.ParseLimits("10/s", "")
 	b := bucket.New(&limits, 0)
@@ -38,7 +38,7 @@ func ExampleBucket() {
 	fmt.Println("settled, left", b.Level(now).Requests)
 
 	a = bucket.Ask{ID: bucket.LeaseID{Holder: 1, Seq: 2}, Need: bucket.Cost{Requests: 9}}
-	g, _ = b.Lease(now, &a) // two more than there are: the last is promised 200ms ahead
+	g, _ = b.Lease(now, &a) // two more than the level: the last is promised 200ms ahead
 	fmt.Println(g.OK, g.Granted.Requests, "ready in", g.Drips[0].Ready)
 
 	a = bucket.Ask{ID: bucket.LeaseID{Holder: 1, Seq: 3}, Need: bucket.Cost{Requests: 1}}

@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// Random histories of holders that spend at the worst moment: all that they
-// may, at the very instant at which a unit ripens or just before a lease ends,
-// or not at all until then. Whatever they do, no window may see more than the
-// burst and the refill of that window. This is the promise of the library.
+// history is a random history of holders that spend at the worst moments: as much as
+// they may, at the very instant at which a unit becomes available or just before a
+// lease expires, or not at all until then. In every window they spend at most the
+// burst and the refill of that window. This is the bound that the library promises.
 //
-// Each holder has a clock of its own, up to 1% fast or slow. The store's clock
-// is real time, the fastest that it may be.
+// Each holder has its own clock, up to 1% fast or slow. The store's clock is real
+// time, the fastest that it may be.
 type history struct {
 	r       *rand.Rand
 	now     int64
@@ -23,27 +23,27 @@ type history struct {
 	defined int64
 	b       *Bucket
 	seq     uint64
-	leases  map[LeaseID]*inHand
-	closed  []LeaseID // settled or given up
+	leases  map[LeaseID]*heldBy
+	closed  []LeaseID // settled or abandoned
 	overpay Cost      // charged and not spent: may be returned
-	since   int64     // when the first of that was charged
+	since   int64     // when the first units of overpay were charged
 	checks  []check
 	worst   int64 // excess, in units of 1/Per, over all checks; 0 or less is right
 }
 
-// inHand is a lease as its holder sees it.
-type inHand struct {
+// heldBy is a lease as its holder sees it.
+type heldBy struct {
 	granted, left Cost
 	under         Limits // in force at the grant
 	sent, came    int64  // real time of its ask and its answer
-	clock         int64  // what its clock counts in 100 of real time: 99 to 101
+	clock         int64  // nanoseconds that its clock counts in 100 ns of real time: 99 to 101
 	lease         Lease  //
-	drips         []Drip // as the limiter stretches them for its clock's error
+	drips         []Drip // stretched for the error of its clock, as a limiter does
 }
 
 // check is a bucket of its own for one rate, exact: it counts units times Per.
-// It fills by what is spent and drains with time; above the burst there is a
-// window that ends now and saw too much.
+// Spending fills it and time drains it. If it is above the burst, the bound is broken
+// in a window that ends now.
 type check struct {
 	Rate
 	unit   Unit
@@ -58,7 +58,7 @@ func (c *check) spend(now, n int64) (excess int64) {
 }
 
 func newHistory(seed uint64) *history {
-	h := &history{r: rand.New(rand.NewPCG(seed, 1)), leases: make(map[LeaseID]*inHand), defined: 1}
+	h := &history{r: rand.New(rand.NewPCG(seed, 1)), leases: make(map[LeaseID]*heldBy), defined: 1}
 	rate := func(per time.Duration) Rate {
 		r := Rate{N: pickOf(h.r, 1, 3, 7, 50), Per: per}
 		r.Burst = pickOf(h.r, 1, 2, 5, 20, r.N)
@@ -71,12 +71,12 @@ func newHistory(seed uint64) *history {
 	if h.r.IntN(2) == 0 {
 		l.Tokens = Rates{rate(s)}
 	}
-	// A definition that adds a rate, or has them in another order, leaves the
-	// bounds of the others in force. Nobody may gain by going there and back.
+	// A definition that adds a rate, or changes the order, keeps the bounds of the
+	// other rates. No holder may gain by changing there and back.
 	more := Limits{Requests: slices.Clone(l.Requests), Tokens: l.Tokens}
 	more.Requests = append(Rates{{N: 40, Per: 2 * s, Burst: 30}}, more.Requests...)
-	// One that drops a rate is not held to it. But what was leased under that rate
-	// counts when it comes back.
+	// A definition that drops a rate is not bound by it. But units that were leased
+	// under that rate count when it is in force again.
 	less := Limits{Requests: l.Requests[:1]}
 	h.limits = []Limits{l, more, less}
 	for u := range Tokens + 1 {
@@ -102,7 +102,7 @@ func (h *history) run(steps int) int64 {
 		case op < 90:
 			h.settle()
 		case op < 93 && len(h.closed) > 0:
-			// A settlement that was on the way twice, or came too late.
+			// A settlement that is delivered twice, or too late.
 			h.b.Settle(h.now, h.closed[h.r.IntN(len(h.closed))], Cost{})
 		case op < 97:
 			h.adjust()
@@ -114,7 +114,7 @@ func (h *history) run(steps int) int64 {
 	return h.worst
 }
 
-// pass lets time pass: often none, often just until something changes.
+// pass advances the time: often not at all, often to an instant of interest.
 func (h *history) pass() {
 	if h.r.IntN(3) == 0 {
 		if l := h.any(); l != nil {
@@ -127,9 +127,9 @@ func (h *history) pass() {
 	h.now += pickOf(h.r, 0, 0, 1, 5, 20, 100) * pickOf(h.r, int64(10*ms), int64(ms))
 }
 
-// moment is an instant at which it is tempting to spend of l: when its next
-// unit ripens, or the last at which it is valid.
-func (h *history) moment(l *inHand) int64 {
+// moment returns an instant at which spending of l is most likely to break the bound:
+// when its next unit becomes available, or the last at which it is valid.
+func (h *history) moment(l *heldBy) int64 {
 	if len(l.drips) > 0 && h.r.IntN(2) == 0 {
 		d := l.drips[h.r.IntN(len(l.drips))]
 		n := d.Unavailable(d.Ready - h.elapsed(l, l.came))
@@ -138,17 +138,17 @@ func (h *history) moment(l *inHand) int64 {
 	return l.real(l.sent, l.lease.ValidFor) - 1
 }
 
-// elapsed is what l's clock counts since an instant.
-func (h *history) elapsed(l *inHand, since int64) time.Duration {
+// elapsed returns what l's clock counts since an instant.
+func (h *history) elapsed(l *heldBy, since int64) time.Duration {
 	return time.Duration((h.now - since) * l.clock / 100)
 }
 
-// real is the first instant at which l's clock has counted d since another.
-func (l *inHand) real(since int64, d time.Duration) int64 {
+// real returns the first instant at which l's clock has counted d since another.
+func (l *heldBy) real(since int64, d time.Duration) int64 {
 	return since + (int64(d)*100+l.clock-1)/l.clock
 }
 
-func (h *history) any() *inHand {
+func (h *history) any() *heldBy {
 	if len(h.leases) == 0 {
 		return nil
 	}
@@ -169,8 +169,8 @@ func (h *history) ask() {
 		a.Need = Cost{1 + h.r.Int64N(a.Want.Requests), 1 + h.r.Int64N(a.Want.Tokens)}
 	}
 	if len(h.leases) > 0 && h.r.IntN(8) == 0 {
-		// Its answer was long on the way, so it asks again. What it spent
-		// meanwhile it had by the first answer.
+		// The answer was delayed, so the holder repeats the ask. Meanwhile it spent
+		// units of the first answer.
 		id := h.anyID()
 		l := h.leases[id]
 		a.ID = id
@@ -184,15 +184,15 @@ func (h *history) ask() {
 	h.seq++
 	a.ID = LeaseID{1, h.seq}
 	if g, err := h.b.Lease(h.now, a); err == nil && g.OK {
-		l := &inHand{granted: g.Granted, left: g.Granted, under: h.b.Limits(), clock: pickOf(h.r, 99, 100, 101)}
+		l := &heldBy{granted: g.Granted, left: g.Granted, under: h.b.Limits(), clock: pickOf(h.r, 99, 100, 101)}
 		l.answer(h, g, a.ID)
 		h.leases[a.ID] = l
 	}
 }
 
-// answer takes a grant in hand, at once: a network would only make it later.
-// The limiter stretches drips as is done here, since its clock may be fast.
-func (l *inHand) answer(h *history, g Grant, id LeaseID) {
+// answer receives a grant, at once: a network would only delay it. It stretches the
+// drips as a limiter does, since the clock may be fast.
+func (l *heldBy) answer(h *history, g Grant, id LeaseID) {
 	l.sent, l.came, l.lease, l.drips = h.now, h.now, g.Lease(id, 0), nil
 	for _, d := range g.Drips {
 		d.Ready = Late(d.Ready)
@@ -200,8 +200,8 @@ func (l *inHand) answer(h *history, g Grant, id LeaseID) {
 	}
 }
 
-// spend takes what is ripe of a lease, or part of it, as far as its own clock
-// allows.
+// spend spends the available units of a lease, or part of them, by the holder's own
+// clock.
 func (h *history) spend() {
 	l := h.any()
 	if l == nil || h.elapsed(l, l.sent) >= l.lease.ValidFor {
@@ -209,8 +209,8 @@ func (h *history) spend() {
 	}
 	usable := l.left
 	for _, d := range l.drips {
-		unripe := d.Unavailable(d.Ready - h.elapsed(l, l.came))
-		usable = usable.with(d.Unit, min(usable.Of(d.Unit), max(l.left.Of(d.Unit)-unripe, 0)))
+		unavailable := d.Unavailable(d.Ready - h.elapsed(l, l.came))
+		usable = usable.with(d.Unit, min(usable.Of(d.Unit), max(l.left.Of(d.Unit)-unavailable, 0)))
 	}
 	part := h.r.IntN(3) == 0
 	for u := range Tokens + 1 {
@@ -230,7 +230,7 @@ func (h *history) spend() {
 	}
 }
 
-// settle closes a lease with what was spent of it, or with more by an estimate.
+// settle closes a lease with the units spent, or with more, as an estimate does.
 func (h *history) settle() {
 	if len(h.leases) == 0 {
 		return
@@ -273,7 +273,7 @@ func (h *history) adjust() {
 func TestHistories(t *testing.T) {
 	histories := 4000
 	if testing.Short() {
-		histories = 500 // the rest repeats the same with other dice
+		histories = 500 // the others only differ in their seeds
 	}
 	spent := 0
 	for seed := range histories {
@@ -288,7 +288,7 @@ func TestHistories(t *testing.T) {
 		}
 	}
 	if spent < histories {
-		t.Errorf("%d histories, and only %d rates were spent: the histories test nothing", histories, spent)
+		t.Errorf("%d histories spent of only %d rates, want at least one each", histories, spent)
 	}
 }
 

@@ -7,13 +7,13 @@ import (
 	"pgregory.net/rapid"
 )
 
-// ops draws what could happen to a bucket, one operation after the other.
+// ops draws random operations on a bucket, one after the other.
 type ops struct {
 	now     int64
 	limits  Limits
-	former  []Limits // those before
+	former  []Limits // in force before
 	defined int64
-	last    uint64 // sequence number given out
+	last    uint64 // latest sequence number used
 	grants  map[LeaseID]Cost
 }
 
@@ -78,7 +78,7 @@ func (o *ops) next(t *rapid.T, mayRedefine bool) any {
 		for i := range r.limits.Requests {
 			r.limits.Requests[i].Burst = rapid.Int64Range(1, r.limits.Requests[i].Burst).Draw(t, "burst")
 		}
-	case 2: // those who have an older one have it anew
+	case 2: // a worker with an older definition defines it anew
 		if len(o.former) > 0 {
 			r.limits = rapid.SampledFrom(o.former).Draw(t, "former")
 		}
@@ -86,8 +86,8 @@ func (o *ops) next(t *rapid.T, mayRedefine bool) any {
 	return r
 }
 
-// step draws how much time passes: none, too little for a unit, just a unit,
-// about the life of a lease, up to an hour.
+// step draws a duration in nanoseconds: zero, less than a unit takes, just a unit,
+// about the TTL of a lease, up to an hour.
 func (o *ops) step() *rapid.Generator[int64] {
 	unit := int64(time.Millisecond)
 	for _, r := range append(slices.Clone(o.limits.Requests), o.limits.Tokens...) {
@@ -97,8 +97,8 @@ func (o *ops) step() *rapid.Generator[int64] {
 		rapid.Int64Range(0, int64(TTL+TTL/4)), rapid.Int64Range(0, int64(time.Hour)))
 }
 
-// cost draws a cost of up to so many bursts, for units that are not limited up
-// to a hundred.
+// cost draws a cost of up to so many bursts, and up to 100 of a unit that is not
+// limited.
 func (o *ops) cost(t *rapid.T, bursts int64) Cost {
 	draw := func(u Unit) int64 {
 		burst := int64(100)
@@ -110,7 +110,7 @@ func (o *ops) cost(t *rapid.T, bursts int64) Cost {
 	return Cost{min(draw(Requests), MaxUnits), min(draw(Tokens), MaxUnits)}
 }
 
-// apply carries op out on b. ok says that it was a lease that was granted.
+// apply applies op to b. The grant is zero except for an ask.
 func (o *ops) apply(b *Bucket, op any) (g Grant, err error) {
 	switch op := op.(type) {
 	case *Ask:
@@ -129,7 +129,7 @@ func (o *ops) apply(b *Bucket, op any) (g Grant, err error) {
 	return g, err
 }
 
-// clone copies b, so that a question can be asked of it without effect.
+// clone returns a copy of b, on which an operation does not change b.
 func clone(b *Bucket) *Bucket {
 	c := *b
 	c.tats, c.leases, c.shortfalls = slices.Clone(b.tats), slices.Clone(b.leases), slices.Clone(b.shortfalls)

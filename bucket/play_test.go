@@ -15,15 +15,15 @@ const (
 
 // step is one line of a timeline. do is one of
 //
-//	lease a 3         an ask by the id a for 3 requests; 3+500 adds 500 tokens
-//	lease a 3..10     that needs 3 and wants 10
-//	prefetch a 10     an ask that needs nothing and wants 10
-//	settle a 2        of lease a, 2 were spent
+//	lease a 3         an ask with the id a for 3 requests; 3+500 adds 500 tokens
+//	lease a 3..10     an ask that needs 3 and wants 10
+//	prefetch a 10     an ask without a need that wants 10
+//	settle a 2        settles lease a with 2 spent
 //	return 3          an adjustment; also charge 3, and empty 2s
 //	define 9 10/s     limits on requests, defined at 9
-//	look              does nothing
+//	level             no operation: only the level and the leases are checked
 //
-// and want what came of it: "3" granted, "3 ready in 200ms", "retry in 1s",
+// and want is its outcome: "3" granted, "3 ready in 200ms", "retry in 1s",
 // "error" with a part of its text, "closed", "unknown".
 type step struct {
 	at    time.Duration
@@ -103,7 +103,7 @@ func do(t *testing.T, b *Bucket, now int64, line string) string {
 			t.Fatal(err)
 		}
 		b.Redefine(now, &l, defined)
-	case "look":
+	case "level":
 	default:
 		t.Fatalf("step %q: no such verb", line)
 	}

@@ -53,8 +53,8 @@ func TestParseRate(t *testing.T) {
 	}
 }
 
-// Every bad rate is refused by an error that quotes it and says what is
-// accepted instead.
+// Every bad rate is refused by an error that quotes it and lists the forms that are
+// accepted.
 func TestParseRateErrors(t *testing.T) {
 	for _, c := range []struct{ in, names, wants string }{
 		{"", `""`, `want "50/s"`},
@@ -220,7 +220,7 @@ func TestLimitsUnmarshalTextErrors(t *testing.T) {
 		l := Limits{Requests: Rates{{1, time.Second, 1}}}
 		err := l.UnmarshalText([]byte(in))
 		if err == nil || !strings.Contains(err.Error(), "want") {
-			t.Errorf("UnmarshalText(%q): %v, want an error that says what is accepted", in, err)
+			t.Errorf("UnmarshalText(%q): %v, want an error that lists the accepted forms", in, err)
 		}
 		if len(l.Requests) != 1 {
 			t.Errorf("UnmarshalText(%q) failed and changed the limits to %q", in, l)
@@ -373,16 +373,16 @@ func roundTrip[V fmt.Stringer, P any](t *rapid.T, v V, p *P, same func(*P) bool)
 		t.Fatalf("unmarshal %s: %v", b, err)
 	}
 	if !same(p) {
-		t.Fatalf("%q comes back from %s as %v", v, b, *p)
+		t.Fatalf("%q is read from %s as %v", v, b, *p)
 	}
 }
 
-// A value that does not pass Check is not written, so that it is not read
-// elsewhere, where the mistake is harder to find.
+// A value that does not pass Check is not marshalled: an error here is easier to trace
+// than one where it is read.
 func TestMarshalRefusesBadRates(t *testing.T) {
 	for _, v := range []any{Rate{}, Rates{{}}, Limits{}, Rate{1, time.Second, 0}} {
 		if b, err := json.Marshal(v); err == nil {
-			t.Errorf("%#v is written as %s, want an error", v, b)
+			t.Errorf("%#v is marshalled as %s, want an error", v, b)
 		}
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// absentWhenIdle keeps the bucket of one key as a store does: a bucket that is
-// idle is forgotten.
+// absentWhenIdle keeps the bucket of one key as a store does: it drops an idle
+// bucket.
 type absentWhenIdle struct{ *Bucket }
 
 func (k *absentWhenIdle) open(now int64, limits Limits, defined int64) *Bucket {
@@ -31,11 +31,10 @@ func (k *absentWhenIdle) settle(now time.Duration, seq uint64, spent int64) {
 	k.Settle(int64(now), LeaseID{Holder: 1, Seq: seq}, Cost{Requests: spent})
 }
 
-// Two workers disagree for the length of a rolling update: one of them still
-// has 600 a minute, the other has 10 a second, which is the later definition.
-// Whichever of the two one holds the fleet to, in one minute it may admit 1,200
-// at the most.
-func TestAnOldDefinitionDoesNotComeBackWhileTheNewOneIsInUse(t *testing.T) {
+// Two workers disagree during a rolling update: one still has 600 a minute, the other
+// has 10 a second, the later definition. By either definition, at most 1,200 are
+// admitted in a minute.
+func TestOldDefinitionIsIgnoredWhileTheNewOneIsInUse(t *testing.T) {
 	older, err := ParseLimits("600/m", "")
 	require.NoError(t, err)
 	newer, err := ParseLimits("10/s", "")
@@ -56,10 +55,10 @@ func TestAnOldDefinitionDoesNotComeBackWhileTheNewOneIsInUse(t *testing.T) {
 	assert.LessOrEqual(t, admitted, int64(1200))
 }
 
-// Workers of the old release have five a second and ten a day, those of the new
-// one have dropped the second. As they are restarted by turns, each brings its
-// own definition as the latest. Those who go by ten a day get ten.
-func TestARateThatComesBackRemembers(t *testing.T) {
+// Workers of the old release have five a second and ten a day; the new release has
+// dropped the ten a day. Workers of both are restarted in turns, each with its own
+// definition as the latest. Under ten a day, ten are admitted.
+func TestRateInForceAgainKeepsItsShortfall(t *testing.T) {
 	older, err := ParseLimits("5/s,10/d", "")
 	require.NoError(t, err)
 	newer, err := ParseLimits("5/s", "")
@@ -76,9 +75,9 @@ func TestARateThatComesBackRemembers(t *testing.T) {
 	assert.EqualValues(t, 10, admitted)
 }
 
-// What is leased is in no bucket: as long as it is out, no rate is full, and a
-// former one that is not full is remembered.
-func TestWhatIsLeasedCountsInFormerRates(t *testing.T) {
+// While units are leased, no rate is full, and a former rate that is not full is
+// kept.
+func TestLeasedUnitsCountInFormerRates(t *testing.T) {
 	first, err := ParseLimits("1/ms", "")
 	require.NoError(t, err)
 	second, err := ParseLimits("1/s,10/h", "")
@@ -88,7 +87,7 @@ func TestWhatIsLeasedCountsInFormerRates(t *testing.T) {
 	var key absentWhenIdle
 	require.EqualValues(t, 1, key.lease(t, 0, 1, first, 1, 1))
 	key.open(0, second, 2)
-	require.EqualValues(t, 1, key.lease(t, 5*time.Second, 2, second, 2, 1)) // the first one has expired long ago, only ten an hour is not full
+	require.EqualValues(t, 1, key.lease(t, 5*time.Second, 2, second, 2, 1)) // the first lease has expired; only ten an hour is not full
 	key.open(int64(5*time.Second), third, 3)
 	former := key.former
 	require.NotNil(t, former)

@@ -11,32 +11,30 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The reference is the bucket without its two devices: it keeps a level, not an
-// arrival time, and exact fractions, not integers. Rule by rule it is what the
-// design says, and nothing of it is shared with the real one.
+// reference is a second implementation of a bucket, which shares no code with the
+// real one: it keeps a level, not an arrival time, and exact fractions, not integers.
 //
-// The two are compared so. The real bucket decides, the reference says whether
-// it would have allowed that, and then follows. Let lag be the time by which
-// the arrival time of a rate in the real bucket lies after the exact one.
+// The two are compared as follows. The real bucket decides, the reference checks
+// whether the decision is allowed, and then follows it. Let lag be the time by which
+// the arrival time of a rate in the real bucket is later than the exact one.
 //
-// Claim: 0 ≤ lag ≤ bound, where bound starts at 1ns, and grows by 1ns with each
-// operation that moves units, and with a redefinition becomes that of the worst
-// rate, in units, plus one unit, plus 1ns.
+// Claim: 0 ≤ lag ≤ bound, where bound begins at 1 ns, and grows by 1 ns with each
+// operation that credits or charges units, and after a redefinition is the largest
+// bound of the old rates, in units, plus one unit, plus 1 ns.
 //
-// Proof. Time charged is rounded up and time given back is rounded down, by
-// less than 1ns each: a move adds 0 to 1ns. A clamp takes the later of the
-// arrival time and t + out·T, of which the second is rounded up by less than
-// 1ns: max(a+lag, b+1) ≤ max(a, b) + max(lag, 1), and rounding up never makes
-// it less. A redefinition rounds what is missing up to whole units, which adds
-// less than one, and that up to a nanosecond; where a rate comes back, the later
-// of two arrival times counts, max(a+lag, b+lag') ≤ max(a, b) + max(lag, lag').
-// Neither the passing of time nor
-// an expiry rounds anything else; the reference expires a lease at the instant
-// at which the real one does. What caps the arrival time at the end of time
-// caps both.
+// Proof. Charged time is rounded up and credited time is rounded down, by less than
+// 1 ns each: a credit adds 0 to 1 ns. A clamp takes the later of the arrival time and
+// t + leased·T, of which the second is rounded up by less than 1 ns:
+// max(a+lag, b+1) ≤ max(a, b) + max(lag, 1), and rounding up never makes it less.
+// The same holds for emptying. A redefinition rounds the missing units up to whole
+// ones, which adds less than one, and their time up to a nanosecond. Where a rate is
+// in force again, the later of two arrival times counts:
+// max(a+lag, b+lag') ≤ max(a, b) + max(lag, lag'). The passing of time and expiries
+// round nothing else; the reference expires a lease at the instant at which the real
+// bucket does. The end of time caps the arrival times of both.
 //
-// From 0 ≤ lag it follows that the real bucket never has more to give than the
-// exact one. From lag ≤ bound it follows how much it may keep back at the most.
+// From 0 ≤ lag it follows that the real bucket never has more units than the exact
+// one. From lag ≤ bound it follows how many it may withhold.
 type reference struct {
 	limits  Limits
 	defined int64
@@ -89,7 +87,7 @@ func newReference(l Limits, defined int64) *reference {
 	return f
 }
 
-// all are the rates in force and those before.
+// all returns the rates in force and the former ones.
 func (f *reference) all() iter.Seq[*refRate] {
 	return func(yield func(*refRate) bool) {
 		for _, rates := range [][]refRate{f.rates, f.former} {
@@ -109,8 +107,8 @@ func (f *reference) out(u Unit) (n int64) {
 	return n
 }
 
-// advance refills up to now, and at the instants between lets leases expire:
-// their units leave, and the level stays.
+// advance refills up to now, and expires leases at their instants: their units are
+// gone, and the level stays.
 func (f *reference) advance(now int64) {
 	slices.SortStableFunc(f.leases, func(a, b refLease) int { return int(min(max(a.expiry-b.expiry, -1), 1)) })
 	for len(f.leases) > 0 && f.leases[0].expiry <= now {
@@ -129,7 +127,7 @@ func (f *reference) refill(now int64) {
 	f.limit()
 }
 
-// limit holds rule 1, level + out ≤ burst, and the end of time.
+// limit enforces level + leased ≤ burst, and the end of time.
 func (f *reference) limit() {
 	for r := range f.all() {
 		r.level = least(r.level, rat(r.Burst-f.out(r.unit)))
@@ -137,20 +135,20 @@ func (f *reference) limit() {
 	}
 }
 
-// reach is how far ahead quota may be promised, in nanoseconds.
+// reach returns how far ahead quota may be promised, in nanoseconds.
 func (f *reference) reach(r refRate, promise bool) *big.Rat {
 	if !promise {
 		if int64(r.Per)%r.N == 0 {
 			return rat(0)
 		}
-		return rat(2) // as much as rounding may have cost a full bucket
+		return rat(2) // the effect of rounding on a full bucket
 	}
 	h := most(rat(int64(250*time.Millisecond)), add(r.unitTime(), rat(1)))
 	return least(h, rat(int64(time.Second)))
 }
 
-// fits reports whether n could be granted of every rate. late is taken off the
-// refill of each rate: none, or as much as its bound allows.
+// fits reports whether every rate allows a grant of n. late is subtracted from the
+// refill of each rate: zero, or as much as its bound allows.
 func (f *reference) fits(n Cost, promise bool, late func(refRate) *big.Rat) bool {
 	for _, r := range f.rates {
 		m := n.Of(r.unit)
@@ -165,8 +163,8 @@ func (f *reference) fits(n Cost, promise bool, late func(refRate) *big.Rat) bool
 	return true
 }
 
-// move adds units to the levels, or takes them.
-func (f *reference) move(c Cost) {
+// credit adds units to the levels, or subtracts them.
+func (f *reference) credit(c Cost) {
 	for i := range f.rates {
 		r := &f.rates[i]
 		r.level = add(r.level, rat(c.Of(r.unit)))
@@ -179,12 +177,12 @@ func (f *reference) settle(id LeaseID, spent Cost) {
 	if i := slices.IndexFunc(f.leases, func(l refLease) bool { return l.id == id }); i >= 0 {
 		granted := f.leases[i].granted
 		f.leases = slices.Delete(f.leases, i, i+1)
-		f.move(granted.Sub(spent))
+		f.credit(granted.Sub(spent))
 	}
 }
 
 func (f *reference) adjust(a *Adjustment) {
-	f.move(a.Return.Sub(a.Charge))
+	f.credit(a.Return.Sub(a.Charge))
 	if a.Empty == 0 {
 		return
 	}
@@ -241,27 +239,27 @@ func (f *reference) redefine(l Limits, defined int64) {
 
 func (r *refRate) missing() *big.Rat { return sub(rat(r.Burst), r.level) }
 
-// remembers checks which former rates b has kept: those that are not full,
-// unless they are too many. Whether one is full may hang on a rounding, so the
-// reference follows.
-func (f *reference) remembers(t *rapid.T, b *Bucket) {
+// checkFormer checks which former rates b has kept: those that are not full, up to
+// MaxRates. Whether a rate is full may depend on rounding, so the reference follows
+// the real bucket.
+func (f *reference) checkFormer(t *rapid.T, b *Bucket) {
 	kept := Limits{}
 	if b.former != nil {
 		kept = *b.former
 	}
 	f.former = slices.DeleteFunc(f.former, func(r refRate) bool {
-		there := slices.Contains(kept.Of(r.unit), r.Rate)
+		keptHere := slices.Contains(kept.Of(r.unit), r.Rate)
 		lacks := mul(r.missing(), r.unitTime())
-		if !there && lacks.Sign() > 0 && len(kept.Of(r.unit)) < MaxRates {
-			t.Fatalf("%v is forgotten, and lacks %v", r.Rate, r.missing().FloatString(12))
+		if !keptHere && lacks.Sign() > 0 && len(kept.Of(r.unit)) < MaxRates {
+			t.Fatalf("%v is dropped, and is %v below full", r.Rate, r.missing().FloatString(12))
 		}
-		if there && add(lacks, r.bound).Sign() < 0 {
-			t.Fatalf("%v is remembered, and full", r.Rate)
+		if keptHere && add(lacks, r.bound).Sign() < 0 {
+			t.Fatalf("%v is kept, and full", r.Rate)
 		}
-		return !there
+		return !keptHere
 	})
 	if n := kept.len(); n != len(f.former) {
-		t.Fatalf("%d rates remembered: %v, want %d", n, kept, len(f.former))
+		t.Fatalf("%d rates kept: %v, want %d", n, kept, len(f.former))
 	}
 }
 
@@ -288,14 +286,14 @@ func TestAgreesWithReference(t *testing.T) {
 				f.adjust(op)
 			case redefine:
 				f.redefine(op.limits, op.defined)
-				f.remembers(t, b)
+				f.checkFormer(t, b)
 			}
 			compare(t, o.now, b, f)
 		}
 	})
 }
 
-// decide checks g against the reference, which then follows it.
+// decide checks that the reference allows g, and follows it.
 func decide(t *rapid.T, f *reference, a *Ask, g Grant) {
 	exact := func(refRate) *big.Rat { return new(big.Rat) }
 	slow := func(r refRate) *big.Rat { return add(r.bound, rat(1)) } // 1: the horizon is rounded, too
@@ -306,7 +304,7 @@ func decide(t *rapid.T, f *reference, a *Ask, g Grant) {
 			need = a.Want.Min(Cost{1, 1})
 		}
 		if !need.IsZero() && f.fits(need, promise, slow) {
-			t.Fatalf("need %v, want %v: refused, and the reference has it to spare", a.Need, a.Want)
+			t.Fatalf("need %v, want %v: refused, and the reference can grant it", a.Need, a.Want)
 		}
 		return
 	}
@@ -314,7 +312,7 @@ func decide(t *rapid.T, f *reference, a *Ask, g Grant) {
 	case !g.Granted.Covers(a.Need) || !a.Want.Max(a.Need).Covers(g.Granted):
 		t.Fatalf("need %v, want %v: granted %v", a.Need, a.Want, g.Granted)
 	case !f.fits(g.Granted, promise, exact):
-		t.Fatalf("need %v, want %v: granted %v, and the reference has not so much", a.Need, a.Want, g.Granted)
+		t.Fatalf("need %v, want %v: granted %v, more than the reference has", a.Need, a.Want, g.Granted)
 	}
 	f.leases = append(f.leases, refLease{a.ID, g.Granted, floor(f.at).Int64() + int64(g.TTL)})
 	for i := range f.rates {
@@ -322,37 +320,37 @@ func decide(t *rapid.T, f *reference, a *Ask, g Grant) {
 		r.level = sub(r.level, rat(g.Granted.Of(r.unit)))
 		r.bound = add(r.bound, rat(1))
 		if g.Granted.Of(r.unit) > 0 {
-			ripens(t, r, g)
+			checkDrips(t, r, g)
 		}
 	}
 	f.limit()
 }
 
-// ripens checks that what is below the level is held back until the refill
-// brings it, and that the lease outlives that.
-func ripens(t *rapid.T, r *refRate, g Grant) {
+// checkDrips checks that promised units are withheld until the refill has restored
+// them, and that the lease is valid for its TTL from then on.
+func checkDrips(t *rapid.T, r *refRate, g Grant) {
 	ready := most(mul(new(big.Rat).Neg(r.level), r.unitTime()), new(big.Rat))
 	if add(ready, rat(int64(TTL))).Cmp(rat(int64(g.TTL))) > 0 {
 		t.Fatalf("ready in %v, and expires in %v", ready, g.TTL)
 	}
 	x := rapid.Int64Range(0, int64(time.Second)).Draw(t, "then")
 	if i := rapid.IntRange(0, len(g.Drips)).Draw(t, "drip"); i < len(g.Drips) {
-		d := g.Drips[i] // the very instant at which a unit ripens
+		d := g.Drips[i] // the very instant at which a unit becomes available
 		n := rapid.Int64Range(0, d.Unavailable(d.Ready)).Draw(t, "units")
 		x = max(int64(d.Ready-d.Until(n)), 0)
 		if d.Unavailable(d.Until(n)) > n {
-			t.Fatalf("drip %+v: %v before Ready all but %d should be ripe, and %d are not", d, d.Until(n), n, d.Unavailable(d.Until(n)))
+			t.Fatalf("drip %+v: %v before Ready all but %d should be available, and %d are not", d, d.Until(n), n, d.Unavailable(d.Until(n)))
 		}
 	}
-	var unripe int64
+	var withheld int64
 	for _, d := range g.Drips {
 		if d.Unit == r.unit {
-			unripe = max(unripe, d.Unavailable(d.Ready-time.Duration(x)))
+			withheld = max(withheld, d.Unavailable(d.Ready-time.Duration(x)))
 		}
 	}
 	want := quo(sub(ready, rat(x)), r.unitTime())
-	if rat(unripe).Cmp(want) < 0 {
-		t.Fatalf("%v: %dns after the grant %d are held back, and %v are not there yet", r.Rate, x, unripe, want.FloatString(12))
+	if rat(withheld).Cmp(want) < 0 {
+		t.Fatalf("%v: %dns after the grant %d are withheld, and %v are not restored yet", r.Rate, x, withheld, want.FloatString(12))
 	}
 }
 

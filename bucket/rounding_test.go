@@ -8,9 +8,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Where a unit takes no whole number of nanoseconds, rounding is never in the
-// holder's favour, and at the most a few nanoseconds against it: every way to
-// lease, settle and charge under some awkward rates.
+// Where a unit does not take a whole number of nanoseconds, rounding never favours the
+// holder and costs it at most a few nanoseconds: all ways to lease, settle and charge
+// under some such rates.
 func TestRoundingFavoursTheLimit(t *testing.T) {
 	seen := 0
 	for _, n := range []int64{3, 7, 11} {
@@ -28,12 +28,12 @@ func TestRoundingFavoursTheLimit(t *testing.T) {
 		}
 	}
 	if seen == 0 {
-		t.Error("nothing was ever promised")
+		t.Error("no lease was promised ahead")
 	}
 }
 
-// promised leases, settles and charges at one instant, and checks when what is
-// then needed is ripe. It returns how many promises it saw.
+// promised leases, settles and charges at one instant, and checks when need units are
+// available then. It returns the number of promises: 0 or 1.
 func promised(t *testing.T, r Rate, leased, spent, charged, need int64) int {
 	b := New(&Limits{Requests: Rates{r}}, 1)
 	id := LeaseID{1, 1}
@@ -46,7 +46,7 @@ func promised(t *testing.T, r Rate, leased, spent, charged, need int64) int {
 	if err != nil {
 		t.Fatalf("%v: %d: %v", r, need, err)
 	}
-	over := spent + charged + need - r.Burst // promised from the future
+	over := spent + charged + need - r.Burst // units promised ahead
 	if !g.OK || over <= 0 {
 		return 0
 	}
@@ -57,7 +57,7 @@ func promised(t *testing.T, r Rate, leased, spent, charged, need int64) int {
 	// ready ≥ over·Per/N, and less than 4ns later: the lease, its settlement, the
 	// charge and the promise round once each.
 	if late := int64(ready)*r.N - over*int64(r.Per); late < 0 || late >= 4*r.N {
-		t.Fatalf("%v: leased %d, spent %d, charged %d, then %d: ready in %dns, %d/%d ns from when it is there",
+		t.Fatalf("%v: leased %d, spent %d, charged %d, then %d: ready in %dns, %d/%d ns late",
 			r, leased, spent, charged, need, ready, late, r.N)
 	}
 	return 1

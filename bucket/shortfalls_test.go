@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Returns are worth what the bucket has lacked at the least since the charge.
-func TestReturnsThatComeLate(t *testing.T) {
+// A return is worth the least shortfall of the bucket since the charge.
+func TestReturnIsWorthTheLeastShortfall(t *testing.T) {
 	limits := Limits{Requests: Rates{{10, s, 10}}}
 	b := New(&limits, 1)
 	now := int64(s)
@@ -28,25 +28,25 @@ func TestReturnsThatComeLate(t *testing.T) {
 			t.Errorf("%d returned at %v: worth %d, want %d: %s", n, now, got, want, why)
 		}
 	}
-	spend("a", 8) // the bucket lacks 8
+	spend("a", 8) // 8 below full
 	first := now
 	now += int64(600 * ms) // and now 2
 	spend("b", 4)          // and now 6
 	second := now
-	returns(0, 9, 0, "it was full in the beginning")
-	returns(first, 8, 2, "all but 2 of the 8 have come back by themselves")
+	returns(0, 9, 0, "the bucket was full in the beginning")
+	returns(first, 8, 2, "all but 2 of the 8 were restored by the refill")
 	returns(first, 8, 0, "those 2 were returned already")
-	returns(second, 3, 3, "nothing has come back since")
+	returns(second, 3, 3, "no unit was restored since")
 	now += int64(5 * s)
 	spend("c", 5)
-	returns(second, 1, 0, "it was full meanwhile")
-	returns(now+1, 5, 0, "that is yet to come here: another bucket was charged")
-	returns(now, 5, 5, "nothing has come back since")
+	returns(second, 1, 0, "the bucket was full meanwhile")
+	returns(now+1, 5, 0, "the instant is in the future: another bucket was charged")
+	returns(now, 5, 5, "no unit was restored since")
 }
 
-// Against the whole history: what is kept never claims more than was lacking,
-// and all of it while little is forgotten.
-func TestLows(t *testing.T) {
+// The kept values, compared with all values: since never returns more than the least
+// shortfall, and returns it exactly as long as no value had to be dropped.
+func TestShortfalls(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var kept shortfalls
 		var all [2]shortfalls
@@ -54,13 +54,13 @@ func TestLows(t *testing.T) {
 		for range rapid.IntRange(1, 60).Draw(t, "notes") {
 			now += rapid.Int64Range(0, 3).Draw(t, "later")
 			rate := rapid.IntRange(0, 1).Draw(t, "rate")
-			lacking := rapid.Int64Range(0, 20).Draw(t, "lacking")
-			kept = kept.note(rate, now, lacking)
-			all[rate] = append(all[rate], Shortfall{now, lacking, uint8(rate)})
+			shortfall := rapid.Int64Range(0, 20).Draw(t, "shortfall")
+			kept = kept.note(rate, now, shortfall)
+			all[rate] = append(all[rate], Shortfall{now, shortfall, uint8(rate)})
 			if n := len(kept); n > 2*keptShortfalls {
 				t.Fatalf("%d are kept of two rates", n)
 			}
-			if rapid.IntRange(0, 9).Draw(t, "shift") == 0 {
+			if rapid.IntRange(0, 9).Draw(t, "reduce") == 0 {
 				d := rapid.Int64Range(0, 3).Draw(t, "by")
 				kept.reduce(rate, d)
 				for i := range all[rate] {
@@ -76,28 +76,28 @@ func TestLows(t *testing.T) {
 			}
 			got := kept.since(rate, since)
 			if got > least {
-				t.Fatalf("since %d rate %d lacked %d at the least, kept is %d of %v", since, rate, least, got, all[rate])
+				t.Fatalf("since %d the least shortfall of rate %d is %d, kept is %d of %v", since, rate, least, got, all[rate])
 			}
 			distinct := map[int64]bool{}
 			for i := range all[rate] {
 				distinct[slices.MinFunc(all[rate][i:], func(a, b Shortfall) int { return int(a.Least - b.Least) }).Least] = true
 			}
 			if len(distinct) <= keptShortfalls && len(all[rate]) <= keptShortfalls && got != least {
-				t.Fatalf("since %d rate %d lacked %d at the least, kept is %d though nothing had to be forgotten", since, rate, least, got)
+				t.Fatalf("since %d the least shortfall of rate %d is %d, kept is %d though no value had to be dropped", since, rate, least, got)
 			}
 		}
 	})
 }
 
-// A bucket that is emptied step by step has more shortfalls than are kept. What is
-// forgotten makes returns worth less, not more.
-func TestLowsThatAreForgotten(t *testing.T) {
+// A bucket that is emptied step by step has more shortfalls than are kept. Dropping
+// some makes returns worth less, not more.
+func TestDroppedShortfalls(t *testing.T) {
 	var l shortfalls
 	for i := int64(1); i <= 4*keptShortfalls; i++ {
 		l = l.note(0, i, i*i)
 		for since := range i {
 			if got, least := l.since(0, since), (since+1)*(since+1); got > least {
-				t.Fatalf("of %d shortfalls: since %d it lacked %d at the least, kept is %d", i, since, least, got)
+				t.Fatalf("of %d shortfalls: the least since %d is %d, kept is %d", i, since, least, got)
 			}
 		}
 	}

@@ -7,8 +7,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// What the bucket says about the time at which an ask can be met is exact, as
-// long as nothing else happens: not a nanosecond before, and then it is met.
+// Wait and RetryAfter are exact without other operations: the ask is granted then, and
+// not a nanosecond earlier.
 func TestWaitIsExact(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		o := newOps(anyLimits().Draw(t, "limits"))
@@ -47,18 +47,18 @@ func prefetchIsExact(t *rapid.T, o *ops, b *Bucket, want Cost) {
 	}
 }
 
-// firstAt checks that a is met after wait and not before.
+// firstAt checks that a is granted after wait and not before.
 func firstAt(t *rapid.T, o *ops, b *Bucket, wait time.Duration, a *Ask) {
 	if wait > 100*366*24*time.Hour {
 		return // beyond the end of time, as the store counts it
 	}
 	at := o.now + int64(wait)
 	if g, _ := clone(b).Lease(at, a); !g.OK {
-		t.Fatalf("%v, need %v, want %v: to be met after %v, and then it is %+v", o.limits, a.Need, a.Want, wait, g)
+		t.Fatalf("%v, need %v, want %v: to be granted after %v, and then it is %+v", o.limits, a.Need, a.Want, wait, g)
 	}
 	if wait > 1 {
 		if g, _ := clone(b).Lease(at-1, a); g.OK {
-			t.Fatalf("%v, need %v, want %v: to be met after %v, and a nanosecond before it is %+v", o.limits, a.Need, a.Want, wait, g)
+			t.Fatalf("%v, need %v, want %v: to be granted after %v, and a nanosecond before it is %+v", o.limits, a.Need, a.Want, wait, g)
 		}
 	}
 }
