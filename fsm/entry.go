@@ -7,16 +7,16 @@ import (
 	"github.com/choked/choked/internal/ledger"
 )
 
-// version is the first byte of entries and snapshots. What this release writes
-// the next one reads; a higher one is refused with an error.
+// version is the first byte of entries and snapshots. The next release reads this
+// version, too; a higher one is refused with an error.
 const version = 1
 
 // maxOps bounds the operations in one entry.
 const maxOps = 1 << 16
 
-// Entry is what one log entry carries: operations, and the store's time at
-// which they happen. The leader stamps it before proposing: a clock read when
-// it is applied would give every replica its own balance.
+// Entry is one log entry: operations and the instant at which they are applied. The
+// leader sets the instant before it proposes the entry. A clock read by Apply would
+// give every replica a different level.
 type Entry struct {
 	At  int64 // nanoseconds of the store's time
 	Ops []ledger.Op

@@ -22,15 +22,15 @@ type Machine struct {
 	table *ledger.Table
 }
 
-// New returns a machine in which every bucket is full and time begins.
+// New returns a machine at the instant 0 in which every bucket is full.
 func New() *Machine { return &Machine{table: ledger.NewTable()} }
 
-// sweep is how many buckets are looked at for each operation, to forget those
-// that are idle. Two for one keeps the idle ones few.
+// sweep is the number of buckets examined after each operation, to drop the idle
+// ones. With two for each operation, idle buckets stay few.
 const sweep = 2
 
-// Apply carries out one entry and returns a []ledger.Result, one for each
-// operation, or an error if the entry cannot be read, which changes nothing.
+// Apply applies one entry and returns a []ledger.Result, one for each operation. If
+// the entry cannot be decoded, it returns the error and leaves the state unchanged.
 func (m *Machine) Apply(l *raft.Log) any {
 	e, err := Decode(l.Data)
 	if err != nil {
@@ -62,15 +62,14 @@ func (m *Machine) Hash() uint64 {
 	return h.Sum64()
 }
 
-// Snapshot implements [raft.FSM]. It takes no time: the state is copied while
-// the snapshot is written, and what changes meanwhile before it does. There is
-// one at a time.
+// Snapshot implements [raft.FSM]. It returns at once: the state is encoded while the
+// snapshot is written, each bucket before it changes. Only one snapshot can be open.
 func (m *Machine) Snapshot() (raft.FSMSnapshot, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.table.Snapshot()
 	if s == nil {
-		return nil, errors.New("snapshot: another is being written")
+		return nil, errors.New("snapshot: another one is open")
 	}
 	return &snapshot{m, s}, nil
 }
@@ -114,7 +113,8 @@ func (s *snapshot) Release() {
 	s.table.Close()
 }
 
-// Restore implements [raft.FSM]. A snapshot that cannot be read changes nothing.
+// Restore implements [raft.FSM]. If the snapshot cannot be decoded, the state is
+// unchanged.
 func (m *Machine) Restore(r io.ReadCloser) error {
 	defer r.Close()
 	var v [1]byte

@@ -17,8 +17,8 @@ import (
 	"github.com/choked/choked/internal/ledger"
 )
 
-// history is entries as leaders write them: asks, settlements and adjustments
-// on a few keys, the time going on by what is between nothing and an expiry.
+// history returns n entries as leaders write them: asks, settlements and adjustments
+// on a few keys, up to 400 ms apart.
 func history(seed uint64, n int) [][]byte {
 	r := rand.New(rand.NewPCG(seed, 1))
 	limits := []bucket.Limits{}
@@ -83,8 +83,8 @@ func restored(t *testing.T, snapshot []byte) *Machine {
 	return m
 }
 
-// A replica that came by a snapshot goes on like one that saw every entry, at
-// whichever entry the snapshot was taken.
+// A replica that was restored from a snapshot behaves like one that applied every
+// entry, for a snapshot taken before any of the entries.
 func TestSnapshotAtEveryIndex(t *testing.T) {
 	for seed := range uint64(20) {
 		entries := history(seed, 60)
@@ -103,12 +103,12 @@ func TestSnapshotAtEveryIndex(t *testing.T) {
 			for j := i; j < len(entries); j++ {
 				require.Equal(t, answers[j], apply(m, entries[j]), "seed %d: restored before entry %d, answers to entry %d", seed, i, j)
 			}
-			require.Equal(t, whole.Hash(), m.Hash(), "seed %d: restored before entry %d, in the end", seed, i)
+			require.Equal(t, whole.Hash(), m.Hash(), "seed %d: restored before entry %d, after the last", seed, i)
 		}
 	}
 }
 
-// Whether a replica forgets idle buckets sooner or later makes no difference.
+// Replicas that drop idle buckets at different times stay equal.
 func TestSweepingChangesNothing(t *testing.T) {
 	entries := history(7, 200)
 	one, two := New(), New()
@@ -119,8 +119,9 @@ func TestSweepingChangesNothing(t *testing.T) {
 	}
 }
 
-// What cannot be read is an error and changes nothing.
-func TestWhatCannotBeRead(t *testing.T) {
+// An entry or a snapshot that cannot be decoded is an error and leaves the state
+// unchanged.
+func TestMalformedInputLeavesTheStateUnchanged(t *testing.T) {
 	entries := history(3, 40)
 	m := New()
 	for _, e := range entries {
@@ -139,7 +140,7 @@ func TestWhatCannotBeRead(t *testing.T) {
 		require.Error(t, m.Restore(io.NopCloser(bytes.NewReader(snapshot[:cut]))), "snapshot cut off at byte %d", cut)
 	}
 	longer := append(slices.Clone(snapshot), 0)
-	assert.ErrorContains(t, m.Restore(io.NopCloser(bytes.NewReader(longer))), "something follows the end")
+	assert.ErrorContains(t, m.Restore(io.NopCloser(bytes.NewReader(longer))), "bytes follow the end")
 	newer := append([]byte{version + 1}, snapshot[1:]...)
 	assert.ErrorContains(t, m.Restore(io.NopCloser(bytes.NewReader(newer))), "version 2: this release reads 1")
 	err, _ := apply(m, append([]byte{version + 1}, entries[0][1:]...)).(error)
@@ -147,8 +148,8 @@ func TestWhatCannotBeRead(t *testing.T) {
 	assert.Equal(t, before, m.Hash())
 }
 
-// A full bucket costs nothing, in memory or in a snapshot.
-func TestFullBucketsAreForgotten(t *testing.T) {
+// Full buckets are dropped from memory and are in no snapshot.
+func TestFullBucketsAreDropped(t *testing.T) {
 	limits, err := bucket.ParseLimits("10/s", "")
 	require.NoError(t, err)
 	m := New()
@@ -216,8 +217,9 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// Restore reads what comes in pieces, and says so if it cannot read on.
-func TestASnapshotComesInPieces(t *testing.T) {
+// Restore reads a stream that arrives in pieces, and returns the error of a stream
+// that breaks.
+func TestRestoreReadsAStreamInPieces(t *testing.T) {
 	m := crowded(10_000)
 	b := snapshotOf(t, m)
 	n := New()
@@ -227,5 +229,5 @@ func TestASnapshotComesInPieces(t *testing.T) {
 		broken := io.MultiReader(bytes.NewReader(b[:read]), iotest.ErrReader(io.ErrUnexpectedEOF))
 		assert.ErrorIs(t, n.Restore(io.NopCloser(broken)), io.ErrUnexpectedEOF, "after %d of %d bytes", read, len(b))
 	}
-	assert.Equal(t, m.Hash(), n.Hash(), "nothing is changed")
+	assert.Equal(t, m.Hash(), n.Hash(), "the state is unchanged")
 }

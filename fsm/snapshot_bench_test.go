@@ -26,7 +26,7 @@ func crowded(n int) *Machine {
 	return m
 }
 
-// nowhere is a sink that keeps nothing.
+// nowhere is a sink that discards the snapshot.
 type nowhere struct{}
 
 func (nowhere) Write(b []byte) (int, error) { return len(b), nil }
@@ -34,8 +34,8 @@ func (nowhere) ID() string                  { return "" }
 func (nowhere) Cancel() error               { return nil }
 func (nowhere) Close() error                { return nil }
 
-// A snapshot of a million keys is written while entries are applied, each of
-// which changes a key. Told is the longest that an entry waits.
+// A snapshot of a million keys is written while entries change keys. ms-worst is the
+// longest time that Apply takes.
 func BenchmarkApplyWhileASnapshotIsWritten(b *testing.B) {
 	m := crowded(1_000_000)
 	entry := func(i int) []byte {

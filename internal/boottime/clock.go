@@ -1,6 +1,6 @@
-// Package boottime reads a clock that runs at the pace of real time, never
-// steps, and goes on while the machine is suspended: CLOCK_BOOTTIME where there
-// is one. Whether a lease is still valid can be asked of no other clock.
+// Package boottime reads a clock that runs at the rate of real time, never steps, and
+// counts the time while the machine is suspended, as CLOCK_BOOTTIME does. The validity
+// of a lease is measured by such a clock only.
 package boottime
 
 import (
@@ -8,64 +8,64 @@ import (
 	"time"
 )
 
-// Clock counts nanoseconds since it was made. Reading it costs one reading of
-// package time's clock, so it follows the fake time of a testing/synctest
-// bubble. Safe for concurrent use.
+// Clock counts nanoseconds since it was made. It reads the clock of package time, so
+// it follows the fake time of a testing/synctest bubble. Safe for concurrent use.
 type Clock struct {
 	start time.Time
-	rate  func(int64) int64 // nil, or a distortion for tests
+	rate  func(int64) int64 // distorts readings, for tests; nil: exact
 
-	// A suspend stops the monotonic clock and not the wall clock, so the two
-	// drift apart; then, and only then, the system is asked for how long it was.
-	apart atomic.Int64 // wall minus monotonic time since start, when last looked at
-	slept atomic.Int64 // suspended since start
-	awoke atomic.Int64 // monotonic time since start when that was found to have grown
-	base  int64        // suspended before start
+	// A suspend stops the monotonic clock and not the wall clock. When their
+	// difference changes, and only then, Now asks the system how long the machine
+	// was suspended.
+	wallAhead   atomic.Int64 // wall minus monotonic time since start, at the latest change
+	sleep       atomic.Int64 // nanoseconds suspended since start
+	resumed     atomic.Int64 // monotonic time since start when the latest suspend was found
+	sleepBefore int64        // nanoseconds suspended before start
 
-	suspended func() int64 // how long the machine has been suspended since it booted
+	suspended func() int64 // nanoseconds that the machine has been suspended since it booted
 }
 
 // New returns a clock that starts at zero.
 func New() *Clock {
-	return &Clock{start: time.Now(), base: suspended(), suspended: suspended}
+	return &Clock{start: time.Now(), sleepBefore: suspended(), suspended: suspended}
 }
 
-// Distorted returns a clock whose reading is f of the true one, for tests of
-// what drifting clocks do.
+// Distorted returns a clock that reads f of the exact reading, for tests with clocks
+// that drift.
 func Distorted(f func(ns int64) int64) *Clock {
 	c := New()
 	c.rate = f
 	return c
 }
 
-// step is how far wall and monotonic time may drift apart unnoticed. Nothing
-// that matters happens in so short a suspend.
-const step = int64(time.Millisecond)
+// tolerance is the largest change between wall and monotonic time that Now ignores. A
+// suspend that short does not matter to a lease.
+const tolerance = int64(time.Millisecond)
 
 // Now returns the nanoseconds since c was made.
 func (c *Clock) Now() int64 {
 	t := time.Now()
 	mono := int64(t.Sub(c.start))
 	wall := t.UnixNano() - c.start.UnixNano()
-	if d := wall - mono - c.apart.Load(); d > step || d < -step {
-		c.sleptAtLeast(c.suspended()-c.base, mono)
-		c.apart.Store(wall - mono)
+	if d := wall - mono - c.wallAhead.Load(); d > tolerance || d < -tolerance {
+		c.noteSleep(c.suspended()-c.sleepBefore, mono)
+		c.wallAhead.Store(wall - mono)
 	}
-	now := mono + c.slept.Load()
+	now := mono + c.sleep.Load()
 	if c.rate != nil {
 		now = c.rate(now)
 	}
 	return now
 }
 
-// At returns a reading of c that was not later than t: the one at t, unless the
-// machine has been suspended since. What [time.Now] has returned is to be given: a
-// time without a monotonic reading changes as the wall clock is set.
+// At returns the reading of c at t, or an earlier reading if the machine has been
+// suspended since t. t must be a result of [time.Now]: a time without a monotonic
+// reading changes when the wall clock is set.
 func (c *Clock) At(t time.Time) int64 {
-	slept := c.slept.Load() // before awoke, which grows first
+	sleep := c.sleep.Load() // before awoke, which grows first
 	at := max(int64(t.Sub(c.start)), 0)
-	if at >= c.awoke.Load() {
-		at += slept
+	if at >= c.resumed.Load() {
+		at += sleep
 	}
 	if c.rate != nil {
 		at = c.rate(at)
@@ -73,21 +73,21 @@ func (c *Clock) At(t time.Time) int64 {
 	return at
 }
 
-// Time returns the time at which c read at, or an earlier one if the machine has
-// been suspended since: what At makes at of.
+// Time returns the time at which c read at, or an earlier one if the machine has been
+// suspended since. It is the inverse of At.
 func (c *Clock) Time(at int64) time.Time {
 	if c.rate != nil {
 		return time.Now().Add(-c.Since(at))
 	}
-	return c.start.Add(time.Duration(at - c.slept.Load()))
+	return c.start.Add(time.Duration(at - c.sleep.Load()))
 }
 
-// sleptAtLeast keeps the latest of what callers at the same time have found:
-// the clock must not run back for any of them.
-func (c *Clock) sleptAtLeast(ns, mono int64) {
-	if ns > c.slept.Load() {
-		grow(&c.awoke, mono)
-		grow(&c.slept, ns)
+// noteSleep records that the machine was suspended for ns nanoseconds. Of concurrent
+// calls the largest ns counts, so that the clock runs backwards for no caller.
+func (c *Clock) noteSleep(ns, mono int64) {
+	if ns > c.sleep.Load() {
+		grow(&c.resumed, mono)
+		grow(&c.sleep, ns)
 	}
 }
 
@@ -97,9 +97,9 @@ func grow(x *atomic.Int64, to int64) {
 	}
 }
 
-// between is the time by which clock b is ahead of clock a. They are read one
-// after the other, again if something came in between.
-func between(a, b func() (int64, error)) int64 {
+// aheadOf returns by how much clock b is ahead of clock a, in nanoseconds. It reads one
+// after the other, and again if the process was paused in between.
+func aheadOf(a, b func() (int64, error)) int64 {
 	var ahead int64
 	for range 10 {
 		a1, err1 := a()
@@ -109,12 +109,12 @@ func between(a, b func() (int64, error)) int64 {
 			return 0
 		}
 		ahead = max(b1-a2, 0)
-		if a2-a1 < step/10 {
+		if a2-a1 < tolerance/10 {
 			break
 		}
 	}
 	return ahead
 }
 
-// Since returns the time from the instant start, as [Clock.Now] gave it.
+// Since returns the time since start, a reading of [Clock.Now].
 func (c *Clock) Since(start int64) time.Duration { return time.Duration(c.Now() - start) }

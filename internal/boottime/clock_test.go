@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-func TestFollowsTheTimeOfABubble(t *testing.T) {
+func TestClockFollowsTheTimeOfABubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New()
 		assert.Zero(t, c.Now(), "a new clock starts at zero")
@@ -22,21 +22,20 @@ func TestFollowsTheTimeOfABubble(t *testing.T) {
 	})
 }
 
-// In these tests the wall clock moves against the monotonic one: apart is how
-// far, and asleep is what the system says of it.
-func moved(c *Clock, wall time.Duration) { c.apart.Add(-int64(wall)) }
+// moved simulates that the wall clock was moved against the monotonic clock.
+func moved(c *Clock, wall time.Duration) { c.wallAhead.Add(-int64(wall)) }
 
-// sleeper returns a function that has the machine suspended for so long.
+// sleeper returns a function that simulates a suspend of the machine.
 func sleeper(c *Clock) (suspend func(time.Duration)) {
-	var asleep time.Duration
-	c.suspended = func() int64 { return c.base + int64(asleep) }
+	var sleep time.Duration
+	c.suspended = func() int64 { return c.sleepBefore + int64(sleep) }
 	return func(d time.Duration) {
-		asleep += d
+		sleep += d
 		moved(c, d)
 	}
 }
 
-func TestASuspendCounts(t *testing.T) {
+func TestSuspendCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New()
 		suspend := sleeper(c)
@@ -45,14 +44,15 @@ func TestASuspendCounts(t *testing.T) {
 		suspend(time.Hour)
 		assert.Equal(t, int64(time.Hour+time.Second), c.Now())
 		time.Sleep(time.Second)
-		assert.Equal(t, int64(time.Hour+2*time.Second), c.Now(), "and it goes on from there")
+		assert.Equal(t, int64(time.Hour+2*time.Second), c.Now(), "and it continues from there")
 
 		suspend(time.Minute)
 		assert.Equal(t, int64(time.Hour+time.Minute+2*time.Second), c.Now())
 	})
 }
 
-// A time is what the clock read then, also after a suspend; before one, no more.
+// At and Time convert exactly after a suspend. For a time before it they return the
+// reading of that time or an earlier one.
 func TestTimesAndReadings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New()
@@ -73,40 +73,40 @@ func TestTimesAndReadings(t *testing.T) {
 	})
 }
 
-// NTP and administrators set the wall clock. No time has passed by that.
-func TestASetWallClockDoesNotCount(t *testing.T) {
+// Setting the wall clock, as NTP and administrators do, does not change a reading.
+func TestSettingTheWallClockDoesNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New()
-		looked := 0
-		c.suspended = func() int64 { looked++; return c.base }
+		calls := 0
+		c.suspended = func() int64 { calls++; return c.sleepBefore }
 		for _, step := range []time.Duration{time.Hour, -2 * time.Hour, 30 * time.Millisecond, -30 * time.Millisecond} {
 			before := c.Now()
 			moved(c, step)
 			assert.Equal(t, before, c.Now(), "the wall clock is set by %v", step)
 		}
-		assert.Equal(t, 4, looked, "the system is asked once for each")
+		assert.Equal(t, 4, calls, "the system is asked once for each")
 		moved(c, 500*time.Microsecond)
 		c.Now()
-		assert.Equal(t, 4, looked, "and never for a slew")
+		assert.Equal(t, 4, calls, "and never for a slew")
 	})
 }
 
-func TestNeverRunsBackwards(t *testing.T) {
+func TestClockNeverRunsBackwards(t *testing.T) {
 	c := New()
 	var mu sync.Mutex
-	var asleep int64
+	var sleep int64
 	c.suspended = func() int64 {
 		mu.Lock()
 		defer mu.Unlock()
-		asleep += int64(time.Second)
-		return c.base + asleep
+		sleep += int64(time.Second)
+		return c.sleepBefore + sleep
 	}
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
 			last := c.Now()
 			for range 2000 {
-				moved(c, time.Second) // suspended over and over, under everyone's eyes
+				moved(c, time.Second) // suspended at each reading
 				now := c.Now()
 				if now < last {
 					t.Errorf("%d after %d", now, last)
@@ -129,14 +129,14 @@ func TestDistorted(t *testing.T) {
 	})
 }
 
-func TestTheSystemCanBeAsked(t *testing.T) {
+func TestSuspendedIsConstantWhileAwake(t *testing.T) {
 	for range 100 {
-		assert.InDelta(t, suspended(), suspended(), float64(step), "the machine is awake")
+		assert.InDelta(t, suspended(), suspended(), float64(tolerance), "the machine is awake")
 	}
 }
 
-// Whoever reads two clocks may be put aside in between, and must not take that
-// for a suspend, nor a suspend for shorter than it was.
+// A process that is paused between the readings of two clocks takes the pause for no
+// suspend, and reports a suspend in full.
 func TestReadingTwoClocks(t *testing.T) {
 	var now int64
 	pause := int64(10 * time.Millisecond)
@@ -146,9 +146,9 @@ func TestReadingTwoClocks(t *testing.T) {
 		pause = 0
 		return now + int64(time.Hour), nil
 	}
-	assert.InDelta(t, time.Hour, between(a, b), 100)
+	assert.InDelta(t, time.Hour, aheadOf(a, b), 100)
 	broken := func() (int64, error) { return 7, errors.New("no such clock") }
-	assert.Zero(t, between(a, broken))
+	assert.Zero(t, aheadOf(a, broken))
 }
 
 func BenchmarkNow(b *testing.B) {

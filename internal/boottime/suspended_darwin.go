@@ -2,12 +2,12 @@ package boottime
 
 import "golang.org/x/sys/unix"
 
-// suspended is how long the machine has been suspended since it booted: on
-// this system CLOCK_MONOTONIC goes on through a suspend, and CLOCK_UPTIME_RAW,
+// suspended returns how long the machine has been suspended since it booted, in
+// nanoseconds. On this system CLOCK_MONOTONIC counts that time, and CLOCK_UPTIME_RAW,
 // which package time reads, does not.
 func suspended() int64 {
 	const uptimeRaw = 8
-	return between(reader(uptimeRaw), reader(unix.CLOCK_MONOTONIC))
+	return aheadOf(reader(uptimeRaw), reader(unix.CLOCK_MONOTONIC))
 }
 
 func reader(clock int32) func() (int64, error) {

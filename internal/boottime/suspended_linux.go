@@ -2,8 +2,9 @@ package boottime
 
 import "golang.org/x/sys/unix"
 
-// suspended is how long the machine has been suspended since it booted.
-func suspended() int64 { return between(reader(unix.CLOCK_MONOTONIC), reader(unix.CLOCK_BOOTTIME)) }
+// suspended returns how long the machine has been suspended since it booted, in
+// nanoseconds.
+func suspended() int64 { return aheadOf(reader(unix.CLOCK_MONOTONIC), reader(unix.CLOCK_BOOTTIME)) }
 
 func reader(clock int32) func() (int64, error) {
 	return func() (int64, error) {

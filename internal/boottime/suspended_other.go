@@ -2,6 +2,6 @@
 
 package boottime
 
-// suspended is zero where package time's own clock goes on through a suspend,
-// as on Windows, or where nothing can be asked.
+// suspended returns zero: either the clock of package time counts the time of a
+// suspend, as on Windows, or the system does not report it.
 func suspended() int64 { return 0 }

@@ -13,17 +13,17 @@ import (
 )
 
 // The encoding of operations, results and tables, for logs, snapshots and
-// wires. It is varints all the way, without a version of its own: what frames
-// it carries one. Decoding is bounded by the input, allocates no more than in
-// proportion to it, and fails with an error, whatever the bytes.
+// wires. It consists of varints and has no version of its own: the frame around it
+// has one. Decoding terminates on any input, allocates in proportion to it at most,
+// and reports malformed input as an error.
 
-// Bounds of what is decoded.
+// Bounds of the decoder.
 const (
 	maxDrips      = 2 * bucket.MaxRates
 	maxShortfalls = 1 << 7
 	maxError      = 1 << 10
 	maxLeases     = 1 << 20
-	maxRoom       = 1 << 20 // buckets that room is made for before they are read
+	maxRoom       = 1 << 20 // buckets allocated before they are read
 )
 
 // Kinds of operation.
@@ -110,8 +110,8 @@ const (
 	outcomeUnavailable
 )
 
-// AppendResult appends the encoding of r to b. Of an error it keeps the text
-// and which of this package's errors it wraps.
+// AppendResult appends the encoding of r to b. An error is encoded as its text and
+// the error of package bucket that it wraps, if any.
 func AppendResult(b []byte, r Result) []byte {
 	g := &r.Grant
 	switch {
@@ -169,14 +169,14 @@ type sentinel struct {
 	err  error
 }
 
-// sentinels holds the errors that callers branch on, an error after those that
-// it wraps.
+// sentinels are the errors that callers branch on, in such an order that an error
+// follows the errors that it wraps.
 var sentinels = [...]sentinel{
 	{outcomeUnavailable, bucket.ErrUnavailable}, {outcomeNoQuorum, bucket.ErrNoQuorum},
 	{outcomeExceedsBurst, bucket.ErrCostExceedsBurst}, {outcomeClosed, bucket.ErrClosed},
 }
 
-// remoteError is an error that was returned elsewhere.
+// remoteError is a decoded error.
 type remoteError struct {
 	text string
 	is   error
@@ -198,7 +198,8 @@ func AppendTable(b []byte, t *Table) []byte {
 	return appendString(b, "")
 }
 
-// appendHead begins a table with its time, and how many buckets it has or 0.
+// appendHead appends the head of a table: its time, and the number of its buckets, or
+// 0 if it is not known.
 func appendHead(b []byte, now, cold int64, buckets int) []byte {
 	return binary.AppendUvarint(binary.AppendVarint(binary.AppendVarint(b, now), cold), uint64(buckets))
 }
@@ -233,14 +234,14 @@ func appendBucket(b []byte, s bucket.State) []byte {
 }
 
 // ReadTable reads a table, as [AppendTable] or a [Snapshot] encodes it, up to the
-// end of r. Of r, it holds no more in memory than some buckets at a time.
+// end of r. It holds the encoding of only some buckets at a time in memory.
 func ReadTable(r io.Reader) (*Table, error) { return readTable(&input{r: r, piece: 64 << 10}) }
 
 func readTable(in *input) (*Table, error) {
 	t := NewTable()
 	if err := in.decode(func(d *decoder) {
 		if t.now = d.varint(); t.now < 0 {
-			d.fail("table of the time %d", t.now)
+			d.fail("time %d of a table: want at least 0", t.now)
 		}
 		t.cold = d.instant()
 		t.buckets = make(map[string]entry, min(d.uvarint(), maxRoom)) // as many as there were, or a guess
@@ -271,16 +272,16 @@ func readTable(in *input) (*Table, error) {
 // input is a stream that is decoded item by item.
 type input struct {
 	r     io.Reader
-	piece int // bytes, to begin with: what is read at a time
+	piece int // bytes read at a time, at first
 
 	d    decoder
 	buf  []byte
-	rest []byte // of buf, not decoded yet
-	err  error  // of r
+	rest []byte // part of buf that is not decoded yet
+	err  error  // of reading r
 }
 
-// decode has f decode the next item. What f finds wrong may only be cut off: f is
-// called again with more of the stream, as long as there is more.
+// decode calls f to decode the next item. If f fails, the item may be cut off, so f
+// is called again with more of the stream until its end.
 func (in *input) decode(f func(*decoder)) error {
 	for {
 		in.d.b, in.d.err = in.rest, nil
@@ -298,7 +299,7 @@ func (in *input) decode(f func(*decoder)) error {
 	}
 }
 
-// more reads on, at least as much as there is.
+// more reads at least as many bytes as are not decoded yet.
 func (in *input) more() {
 	if 2*len(in.rest) >= len(in.buf) {
 		in.buf = slices.Concat(in.rest, make([]byte, max(len(in.rest), in.piece)))
@@ -314,19 +315,18 @@ func (in *input) more() {
 	in.rest = in.buf[:n]
 }
 
-// end reports what follows the last item, or that it cannot be read.
+// end returns an error if anything follows the last item, or if reading fails.
 func (in *input) end() error {
 	switch in.more(); {
 	case len(in.rest) > 0:
-		return errors.New("decode: something follows the end of the table")
+		return errors.New("decode: bytes follow the end of the table")
 	case in.err != io.EOF:
 		return in.err
 	}
 	return nil
 }
 
-// bucket reads one bucket. A bucket that no sequence of operations can make is an
-// error.
+// bucket reads one bucket. A state that no operations can lead to is an error.
 func (d *decoder) bucket(t *Table, seen map[string]*bucket.Limits) *bucket.Bucket {
 	s := bucket.State{Limits: d.sharedLimits(t, seen), Defined: d.varint()}
 	rates := len(s.Limits.Requests) + len(s.Limits.Tokens)
@@ -359,7 +359,7 @@ func (d *decoder) bucket(t *Table, seen map[string]*bucket.Limits) *bucket.Bucke
 	return b
 }
 
-// sharedLimits reads limits that many buckets have, and makes sense of them once.
+// sharedLimits reads limits that many buckets have, and decodes each set once.
 func (d *decoder) sharedLimits(t *Table, seen map[string]*bucket.Limits) *bucket.Limits {
 	from := d.b
 	for range bucket.Tokens + 1 {
@@ -425,8 +425,7 @@ func appendLimits(b []byte, l bucket.Limits) []byte {
 	return b
 }
 
-// decoder reads from the front of b until something is wrong; then it goes on
-// returning zeros.
+// decoder reads from the front of b. After the first error it returns zeros.
 type decoder struct {
 	b   []byte
 	err error
@@ -444,7 +443,7 @@ func (d *decoder) fail(format string, args ...any) {
 
 func (d *decoder) byte() byte {
 	if len(d.b) == 0 {
-		d.fail("the input ends early")
+		d.fail("input ends early")
 		return 0
 	}
 	c := d.b[0]
@@ -455,7 +454,7 @@ func (d *decoder) byte() byte {
 func (d *decoder) varint() int64 {
 	v, n := binary.Varint(d.b)
 	if n <= 0 {
-		d.fail("no number where one is expected")
+		d.fail("not a number")
 		return 0
 	}
 	d.b = d.b[n:]
@@ -465,14 +464,14 @@ func (d *decoder) varint() int64 {
 func (d *decoder) uvarint() uint64 {
 	v, n := binary.Uvarint(d.b)
 	if n <= 0 {
-		d.fail("no count where one is expected")
+		d.fail("not a count")
 		return 0
 	}
 	d.b = d.b[n:]
 	return v
 }
 
-// count reads how many things follow, each of at least size bytes.
+// count reads the number of items that follow, each of at least size bytes.
 func (d *decoder) count(most, size int) int {
 	n := d.uvarint()
 	if n > uint64(most) || n > uint64(len(d.b)/size) {
@@ -489,11 +488,11 @@ func (d *decoder) string(most int) string {
 	return s
 }
 
-// instant reads a time that sums do not overflow.
+// instant reads an instant from 0 to [bucket.MaxInstant].
 func (d *decoder) instant() int64 {
 	t := d.varint()
 	if t < 0 || t > bucket.MaxInstant {
-		d.fail("instant %d", t)
+		d.fail("instant %d: want 0 to %d", t, int64(bucket.MaxInstant))
 		return 0
 	}
 	return t
@@ -501,7 +500,7 @@ func (d *decoder) instant() int64 {
 
 func (d *decoder) id() bucket.LeaseID {
 	if len(d.b) < 8 {
-		d.fail("the input ends early")
+		d.fail("input ends early")
 		return bucket.LeaseID{}
 	}
 	holder := binary.BigEndian.Uint64(d.b)
@@ -536,7 +535,7 @@ func (d *decoder) limits() bucket.Limits {
 	for _, rs := range []*bucket.Rates{&l.Requests, &l.Tokens} {
 		n := int(d.byte())
 		if n > bucket.MaxRates {
-			d.fail("%d rates", n)
+			d.fail("%d rates: want at most %d", n, bucket.MaxRates)
 		}
 		for i := 0; i < n && d.err == nil; i++ {
 			*rs = append(*rs, bucket.Rate{N: d.varint(), Per: time.Duration(d.varint()), Burst: d.varint()})

@@ -8,7 +8,7 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// logged is an operation at its instant, as a log would hold it.
+// logged is an operation with its instant, as in a log.
 type logged struct {
 	at int64
 	op Op

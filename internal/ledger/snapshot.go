@@ -6,9 +6,9 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// Snapshot is a table as it was at one instant, to be written while the table
-// goes on changing. Taking it costs nothing: while it is open the table encodes
-// each bucket that the snapshot does not have yet before it changes the bucket.
+// Snapshot is a table as it was at one instant, which is written while the table
+// changes. Taking a snapshot copies no buckets: while it is open, the table encodes a
+// bucket that the snapshot does not have yet before it changes the bucket.
 //
 // A Snapshot is used under the same lock as its table.
 type Snapshot struct {
@@ -33,8 +33,8 @@ func (t *Table) Snapshot() *Snapshot {
 	return t.snapshot
 }
 
-// Close ends the snapshot, whether it was written or not. A second Close does
-// nothing.
+// Close ends the snapshot, whether it was written or not. Further calls have no
+// effect.
 func (s *Snapshot) Close() {
 	if s.table.snapshot == s {
 		s.table.snapshot = nil

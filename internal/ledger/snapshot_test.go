@@ -10,9 +10,9 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// A snapshot is the table as it was when it was taken, whatever happens to the
-// table before it is written and between its pieces.
-func TestASnapshotIsOfOneInstant(t *testing.T) {
+// A snapshot is the table at the instant at which it was taken, whatever changes the
+// table before it is written and between its chunks.
+func TestSnapshotIsOfOneInstant(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tab := NewTable()
 		log := anyLog(t)
@@ -29,7 +29,7 @@ func TestASnapshotIsOfOneInstant(t *testing.T) {
 			want := AppendTable(nil, tab)
 			s := tab.Snapshot()
 			if tab.Snapshot() != nil {
-				t.Fatal("there are two at a time")
+				t.Fatal("two snapshots are open at a time")
 			}
 			s.chunk = rapid.IntRange(1, 100).Draw(t, "chunk")
 			apply(some.Draw(t, "before it is written"))
@@ -44,7 +44,7 @@ func TestASnapshotIsOfOneInstant(t *testing.T) {
 			}
 			s.Close()
 			if stop == 0 {
-				continue // it was given up
+				continue // abandoned
 			}
 			got, err := readTable(&input{r: bytes.NewReader(b), piece: rapid.IntRange(1, 100).Draw(t, "read at a time")})
 			if err != nil {
@@ -57,8 +57,8 @@ func TestASnapshotIsOfOneInstant(t *testing.T) {
 	})
 }
 
-// A table without a snapshot that is open saves nothing.
-func TestASnapshotThatIsClosedIsForgotten(t *testing.T) {
+// A table encodes no buckets for a snapshot that is closed.
+func TestClosedSnapshotCostsNoWork(t *testing.T) {
 	tab := NewTable()
 	limits := bucket.Limits{Requests: bucket.Rates{{N: 10, Per: s, Burst: 10}}}
 	charge := &bucket.Adjustment{Key: "k", Limits: limits, Charge: bucket.Cost{Requests: 1, Tokens: 0}}
@@ -72,6 +72,6 @@ func TestASnapshotThatIsClosedIsForgotten(t *testing.T) {
 	again := tab.Snapshot()
 	snap.Close()
 	if tab.snapshot != again {
-		t.Error("closing one again closed another")
+		t.Error("closing a snapshot twice closed another one")
 	}
 }

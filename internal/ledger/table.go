@@ -103,7 +103,7 @@ func (t *Table) settle(s *bucket.Settlement) {
 }
 
 // open returns the bucket of key under the later of its limits and these. An
-// idle bucket counts as absent, whether Sweep has removed it or not.
+// idle bucket counts as absent, even if Sweep has not removed it yet.
 func (t *Table) open(key string, limits bucket.Limits, defined int64) *bucket.Bucket {
 	e, ok := t.buckets[key]
 	if ok {
@@ -128,7 +128,7 @@ func (t *Table) fresh(limits *bucket.Limits, defined int64) *bucket.Bucket {
 	return bucket.New(limits, defined)
 }
 
-// Find returns the bucket that a would be decided by, for reading.
+// Find returns the bucket that decides a, for reading.
 func (t *Table) Find(a *bucket.Ask) *bucket.Bucket {
 	if e, ok := t.buckets[a.Key]; ok && !e.Idle(t.now) {
 		return e.Bucket
@@ -136,8 +136,8 @@ func (t *Table) Find(a *bucket.Ask) *bucket.Bucket {
 	return t.fresh(&a.Limits, a.Defined)
 }
 
-// maxShared bounds the sets of limits that are remembered for sharing. Beyond it
-// sharing begins anew, which costs memory and changes no decision.
+// maxShared bounds the sets of limits kept for sharing. Beyond it they are dropped and
+// collected anew, which costs memory and changes no decision.
 const maxShared = 4096
 
 func (t *Table) share(l bucket.Limits) *bucket.Limits {
@@ -157,8 +157,7 @@ func (t *Table) share(l bucket.Limits) *bucket.Limits {
 // means that it is full.
 func (t *Table) Get(key string) *bucket.Bucket { return t.buckets[key].Bucket }
 
-// Sweep examines n buckets and removes those that are idle at the table's time.
-// It changes no later decision.
+// Sweep examines n buckets and removes the idle ones. It changes no later decision.
 func (t *Table) Sweep(n int) {
 	t.most = max(t.most, len(t.buckets))
 	if t.most > 1024 && len(t.buckets) < t.most/8 {

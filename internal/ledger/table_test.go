@@ -22,8 +22,8 @@ const (
 	ms      = time.Millisecond
 )
 
-// Two tables that are given the same log give the same answers and hold the
-// same buckets, also when one of them forgets idle buckets all the time.
+// Two tables that apply the same log give the same answers and have the same buckets,
+// even if one of them drops its idle buckets after each entry.
 func TestTablesAreAFunctionOfTheLog(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		one, two := NewTable(), NewTable()
@@ -52,13 +52,13 @@ func TestTable(t *testing.T) {
 	if r := tab.Apply(0, ask("other", 1, 10)); !r.Grant.OK {
 		t.Errorf("a full bucket beside one of 2: %+v", r)
 	}
-	// What is settled in the same breath is there for the ask.
+	// The settlements of an ask are applied before it is decided.
 	next := ask("k", 2, 7)
 	next.Done = []bucket.Settlement{{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}, Spent: bucket.Cost{Requests: 3, Tokens: 0}}}
 	if r := tab.Apply(0, next); !r.Grant.OK || r.Grant.Level.Requests != 0 {
 		t.Errorf("7 of 2 + 5 settled: %+v", r)
 	}
-	// And it is settled although the ask itself cannot be met.
+	// They are applied even if the ask is refused with an error.
 	last := ask("k", 3, 11)
 	last.Done = []bucket.Settlement{{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 2}, Spent: bucket.Cost{}}}
 	if r := tab.Apply(0, last); !errors.Is(r.Err, bucket.ErrCostExceedsBurst) {
@@ -67,7 +67,7 @@ func TestTable(t *testing.T) {
 	if level := tab.Get("k").Level(0).Requests; level != 7 {
 		t.Errorf("after the settlement the level is %d, want 7", level)
 	}
-	// Time that runs backwards refills nothing and takes nothing back.
+	// An instant in the past counts as the latest one.
 	tab.Apply(int64(100*ms), ask("k", 4, 1))
 	if r := tab.Apply(0, ask("k", 5, 1)); tab.Now() != int64(100*ms) || r.Grant.Level.Requests != 6 {
 		t.Errorf("an ask from the past: now %v, %+v", tab.Now(), r)
@@ -75,7 +75,7 @@ func TestTable(t *testing.T) {
 	if list := tab.List(); len(list) != 2 || list[0].Key != "k" || list[1].Key != "other" || list[0].Leases != 2 ||
 		list[0].Leased.Requests != 2 || list[0].Level.Requests != 6 || list[0].Full != 400*ms {
 		t.Errorf("List: %+v", list)
-	} else if some := tab.Describe([]string{"other", "nobody's"}); !reflect.DeepEqual(some, list[1:]) {
+	} else if some := tab.Describe([]string{"other", "unknown"}); !reflect.DeepEqual(some, list[1:]) {
 		t.Errorf("of these keys: %+v, want %+v", some, list[1:])
 	}
 	tab.Sweep(math.MaxInt)
@@ -89,8 +89,8 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// After a cold start nothing is there but what has been refilled since, and what
-// is full by then is as full as ever. What was known before stays as it was.
+// After a cold start an unknown bucket has the refill since then, up to its burst.
+// Buckets that the table had before are unchanged.
 func TestColdStart(t *testing.T) {
 	limits := bucket.Limits{Requests: bucket.Rates{{N: 10, Per: s, Burst: 20}}}
 	need := func(key string, n int64) *bucket.Ask {
@@ -108,7 +108,7 @@ func TestColdStart(t *testing.T) {
 		now := start + int64(at.after)
 		tab.Sweep(math.MaxInt)
 		if level := tab.Find(need(at.key, 1)).Level(now).Requests; level != at.level {
-			t.Errorf("%q, %v after the cold start: %d are there, want %d", at.key, at.after, level, at.level)
+			t.Errorf("%q, %v after the cold start: level %d, want %d", at.key, at.after, level, at.level)
 		}
 		if r := tab.Apply(now, need(at.key, at.level)); at.level > 0 && (!r.Grant.OK || r.Grant.Level.Requests != 0 || len(r.Grant.Drips) > 0) {
 			t.Errorf("%q, %v after the cold start: %+v of %d", at.key, at.after, r, at.level)
@@ -116,9 +116,9 @@ func TestColdStart(t *testing.T) {
 	}
 }
 
-// Settlements of a key that is not there, and limits for more keys than are
-// shared, are nothing special.
-func TestTableForgets(t *testing.T) {
+// A settlement of an unknown key has no effect, and more sets of limits than are
+// shared are decided by like others.
+func TestUnknownKeysAndManyLimits(t *testing.T) {
 	tab := NewTable()
 	if r := tab.Apply(0, &bucket.Settlement{Key: "k", Spent: bucket.Cost{Requests: 5, Tokens: 5}}); r.Err != nil || tab.Len() != 0 {
 		t.Errorf("a settlement for no bucket: %+v, and %d buckets", r, tab.Len())
@@ -131,12 +131,11 @@ func TestTableForgets(t *testing.T) {
 		}
 	}
 	if len(tab.shared) > maxShared {
-		t.Errorf("%d sets of limits are remembered, want at most %d", len(tab.shared), maxShared)
+		t.Errorf("%d sets of limits are shared, want at most %d", len(tab.shared), maxShared)
 	}
 }
 
-// Whatever is applied, a table answers, and grants no more than was asked for
-// and no more than the burst.
+// A table answers any operation, and grants at most the want and at most the burst.
 func FuzzTable(f *testing.F) {
 	for seed := range uint64(8) {
 		f.Add(seed, int64(5), int64(1000), int64(3), int64(50), int64(1e9))
@@ -155,7 +154,7 @@ func FuzzTable(f *testing.F) {
 			switch r.IntN(3) {
 			case 0:
 				a := &bucket.Ask{Key: "k", ID: id, Limits: l, Defined: pick(), Need: bucket.Cost{Requests: pick(), Tokens: pick()}, Want: bucket.Cost{Requests: pick(), Tokens: pick()}}
-				b := tab.Get("k") // what is out may come back under a known id
+				b := tab.Get("k") // a known id may be granted again
 				known := b != nil && b.Info("k", now).Leases > 0
 				g := tab.Apply(now, a).Grant
 				if g.OK && !known && (!l.Burst().Covers(g.Granted) || !a.Want.Max(a.Need).Covers(g.Granted) || !g.Granted.Covers(a.Need)) {
@@ -167,7 +166,7 @@ func FuzzTable(f *testing.F) {
 				tab.Apply(now, &bucket.Adjustment{Key: "k", Limits: l, Return: bucket.Cost{Requests: pick(), Tokens: pick()}, Charge: bucket.Cost{Requests: pick(), Tokens: pick()}, Empty: time.Duration(pick())})
 			}
 			if b := tab.Get("k"); b != nil && b.Leased(now).Requests > burst {
-				t.Fatalf("%v: %v out, above the burst", l, b.Leased(now))
+				t.Fatalf("%v: %v leased, above the burst", l, b.Leased(now))
 			}
 			tab.List()
 			tab.Sweep(1)
@@ -175,9 +174,9 @@ func FuzzTable(f *testing.F) {
 	})
 }
 
-// A flood of keys leaves nothing behind once their buckets are full again, and
-// looking for idle ones takes as few steps as before.
-func TestAFloodOfKeysLeavesNothingBehind(t *testing.T) {
+// After a flood of keys, the memory of their buckets is freed once they are full
+// again, and Sweep takes as few steps as before.
+func TestMemoryIsFreedAfterAFloodOfKeys(t *testing.T) {
 	const keys = 100_000
 	heap := func() int64 {
 		var m runtime.MemStats
