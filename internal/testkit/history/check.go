@@ -8,14 +8,14 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// Excess is by how much admissions exceeded burst + rate · W, at worst, over
-// all windows of time W, in units. Where it is negative nothing was exceeded,
-// and so much more could have been admitted.
+// Excess is the number of units by which admissions exceed burst + rate · W, in the
+// worst of all windows of length W. A negative excess keeps the bound: so many more
+// units could have been admitted.
 //
-// When an admission was decided is known to lie between two instants only.
-// Suspect takes the later one: where that is above zero, the bound may be
-// broken, or admissions were noted late. Proved counts in each window nothing
-// but what was surely decided inside: above zero, the bound is broken.
+// The instant of a decision is known only to lie between two instants. Suspect takes
+// the later one: above zero, the bound may be broken, or admissions were recorded
+// late. Proved counts in each window only the decisions that certainly lie inside:
+// above zero, the bound is broken.
 type Excess struct {
 	Proved, Suspect float64
 }
@@ -25,7 +25,7 @@ func (e Excess) Max(f Excess) Excess {
 	return Excess{max(e.Proved, f.Proved), max(e.Suspect, f.Suspect)}
 }
 
-// Nothing is the excess of no admissions: no window has more than any bound.
+// Nothing is the excess of no admissions, minus infinity.
 var Nothing = Excess{math.Inf(-1), math.Inf(-1)}
 
 // Check returns the worst excess of the admissions of one key, in any order,
@@ -50,17 +50,16 @@ func CheckRate(rs []Record, u bucket.Unit, r bucket.Rate) Excess {
 	return Excess{Proved: proved(rs, u, r), Suspect: suspect(rs, u, r)}
 }
 
-// Level follows one rate as a bucket that leaks: what was admitted, less what
-// the rate has restored. It is at no instant above the burst if and only if
-// there is no window with more than burst + rate · W.
+// Level is a leaky bucket for one rate: the units admitted less the units restored.
+// It never exceeds the burst if and only if no window has more than burst + rate · W.
 type Level struct {
 	Rate bucket.Rate
-	at   int64
-	used float64
+	at   int64   // nanoseconds
+	used float64 // units at at
 }
 
-// Add admits n units at the instant at, no earlier than any before it, and
-// returns the level afterwards.
+// Add admits n units at the instant at, which is no earlier than those of previous
+// calls, and returns the level afterwards.
 func (l *Level) Add(at int64, n int64) float64 {
 	l.used = l.Used(at) + float64(n)
 	l.at = at
@@ -74,7 +73,7 @@ func (l *Level) Used(at int64) float64 {
 
 func perNano(r bucket.Rate) float64 { return float64(r.N) / float64(r.Per) }
 
-// Cost returns what r cost in unit u.
+// Cost returns the units of kind u that r cost.
 func (r Record) Cost(u bucket.Unit) int64 {
 	if u == bucket.Requests {
 		return r.Requests
@@ -82,7 +81,8 @@ func (r Record) Cost(u bucket.Unit) int64 {
 	return r.Tokens
 }
 
-// suspect takes each admission at After; rs is in that order.
+// suspect computes [Excess.Suspect]: each admission counts at After. rs is in that
+// order.
 func suspect(rs []Record, u bucket.Unit, r bucket.Rate) float64 {
 	worst := math.Inf(-1)
 	l := Level{Rate: r}
@@ -92,13 +92,13 @@ func suspect(rs []Record, u bucket.Unit, r bucket.Rate) float64 {
 	return worst
 }
 
-// proved returns the worst of
+// proved computes [Excess.Proved], the largest value of
 //
 //	Σ cost of records with s ≤ Before and After ≤ e  −  burst  −  rate · (e − s)
 //
-// over windows from s to e. It is enough to look at those that begin at some
-// Before and end at some After. rs is in order of After: e goes through them,
-// and for each s a tree keeps the sum so far plus rate · s.
+// over windows from s to e. Only windows that begin at some Before and end at some
+// After can be the worst. rs is in the order of After: e takes these values in turn,
+// and for each s a tree holds the sum so far plus rate · s.
 func proved(rs []Record, u bucket.Unit, r bucket.Rate) float64 {
 	starts := make([]int64, len(rs))
 	for i, rec := range rs {
@@ -114,7 +114,7 @@ func proved(rs []Record, u bucket.Unit, r bucket.Rate) float64 {
 	for _, rec := range rs {
 		i, _ := slices.BinarySearch(starts, min(rec.Before, rec.After))
 		sums.addTo(i, float64(rec.Cost(u)))
-		// A window has a beginning before its end.
+		// A window begins before it ends.
 		last, found := slices.BinarySearch(starts, rec.After)
 		if !found {
 			last--

@@ -14,7 +14,8 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// bruteForce tries all windows: from each instant that is known to each later one.
+// bruteForce computes the excess over all windows, from each known instant to each
+// later one.
 func bruteForce(rs []Record, u bucket.Unit, r bucket.Rate) Excess {
 	worst := Nothing
 	for _, first := range rs {
@@ -40,8 +41,8 @@ func bruteForce(rs []Record, u bucket.Unit, r bucket.Rate) Excess {
 	return worst
 }
 
-// random is a history of up to 40 admissions, some of them at one instant, some
-// long in doubt.
+// random returns up to 40 admissions, some of them at one instant, some with a wide
+// range of possible instants.
 func random(rng *rand.Rand) []Record {
 	rs := make([]Record, 1+rng.IntN(40))
 	at := rng.Int64N(1e12)
@@ -54,7 +55,7 @@ func random(rng *rand.Rand) []Record {
 	return rs
 }
 
-func TestCheckAgreesWithTryingAllWindows(t *testing.T) {
+func TestCheckAgreesWithAllWindows(t *testing.T) {
 	for seed := range uint64(1500) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		rs := random(rng)
@@ -71,10 +72,10 @@ func TestCheckAgreesWithTryingAllWindows(t *testing.T) {
 
 const ms = int64(time.Millisecond)
 
-// at is an admission of one request that is known to the instant.
+// at returns an admission of one request at a known instant.
 func at(t int64) Record { return Record{Before: t, After: t, Requests: 1} }
 
-func TestPlantedViolations(t *testing.T) {
+func TestViolationsAreFound(t *testing.T) {
 	limits, err := bucket.ParseLimits("10/s burst 2", "")
 	require.NoError(t, err)
 	for _, tt := range []struct {
@@ -89,13 +90,13 @@ func TestPlantedViolations(t *testing.T) {
 		{"half a unit early", []Record{at(0), at(0), at(50 * ms)}, Excess{0.5, 0.5}},
 		{"time that was not used is not saved beyond the burst",
 			[]Record{at(0), at(1e6 * ms), at(1e6 * ms), at(1e6 * ms)}, Excess{1, 1}},
-		{"it may have been late enough: suspected, not proved",
+		{"perhaps late enough: suspected, not proved",
 			[]Record{at(0), at(0), {Before: 0, After: 50 * ms, Requests: 1}, at(150 * ms)}, Excess{0.5, 0.5}},
-		{"noted late, and so beside the next one",
+		{"recorded late, at the instant of the next",
 			[]Record{at(0), at(0), {Before: 100 * ms, After: 199 * ms, Requests: 1}, at(200 * ms)}, Excess{0, 0}},
-		{"noted late after a pause",
+		{"recorded late, after a pause",
 			[]Record{at(0), {Before: 0, After: 299 * ms, Requests: 1}, at(300 * ms), at(300 * ms)}, Excess{0, 0.99}},
-		{"in doubt, but too many however late",
+		{"too many, however late each was",
 			[]Record{{After: 10 * ms, Requests: 1}, {After: 10 * ms, Requests: 1}, {After: 10 * ms, Requests: 1}}, Excess{0.9, 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -119,7 +120,7 @@ func TestCheckTakesTheWorstOfAllLimits(t *testing.T) {
 	assert.Equal(t, Excess{5, 5}, Check(rs, limits), "five tokens over 1000/m")
 }
 
-func TestRecordsComeBackAsTheyWereWritten(t *testing.T) {
+func TestRecordsAreReadAsWritten(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "records")
 	w, err := Open(path)
 	require.NoError(t, err)
@@ -136,18 +137,18 @@ func TestRecordsComeBackAsTheyWereWritten(t *testing.T) {
 		if i == 1000 {
 			got, err := r.Next(nil)
 			require.NoError(t, err)
-			assert.Equal(t, want, got, "a file that is still written to")
+			assert.Equal(t, want, got, "records of a file that still grows")
 		}
 	}
 	require.NoError(t, w.Close())
 	rest, err := r.Next(nil)
 	require.NoError(t, err)
-	assert.Equal(t, want[1001:], rest, "what came after the first look")
+	assert.Equal(t, want[1001:], rest, "records written after the first read")
 
 	require.NoError(t, os.Truncate(path, 3000*Size-1))
 	all, err := Read(path)
 	require.NoError(t, err)
-	assert.Equal(t, want[:2999], all, "a last record that is cut short is left out")
+	assert.Equal(t, want[:2999], all, "an incomplete last record is omitted")
 
 	b, err := os.ReadFile(path)
 	require.NoError(t, err)
@@ -160,7 +161,7 @@ func TestRecordsComeBackAsTheyWereWritten(t *testing.T) {
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }
 
-func TestNowIsOfOneClock(t *testing.T) {
+func TestNowDoesNotRunBackwards(t *testing.T) {
 	a := Now()
 	b := Now()
 	assert.LessOrEqual(t, a, b)
@@ -168,8 +169,8 @@ func TestNowIsOfOneClock(t *testing.T) {
 
 func TestJain(t *testing.T) {
 	assert.Equal(t, 1.0, Jain([]int64{5, 5, 5}), "equal shares")
-	assert.InDelta(t, 1.0/3, Jain([]int64{7, 0, 0}), 1e-12, "one has all")
-	assert.Equal(t, 1.0, Jain([]int64{0, 0}), "nothing to share")
+	assert.InDelta(t, 1.0/3, Jain([]int64{7, 0, 0}), 1e-12, "one has all of it")
+	assert.Equal(t, 1.0, Jain([]int64{0, 0}), "all shares are zero")
 }
 
 func TestQuantile(t *testing.T) {

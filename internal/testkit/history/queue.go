@@ -9,39 +9,39 @@ import (
 	"github.com/choked/choked"
 )
 
-// look is how often a worker looks at its line of waiting callers. More often
-// would say more exactly when an admission may have been, but all of a machine's
-// workers look, while they are being measured.
-const look = 10 * time.Millisecond
+// pollEvery is how often a worker observes its queue of waiting callers. A shorter
+// interval would narrow the time of an admission further, but all workers of a machine
+// poll while they are being measured.
+const pollEvery = 10 * time.Millisecond
 
-// Queue tells since when a caller may have been admitted. The caller itself sees
-// only that its wait has ended, at some time after it was decided; and that it
-// asked, possibly seconds before. But the limiter serves a worker's callers in
-// turn, so while too few have left the line it was not yet this caller's turn.
+// Queue estimates since when a caller may have been admitted. A caller sees only when
+// it asked, possibly seconds before its admission, and when its wait ended, some time
+// after. But the limiter serves a worker's callers in order: a caller is not admitted
+// before all callers ahead of it have left the queue.
 //
-// It holds only while nobody leaves the line unserved and uncounted, as those
-// do whose context ends. Safe for concurrent use.
+// The estimate requires that every caller that leaves the queue is counted by the
+// limiter's Stats. Callers whose context ends are not. Safe for concurrent use.
 type Queue struct {
 	Stats func() choked.Stats // of the limiter
 
 	mu   sync.Mutex
-	seen []sight // by time
+	seen []observation // by time
 }
 
-// sight is what one look at the line has shown: at that instant, or later, no
-// more than left callers had left it.
-type sight struct {
+// observation says that at the instant at, no more than left callers had left the
+// queue.
+type observation struct {
 	at   int64 // of Now
 	left int64
 }
 
-// kept bounds the sights kept. Older ones are of turns that are long over, or of
-// which it is only said that they came after the ask.
+// kept bounds the observations kept. Older ones only matter to callers that were
+// admitted long ago.
 const kept = 1 << 14
 
-// Watch looks at the line until ctx ends.
+// Watch observes the queue until ctx ends.
 func (q *Queue) Watch(ctx context.Context) {
-	tick := time.NewTicker(look)
+	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -53,12 +53,13 @@ func (q *Queue) Watch(ctx context.Context) {
 	}
 }
 
-// Join looks at the line for a caller that is about to ask. Its turn is when as
-// many as turn have left the line, and no earlier than the instant at.
-func (q *Queue) Join() (at, turn int64) {
+// Join observes the queue for a caller that is about to ask, and returns the instant
+// and the caller's position: it is admitted no earlier than at, and after more than
+// position callers have left the queue.
+func (q *Queue) Join() (at, position int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	at = Now() // before the look: what it shows was so then, or later
+	at = Now() // before Stats, so that no more callers had left at this instant
 	s := q.Stats()
 	left := s.Admitted + s.Failed + s.Refused + s.FailedOpen
 	if n := len(q.seen); n > 0 && q.seen[n-1].left >= left {
@@ -67,17 +68,17 @@ func (q *Queue) Join() (at, turn int64) {
 		if n == kept {
 			q.seen = append(q.seen[:0], q.seen[n/2:]...)
 		}
-		q.seen = append(q.seen, sight{at, left})
+		q.seen = append(q.seen, observation{at, left})
 	}
 	return at, left + int64(s.Waiting)
 }
 
-// Since returns the last instant at which it was not yet the turn of a caller
-// that joined at asked for that turn.
-func (q *Queue) Since(turn, asked int64) int64 {
+// Since returns the last instant at which a caller that joined at asked, and got
+// position, was certainly still waiting.
+func (q *Queue) Since(position, asked int64) int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	i := sort.Search(len(q.seen), func(i int) bool { return q.seen[i].left > turn })
+	i := sort.Search(len(q.seen), func(i int) bool { return q.seen[i].left > position })
 	if i == 0 {
 		return asked
 	}

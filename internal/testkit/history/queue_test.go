@@ -12,32 +12,32 @@ import (
 	"github.com/choked/choked"
 )
 
-// TestQueue holds what is said of the instant of an admission against a line
-// whose every move is known.
+// TestQueue compares the estimates of a Queue with a known history of a limiter's
+// queue.
 func TestQueue(t *testing.T) {
 	var stats choked.Stats
 	q := &Queue{Stats: func() choked.Stats { return stats }}
 	stats = choked.Stats{Admitted: 7, Failed: 1, Waiting: 2}
-	asked, turn := q.Join()
-	assert.Equal(t, int64(10), turn, "eight have left, two are ahead")
+	asked, position := q.Join()
+	assert.Equal(t, int64(10), position, "eight have left, two are ahead")
 
 	stats = choked.Stats{Admitted: 9, Failed: 1, Waiting: 1}
 	ahead, _ := q.Join()
-	assert.Equal(t, ahead, q.Since(turn, asked), "both have left: it may be its turn from then on")
+	assert.Equal(t, ahead, q.Since(position, asked), "both have left: it may be admitted from then on")
 
 	stats = choked.Stats{Admitted: 9, Failed: 1, Waiting: 3}
 	later, _ := q.Join()
-	assert.Equal(t, later, q.Since(turn, asked), "it was not yet, if nobody has left since")
+	assert.Equal(t, later, q.Since(position, asked), "no caller has left since: it still waits")
 
 	stats = choked.Stats{Admitted: 10, Failed: 1, Waiting: 2}
 	q.Join()
-	assert.Equal(t, later, q.Since(turn, asked), "it has left by now, so it was before")
-	assert.Equal(t, int64(1), q.Since(3, 1), "of a turn before all that was seen nothing is known but the ask")
+	assert.Equal(t, later, q.Since(position, asked), "it has left by now: it was admitted before")
+	assert.Equal(t, int64(1), q.Since(3, 1), "the position is older than all observations: only the ask is known")
 }
 
-// What Queue takes for granted of a limiter: a caller's wait ends after all who
-// stood before it have left the line.
-func TestALimiterServesInTurn(t *testing.T) {
+// Queue relies on the order of a limiter: the wait of a caller ends after all callers
+// ahead of it have left the queue.
+func TestLimiterServesInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := choked.NewLocal()
 		defer store.Close()
@@ -53,13 +53,13 @@ func TestALimiterServesInTurn(t *testing.T) {
 			go func() {
 				defer func() { done <- struct{}{} }()
 				for ctx.Err() == nil {
-					_, turn := q.Join()
+					_, position := q.Join()
 					if l.Wait(ctx, choked.Cost{Requests: 1}) != nil {
 						return
 					}
 					s := l.Stats()
 					left := s.Admitted + s.Failed + s.Refused + s.FailedOpen
-					assert.Greater(t, left, turn, "when a caller is admitted, more than its turn have left")
+					assert.Greater(t, left, position, "more callers than its position have left when a caller is admitted")
 					time.Sleep(time.Millisecond)
 				}
 			}()

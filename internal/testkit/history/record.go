@@ -1,6 +1,6 @@
-// Package history keeps what was admitted, and when, so that the promise of a
-// limiter can be checked afterwards, by code that has nothing of the limiter's.
-// Each worker appends one record per admission to a file of its own.
+// Package history records admissions, so that the bound of a limiter can be checked
+// afterwards by code that is independent of the limiter. Each worker appends one
+// record per admission to its own file.
 package history
 
 import (
@@ -13,20 +13,20 @@ import (
 	"time"
 )
 
-// Record is one admission. Instants are those of [Now]: one clock for all
-// processes of the machine. The admission was decided at an instant that nobody
-// saw, no earlier than Before and no later than After.
+// Record is one admission. Instants are those of [Now], one clock for all processes
+// of the machine. The instant of the decision is not known: it is no earlier than
+// Before and no later than After.
 type Record struct {
-	Before, After    int64
-	Waited           time.Duration // from when the caller was ready to go
-	Requests, Tokens int64         // the cost
+	Before, After    int64         // nanoseconds
+	Waited           time.Duration // since the caller was ready to go
+	Requests, Tokens int64         // the cost, in units
 	Worker           uint32
-	Incarnation      uint32 // counts the processes that were this worker
-	Key              uint32 // of several in one file; what it names is up to the writer
+	Incarnation      uint32 // number of the process of this worker
+	Key              uint32 // number of the key, as the writer assigns it
 }
 
-// Size is what a record takes in a file: its fields, then their CRC-32C, all
-// little endian.
+// Size is the length of a record in a file, in bytes: its fields, then their CRC-32C,
+// all little endian.
 const Size = 56
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -68,8 +68,8 @@ func Open(path string) (*Writer, error) {
 	return &Writer{f}, nil
 }
 
-// Append writes r by one system call, so that it outlives the process from then
-// on, and is in the file whole or not at all.
+// Append writes r by one system call: the record is in the file whole or not at all,
+// and survives a crash of the process.
 func (w *Writer) Append(r Record) error {
 	var b [Size]byte
 	if _, err := w.f.Write(r.append(b[:0])); err != nil {
@@ -85,7 +85,7 @@ func (w *Writer) Close() error { return w.f.Close() }
 type Reader struct {
 	path string
 	f    *os.File
-	read int // records
+	read int // records read so far
 	buf  []byte
 }
 
@@ -98,8 +98,8 @@ func Follow(path string) (*Reader, error) {
 	return &Reader{path: path, f: f}, nil
 }
 
-// Next appends to rs the records that were written since the last call, in the
-// order in which they were. What is not yet written whole is left for later.
+// Next appends to rs the records that were written since the last call, in order. A
+// record that is not written in full yet is left for the next call.
 func (r *Reader) Next(rs []Record) ([]Record, error) {
 	for {
 		const chunk = 1024 * Size
@@ -131,8 +131,8 @@ func (r *Reader) Next(rs []Record) ([]Record, error) {
 // Close closes the file.
 func (r *Reader) Close() error { return r.f.Close() }
 
-// Read returns all records of the file at path. A last one that is cut short,
-// by a crash of the machine, is left out.
+// Read returns all records of the file at path. An incomplete last record, as after a
+// crash of the machine, is omitted.
 func Read(path string) ([]Record, error) {
 	r, err := Follow(path)
 	if err != nil {

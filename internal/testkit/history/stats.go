@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Jain is the index of fairness of shares: 1 if they are equal, 1/n if one of n
-// has all. It is 1 for nothing shared.
+// Jain returns the index of fairness of shares: 1 if they are equal, 1/n if one of n
+// has all of it. It is 1 if all shares are zero.
 // R. Jain, D. Chiu, W. Hawe: A Quantitative Measure of Fairness, DEC-TR-301, 1984.
 func Jain(shares []int64) float64 {
 	var sum, squares float64
@@ -20,8 +20,8 @@ func Jain(shares []int64) float64 {
 	return sum * sum / (float64(len(shares)) * squares)
 }
 
-// Quantile returns the smallest of sorted that at least the part p of it does
-// not exceed; zero if there is none.
+// Quantile returns the smallest element of sorted that at least the fraction p of the
+// elements do not exceed, or zero if sorted is empty.
 func Quantile(sorted []time.Duration, p float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0
@@ -30,11 +30,11 @@ func Quantile(sorted []time.Duration, p float64) time.Duration {
 	return sorted[min(max(i, 0), len(sorted)-1)]
 }
 
-// Gap returns the longest time between from and to in which nothing was
-// admitted, and when it ended. rs is in order of After.
+// Gap returns the longest time between from and to without an admission, and the
+// instant at which it ended. rs is in the order of After.
 func Gap(rs []Record, from, to int64) (gap time.Duration, end int64) {
 	last := from
-	look := func(at int64) {
+	visit := func(at int64) {
 		if at-last > int64(gap) {
 			gap, end = time.Duration(at-last), at
 		}
@@ -42,9 +42,9 @@ func Gap(rs []Record, from, to int64) (gap time.Duration, end int64) {
 	}
 	for _, r := range rs {
 		if r.After > from && r.After < to {
-			look(r.After)
+			visit(r.After)
 		}
 	}
-	look(to)
+	visit(to)
 	return gap, end
 }

@@ -2,13 +2,13 @@ package history
 
 import "math"
 
-// tree holds numbers, adds to the first so many of them, and tells the largest
-// of the first so many, in logarithmic time. Node i is the parent of 2i and
+// tree holds a list of numbers. In logarithmic time it adds to a prefix of the list,
+// and returns the largest number of a prefix. Node i is the parent of nodes 2i and
 // 2i+1; the numbers are the leaves.
 type tree struct {
 	leaves int
-	max    []float64 // below the node, with what was added below it
-	added  []float64 // to all below the node
+	max    []float64 // largest number below each node, without additions above it
+	added  []float64 // to all numbers below each node
 }
 
 func newTree(n int, value func(int) float64) *tree {
@@ -34,7 +34,7 @@ func (t *tree) addTo(last int, v float64) {
 	i := t.leaves + last
 	t.max[i] += v
 	for ; i > 1; i /= 2 {
-		if left := i - 1; i%2 == 1 { // all below the sibling come before
+		if left := i - 1; i%2 == 1 { // all numbers below the sibling are in the prefix
 			t.max[left] += v
 			t.added[left] += v
 		}

@@ -1,5 +1,4 @@
-// Package ports finds ports to listen on, for programs and tests that start
-// others.
+// Package ports finds free ports for the processes that tests and programs start.
 package ports
 
 import (
@@ -8,9 +7,9 @@ import (
 	"net"
 )
 
-// Free returns n addresses of loopback on which TCP and UDP are free.
+// Free returns n loopback addresses, as host:port, whose port is free for TCP and UDP.
 func Free(n int) (addrs []string, err error) {
-	var held []io.Closer // until all are found: else one might be found twice
+	var held []io.Closer // until all are found, so that no port is found twice
 	defer func() {
 		for _, c := range held {
 			c.Close()
@@ -19,7 +18,7 @@ func Free(n int) (addrs []string, err error) {
 	for tries := 0; len(addrs) < n; tries++ {
 		tcp, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
-			return nil, fmt.Errorf("look for a free port: %w", err)
+			return nil, fmt.Errorf("find a free port: %w", err)
 		}
 		held = append(held, tcp)
 		addr := tcp.Addr().String()
@@ -28,7 +27,7 @@ func Free(n int) (addrs []string, err error) {
 			held = append(held, udp)
 			addrs = append(addrs, addr)
 		} else if tries > 10*n {
-			return nil, fmt.Errorf("look for a free port: %w", err)
+			return nil, fmt.Errorf("find a free port: %w", err)
 		}
 	}
 	return addrs, nil

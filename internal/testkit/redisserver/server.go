@@ -1,4 +1,4 @@
-// Package redisserver starts a Redis server of one's own, for tests and trials.
+// Package redisserver starts a private Redis server, for tests and benchmarks.
 package redisserver
 
 import (
@@ -18,38 +18,39 @@ import (
 	"github.com/choked/choked/internal/testkit/ports"
 )
 
-// ErrNotInstalled means that there is no server to start.
-var ErrNotInstalled = errors.New("neither redis-server nor valkey-server is installed: install one (apt install redis-server, brew install redis), or give the URL of one that runs")
+// ErrNotInstalled means that no Redis server is installed.
+var ErrNotInstalled = errors.New("neither redis-server nor valkey-server is installed: install one (apt install redis-server, brew install redis), or give the URL of a running server")
 
-// Server is a server on a loopback port. What it keeps is in memory, unless its
-// options say otherwise. On Linux it ends with the process that started it.
+// Server is a Redis server on a loopback port. Its data is in memory only, unless
+// options change that. On Linux it ends with the process that started it.
 type Server struct {
 	Addr string // host:port
 
-	dir  string
-	args []string
+	dir  string   // removed by Stop
+	args []string // of the command
 	cmd  *exec.Cmd
-	out  *strings.Builder
-	exit chan struct{}
+	out  *strings.Builder // standard output and error
+	exit chan struct{}    // closed when the process has ended
 }
 
-// Start starts a server with the given options beside its own, and returns when
-// it answers. [Server.Stop] removes all that it leaves.
+// Start starts a server with the given options after its own, and returns when the
+// server answers. [Server.Stop] removes its files.
 func Start(options ...string) (*Server, error) {
 	return launch(func(dir, port string) ([]string, error) {
 		return append([]string{"--port", port, "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--daemonize", "no"}, options...), nil
 	})
 }
 
-// StartSentinel starts a sentinel that watches over the server at master, under
-// a name, and has the only vote. After half a second it takes it for dead.
+// StartSentinel starts a sentinel with the only vote over the server at address
+// master, which it monitors under name. It declares a server dead that does not answer
+// for half a second.
 func StartSentinel(name, master string) (*Server, error) {
 	host, port, err := net.SplitHostPort(master)
 	if err != nil {
 		return nil, err
 	}
 	return launch(func(dir, own string) ([]string, error) {
-		file := filepath.Join(dir, "sentinel.conf") // which it writes to
+		file := filepath.Join(dir, "sentinel.conf") // rewritten by the sentinel
 		return []string{file, "--sentinel"}, os.WriteFile(file, fmt.Appendf(nil, `
 port %[2]s
 bind 127.0.0.1
@@ -61,7 +62,8 @@ sentinel failover-timeout %[1]s 3000
 	})
 }
 
-// launch starts a server with the arguments that suit a directory and a port.
+// launch starts a server in a new directory on a free port. args returns the arguments
+// of its command.
 func launch(args func(dir, port string) ([]string, error)) (*Server, error) {
 	path, err := find()
 	if err != nil {
@@ -102,7 +104,7 @@ func find() (string, error) {
 	return "", ErrNotInstalled
 }
 
-// URL is where clients find the server.
+// URL returns the address of the server for clients.
 func (s *Server) URL() string { return "redis://" + s.Addr + "/0" }
 
 // Restart starts the server again on its port, after [Server.Kill].
@@ -111,10 +113,10 @@ func (s *Server) Restart() error {
 	s.cmd.Stdout, s.cmd.Stderr, s.cmd.SysProcAttr = s.out, s.out, attributes()
 	cmd, exit, started := s.cmd, s.exit, make(chan error)
 	go func() { // ends with the server
-		runtime.LockOSThread() // of which the server is a child
+		runtime.LockOSThread() // Pdeathsig acts when this thread ends
 		err := cmd.Start()
 		if started <- err; err == nil {
-			cmd.Wait() //nolint:errcheck // it is killed in the end
+			cmd.Wait() //nolint:errcheck // Kill makes it fail
 			close(exit)
 		}
 	}()
@@ -140,16 +142,16 @@ func (s *Server) Restart() error {
 	}
 }
 
-// Kill ends the server as a crash would, and returns when it has gone.
+// Kill ends the server as a crash would, and returns when its process has ended.
 func (s *Server) Kill() {
-	s.cmd.Process.Kill() //nolint:errcheck // it may have ended
+	s.cmd.Process.Kill() //nolint:errcheck // it may have ended already
 	<-s.exit
 }
 
-// Pid is the server's process.
+// Pid returns the process id of the server.
 func (s *Server) Pid() int { return s.cmd.Process.Pid }
 
-// Stop ends the server and removes what it has left.
+// Stop ends the server and removes its files.
 func (s *Server) Stop() error {
 	s.Kill()
 	return os.RemoveAll(s.dir)

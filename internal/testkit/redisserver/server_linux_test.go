@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// asOwner is set in the environment of a process that only starts a server.
 const asOwner = "CHOKED_TEST_OWNS_A_SERVER"
 
 func TestMain(m *testing.M) {
@@ -31,8 +32,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A program that is killed leaves no server behind.
-func TestAServerEndsWithItsOwner(t *testing.T) {
+// A server ends when the process that started it is killed.
+func TestServerEndsWithItsOwner(t *testing.T) {
 	if _, err := find(); err != nil && os.Getenv("CHOKED_REQUIRE_ALL") == "" {
 		t.Skip(err)
 	}

@@ -4,6 +4,6 @@ package redisserver
 
 import "syscall"
 
-// attributes puts the server in a group of its own, so that Ctrl-C does not reach
-// it: when it ends is for this process to say.
+// attributes puts the server into its own process group, so that Ctrl-C reaches only
+// this process, which then stops the server.
 func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
