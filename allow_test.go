@@ -54,6 +54,18 @@ func TestAllowTellsWhenToComeAgain(t *testing.T) {
 	}
 }
 
+// A full bucket gives its whole burst at once, also where the time of a unit is no
+// whole number of nanoseconds.
+func TestAllowOfAWholeBurst(t *testing.T) {
+	for _, limit := range []string{"3/s burst 1", "7/s burst 1", "999/s burst 2", "13/s burst 100", "3/s", "50/s"} {
+		t.Run(limit, func(t *testing.T) {
+			play(t, limit, "", func(s *scene) {
+				assert.True(s, s.allow(s.Limits().Burst()).OK)
+			})
+		})
+	}
+}
+
 func TestAllowNeverOvertakes(t *testing.T) {
 	play(t, "1/s burst 3", "", func(s *scene) {
 		s.spend(requests(3))
