@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -16,13 +15,6 @@ import (
 
 	"github.com/choked/choked/cluster/internal/wire"
 )
-
-// The leader keeps the first few members as voters, an odd number of them: two
-// voters survive no more than one does, and are twice as likely to fail. A
-// voter that vanished stays one until somebody can replace it, for it may come
-// back with its log. raft-autopilot does the like, but makes every stable
-// member a voter and wants to be told of all servers at once; here most members
-// are clients without a log, which the leader first has to invite.
 
 const (
 	changeWithin = 5 * time.Second // for one change of the configuration
@@ -60,64 +52,31 @@ func (n *Node) changeVoters(ctx context.Context) (changed bool, err error) {
 	if err := future.Error(); err != nil {
 		return false, err
 	}
-	able := n.able()
-	if _, ok := able[n.id]; !ok { // leaving itself
-		return false, nil
-	}
-	var voters, lost, invited []string
-	for _, s := range future.Configuration().Servers {
-		id := string(s.ID)
-		_, ok := able[id]
-		switch {
-		case s.Suffrage == raft.Voter && ok:
-			voters = append(voters, id)
-		case s.Suffrage == raft.Voter:
-			lost = append(lost, id)
-		case ok: // by an earlier leader, or beside one that did not come
-			invited = append(invited, id)
-		default:
-			return true, n.remove(ctx, s.ID)
+	v := view{self: n.id, want: n.cfg.Voters, servers: future.Configuration().Servers, able: n.able()}
+	v.laggards = n.laggardsAmong(v.able)
+	a := plan(v)
+	switch a.kind {
+	case promoteMembers:
+		return true, n.promote(ctx, a.promote...)
+	case replaceVoter, removeVoter, removeNonvoter:
+		if err := n.remove(ctx, raft.ServerID(a.server)); err != nil {
+			return true, err
 		}
-	}
-	var spare []Member
-	for _, m := range able {
-		if !slices.Contains(voters, m.ID) {
-			spare = append(spare, m)
+		if a.kind == replaceVoter {
+			n.log.Info("removed vanished voter", "voter", a.server)
 		}
-	}
-	// One that did not catch up, as it may be out of this node's reach, must not
-	// keep the others from a vote.
-	n.mu.Lock()
-	maps.DeleteFunc(n.late, func(id string, _ int64) bool { _, ok := able[id]; return !ok })
-	slices.SortFunc(spare, func(a, b Member) int {
-		return cmp.Or(cmp.Compare(n.late[a.ID], n.late[b.ID]), compareMembers(a, b))
-	})
-	n.mu.Unlock()
-
-	want := n.cfg.Voters
-	for want > len(able) {
-		want -= 2
-	}
-	want = max(want, 1)
-	votes := len(voters) + len(lost)
-	switch {
-	case len(lost) > 0 && len(spare) > 0:
-		n.log.Info("a voter is gone, another takes its place", "gone", lost[0])
-		return true, n.remove(ctx, raft.ServerID(lost[0]))
-	case votes < want && len(spare) > 0:
-		// From an odd number to the next, so that the even one between them lasts as
-		// long as it takes to write it down, and not until somebody has caught up.
-		return true, n.promote(ctx, spare[:1+votes%2]...)
-	case len(lost) == 0 && len(voters) > want:
-		for _, id := range voters {
-			if id != n.id {
-				return true, n.remove(ctx, raft.ServerID(id))
-			}
-		}
-	case len(invited) > 0:
-		return true, n.remove(ctx, raft.ServerID(invited[0]))
+		return true, nil
 	}
 	return false, nil
+}
+
+// laggardsAmong returns when those of members that did not catch up with the log
+// failed to, and forgets the others.
+func (n *Node) laggardsAmong(members map[string]Member) map[string]int64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	maps.DeleteFunc(n.late, func(id string, _ int64) bool { _, ok := members[id]; return !ok })
+	return maps.Clone(n.late)
 }
 
 // able returns the members that can vote, by id.
@@ -140,21 +99,6 @@ func (n *Node) able() map[string]Member {
 func (n *Node) answering(id raft.ServerID) (Member, bool) {
 	m, ok := n.gossip.member(string(id))
 	return m, ok && !m.Sick
-}
-
-// compareMembers orders those who could vote: nodes by name, so that the same
-// are chosen wherever one looks.
-func compareMembers(a, b Member) int {
-	if a.Name != b.Name {
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
-	}
-	if a.ID < b.ID {
-		return -1
-	}
-	return 1
 }
 
 // promote makes voters of members: all get the log first, then each the vote. A
