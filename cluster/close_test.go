@@ -43,7 +43,7 @@ func TestWhatDoesNotEndIsNamed(t *testing.T) {
 		ended := make(chan struct{})
 		began := time.Now()
 		err := within(time.Second, "raft", func() error { <-ended; return nil })
-		require.EqualError(t, err, "choked: close: raft has not ended within 1s")
+		require.EqualError(t, err, "raft has not ended within 1s")
 		assert.Equal(t, time.Second, time.Since(began))
 		close(ended)
 	})

@@ -3,7 +3,6 @@ package cluster
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -15,74 +14,81 @@ import (
 	"github.com/choked/choked/internal/boottime"
 )
 
-// Config says how a node takes part in its cluster. The zero value is a node
-// that founds a cluster of its own on loopback and keeps it in memory.
+// Config configures a [Node]. The zero value is a node that founds a cluster of
+// its own on a loopback address and keeps all state in memory.
 type Config struct {
-	// Name is for people: in logs and in Members. Up to 64 letters, digits,
-	// dots, dashes and underscores. Default: the host name.
+	// Name identifies the node to people, in logs and in [Node.Members]: 1 to 64
+	// letters, digits, dots, dashes and underscores. It need not be unique.
+	// Default: the host name, or "worker" if that has another form.
 	Name string
 
-	// Bind is the host:port to listen on, TCP and UDP. Port 0 takes any free
-	// one. Default: ":7946", or "127.0.0.1:7946" when there is no Secret.
+	// Bind is the host:port to listen on, over TCP and UDP. Port 0 takes any free
+	// port. Default: ":7946", or "127.0.0.1:7946" without a Secret.
 	Bind string
 
-	// Advertise is the host:port at which others reach this node. Default:
-	// the address of Bind, or where that is unspecified, a private one of
+	// Advertise is the host:port at which other nodes reach this one. Default:
+	// the address of Bind or, if its host is unspecified, a private address of
 	// this machine.
 	Advertise string
 
-	// Join is where to find the cluster: host:port of any workers, the same
-	// list on all of them. A DNS name stands for all its addresses. The
-	// address that comes first founds the cluster, once it has had more than
-	// half of the list in reach for 2 s; nobody else ever does. In that time
-	// the voters of a cluster that lives on without the seeds, which look for
-	// them twice a second, have to reach one of them: else there are two
-	// clusters, and each admits all of the limits. Empty: this node founds one
-	// by itself.
+	// Join lists host:port of any nodes, at most 1000 entries, and is the same on
+	// all nodes. A DNS name stands for all its addresses. The node at the address
+	// that sorts first in the first entry is the founder: it founds the cluster
+	// once it has reached more than half of the list for 2 s; no other node does.
+	// If a cluster is still running without any node of the list, its voters,
+	// which dial the list every 500 ms, must reach one of its nodes within these
+	// 2 s. Otherwise there are two clusters, and each admits the full limits.
+	// Default: empty, and the node founds a cluster by itself.
 	Join []string
 
-	// Secret admits to the cluster: who holds it is trusted with all of it.
-	// Without one, only loopback addresses can be bound.
+	// Secret authenticates the nodes to each other and encrypts their traffic. A
+	// process that knows it is trusted with the whole cluster. Default: empty, and
+	// only loopback addresses can be bound.
 	Secret string
 
-	// PreviousSecrets are still accepted from others, to change the secret of
-	// a running cluster: first give all nodes both, then drop the old one.
+	// PreviousSecrets are accepted from other nodes in addition to Secret. To
+	// change the secret of a running cluster, first give every node the new Secret
+	// with the old one here, then drop the old one. Default: none.
 	PreviousSecrets []string
 
-	// Dir keeps the log and the snapshots over restarts; "" keeps them in
-	// memory, and a node that restarts is a new one. Not to be shared.
+	// Dir is the directory of the Raft log, the snapshots and the node's id. It
+	// belongs to one node. Default: empty, and all of that is kept in memory; the
+	// node has a new id each time it starts.
 	Dir string
 
-	// ColdStart says how buckets begin in a cluster that knows nothing: a new
-	// one, as after the loss of all that the voters kept. The same on all nodes.
+	// ColdStart is the level at which buckets start in a new cluster, and in one
+	// whose voters have all lost their state. It must be the same on all nodes.
+	// Default: [Full].
 	ColdStart ColdStart
 
-	// Voters is how many members keep the log and vote: 1, 3 or 5. The others
-	// are clients of the leader. Default: 3.
+	// Voters is the number of nodes that keep the Raft log and vote: 1, 3 or 5.
+	// The other nodes are clients of the leader. Default: 3.
 	Voters int
 
-	// QuorumTimeout is how long a request waits for a leader before it fails
-	// with ErrNoQuorum. Default: 5 s.
-	QuorumTimeout time.Duration
+	// Timeout is how long an operation waits for a decision while no leader can be
+	// reached, before it fails with an error that wraps ErrNoQuorum, and so
+	// ErrUnavailable. Default: 5 s.
+	Timeout time.Duration
 
-	// Logger is told of members, leaders and trouble. Nil: nobody is.
+	// Logger receives events: members, leaders, failures. Default: nil, and they
+	// are discarded.
 	Logger *slog.Logger
 
-	network wire.Network    // nil: the system's
-	clock   *boottime.Clock // nil: a true one
-	noSync  bool            // the log survives the process, not the machine
+	network wire.Network    // nil: the operating system's
+	clock   *boottime.Clock // nil: the true time
+	noSync  bool            // do not fsync: the log survives a crash of the process, but not of the machine
 }
 
-// ColdStart is how buckets begin when nobody knows what was spent. [Full] or
-// [Empty].
+// ColdStart is the level at which buckets start if their state is unknown: [Full]
+// or [Empty].
 type ColdStart int
 
 const (
-	// Full buckets serve at once. What was spent just before all was lost is
-	// spent once more, at most a burst of each key.
+	// Full buckets admit calls at once. Quota that was spent just before the state
+	// was lost can be spent again: at most one burst for each key.
 	Full ColdStart = iota
-	// Empty buckets keep the promise also then. In a new cluster calls wait for
-	// the refill, at first.
+	// Empty buckets never admit more than the limits, even after a loss of all
+	// state. In a new cluster the first calls wait for the refill.
 	Empty
 )
 
@@ -112,7 +118,8 @@ func (s *ColdStart) UnmarshalText(text []byte) error {
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// withDefaults returns cfg with its defaults filled in, or what is wrong with it.
+// withDefaults returns cfg with its defaults filled in, or an error that names the
+// first field that is not valid.
 func (cfg Config) withDefaults() (Config, error) {
 	if cfg.Name == "" {
 		host, err := os.Hostname()
@@ -121,49 +128,21 @@ func (cfg Config) withDefaults() (Config, error) {
 		}
 		cfg.Name = host
 	}
-	if !nameForm.MatchString(cfg.Name) {
-		return cfg, fmt.Errorf("name %.80q: want up to 64 letters, digits, dots, dashes or underscores", cfg.Name)
-	}
-	if cfg.Bind == "" {
-		cfg.Bind = ":7946"
-		if cfg.Secret == "" {
-			cfg.Bind = "127.0.0.1:7946"
-		}
-	}
-	if err := checkAddr(cfg.Bind, true); err != nil {
-		return cfg, fmt.Errorf("bind %.80q: %w", cfg.Bind, err)
-	}
-	if cfg.Advertise != "" {
-		if err := checkAddr(cfg.Advertise, false); err != nil {
-			return cfg, fmt.Errorf("advertise %.80q: %w", cfg.Advertise, err)
-		}
-	}
-	if len(cfg.Join) > 1000 {
-		return cfg, fmt.Errorf("join %d addresses: want at most 1000, or a DNS name for them", len(cfg.Join))
-	}
-	for _, addr := range cfg.Join {
-		if err := checkAddr(addr, false); err != nil {
-			return cfg, fmt.Errorf("join %.80q: %w", addr, err)
-		}
-	}
-	if _, err := cfg.ColdStart.MarshalText(); err != nil {
-		return cfg, err
-	}
-	switch cfg.Voters {
-	case 0:
-		cfg.Voters = 3
-	case 1, 3, 5:
-	default:
-		return cfg, fmt.Errorf("%d voters: want 1, 3 or 5", cfg.Voters)
-	}
 	switch {
-	case cfg.QuorumTimeout == 0:
-		cfg.QuorumTimeout = 5 * time.Second
-	case cfg.QuorumTimeout < 0:
-		return cfg, fmt.Errorf("quorum timeout %v: want more than 0", cfg.QuorumTimeout)
+	case cfg.Bind != "":
+	case cfg.Secret == "":
+		cfg.Bind = "127.0.0.1:7946"
+	default:
+		cfg.Bind = ":7946"
+	}
+	if cfg.Voters == 0 {
+		cfg.Voters = 3
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 5 * time.Second
 	}
 	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.network == nil {
 		cfg.network = wire.System
@@ -171,11 +150,44 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.clock == nil {
 		cfg.clock = boottime.New()
 	}
-	return cfg, nil
+	return cfg, cfg.check()
 }
 
-// checkAddr reports why s is not host:port. A bind address may lack the host,
-// and its port may be 0.
+// check returns an error that names the first field that is not valid.
+func (cfg Config) check() error {
+	if !nameForm.MatchString(cfg.Name) {
+		return fmt.Errorf("name %.80q: want up to 64 letters, digits, dots, dashes or underscores", cfg.Name)
+	}
+	if err := checkAddr(cfg.Bind, true); err != nil {
+		return fmt.Errorf("bind %.80q: %w", cfg.Bind, err)
+	}
+	if cfg.Advertise != "" {
+		if err := checkAddr(cfg.Advertise, false); err != nil {
+			return fmt.Errorf("advertise %.80q: %w", cfg.Advertise, err)
+		}
+	}
+	if len(cfg.Join) > 1000 {
+		return fmt.Errorf("join %d addresses: want at most 1000, or a DNS name for them", len(cfg.Join))
+	}
+	for _, addr := range cfg.Join {
+		if err := checkAddr(addr, false); err != nil {
+			return fmt.Errorf("join %.80q: %w", addr, err)
+		}
+	}
+	if _, err := cfg.ColdStart.MarshalText(); err != nil {
+		return err
+	}
+	if cfg.Voters != 1 && cfg.Voters != 3 && cfg.Voters != 5 {
+		return fmt.Errorf("%d voters: want 1, 3 or 5", cfg.Voters)
+	}
+	if cfg.Timeout < 0 {
+		return fmt.Errorf("timeout %v: want more than 0", cfg.Timeout)
+	}
+	return nil
+}
+
+// checkAddr returns an error unless s is host:port. An address to bind may lack
+// the host, and its port may be 0.
 func checkAddr(s string, bind bool) error {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
@@ -191,7 +203,7 @@ func checkAddr(s string, bind bool) error {
 	return nil
 }
 
-// String shows cfg without its secrets.
+// String describes cfg without its secrets.
 func (cfg Config) String() string {
 	return fmt.Sprintf("cluster.Config{Name: %q, Bind: %q, Advertise: %q, Join: %q, Dir: %q, Voters: %d}",
 		cfg.Name, cfg.Bind, cfg.Advertise, cfg.Join, cfg.Dir, cfg.Voters)
@@ -200,11 +212,12 @@ func (cfg Config) String() string {
 // Format implements [fmt.Formatter], so that no verb shows the secrets.
 func (cfg Config) Format(f fmt.State, _ rune) { fmt.Fprint(f, cfg.String()) }
 
-// GoString is String, for those who look for it.
+// GoString implements [fmt.GoStringer], without the secrets.
 func (cfg Config) GoString() string { return cfg.String() }
 
 // LogValue implements [slog.LogValuer], without the secrets.
 func (cfg Config) LogValue() slog.Value { return slog.StringValue(cfg.String()) }
 
-// MarshalText shows cfg without its secrets to encoding/json and the like.
+// MarshalText implements [encoding.TextMarshaler], without the secrets, as
+// encoding/json and the like do not go by Format.
 func (cfg Config) MarshalText() ([]byte, error) { return []byte(cfg.String()), nil }

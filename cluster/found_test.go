@@ -151,7 +151,7 @@ func TestCallersHearThatThereIsNoCluster(t *testing.T) {
 		_, err := n.Lease(t.Context(), oneRequest("k", 1))
 		require.ErrorIs(t, err, choked.ErrNoQuorum)
 		assert.ErrorContains(t, err, "no cluster found yet")
-		assert.Equal(t, n.cfg.QuorumTimeout, time.Since(began))
+		assert.Equal(t, n.cfg.Timeout, time.Since(began))
 		c.start(c.config(1))
 		_, err = n.Lease(t.Context(), oneRequest("k", 1))
 		require.NoError(t, err, "there is one within that time")

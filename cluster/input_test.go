@@ -39,7 +39,7 @@ func TestConfigThatCannotBe(t *testing.T) {
 		{Config{Bind: "127.0.0.1:0", Join: []string{"a:0"}}, []string{`"0"`, "1 to 65535"}},
 		{Config{Bind: "127.0.0.1:0", Voters: 2}, []string{"2 voters", "1, 3 or 5"}},
 		{Config{Bind: "127.0.0.1:0", ColdStart: 2}, []string{"cold start 2", "Full or Empty"}},
-		{Config{Bind: "127.0.0.1:0", QuorumTimeout: -time.Second}, []string{"-1s", "more than 0"}},
+		{Config{Bind: "127.0.0.1:0", Timeout: -time.Second}, []string{"-1s", "more than 0"}},
 		{Config{Bind: "0.0.0.0:0"}, []string{"0.0.0.0:0", "secret"}},
 		{Config{Bind: "127.0.0.1:0", Advertise: "10.0.0.1:7946"}, []string{"without a secret"}},
 		{Config{Bind: "127.0.0.1:0", Dir: file}, []string{file}},
@@ -50,9 +50,10 @@ func TestConfigThatCannotBe(t *testing.T) {
 			n.Close()
 			continue
 		}
-		for _, want := range tt.want {
+		for _, want := range append(tt.want, "cluster: ") {
 			assert.ErrorContains(t, err, want)
 		}
+		assert.Equal(t, 1, strings.Count(err.Error(), "cluster: "), "the prefix comes once: %v", err)
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 // comes to its end, and leaves no goroutine behind.
 func TestCloseUnderLoadLeavesNothing(t *testing.T) {
 	start := func(t *testing.T, join []string, dir string) *Node {
-		n, err := Start(Config{Bind: "127.0.0.1:0", Join: join, Dir: dir, Secret: "open sesame", QuorumTimeout: 200 * time.Millisecond})
+		n, err := Start(Config{Bind: "127.0.0.1:0", Join: join, Dir: dir, Secret: "open sesame", Timeout: 200 * time.Millisecond})
 		require.NoError(t, err)
 		return n
 	}

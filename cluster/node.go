@@ -73,14 +73,14 @@ type Node struct {
 func Start(cfg Config) (*Node, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
-		return nil, fmt.Errorf("choked: cluster: %w", err)
+		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	n := &Node{cfg: cfg, clock: cfg.clock, news: make(chan struct{}, 1), returns: make(chan struct{}, maxReturns), leaving: make(chan struct{}), gone: make(map[string]int64), late: make(map[string]int64)}
 	n.router.changed, n.router.pause = make(chan struct{}), searchAgain
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.close = sync.OnceValue(n.shutdown)
 	if err := n.open(); err != nil {
-		return nil, fmt.Errorf("choked: cluster: %w", errors.Join(err, n.Close()))
+		return nil, fmt.Errorf("cluster: %w", errors.Join(err, n.close()))
 	}
 	n.spawn(n.accept)           // ends when the port closes
 	n.spawn(n.followLeadership) // these end with ctx
@@ -125,7 +125,7 @@ func (n *Node) open() (err error) {
 	}
 	n.replica = newReplica(n.clock)
 	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: n.port.Raft(), ServerAddressProvider: n, MaxPool: 3, Timeout: 2 * time.Second, Logger: hlog,
+		Stream: n.port.Raft(), ServerAddressProvider: gossipAddrs{n.gossip}, MaxPool: 3, Timeout: 2 * time.Second, Logger: hlog,
 		// One request at a time is no pipeline: in that, the sender and the receiver
 		// of a follower's answers come to wait for each other for ever, in Raft
 		// v1.8.0, when an answer fails while another request is to be sent. The
@@ -178,7 +178,12 @@ func (n *Node) spawn(f func()) bool {
 // over this node before, so that it can return its leases. Close may be called
 // twice, and returns when all of the node has ended, or with an error that says
 // what has not.
-func (n *Node) Close() error { return n.close() }
+func (n *Node) Close() error {
+	if err := n.close(); err != nil {
+		return fmt.Errorf("cluster: close: %w", err)
+	}
+	return nil
+}
 
 const (
 	returnWithin = time.Second      // to give back leases that nobody waits for
@@ -229,7 +234,7 @@ func within(d time.Duration, what string, end func() error) error {
 	case err := <-ended:
 		return err
 	case <-time.After(d):
-		return fmt.Errorf("choked: close: %s has not ended within %v", what, d)
+		return fmt.Errorf("%s has not ended within %v", what, d)
 	}
 }
 
@@ -287,10 +292,10 @@ func (n *Node) fit() error {
 	leaderless := n.clock.Since(n.led)
 	n.mu.Unlock()
 	if err == nil && n.cluster() == "" {
-		err = errors.New("choked: no cluster found yet")
+		err = errors.New("no cluster found yet")
 	}
 	if err == nil && leaderless > leaderlessFor {
-		err = fmt.Errorf("choked: no leader for %v: more than half of those that vote have to be alive, or to come back with their Dir", leaderless.Round(time.Second))
+		err = fmt.Errorf("no leader for %v: a majority of the voters must run, each with its Dir", leaderless.Round(time.Second))
 	}
 	if err == nil && n.ctx.Err() != nil {
 		err = bucket.ErrClosed
@@ -370,7 +375,7 @@ func (n *Node) refused(kind wire.Kind, err *wire.RefusedError) {
 func (n *Node) met(err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.stranger = fmt.Errorf("choked: two clusters do not merge, empty the directory of the one to give up: %w", err)
+	n.stranger = fmt.Errorf("two clusters do not merge, empty Dir on the nodes of one of them: %w", err)
 	n.strangerAt = n.clock.Now()
 }
 
@@ -382,13 +387,15 @@ const leaderlessFor = 5 * time.Second
 // node's health.
 const strangersFor = time.Minute
 
-// ServerAddr implements [raft.ServerAddressProvider]: a member is where gossip
-// says it is, whatever its address was when it got its vote.
-func (n *Node) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
-	if m, ok := n.gossip.member(string(id)); ok {
+// gossipAddrs implements [raft.ServerAddressProvider]: the address of a server is
+// the one that gossip knows, whatever it was when the server became a voter.
+type gossipAddrs struct{ *gossip }
+
+func (g gossipAddrs) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+	if m, ok := g.member(string(id)); ok {
 		return wire.RaftAddr(m.ID, m.Addr), nil
 	}
-	return "", fmt.Errorf("member %s is not there", id)
+	return "", fmt.Errorf("address of server %s: gossip knows no such member", id)
 }
 
 // poke says that there is news about members.
@@ -405,7 +412,7 @@ func (n *Node) stepOut(err error) {
 	n.transport.CloseStreams()
 	n.transport.Close()
 	n.mu.Lock()
-	n.sick = fmt.Errorf("choked: disk failed, this node has stepped out: %w", err)
+	n.sick = fmt.Errorf("disk failed, this node takes no more part in Raft: %w", err)
 	n.mu.Unlock()
 	n.log.Error("disk failed, stepping out", "dir", n.cfg.Dir, "error", err)
 	n.spawn(func() { n.raft.Shutdown() })

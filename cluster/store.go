@@ -54,7 +54,7 @@ func (q *leaderQueue) do(ctx context.Context, op ledger.Op) (waitqueue.Answer, e
 }
 
 // Lease implements choked.Store. While no leader can be reached it retries for
-// [Config.QuorumTimeout], then fails with [bucket.ErrNoQuorum] and the reason. An
+// [Config.Timeout], then fails with [bucket.ErrNoQuorum] and the reason. An
 // error does not name the key: the caller knows it, and names it once.
 func (n *Node) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error) {
 	if err := ask.Check(); err != nil {
@@ -111,7 +111,7 @@ func (n *Node) Adjust(ctx context.Context, a bucket.Adjustment) error {
 }
 
 // decide has an operation decided by the leader, whichever node that is, and
-// retries until ctx ends or there is no leader for [Config.QuorumTimeout]. newOp
+// retries until ctx ends or there is no leader for [Config.Timeout]. newOp
 // returns the operation to send; it is called just before each attempt. An attempt
 // whose outcome is unknown is repeated only if repeat is set. A lease that may have
 // been granted without an answer is returned.
@@ -136,7 +136,7 @@ func (n *Node) tryUntilDecided(ctx context.Context, newOp func() ledger.Op, repe
 	leaderSeen := n.clock.Now() // when there was a leader last, or the search began
 	for ctx.Err() == nil {      // an attempt begun after that could be decided all the same
 		// Find the leader.
-		lead, err := n.leader(ctx, leaderSeen+int64(n.cfg.QuorumTimeout))
+		lead, err := n.leader(ctx, leaderSeen+int64(n.cfg.Timeout))
 		if err != nil {
 			return waitqueue.Answer{}, lost, err
 		}

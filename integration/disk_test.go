@@ -120,7 +120,7 @@ func TestDiskCorrupt(t *testing.T) {
 				switch {
 				case err != nil:
 					require.ErrorContains(t, err, "has ended", d.what)
-					assert.Regexp(t, `worker: choked: cluster: .*worker-1`, p.LastWords(), d.what)
+					assert.Regexp(t, `worker: cluster: .*worker-1`, p.LastWords(), d.what)
 					refused++
 				case p.Status().Leads:
 					went++

@@ -140,7 +140,7 @@ func (f *Fleet) Start(slot int, change func(*Job), wrap ...string) (*Process, er
 	name := fmt.Sprintf("worker-%d", slot+1)
 	job := Job{
 		Slot: slot, Incarnation: 1, Name: name, Bind: net.JoinHostPort(f.Hosts[slot], port), Dir: f.State(slot),
-		Secret: f.Secret, Join: f.Seeds, QuorumTimeout: 2 * time.Second, Key: key, Limits: f.Limits, Callers: callers, Tell: f.tell(), Look: f.look(),
+		Secret: f.Secret, Join: f.Seeds, Timeout: 2 * time.Second, Key: key, Limits: f.Limits, Callers: callers, Tell: f.tell(), Look: f.look(),
 	}
 	for _, p := range f.all {
 		if p.Job.Slot == slot {
