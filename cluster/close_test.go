@@ -36,13 +36,13 @@ func TestALeaderThatWasReplacedEnds(t *testing.T) {
 // Close waits for what has to end, but not for ever.
 func TestWhatDoesNotEndIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		assert.NoError(t, within(time.Second, "raft", func() error { return nil }))
+		assert.NoError(t, withTimeout(time.Second, "raft", func() error { return nil }))
 		failed := errors.New("failed")
-		assert.Same(t, failed, within(time.Second, "raft", func() error { time.Sleep(time.Second / 2); return failed }))
+		assert.Same(t, failed, withTimeout(time.Second, "raft", func() error { time.Sleep(time.Second / 2); return failed }))
 
 		ended := make(chan struct{})
 		began := time.Now()
-		err := within(time.Second, "raft", func() error { <-ended; return nil })
+		err := withTimeout(time.Second, "raft", func() error { <-ended; return nil })
 		require.EqualError(t, err, "raft has not ended within 1s")
 		assert.Equal(t, time.Second, time.Since(began))
 		close(ended)

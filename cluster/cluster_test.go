@@ -399,7 +399,7 @@ func TestSearchesWithoutALeaderOpenFewStreams(t *testing.T) {
 		for _, n := range nodes {
 			searching.Go(func() {
 				for search.Err() == nil {
-					_, err := n.leader(search, n.clock.Now()+int64(time.Second))
+					_, err := n.router.leader(search, n.clock.Now()+int64(time.Second))
 					assert.Error(t, err)
 				}
 			})
@@ -465,11 +465,10 @@ func TestFrozenMemberDoesNotBlockASearch(t *testing.T) {
 		require.True(t, m.Leader, "gossip of the client still names the old leader")
 
 		began := time.Now()
-		l, r, err := client.findLeader("")
+		found, err := client.router.find("")
 		require.NoError(t, err)
-		assert.NotEqual(t, old.port.Addr(), l.addr)
+		assert.NotEqual(t, old.port.Addr(), found.addr)
 		assert.LessOrEqual(t, time.Since(began), 2*askNextAfter+10*time.Millisecond)
-		l.conn.Close()
-		l.run(r)
+		found.conn.Close()
 	})
 }

@@ -81,6 +81,6 @@ func (c *consensus) Shutdown() raft.Future {
 	c.mu.Lock()
 	c.closing = true
 	c.mu.Unlock()
-	within(answerTimeout, "an answer", func() error { c.callers.Wait(); return nil }) //nolint:errcheck // after a timeout it is shut down as well
+	withTimeout(answerTimeout, "an answer", func() error { c.callers.Wait(); return nil }) //nolint:errcheck // after a timeout it is shut down as well
 	return c.Raft.Shutdown()
 }

@@ -189,6 +189,6 @@ func TestReplacedVoterAnnouncesNoVote(t *testing.T) {
 			return true
 		})
 		time.Sleep(20 * time.Second)
-		assert.False(t, away.gossip.said().Voter, "and it stays so")
+		assert.False(t, away.gossip.announced().Voter, "and it stays so")
 	})
 }

@@ -124,7 +124,7 @@ func FuzzMeta(f *testing.F) {
 	f.Add([]byte(`{"c":"` + strings.Repeat("x", 65) + `","n":"x"}`))
 	f.Add([]byte(`[[[[[[[[`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m := readMeta(b)
+		m := parseMeta(b)
 		if m.Name == "?" {
 			require.Equal(t, meta{Name: "?"}, m)
 		} else {
@@ -132,9 +132,9 @@ func FuzzMeta(f *testing.F) {
 			require.LessOrEqual(t, len(m.Cluster), 64)
 			again, err := json.Marshal(m)
 			require.NoError(t, err)
-			require.Equal(t, m, readMeta(again))
+			require.Equal(t, m, parseMeta(again))
 		}
-		g := &gossip{id: "self", self: meta{Cluster: "ours", Name: "self"}, poke: func() {}, alive: make(map[string]known)}
+		g := &gossip{id: "self", self: meta{Cluster: "ours", Name: "self"}, changed: func() {}, alive: make(map[string]known)}
 		node := &memberlist.Node{Name: "peer", Addr: net.IPv4(10, 0, 0, 1), Port: 7946, Meta: b}
 		stranger := g.NotifyAlive(node)
 		require.Equal(t, m.Cluster != "" && m.Cluster != "ours", stranger != nil)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -17,20 +18,20 @@ import (
 	"github.com/choked/choked/cluster/internal/wire"
 )
 
-// Member is one worker of the cluster, as gossip tells of it.
+// Member is a node of the cluster, as gossip describes it.
 type Member struct {
-	ID     string // unique; a node without Dir has another one each time it starts
+	ID     string // unique; a node without Dir has a new one each time it starts
 	Name   string // Config.Name
 	Addr   string // host:port
 	Leader bool
 	Voter  bool
-	Sick   bool // its disk has failed: it is a client of the others
-	Self   bool
+	Sick   bool // its disk has failed, and it is a client of the other members
+	Self   bool // this node
 
 	leaving bool
 }
 
-// meta is what a node says of itself by gossip.
+// meta is how a node describes itself by gossip.
 type meta struct {
 	Cluster string `json:"c,omitempty"`
 	Name    string `json:"n"`
@@ -40,29 +41,30 @@ type meta struct {
 	Leaving bool   `json:"x,omitempty"`
 }
 
-// gossip finds the members and notices those that vanish. It only suggests:
-// who votes is decided in the log.
+// gossip finds the members and detects members that vanish. Its knowledge is a
+// hint: the voters are those of the Raft log.
 type gossip struct {
-	list *memberlist.Memberlist
-	poke func() // something has changed
+	list    *memberlist.Memberlist
+	changed func() // called when members may have changed
 
-	// saying holds one while something is announced: memberlist would mix up
-	// two at a time. It is no mutex, for it is held while time passes.
-	saying chan struct{}
+	// announcing is a semaphore for announce: memberlist would mix up two calls at a
+	// time. It is no mutex, because it is held while time passes.
+	announcing chan struct{}
 
 	mu    sync.Mutex
 	id    string
 	self  meta
-	alive map[string]known // what memberlist told: its own list is not safe to read
+	alive map[string]known // as reported by memberlist, whose own list is not safe to read
 }
 
+// known is what memberlist has reported of a member.
 type known struct {
 	addr string
 	meta meta
 }
 
-func startGossip(id string, self meta, port *wire.Port, cfg Config, poke func()) (*gossip, error) {
-	g := &gossip{id: id, self: self, poke: poke, saying: make(chan struct{}, 1), alive: make(map[string]known)}
+func startGossip(id string, self meta, port *wire.Port, logger *slog.Logger, changed func()) (*gossip, error) {
+	g := &gossip{id: id, self: self, changed: changed, announcing: make(chan struct{}, 1), alive: make(map[string]known)}
 	c := memberlist.DefaultLANConfig()
 	c.Name = id
 	c.Transport = port.Gossip()
@@ -77,20 +79,20 @@ func startGossip(id string, self meta, port *wire.Port, cfg Config, poke func())
 	}
 	c.BindPort = c.AdvertisePort
 	c.Delegate, c.Events, c.Merge, c.Alive = g, g, g, g
-	c.Logger = stdlogTo(cfg.Logger)
-	// A dead voter is to be replaced soon, and a pause of a second is no death.
+	c.Logger = stdlogTo(logger)
+	// A dead voter should be replaced soon, but a pause of a second is no failure.
 	c.ProbeInterval, c.ProbeTimeout = 500*time.Millisecond, 300*time.Millisecond
 	c.SuspicionMult = 4
 	c.GossipInterval = 100 * time.Millisecond
-	// A packet lost here and there leaves some without the news; all is
-	// compared this often (less so beyond 32 members).
+	// Members miss news when packets are lost. So two members compare all they know
+	// this often, or less often beyond 32 members.
 	c.PushPullInterval = 5 * time.Second
 	c.TCPTimeout = 2 * time.Second
-	// Who was killed may come back at another address as soon as it is known to be
-	// dead. By default its name is kept from it for half a minute.
+	// A node that was killed may return at another address as soon as it is known to
+	// be dead. By default memberlist would refuse its id for 30 s.
 	c.DeadNodeReclaimTime = time.Nanosecond
-	// What is said is short. To compress it costs some 100 KB of garbage a packet,
-	// more than all else that a member without work does.
+	// Messages are short, and to compress one allocates some 100 KB, more than all
+	// else that an idle member does.
 	c.EnableCompression = false
 	if g.list, err = memberlist.Create(c); err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
@@ -98,36 +100,37 @@ func startGossip(id string, self meta, port *wire.Port, cfg Config, poke func())
 	return g, nil
 }
 
-// say changes what this node says of itself. memberlist drops what it is told just
-// when it refutes that this node is dead, so it is told again until it has it; if
-// it has left the others, it takes nothing any more.
-func (g *gossip) say(change func(*meta)) {
-	g.saying <- struct{}{}
-	defer func() { <-g.saying }()
-	self := g.said()
+// announce changes how this node describes itself. memberlist drops an update that
+// it is given while it refutes that this node is dead, so announce tries again until
+// memberlist has it; after stop, memberlist takes no more updates.
+func (g *gossip) announce(change func(*meta)) {
+	g.announcing <- struct{}{}
+	defer func() { <-g.announcing }()
+	self := g.announced()
 	change(&self)
 	g.mu.Lock()
 	g.self = self
 	g.mu.Unlock()
-	for try := 0; try < 3 && !g.isTold(); try++ {
-		g.list.UpdateNode(time.Millisecond) //nolint:errcheck // queued; whether it is sent by then does not matter
+	for try := 0; try < 3 && !g.isQueued(); try++ {
+		g.list.UpdateNode(time.Millisecond) //nolint:errcheck // queued; it need not be sent by then
 	}
 }
 
-// isTold reports whether memberlist has what this node says of itself.
-func (g *gossip) isTold() bool {
+// isQueued reports whether memberlist has what this node announced last.
+func (g *gossip) isQueued() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.alive[g.id].meta == g.self
 }
 
-func (g *gossip) said() meta {
+// announced returns how this node describes itself.
+func (g *gossip) announced() meta {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.self
 }
 
-// members returns the members alive, this node among them, ordered by id.
+// members returns the members that are alive, this node included, ordered by id.
 func (g *gossip) members() []Member {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -139,6 +142,7 @@ func (g *gossip) members() []Member {
 	return all
 }
 
+// member returns the member with an id, if it is alive.
 func (g *gossip) member(id string) (Member, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -154,8 +158,8 @@ func (g *gossip) describe(id string, k known) Member {
 	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, Sick: m.Sick, Self: id == g.id, leaving: m.Leaving}
 }
 
-// answers reports whether m answers a packet. No other node at its address does.
-func (g *gossip) answers(m Member) bool {
+// ping reports whether m answers a packet. Another node at its address would not.
+func (g *gossip) ping(m Member) bool {
 	at, err := net.ResolveUDPAddr("udp", m.Addr)
 	if err == nil {
 		_, err = g.list.Ping(m.ID, at)
@@ -163,9 +167,9 @@ func (g *gossip) answers(m Member) bool {
 	return err == nil
 }
 
-// cluster returns the id of the cluster that a member says it is of, and whether
-// one of them leads it.
-func (g *gossip) cluster() (id string, led bool) {
+// cluster returns the id of the cluster that other members belong to, and whether
+// one of them leads it; empty: they have none.
+func (g *gossip) cluster() (id string, hasLeader bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for member, k := range g.alive {
@@ -179,8 +183,9 @@ func (g *gossip) cluster() (id string, led bool) {
 	return id, false
 }
 
-// readMeta returns what b says, or nothing: memberlist bounds its size.
-func readMeta(b []byte) meta {
+// parseMeta parses a node's description of itself, whose size memberlist bounds. If
+// it is not valid, only its Name is set, to "?".
+func parseMeta(b []byte) meta {
 	var m meta
 	if json.Unmarshal(b, &m) != nil || !nameForm.MatchString(m.Name) || m.Cluster != "" && !nameForm.MatchString(m.Cluster) {
 		return meta{Name: "?"}
@@ -188,54 +193,57 @@ func readMeta(b []byte) meta {
 	return m
 }
 
-// stop says good-bye and ends gossiping.
-func (g *gossip) stop(leave bool) error {
-	if leave && g.list.NumMembers() > 1 && g.list.Leave(500*time.Millisecond) != nil {
+// stop tells the other members that this node leaves, and ends gossiping.
+func (g *gossip) stop() error {
+	if g.list.NumMembers() > 1 && g.list.Leave(500*time.Millisecond) != nil {
 		g.leaveByStream()
 	}
 	return g.list.Shutdown()
 }
 
-// leaveByStream says a good-bye that has not gone out: memberlist loses a broadcast
-// when it is queued in place of the only one, and the second one after it is as long
-// (hashicorp/memberlist#263). Who is joined hears all that this node knows, and that
-// is that it has left. Those who do not hear will notice.
+// leaveByStream tells some members over a stream that this node leaves, after a
+// broadcast of it was not sent: memberlist loses a broadcast that was queued in place
+// of the only other one if the second one queued after it has the same length
+// (hashicorp/memberlist#263). A join sends all that this node knows, its own
+// departure included. Members that it does not reach notice by themselves.
 func (g *gossip) leaveByStream() {
 	others := g.members()
 	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
 	others = slices.DeleteFunc(others, func(m Member) bool { return m.Self || m.leaving })
-	beside(min(len(others), 3), func(i int) {
-		g.list.Join([]string{others[i].Addr}) //nolint:errcheck // any one of them is enough
+	inParallel(min(len(others), 3), func(i int) {
+		g.list.Join([]string{others[i].Addr}) //nolint:errcheck // one of them suffices
 	})
 }
 
-// stranger reports why the node that says m must not be a member here. It would
-// have been refused as a stream; packets of it may come by others.
-func (g *gossip) stranger(name, addr string, m meta) error {
+// checkCluster returns an error if the node that describes itself as m belongs to
+// another cluster. Its streams are refused, but packets about it may arrive from
+// other nodes.
+func (g *gossip) checkCluster(id, addr string, m meta) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if name == g.id || m.Cluster == "" || g.self.Cluster == "" || m.Cluster == g.self.Cluster {
+	if id == g.id || m.Cluster == "" || g.self.Cluster == "" || m.Cluster == g.self.Cluster {
 		return nil
 	}
 	return fmt.Errorf("member %q at %s is of cluster %.64q, and this node of %.64q", m.Name, addr, m.Cluster, g.self.Cluster)
 }
 
-// NotifyAlive implements [memberlist.AliveDelegate]. A member that was of no
-// cluster when it came may turn out to be of another one.
+// NotifyAlive implements [memberlist.AliveDelegate]. It removes a member that had no
+// cluster when it joined and now belongs to another one.
 func (g *gossip) NotifyAlive(n *memberlist.Node) error {
-	err := g.stranger(n.Name, n.Address(), readMeta(n.Meta))
+	err := g.checkCluster(n.Name, n.Address(), parseMeta(n.Meta))
 	if err != nil {
 		g.NotifyLeave(n)
 	}
 	return err
 }
 
-// NotifyMerge implements [memberlist.MergeDelegate].
+// NotifyMerge implements [memberlist.MergeDelegate]. It refuses nodes of another
+// cluster.
 func (g *gossip) NotifyMerge(peers []*memberlist.Node) error {
 	var errs []error
 	for _, n := range peers {
 		if n.State == memberlist.StateAlive {
-			errs = append(errs, g.stranger(n.Name, n.Address(), readMeta(n.Meta)))
+			errs = append(errs, g.checkCluster(n.Name, n.Address(), parseMeta(n.Meta)))
 		}
 	}
 	return errors.Join(errs...)
@@ -244,9 +252,9 @@ func (g *gossip) NotifyMerge(peers []*memberlist.Node) error {
 // NotifyJoin implements [memberlist.EventDelegate], as do the next two.
 func (g *gossip) NotifyJoin(n *memberlist.Node) {
 	g.mu.Lock()
-	g.alive[n.Name] = known{n.Address(), readMeta(n.Meta)}
+	g.alive[n.Name] = known{n.Address(), parseMeta(n.Meta)}
 	g.mu.Unlock()
-	g.poke()
+	g.changed()
 }
 
 func (g *gossip) NotifyUpdate(n *memberlist.Node) { g.NotifyJoin(n) }
@@ -255,13 +263,13 @@ func (g *gossip) NotifyLeave(n *memberlist.Node) {
 	g.mu.Lock()
 	delete(g.alive, n.Name)
 	g.mu.Unlock()
-	g.poke()
+	g.changed()
 }
 
-// NodeMeta implements [memberlist.Delegate], as do the following, which have
-// nothing to add.
+// NodeMeta implements [memberlist.Delegate], as do the following methods, which do
+// not use what it offers.
 func (g *gossip) NodeMeta(int) []byte {
-	b, err := json.Marshal(g.said())
+	b, err := json.Marshal(g.announced())
 	if err != nil {
 		return nil
 	}

@@ -28,12 +28,12 @@ func TestWhatIsSaidDuringARefutationIsHeard(t *testing.T) {
 		})(unsafe.Pointer(speaker.gossip.list.LocalNode()))
 		synctest.Wait() // memberlist holds still
 		state.Incarnation += 2
-		speaker.gossip.say(func(m *meta) { m.Sick = true })
+		speaker.gossip.announce(func(m *meta) { m.Sick = true })
 		c.await("it is heard", sick)
 
 		synctest.Wait()
 		state.Incarnation += 10 // again and again
-		speaker.gossip.say(func(m *meta) { m.Sick = false })
+		speaker.gossip.announce(func(m *meta) { m.Sick = false })
 		c.await("it is heard when it is said the next time", func() bool { return !sick() })
 	})
 }

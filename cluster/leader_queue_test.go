@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,22 +46,21 @@ func TestAsksCountFromAfterTheyWereMade(t *testing.T) {
 // A node becomes leader just after a caller has seen that it does not lead. The caller
 // learns of it.
 func TestCallerLearnsThatItsOwnNodeLeads(t *testing.T) {
-	n := &Node{ctx: t.Context(), clock: boottime.New()}
-	r := &n.router
-	r.changed, r.searching = make(chan struct{}), true
+	var here atomic.Pointer[leaderQueue]
+	r := &router{ctx: t.Context(), clock: boottime.New(), authority: &here, changed: make(chan struct{}), searching: true}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	begun, found := make(chan struct{}), make(chan error)
 	r.mu.Lock()
 	go func() {
 		close(begun)
-		_, err := n.leader(ctx, n.clock.Now()+int64(time.Hour))
+		_, err := r.leader(ctx, r.clock.Now()+int64(time.Hour))
 		found <- err
 	}()
 	<-begun
-	spin(n.clock)
-	n.authority.Store(newLeaderQueue(nil, nil))
-	close(r.changed) // as rerouted does
+	spin(r.clock)
+	here.Store(newLeaderQueue(nil, nil))
+	close(r.changed) // as reroute does
 	r.changed = make(chan struct{})
 	r.mu.Unlock()
 	require.NoError(t, <-found)

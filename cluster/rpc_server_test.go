@@ -210,7 +210,7 @@ func TestRepeatedAsksKeepNoMemory(t *testing.T) {
 		client, conn := net.Pipe()
 		s := newRPCServerConn(conn, n.authority.Load(), "member")
 		var both sync.WaitGroup
-		both.Go(func() { s.serve(n.answer) })
+		both.Go(func() { s.serve(n.server.answer) })
 		both.Go(func() { io.Copy(io.Discard, client) })
 		inUse := func() int64 {
 			synctest.Wait()
@@ -259,7 +259,7 @@ func TestLateAskOnAnOldStreamLeasesNothing(t *testing.T) {
 			clients = append(clients, client)
 			s := newRPCServerConn(conn, a, member)
 			all.Go(func() {
-				s.serve(n.answer)
+				s.serve(n.server.answer)
 				conn.Close()
 			})
 			all.Go(func() { io.Copy(io.Discard, client) })

@@ -55,7 +55,7 @@ func TestForeignNodesAreNotAdmitted(t *testing.T) {
 					_, err = stranger.gossip.list.Ping(n.id, udp{n.Addr()})
 					assert.Equal(t, tt.sealed, err == nil, "%s: a packet was answered", tt.name)
 				}
-				_, _, _, _, err := stranger.dialRPC(t.Context(), nodes[0].Addr(), func() {})
+				_, err := dialer{stranger.port}.dial(t.Context(), nodes[0].Addr(), func() {})
 				assert.Error(t, err, tt.name)
 			}
 			assert.ErrorContains(t, stranger.Health(), tt.health, tt.name)
@@ -145,7 +145,7 @@ func TestNoOutputContainsASecret(t *testing.T) {
 	}
 	assert.Contains(t, shown, "worker-5")
 	assert.Contains(t, shown, "stream refused")
-	assert.Contains(t, shown, "founded a cluster")
+	assert.Contains(t, shown, "founded cluster")
 }
 
 // hostileKeys are keys that would do harm if they were printed unquoted.
@@ -242,9 +242,10 @@ func TestLengthsAreCheckedBeforeAllocating(t *testing.T) {
 		"an operation without number": frame(frameOps, "\xff"),
 		"a cancel without number":     frame(frameCancel, ""),
 	} {
-		conn, r, leads, _, err := m.dialRPC(t.Context(), n.Addr(), func() {})
+		p, err := dialer{m.port}.dial(t.Context(), n.Addr(), func() {})
 		require.NoError(t, err)
-		require.True(t, leads)
+		require.True(t, p.leads)
+		conn, r := p.conn, p.r
 		assert.Less(t, allocated(func() {
 			_, err := conn.Write([]byte(sent))
 			require.NoError(t, err)

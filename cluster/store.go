@@ -136,7 +136,7 @@ func (n *Node) tryUntilDecided(ctx context.Context, newOp func() ledger.Op, repe
 	leaderSeen := n.clock.Now() // when there was a leader last, or the search began
 	for ctx.Err() == nil {      // an attempt begun after that could be decided all the same
 		// Find the leader.
-		lead, err := n.leader(ctx, leaderSeen+int64(n.cfg.Timeout))
+		lead, err := n.router.leader(ctx, leaderSeen+int64(n.cfg.Timeout))
 		if err != nil {
 			return waitqueue.Answer{}, lost, err
 		}
@@ -196,7 +196,7 @@ func (n *Node) returnLease(lost unanswered) {
 	default:
 		return
 	}
-	started := n.spawn(func() {
+	started := n.tasks.spawn(func() {
 		defer func() { <-n.returns }()
 		if lost.cancelledAt == nil || n.mayMissCancel(lost.cancelledAt) {
 			n.settleUnspent(lost.ask)

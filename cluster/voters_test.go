@@ -25,7 +25,7 @@ func TestManagingMembersEndsAtOnce(t *testing.T) {
 				c.net.Faults(10*time.Millisecond, 0, 0)
 				ctx, cancel := context.WithCancel(t.Context())
 				over := make(chan error, 1)
-				go func() { over <- nodes[0].awaitLog(ctx, m, math.MaxUint64, func(string) bool { return true }) }()
+				go func() { over <- nodes[0].voters.awaitLog(ctx, m, math.MaxUint64, func(string) bool { return true }) }()
 				time.Sleep(after)
 				c.net.Split([]string{ip(1)}, []string{ip(2)})
 				time.Sleep(300 * time.Millisecond) // now it is stuck
@@ -108,7 +108,7 @@ func TestAVoterThatIsKilledWhileItLeavesVotesAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThreeIn(dirs)
 		i := slices.IndexFunc(nodes, func(n *Node) bool { return n != c.leader() })
-		require.NoError(t, nodes[i].tryToLeave(t.Context()))
+		require.NoError(t, nodes[i].departure.try(t.Context()))
 		require.Equal(t, 2, c.voters())
 		c.crash(nodes[i])
 		again := c.startIn(1+i, dirs[i])
@@ -132,9 +132,9 @@ func TestACandidateForgetsALeader(t *testing.T) {
 
 		// What a heartbeat does that comes between a candidate's state and its term.
 		to, self := raft.ServerID(behind.id), behind.transport.LocalAddr()
-		require.NoError(t, behind.transport.TimeoutNow(to, self, &raft.TimeoutNowRequest{RPCHeader: behind.raftHeader()}, new(raft.TimeoutNowResponse)))
+		require.NoError(t, behind.transport.TimeoutNow(to, self, &raft.TimeoutNowRequest{RPCHeader: raftHeader(to, behind.transport)}, new(raft.TimeoutNowResponse)))
 		synctest.Wait()
-		late := &raft.AppendEntriesRequest{RPCHeader: old.raftHeader(), Term: behind.raft.CurrentTerm()}
+		late := &raft.AppendEntriesRequest{RPCHeader: raftHeader(raft.ServerID(old.id), old.transport), Term: behind.raft.CurrentTerm()}
 		require.NoError(t, behind.transport.AppendEntries(to, self, late, new(raft.AppendEntriesResponse)))
 		require.Equal(t, raft.Candidate, behind.raft.State())
 		_, leader := behind.raft.LeaderWithID()
@@ -257,6 +257,6 @@ func TestWhoHasTheFormerAddressOfAVoterCanVote(t *testing.T) {
 		next := c.start(c.config(2))
 		c.await("the next one is a member", func() bool { return len(first.Members()) == 4 })
 		c.leave(third)
-		c.await("three voters, of which the next one is one", func() bool { return c.voters() == 3 && next.votes() })
+		c.await("three voters, of which the next one is one", func() bool { return c.voters() == 3 && next.voters.isVoter() })
 	})
 }

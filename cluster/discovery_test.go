@@ -61,7 +61,7 @@ func TestASoleSeedThatDoesNotVoteFoundsNoSecondCluster(t *testing.T) {
 			require.True(t, takeAll(t, seed, 1))
 			time.Sleep(10 * time.Second)
 			require.Equal(t, 3, c.voters())
-			require.False(t, seed.votes())
+			require.False(t, seed.voters.isVoter())
 			c.crash(seed)
 			time.Sleep(time.Duration(late) * 200 * time.Millisecond)
 			seed = c.start(c.config(1))
@@ -189,7 +189,7 @@ func TestALostClusterIsFoundedAnewByRestarts(t *testing.T) {
 		lost := nodes[4].cluster()
 		var crashed []int
 		for i := 1; i <= 4 && len(crashed) < 2; i++ {
-			if nodes[i].gossip.said().Voter {
+			if nodes[i].gossip.announced().Voter {
 				crashed = append(crashed, i)
 				c.net.Crash(ip(i)) // both at once
 			}

@@ -1,0 +1,190 @@
+package cluster
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/choked/choked/fsm"
+	"github.com/choked/choked/internal/ledger"
+	"github.com/choked/choked/internal/waitqueue"
+)
+
+// followLeadership runs lead whenever this node is the leader, until the node
+// closes.
+func (n *Node) followLeadership() {
+	stop := func() {}
+	defer func() { stop() }()
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case leads := <-n.raft.LeaderCh():
+			stop()
+			stop = func() {}
+			if leads {
+				stop = startUntil(n.ctx, n.lead)
+			}
+		}
+	}
+}
+
+// startUntil runs f until the function returned is called, which waits for its end,
+// or until ctx ends.
+func startUntil(ctx context.Context, f func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { f(ctx) })
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
+// lead decides operations until ctx ends. An authority ends by itself when a
+// proposal fails; if this node still leads then, as after a transfer of leadership
+// that failed, the next authority begins.
+func (n *Node) lead(ctx context.Context) {
+	for ctx.Err() == nil && n.raft.State() == raft.Leader {
+		term := n.raft.CurrentTerm()
+		if err := n.catchUp(); err != nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(10 * time.Millisecond):
+			}
+			continue
+		}
+		n.log.Info("became leader", "term", term)
+		n.voters.termStart.Store(n.raft.AppliedIndex())
+		n.replica.lead(term)
+		a := newLeaderQueue(n.raft, n.replica)
+		n.authority.Store(a)
+		n.router.reroute()
+		n.gossip.announce(func(m *meta) { m.Leader, m.Voter = true, true })
+		stopVoterManager := startUntil(n.ctx, n.voters.run)
+		a.run(ctx.Done())
+		n.authority.Store(nil)
+		n.replica.follow()
+		n.gossip.announce(func(m *meta) { m.Leader = false })
+		n.log.Info("lost leadership", "term", term)
+		stopVoterManager()
+	}
+}
+
+// catchUp applies all entries that earlier leaders have committed. The first leader
+// of a cluster commits the cold start, if buckets are to start empty.
+func (n *Node) catchUp() error {
+	err := n.raft.Barrier()
+	if err == nil && n.cfg.ColdStart == Empty && n.replica.last() == 0 { // no operation was ever decided
+		_, err = n.raft.Apply((&fsm.Entry{At: n.replica.now(), Ops: []ledger.Op{new(ledger.ColdStart)}}).Encode())
+	}
+	return err
+}
+
+// followRaft passes on what Raft knows, until the node closes: to operations, that
+// the leader has changed; to gossip, whether this node votes; and to voters that
+// return, the time. It also frees a candidate that is stuck.
+func (n *Node) followRaft() {
+	observations := make(chan raft.Observation, 16)
+	observer := raft.NewObserver(observations, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.LeaderObservation, raft.ResumedHeartbeatObservation:
+			return true
+		}
+		return false
+	})
+	n.raft.RegisterObserver(observer)
+	defer n.raft.DeregisterObserver(observer)
+	tick := time.NewTicker(reviewEvery)
+	defer tick.Stop()
+	stuck := stuckCandidate{id: raft.ServerID(n.id), raft: n.raft, transport: n.transport, log: n.log}
+	contactAt := n.clock.Now() // when Raft knew a leader last
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case o := <-observations:
+			n.observe(o)
+		case <-tick.C:
+		case <-stuck.due:
+			stuck.free()
+		}
+		stuck.watch()
+		_, leaderKnown := n.Leader()
+		if leaderKnown {
+			n.health.leaderKnown()
+		}
+		if _, leader := n.raft.LeaderWithID(); leader != "" {
+			contactAt = n.clock.Now()
+		}
+		// A voter that was removed while it was away is not told so, and is a voter by
+		// its own log. But Raft's leader does not contact it.
+		removed := leaderKnown && n.clock.Since(contactAt) > leaderlessFor
+		votes := n.voters.isVoter() && !removed
+		n.gossip.announce(func(m *meta) { m.Cluster, m.Voter = n.cluster(), votes && !m.Sick })
+	}
+}
+
+// observe handles an event of Raft. A voter that returns may have restarted, and
+// learns the time by an entry.
+func (n *Node) observe(o raft.Observation) {
+	if _, returned := o.Data.(raft.ResumedHeartbeatObservation); !returned {
+		n.router.reroute()
+	} else if a := n.authority.Load(); a != nil {
+		a.submit(clockEntry, func(waitqueue.Answer) {})
+	}
+}
+
+// stuckFor is how long a candidate may know a leader before it is stuck: the longest
+// that an election takes.
+const stuckFor = time.Second
+
+// stuckCandidate finds out that this node is a candidate that still knows a leader,
+// and makes it forget that leader. In Raft v1.8.0 a follower forgets a leader whose
+// heartbeats stop, but a candidate does not: if leadership is transferred to it, and
+// a heartbeat of the old leader arrives while it saves its new term, it knows the
+// old leader until it has won or lost an election. If its election fails, it refuses
+// its vote to all other candidates for ever.
+type stuckCandidate struct {
+	id        raft.ServerID
+	raft      *consensus
+	transport *raft.NetworkTransport
+	log       *slog.Logger
+
+	due <-chan time.Time // fires when the candidate has known a leader for stuckFor; nil: it knows none
+}
+
+// watch sets due if this node is a candidate that knows a leader.
+func (s *stuckCandidate) watch() {
+	if s.due == nil && s.knowsLeader() {
+		s.due = time.After(stuckFor)
+	}
+}
+
+// free makes the candidate forget the leader by a request to begin an election. It
+// is called when due has fired.
+func (s *stuckCandidate) free() {
+	s.due = nil
+	if !s.knowsLeader() {
+		return
+	}
+	begin := &raft.TimeoutNowRequest{RPCHeader: raftHeader(s.id, s.transport)}
+	if err := s.transport.TimeoutNow(s.id, s.transport.LocalAddr(), begin, new(raft.TimeoutNowResponse)); err != nil {
+		s.log.Warn("failed to restart election, retrying", "error", err)
+		return
+	}
+	s.log.Debug("restarted election, as the candidate still knew a leader")
+}
+
+func (s *stuckCandidate) knowsLeader() bool {
+	_, leader := s.raft.LeaderWithID()
+	return leader != "" && s.raft.State() == raft.Candidate
+}
+
+// raftHeader returns the header that Raft puts on the requests of node id.
+func raftHeader(id raft.ServerID, transport *raft.NetworkTransport) raft.RPCHeader {
+	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: transport.EncodePeer(id, transport.LocalAddr())}
+}
