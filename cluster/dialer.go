@@ -56,8 +56,8 @@ func (d dialer) dial(ctx context.Context, addr string, onWait func()) (*peer, er
 	return p, nil
 }
 
-// readRole reads the first frames of a stream: at most one that says that the
-// member is waiting for a leader, then its role.
+// readRole reads the first frames of a stream: possibly frameWait, for which it calls
+// onWait, then the role of the member.
 func (p *peer) readRole(onWait func()) error {
 	var buf []byte
 	kind, body, err := readFrame(p.r, &buf)

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// A probe resolves the seeds and joins those that are not members. Without a
+	// A probe resolves the seeds and joins the ones that are not members. Without a
 	// cluster the time between probes doubles from probeMin to probeMax. Of the nodes
 	// of a cluster, voters probe every probeMax, the others every probeNonvoter.
 	probeMin      = 100 * time.Millisecond
@@ -151,8 +151,8 @@ func founder(seeds []seed) string {
 	return seeds[0][0]
 }
 
-// joinSeeds joins the seeds that are not members yet, and returns those that cannot
-// be reached. It dials many at a time: while it waits for a host that has vanished,
+// joinSeeds joins the seeds that are not members yet, and returns the addresses that
+// it cannot reach. It dials many at a time: while it waits for a host that has vanished,
 // a founder that has returned could found a second cluster.
 func (d *discovery) joinSeeds(seeds []seed) (unreachable []string) {
 	known := map[string]bool{d.self: true}
@@ -185,9 +185,9 @@ func (d *discovery) joinSeeds(seeds []seed) (unreachable []string) {
 // learns of the cluster from the leader, which dials that address all the time.
 func (d *discovery) isPresent(m Member) bool { return m.Voter || d.gossip.ping(m) }
 
-// mayFound reports whether this node is to found the cluster: its address is the
-// founder's, and it has reached more than half of the seeds, none of which has a
-// cluster (otherwise this node would have joined that). So no second cluster is
+// mayFound reports whether this node may found the cluster: its address is the
+// founder's, and it has reached more than half of the seeds. All of these seeds
+// are without a cluster, or this node would have joined it. So no second cluster is
 // founded while one runs on a majority of the seeds, even by a founder that has lost
 // its disk. A cluster may also run without any of the seeds, if they have left or
 // have lost their logs; its voters probe the seeds, and foundAfter gives them the

@@ -131,7 +131,7 @@ func TestLeaderLeavesWithAVoterWhoseDiskFailed(t *testing.T) {
 		assert.NoError(t, err)
 		c.await("the leader knows of the failed disk", func() bool {
 			m, ok := leader.gossip.member(others[0].id)
-			return ok && m.Sick
+			return ok && m.DiskFailed
 		})
 		delete(c.nodes, leader.port.Addr())
 		assert.NoError(t, leader.Close())

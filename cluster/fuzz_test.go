@@ -114,7 +114,7 @@ func (a *leaderQueue) decideAll(t *testing.T, later time.Duration) {
 
 // The metadata of a member is parsed exactly, or rejected as a whole.
 func FuzzMeta(f *testing.F) {
-	for _, m := range []meta{{}, {Name: "worker-1"}, {Cluster: "0123456789abcdef", Name: "a.b_c-d", Leader: true, Voter: true}, {Name: "x", Sick: true, Leaving: true}} {
+	for _, m := range []meta{{}, {Name: "worker-1"}, {Cluster: "0123456789abcdef", Name: "a.b_c-d", Leader: true, Voter: true}, {Name: "x", DiskFailed: true, Leaving: true}} {
 		b, err := json.Marshal(m)
 		require.NoError(f, err)
 		f.Add(b)

@@ -20,25 +20,25 @@ import (
 
 // Member is a node of the cluster, as gossip describes it.
 type Member struct {
-	ID     string // unique; a node without Dir has a new one each time it starts
-	Name   string // Config.Name
-	Addr   string // host:port
-	Leader bool
-	Voter  bool
-	Sick   bool // its disk has failed, and it is a client of the other members
-	Self   bool // this node
+	ID         string // unique; a node without Dir has a new one each time it starts
+	Name       string // Config.Name
+	Addr       string // host:port
+	Leader     bool
+	Voter      bool
+	DiskFailed bool // its disk has failed, and it is a client of the other members
+	Self       bool // this node
 
 	leaving bool
 }
 
 // meta is how a node describes itself by gossip.
 type meta struct {
-	Cluster string `json:"c,omitempty"`
-	Name    string `json:"n"`
-	Leader  bool   `json:"l,omitempty"`
-	Voter   bool   `json:"v,omitempty"`
-	Sick    bool   `json:"s,omitempty"`
-	Leaving bool   `json:"x,omitempty"`
+	Cluster    string `json:"c,omitempty"`
+	Name       string `json:"n"`
+	Leader     bool   `json:"l,omitempty"`
+	Voter      bool   `json:"v,omitempty"`
+	DiskFailed bool   `json:"s,omitempty"`
+	Leaving    bool   `json:"x,omitempty"`
 }
 
 // gossip finds the members and detects members that vanish. Its knowledge is a
@@ -155,7 +155,7 @@ func (g *gossip) describe(id string, k known) Member {
 	if id == g.id {
 		m = g.self
 	}
-	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, Sick: m.Sick, Self: id == g.id, leaving: m.Leaving}
+	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, DiskFailed: m.DiskFailed, Self: id == g.id, leaving: m.Leaving}
 }
 
 // ping reports whether m answers a packet. Another node at its address would not.
@@ -266,8 +266,8 @@ func (g *gossip) NotifyLeave(n *memberlist.Node) {
 	g.changed()
 }
 
-// NodeMeta implements [memberlist.Delegate], as do the following methods, which do
-// not use what it offers.
+// NodeMeta implements [memberlist.Delegate], as do the following methods, which are
+// empty: this node sends no messages of its own by gossip.
 func (g *gossip) NodeMeta(int) []byte {
 	b, err := json.Marshal(g.announced())
 	if err != nil {

@@ -13,13 +13,13 @@ import (
 
 // memberlist draws the number of what it is told before it looks whether a higher
 // one was used meanwhile, to refute that this node is dead, and drops it then.
-func TestWhatIsSaidDuringARefutationIsHeard(t *testing.T) {
+func TestAnnouncementDuringARefutationArrives(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		other := besides(c.leader(), nodes)[0]
 		speaker := c.start(c.config(4))
 		c.await("it is a member", func() bool { return len(other.Members()) == 4 && speaker.cluster() != "" })
-		sick := func() bool { m, _ := other.gossip.member(speaker.id); return m.Sick }
+		sick := func() bool { m, _ := other.gossip.member(speaker.id); return m.DiskFailed }
 
 		// The number is behind the node in memberlist's own state of it.
 		state := (*struct {
@@ -28,19 +28,19 @@ func TestWhatIsSaidDuringARefutationIsHeard(t *testing.T) {
 		})(unsafe.Pointer(speaker.gossip.list.LocalNode()))
 		synctest.Wait() // memberlist holds still
 		state.Incarnation += 2
-		speaker.gossip.announce(func(m *meta) { m.Sick = true })
+		speaker.gossip.announce(func(m *meta) { m.DiskFailed = true })
 		c.await("it is heard", sick)
 
 		synctest.Wait()
 		state.Incarnation += 10 // again and again
-		speaker.gossip.announce(func(m *meta) { m.Sick = false })
+		speaker.gossip.announce(func(m *meta) { m.DiskFailed = false })
 		c.await("it is heard when it is said the next time", func() bool { return !sick() })
 	})
 }
 
 // memberlist queues a good-bye in place of what was said just before, and would lose
 // it to the second news that comes then, if that is as long: here another good-bye.
-func TestAGoodByeIsHeardThatMemberlistLoses(t *testing.T) {
+func TestDepartureThatMemberlistLosesArrives(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		// All gossip at the same instants, at tenths of a second from here on, and probe
 		// at halves of one. It happens between them.

@@ -17,7 +17,7 @@ const (
 	foreignClusterFor = time.Minute
 )
 
-// health is what a node knows about its own condition.
+// health holds the faults of a node.
 type health struct {
 	clock *boottime.Clock
 

@@ -124,7 +124,7 @@ func (n *Node) followRaft() {
 		// its own log. But Raft's leader does not contact it.
 		removed := leaderKnown && n.clock.Since(contactAt) > leaderlessFor
 		votes := n.voters.isVoter() && !removed
-		n.gossip.announce(func(m *meta) { m.Cluster, m.Voter = n.cluster(), votes && !m.Sick })
+		n.gossip.announce(func(m *meta) { m.Cluster, m.Voter = n.cluster(), votes && !m.DiskFailed })
 	}
 }
 

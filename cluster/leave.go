@@ -16,8 +16,8 @@ import (
 // that leaves, the leader (after step 3, if the leader leaves, its successor), and
 // the other voters.
 //
-//  1. The node announces by gossip that it is leaving. From then on no member counts
-//     it among those that can vote, so nobody promotes it again.
+//  1. The node announces by gossip that it is leaving. From then on all members
+//     regard it as unable to vote, so no leader promotes it again.
 //  2. If the node is the only voter, it promotes a successor: another member gets
 //     the log, then a vote.
 //  3. If the node leads, it transfers leadership to a voter that can commit entries.

@@ -31,7 +31,7 @@ type Node struct {
 	clock *boottime.Clock
 	id    string
 
-	// What a node stands on, in the order in which it is opened.
+	// Opened by open, in this order.
 	disk      *disk
 	port      *wire.Port
 	gossip    *gossip
@@ -53,8 +53,8 @@ type Node struct {
 	server    *rpcServer
 
 	membersChanged signal
-	returns        chan struct{} // holds one for each lease that is being given back
-	leaving        chan struct{} // closed when what can be given back is to be, now
+	returns        chan struct{} // semaphore: leases that are being returned
+	leaving        chan struct{} // closed by Close: return all leases now
 
 	ctx    context.Context // ends when the node closes
 	cancel context.CancelFunc
@@ -149,8 +149,8 @@ func (n *Node) startRaft() error {
 		Stream: n.port.Raft(), ServerAddressProvider: gossipAddrs{n.gossip}, MaxPool: 3, Timeout: 2 * time.Second, Logger: hlog,
 		// One request at a time is no pipeline. In a pipeline of Raft v1.8.0 the sender
 		// and the receiver of a follower's answers wait for each other for ever if an
-		// answer fails while another request is being sent. A pipeline would gain
-		// nothing, as the authority proposes one entry at a time.
+		// answer fails while another request is being sent. It would not be
+		// faster either, as this node proposes one entry at a time.
 		MaxRPCsInFlight: 1,
 	})
 	c := raft.DefaultConfig()
@@ -179,7 +179,7 @@ func (n *Node) startRaft() error {
 	return nil
 }
 
-// connect makes the parts of the node, each from what it needs of the others.
+// connect makes the parts of the node, and gives each its inputs.
 func (n *Node) connect() {
 	dialer := dialer{n.port}
 	n.router = &router{
@@ -214,8 +214,9 @@ func (n *Node) leaderCandidates() ([]string, error) {
 
 // Close leaves the cluster: leadership and vote go to other members, if there are
 // any, and operations that wait get ErrClosed. Close a choked.Choke over this node
-// first, so that it can return its leases. Close may be called twice. It returns
-// when all of the node has ended, or with an error that names what has not.
+// first, so that it can return its leases. Close returns when all parts of the node
+// have ended, or with an error that names the parts that have not. A second call
+// waits for the first and returns its error.
 func (n *Node) Close() error {
 	if err := n.close(); err != nil {
 		return fmt.Errorf("cluster: close: %w", err)
@@ -224,7 +225,7 @@ func (n *Node) Close() error {
 }
 
 const (
-	returnWithin = time.Second      // to return leases that nobody waits for
+	returnWithin = time.Second      // to return leases whose callers have given up
 	leaveWithin  = 3 * time.Second  // to hand over leadership and vote
 	endWithin    = 10 * time.Second // for each part of the node
 )
@@ -388,11 +389,11 @@ func (n *Node) stopRaft(err error) {
 	n.health.diskFailed(err)
 	n.log.Error("disk failed, stopped Raft", "dir", n.cfg.Dir, "error", err)
 	n.tasks.spawn(func() { n.raft.Shutdown() })
-	n.tasks.spawn(func() { n.gossip.announce(func(m *meta) { m.Sick, m.Voter, m.Leader = true, false, false }) })
+	n.tasks.spawn(func() { n.gossip.announce(func(m *meta) { m.DiskFailed, m.Voter, m.Leader = true, false, false }) })
 }
 
-// gossipAddrs implements [raft.ServerAddressProvider]: the address of a server is
-// the one that gossip knows, whatever it was when the server became a voter.
+// gossipAddrs implements [raft.ServerAddressProvider]: gossip knows the
+// present address of a server, which may have changed since it became a voter.
 type gossipAddrs struct{ *gossip }
 
 func (g gossipAddrs) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {

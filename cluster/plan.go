@@ -8,7 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// view is what the leader knows when it plans the next change of the voters.
+// view is the input of plan: the state of the cluster as the leader knows it.
 type view struct {
 	self     string            // id of the leader
 	want     int               // Config.Voters: 1, 3 or 5
@@ -37,7 +37,7 @@ const (
 // plan returns the next change of the voters, by the first of these rules that
 // applies:
 //
-//  1. A leader that cannot vote itself, because it is leaving, changes nothing.
+//  1. A leader that is leaving, and so cannot vote, makes no change.
 //  2. A nonvoter that cannot vote is removed.
 //  3. A voter that has vanished is removed once another member can take its
 //     place. Until then it stays a voter, because it may return with its log.

@@ -28,7 +28,7 @@ type search struct {
 	queue   []string        // addresses to ask, the most likely leader first
 	asked   map[string]bool // addresses that were asked, and this node's own
 	waiting int             // members that were asked and have not answered
-	err     error           // errors of those that have
+	err     error           // errors of their replies
 }
 
 // reply is a member's answer to the question who leads.
@@ -69,8 +69,8 @@ func (s *search) next() (addr string, wait time.Duration) {
 	return addr, askNextAfter
 }
 
-// onReply takes the reply of a member that does not lead. If reset is true, the
-// next member is to be asked after wait, instead of when it was due before.
+// onReply takes the reply of a member that does not lead. If reset is true, the next
+// member is due after wait, and no longer when it was due before.
 func (s *search) onReply(r reply) (wait time.Duration, reset bool) {
 	if r.held {
 		return askNextHeld, true
@@ -127,7 +127,7 @@ func (s *search) run(ctx context.Context, spawn func(func()) bool, ask askFunc) 
 	}
 }
 
-// askForLeader sends what the member at addr replies, unless ctx ends before. It
+// askForLeader sends the reply of the member at addr, unless ctx ends before. It
 // closes the stream unless the member leads and the reply was received.
 func askForLeader(ctx context.Context, addr string, ask askFunc, replies chan<- reply) {
 	send := func(r reply) (sent bool) {

@@ -94,7 +94,7 @@ func (m *voterManager) able() map[string]Member {
 	members := m.gossip.members()
 	able := make(map[string]Member, len(members))
 	for _, x := range members {
-		if !x.Sick && !x.leaving && !m.roster.hasDeparted(x.ID) {
+		if !x.DiskFailed && !x.leaving && !m.roster.hasDeparted(x.ID) {
 			able[x.ID] = x
 		}
 	}
@@ -110,7 +110,7 @@ func (m *voterManager) isAble(id string) bool {
 // member that is leaving is still responsive.
 func (m *voterManager) responsive(id raft.ServerID) (Member, bool) {
 	x, ok := m.gossip.member(string(id))
-	return x, ok && !x.Sick
+	return x, ok && !x.DiskFailed
 }
 
 // promote makes voters of members. First all of them get the log, then each gets
@@ -201,7 +201,7 @@ func (m *voterManager) awaitFollowers(ctx context.Context, except raft.ServerID)
 	if !removesVote {
 		return nil
 	}
-	need := remaining / 2 // besides this node
+	need := remaining / 2 // and this node
 	have, err := m.awaitLogs(ctx, others, m.termStart.Load(), need)
 	if have < need {
 		return errors.Join(err, fmt.Errorf("only %d of %d remaining voters have caught up, need %d", have+1, remaining, need+1))

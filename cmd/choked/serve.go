@@ -124,7 +124,7 @@ func serve(ctx context.Context, f *flags, args []string) (err error) {
 	cfg.Ready = func() error { return ready(node) }
 	cfg.Cluster = func() (self, leader string, members []server.Member) {
 		for _, m := range node.Members() {
-			members = append(members, server.Member{Name: m.Name, Addr: m.Addr, Leader: m.Leader, Voter: m.Voter, Sick: m.Sick, Self: m.Self})
+			members = append(members, server.Member{Name: m.Name, Addr: m.Addr, Leader: m.Leader, Voter: m.Voter, Sick: m.DiskFailed, Self: m.Self})
 			if m.Self {
 				self = m.Name
 			}
