@@ -11,10 +11,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A leader that is cut off goes on to send what it is to decide. Another one leads
-// when the answers come: it is not to wait for any of them when it is closed.
-func TestALeaderThatWasReplacedEnds(t *testing.T) {
-	for range 5 { // where its goroutines stand then is not decided
+// An isolated leader keeps sending entries. When the answers arrive, another node leads.
+// Close of the former leader must not wait for any of these entries.
+func TestReplacedLeaderCloses(t *testing.T) {
+	for range 5 { // the state of its goroutines is random then
 		inBubble(t, func(t *testing.T, c *fleet) {
 			nodes := c.startThree()
 			leader := c.leader()
@@ -33,8 +33,8 @@ func TestALeaderThatWasReplacedEnds(t *testing.T) {
 	}
 }
 
-// Close waits for what has to end, but not for ever.
-func TestWhatDoesNotEndIsNamed(t *testing.T) {
+// Close waits for each part of a node, but not for ever.
+func TestWithTimeoutNamesTheUnfinishedPart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		assert.NoError(t, withTimeout(time.Second, "raft", func() error { return nil }))
 		failed := errors.New("failed")

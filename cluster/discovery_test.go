@@ -12,7 +12,8 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// takeAll takes what a key that grants 60 an hour grants at once, if it is there.
+// takeAll leases the whole burst of a key that is limited to 60 an hour, and reports
+// whether it was granted.
 func takeAll(t *testing.T, n *Node, seq uint64) bool {
 	t.Helper()
 	all := choked.Cost{Requests: 60}
@@ -24,9 +25,9 @@ func takeAll(t *testing.T, n *Node, seq uint64) bool {
 	return lease.OK
 }
 
-// The only seed crashes and comes back without its log, as it does when Dir is
-// empty. The others live on, and have not been asked before it founds again.
-func TestASoleSeedThatComesBackFoundsNoSecondCluster(t *testing.T) {
+// The only seed crashes and restarts without its log, as it does without a Dir. The
+// cluster still runs on the other nodes, which the seed cannot find by itself.
+func TestRestartedSoleSeedFoundsNoSecondCluster(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.seeds = []string{ip(1) + ":7946"}
 		seed := c.start(c.config(1))
@@ -41,14 +42,14 @@ func TestASoleSeedThatComesBackFoundsNoSecondCluster(t *testing.T) {
 		seed = c.start(c.config(1))
 		time.Sleep(time.Minute)
 		assert.Equal(t, c.nodes[ip(2)+":7946"].cluster(), seed.cluster())
-		assert.False(t, takeAll(t, seed, 2), "60 an hour, twice in a minute")
+		assert.False(t, takeAll(t, seed, 2), "60 an hour were granted twice within a minute")
 	})
 }
 
-// Nor if it does not vote, as after it was restarted once. To the others it is
-// still there: they have not noticed that it has crashed.
-func TestASoleSeedThatDoesNotVoteFoundsNoSecondCluster(t *testing.T) {
-	for late := range 5 {
+// The same for a seed that is not a voter, as after an earlier restart. The other
+// nodes have not noticed that it has crashed and take it for a member.
+func TestRestartedNonvotingSeedFoundsNoSecondCluster(t *testing.T) {
+	for delay := range 5 {
 		inBubble(t, func(t *testing.T, c *fleet) {
 			c.seeds = []string{ip(1) + ":7946"}
 			seed := c.start(c.config(1))
@@ -63,36 +64,37 @@ func TestASoleSeedThatDoesNotVoteFoundsNoSecondCluster(t *testing.T) {
 			require.Equal(t, 3, c.voters())
 			require.False(t, seed.voters.isVoter())
 			c.crash(seed)
-			time.Sleep(time.Duration(late) * 200 * time.Millisecond)
+			time.Sleep(time.Duration(delay) * 200 * time.Millisecond)
 			seed = c.start(c.config(1))
-			assert.False(t, takeAll(t, seed, 2), "60 an hour, twice in seconds")
-			c.await("they are of one cluster", func() bool { return seed.cluster() == c.leader().cluster() })
+			assert.False(t, takeAll(t, seed, 2), "60 an hour were granted twice within seconds")
+			c.await("both belong to one cluster", func() bool { return seed.cluster() == c.leader().cluster() })
 		})
 	}
 }
 
-// Nor if it was the only one that voted: the one that has its log and its vote
-// now has only just got them.
-func TestASoleSeedThatRestartsFindsItsHeir(t *testing.T) {
-	for late := range 5 { // by as many seconds after the heir has looked for others
+// The same for a seed that was the only voter: its successor got the log and the vote
+// only just now.
+func TestRestartedSeedJoinsItsSuccessor(t *testing.T) {
+	for delay := range 5 { // seconds after the last probe of the successor
 		inBubble(t, func(t *testing.T, c *fleet) {
 			c.seeds = []string{ip(1) + ":7946"}
 			seed := c.start(c.config(1))
-			heir := c.start(c.config(2))
-			require.True(t, takeAll(t, heir, 1))
-			time.Sleep(time.Duration(10+late) * time.Second)
+			successor := c.start(c.config(2))
+			require.True(t, takeAll(t, successor, 1))
+			time.Sleep(time.Duration(10+delay) * time.Second)
 			c.leave(seed)
 			seed = c.start(c.config(1))
 			require.False(t, takeAll(t, seed, 2))
-			c.await("they are of one cluster", func() bool { return seed.cluster() == heir.cluster() })
+			c.await("both belong to one cluster", func() bool { return seed.cluster() == successor.cluster() })
 		})
 	}
 }
 
-// Five workers are seeds, and leave, so that another one holds the cluster. When
-// three of the five come back together, they are more than half. The two that do
-// not, whose hosts are gone, do not keep the other one from finding them in time.
-func TestSeedsThatComeBackFoundNoSecondCluster(t *testing.T) {
+// Five nodes are seeds and leave, so that the cluster runs on another node. When three
+// of the five restart together, they are a majority of the seeds. The hosts of the
+// other two have vanished, which does not keep the running node from finding the
+// three in time.
+func TestRestartedSeedsFoundNoSecondCluster(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		for i := 1; i <= 5; i++ {
 			c.seeds = append(c.seeds, ip(i)+":7946")
@@ -107,25 +109,25 @@ func TestSeedsThatComeBackFoundNoSecondCluster(t *testing.T) {
 		c.leave(seeds[2])
 		c.leave(seeds[3])
 		c.net.Split([]string{ip(2), ip(3)}, []string{ip(6)})
-		for late := range 5 { // by about as many seconds after the other one has begun to look for them
+		for delay := range 5 { // about as many seconds after the first probe of the running node
 			for _, i := range []int{1, 4, 5} {
 				c.leave(seeds[i])
 			}
-			c.await("the other one leads", func() bool { return c.leader() == other && c.voters() == 1 })
-			time.Sleep(time.Duration(late) * 900 * time.Millisecond)
+			c.await("the other node leads", func() bool { return c.leader() == other && c.voters() == 1 })
+			time.Sleep(time.Duration(delay) * 900 * time.Millisecond)
 			for _, i := range []int{1, 4, 5} {
 				seeds[i] = c.start(c.config(i))
 			}
 			for _, i := range []int{1, 4, 5} {
-				require.False(t, takeAll(t, seeds[i], uint64(10*late+i)), "60 an hour were granted already, within minutes")
-				c.await("they are of one cluster", func() bool { return seeds[i].cluster() == other.cluster() })
+				require.False(t, takeAll(t, seeds[i], uint64(10*delay+i)), "60 an hour were granted minutes ago")
+				c.await("both belong to one cluster", func() bool { return seeds[i].cluster() == other.cluster() })
 			}
 		}
 	})
 }
 
-// An address of IPv6 is the same however it is written.
-func TestASeedFoundsHoweverItsAddressIsWritten(t *testing.T) {
+// An IPv6 address can be written in several ways.
+func TestFounderIsRecognizedByAnySpellingOfItsAddress(t *testing.T) {
 	for _, written := range []string{"[fd00::1]:7946", "[FD00::1]:7946", "[fd00:0:0:0::1]:07946"} {
 		inBubble(t, func(t *testing.T, c *fleet) {
 			for _, advertised := range []string{"", written} {
@@ -133,16 +135,16 @@ func TestASeedFoundsHoweverItsAddressIsWritten(t *testing.T) {
 				cfg.Bind, cfg.Advertise, cfg.Join, cfg.network = "[fd00::1]:7946", advertised, []string{written}, c.net.Host("fd00::1")
 				n := c.start(cfg)
 				assert.Equal(t, "[fd00::1]:7946", n.Addr())
-				c.await("it has founded a cluster at "+written, func() bool { return n.authority.Load() != nil })
+				c.await("a cluster is founded at "+written, func() bool { return n.authority.Load() != nil })
 				c.leave(n)
 			}
 		})
 	}
 }
 
-// Before there is a cluster nobody is asked whether he leads it, and callers hear
-// what is the matter.
-func TestCallersHearThatThereIsNoCluster(t *testing.T) {
+// Before a cluster is found, operations fail after Timeout, with the reason; no member
+// is asked who leads.
+func TestLeaseReportsThatThereIsNoCluster(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
 		n := c.start(c.config(2))
@@ -154,13 +156,13 @@ func TestCallersHearThatThereIsNoCluster(t *testing.T) {
 		assert.Equal(t, n.cfg.Timeout, time.Since(began))
 		c.start(c.config(1))
 		_, err = n.Lease(t.Context(), oneRequest("k", 1))
-		require.NoError(t, err, "there is one within that time")
+		require.NoError(t, err, "a cluster is founded within that time")
 	})
 }
 
-// Of two workers one votes. When it crashes, and comes back without its log,
-// nobody has one, and the other cannot know that it is gone for good: it says so.
-func TestTheLossOfAllThatVoteShowsInHealth(t *testing.T) {
+// Of two nodes one is a voter. When it crashes and restarts without its log, the log
+// is lost. The other node cannot know that and reports that there is no leader.
+func TestHealthReportsTheLossOfAllVoters(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946"}
 		a := c.start(c.config(1))
@@ -172,15 +174,15 @@ func TestTheLossOfAllThatVoteShowsInHealth(t *testing.T) {
 		c.crash(a)
 		time.Sleep(time.Second)
 		again := c.start(c.config(1))
-		time.Sleep(90 * time.Second) // gossip takes a while to find that the leader is gone
+		time.Sleep(90 * time.Second) // until gossip has noticed the crash
 		require.ErrorContains(t, b.Health(), "no leader for 1m")
 		require.ErrorContains(t, again.Health(), "no cluster found yet")
 	})
 }
 
-// When the log is lost, starting the workers again one after the other is
-// enough, as whoever watches their health does.
-func TestALostClusterIsFoundedAnewByRestarts(t *testing.T) {
+// When the log is lost, it suffices to restart the nodes that report bad health, one
+// after the other, as a supervisor does.
+func TestRestartsFoundALostClusterAnew(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
 		nodes := []*Node{nil, c.start(c.config(1)), c.start(c.config(2)), c.start(c.config(3)), c.start(c.config(4))}
@@ -217,15 +219,15 @@ func TestALostClusterIsFoundedAnewByRestarts(t *testing.T) {
 	})
 }
 
-// With a cold start, a cluster that lost all it knew does not admit a burst on
-// top of what was spent before.
-func TestAClusterThatKnowsNothingMayBeginEmpty(t *testing.T) {
-	admitted := func(t *testing.T, how ColdStart) int {
+// With an empty cold start, a cluster that has lost its state does not admit another
+// burst.
+func TestEmptyColdStartAdmitsNoSecondBurst(t *testing.T) {
+	admitted := func(t *testing.T, coldStart ColdStart) int {
 		n := 0
 		inBubble(t, func(t *testing.T, c *fleet) {
 			for range 2 {
 				cfg := c.config(1) // its host is another each time
-				cfg.ColdStart = how
+				cfg.ColdStart = coldStart
 				node := c.start(cfg)
 				c.await("a leader", func() bool { return c.leader() != nil })
 				choke := choked.New(node)
@@ -238,7 +240,7 @@ func TestAClusterThatKnowsNothingMayBeginEmpty(t *testing.T) {
 						n++
 					}
 				}
-				c.crash(node) // and nothing is left: it has no Dir
+				c.crash(node) // without a Dir, the state is lost
 				assert.ErrorIs(t, choke.Close(), choked.ErrClosed)
 			}
 		})
@@ -248,8 +250,9 @@ func TestAClusterThatKnowsNothingMayBeginEmpty(t *testing.T) {
 	assert.InDelta(t, 20, admitted(t, Empty), 4, "twice 10 s of 60/m")
 }
 
-// What is begun empty by one leader is not begun empty again by the next.
-func TestAColdStartComesOnce(t *testing.T) {
+// The cold start is committed by the first leader of a cluster, and not again by the
+// next one.
+func TestColdStartIsCommittedOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
 		for i := 1; i <= 3; i++ {
@@ -258,7 +261,7 @@ func TestAColdStartComesOnce(t *testing.T) {
 			c.start(cfg)
 		}
 		c.await("three voters", func() bool { return c.voters() == 3 })
-		time.Sleep(2 * time.Minute) // 60/m has been refilled
+		time.Sleep(2 * time.Minute) // until 60/m has refilled
 		c.crash(c.leader())
 		c.await("another leader", func() bool { return c.leader() != nil })
 		choke := choked.New(c.leader())
@@ -266,16 +269,16 @@ func TestAColdStartComesOnce(t *testing.T) {
 		require.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		require.NoError(t, l.Wait(ctx, choked.Cost{Requests: 60}), "it is full by now")
+		require.NoError(t, l.Wait(ctx, choked.Cost{Requests: 60}), "the bucket is full again")
 		require.NoError(t, choke.Close())
 	})
 }
 
-// Two that have different lists of seeds, each with itself first, meet when
-// either is about to found a cluster. One may be in time to join the other. If
-// not, neither takes the other for a member any longer.
-func TestFoundersThatMeetWhenTheyFound(t *testing.T) {
-	for range 5 { // who is first is not decided
+// Two nodes, each the first in its own list of seeds, meet when both are about to
+// found a cluster. One may join the other's in time. If not, neither regards the other
+// as a member.
+func TestFoundersThatMeetJoinOrStayApart(t *testing.T) {
+	for range 5 { // either may be first
 		inBubble(t, func(t *testing.T, c *fleet) {
 			var nodes []*Node
 			for i := range 2 {
@@ -283,7 +286,7 @@ func TestFoundersThatMeetWhenTheyFound(t *testing.T) {
 				cfg.Join = []string{ip(1+i) + ":7946", ip(2-i) + ":7946"}
 				nodes = append(nodes, c.start(cfg))
 			}
-			c.await("both are of a cluster", func() bool { return nodes[0].cluster() != "" && nodes[1].cluster() != "" })
+			c.await("both have a cluster", func() bool { return nodes[0].cluster() != "" && nodes[1].cluster() != "" })
 			time.Sleep(10 * time.Second)
 			for i, n := range nodes {
 				if nodes[0].cluster() == nodes[1].cluster() {

@@ -16,13 +16,13 @@ import (
 	"github.com/choked/choked/internal/boottime"
 )
 
-// TestNothingGoesOverTheBoundWhateverHappens runs three to five workers, three of
-// them seeds, that crash, restart, leave and are cut off from each other, with
-// clocks that drift apart and packets that are late, lost or come twice. A seed
-// decides what happens. For more of them: CHOKED_SEEDS=200, from CHOKED_FIRST=0.
-func TestNothingGoesOverTheBoundWhateverHappens(t *testing.T) {
+// TestBoundHoldsUnderRandomFaults runs three to five nodes, three of them seeds, that
+// crash, restart, leave and are separated from each other, with clocks that drift
+// apart and packets that are delayed, lost or duplicated. A seed of the random
+// generator decides what happens. CHOKED_SEEDS=200 CHOKED_FIRST=0 runs more of them.
+func TestBoundHoldsUnderRandomFaults(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes seconds")
+		t.Skip("needs seconds")
 	}
 	number := func(name string, otherwise int) int {
 		s := os.Getenv(name)
@@ -49,21 +49,21 @@ func TestNothingGoesOverTheBoundWhateverHappens(t *testing.T) {
 	}
 }
 
-// misadventures are those of a fleet, as chance will have it.
+// misadventures are the random faults of a fleet.
 type misadventures struct {
 	*testing.T
 	*fleet
 	rnd    *rand.Rand
 	limits choked.Limits
-	lives  []life // of each worker the present one, or the last
+	lives  []life // the present or the last life of each node
 	adm    admissions
 }
 
-// life is a worker's, until it crashes or is closed.
+// life is a run of a node, until it crashes or is closed.
 type life struct {
 	dir   string
-	drift int64 // of its clock, in tenths of a thousandth
-	node  *Node // nil: it is over
+	drift int64 // of its clock, in units of 0.01%
+	node  *Node // nil: it has ended
 	end   context.CancelFunc
 	stop  func()
 }
@@ -96,9 +96,9 @@ func (m *misadventures) run() {
 			m.begin(i)
 		}
 	}
-	m.await("all are served", func() bool { return len(m.adm.since(healed)) == len(m.lives) })
-	assert.Less(m, time.Since(healed), 30*time.Second, "until all are served")
-	time.Sleep(5 * time.Second) // what the dead had leased expires
+	m.await("calls are admitted on all nodes", func() bool { return len(m.adm.since(healed)) == len(m.lives) })
+	assert.Less(m, time.Since(healed), 30*time.Second, "until calls are admitted on all nodes")
+	time.Sleep(5 * time.Second) // until the leases of crashed nodes expire
 	well := time.Now()
 	time.Sleep(5 * time.Second)
 	admitted := 0
@@ -114,11 +114,11 @@ func (m *misadventures) run() {
 		l.end()
 		l.stop()
 	}
-	rate.N, rate.Per = rate.N*1005, rate.Per*1000 // by a clock that runs as fast as any
+	rate.N, rate.Per = rate.N*1005, rate.Per*1000 // by the fastest clock that is allowed
 	m.adm.check(m.T, rate)
 }
 
-// next is what happens next.
+// next lets a random fault happen.
 func (m *misadventures) next() {
 	switch i := m.rnd.IntN(len(m.lives)); m.rnd.IntN(7) {
 	case 0, 1:
@@ -131,12 +131,12 @@ func (m *misadventures) next() {
 		if m.lives[i].node == nil {
 			m.begin(i)
 		} else if up > 1+len(m.lives)/2 {
-			m.over(i)
+			m.finish(i)
 		}
 	case 2:
 		for i, l := range m.lives {
 			if l.node != nil && l.node == m.leader() {
-				m.over(i)
+				m.finish(i)
 				m.sleep(2 * time.Second)
 				m.begin(i)
 			}
@@ -166,7 +166,7 @@ func (m *misadventures) next() {
 	}
 }
 
-// begin starts worker i.
+// begin starts node i.
 func (m *misadventures) begin(i int) {
 	l := &m.lives[i]
 	cfg := m.config(1 + i)
@@ -177,8 +177,8 @@ func (m *misadventures) begin(i int) {
 	l.end, l.stop = cancel, m.adm.spend(ctx, m.T, l.node, m.limits, 2)
 }
 
-// over is the end of worker i: it crashes, or leaves.
-func (m *misadventures) over(i int) {
+// finish ends the life of node i: it crashes, or leaves.
+func (m *misadventures) finish(i int) {
 	l := &m.lives[i]
 	n := l.node
 	l.node = nil
@@ -193,7 +193,7 @@ func (m *misadventures) over(i int) {
 	m.leave(n)
 }
 
-// sleep lets some time pass, less than most.
+// sleep lets a random time pass, less than most.
 func (m *misadventures) sleep(most time.Duration) {
 	time.Sleep(time.Duration(m.rnd.Int64N(int64(most))))
 }

@@ -136,12 +136,12 @@ func FuzzMeta(f *testing.F) {
 		}
 		g := &gossip{id: "self", self: meta{Cluster: "ours", Name: "self"}, changed: func() {}, alive: make(map[string]known)}
 		node := &memberlist.Node{Name: "peer", Addr: net.IPv4(10, 0, 0, 1), Port: 7946, Meta: b}
-		stranger := g.NotifyAlive(node)
-		require.Equal(t, m.Cluster != "" && m.Cluster != "ours", stranger != nil)
-		require.Equal(t, stranger != nil, g.NotifyMerge([]*memberlist.Node{node}) != nil)
+		refused := g.NotifyAlive(node)
+		require.Equal(t, m.Cluster != "" && m.Cluster != "ours", refused != nil)
+		require.Equal(t, refused != nil, g.NotifyMerge([]*memberlist.Node{node}) != nil)
 		g.NotifyJoin(node)
-		require.NotRegexp(t, `[\x00-\x1f\x7f]`, fmt.Sprint(g.members(), stranger))
+		require.NotRegexp(t, `[\x00-\x1f\x7f]`, fmt.Sprint(g.members(), refused))
 		g.NotifyAlive(node) //nolint:errcheck // as above
-		require.Equal(t, stranger == nil, len(g.members()) == 1)
+		require.Equal(t, refused == nil, len(g.members()) == 1)
 	})
 }

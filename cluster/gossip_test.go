@@ -11,39 +11,41 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// memberlist draws the number of what it is told before it looks whether a higher
-// one was used meanwhile, to refute that this node is dead, and drops it then.
+// memberlist drops an update of this node whose incarnation number is lower than that of
+// a refutation: it takes the number of the update before it checks whether it has
+// refuted meanwhile that this node is dead.
 func TestAnnouncementDuringARefutationArrives(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		other := besides(c.leader(), nodes)[0]
 		speaker := c.start(c.config(4))
-		c.await("it is a member", func() bool { return len(other.Members()) == 4 && speaker.cluster() != "" })
-		sick := func() bool { m, _ := other.gossip.member(speaker.id); return m.DiskFailed }
+		c.await("the speaker is a member", func() bool { return len(other.Members()) == 4 && speaker.cluster() != "" })
+		diskFailed := func() bool { m, _ := other.gossip.member(speaker.id); return m.DiskFailed }
 
-		// The number is behind the node in memberlist's own state of it.
+		// The number follows the node in memberlist's internal state.
 		state := (*struct {
 			memberlist.Node
 			Incarnation uint32
 		})(unsafe.Pointer(speaker.gossip.list.LocalNode()))
-		synctest.Wait() // memberlist holds still
+		synctest.Wait() // memberlist is idle
 		state.Incarnation += 2
 		speaker.gossip.announce(func(m *meta) { m.DiskFailed = true })
-		c.await("it is heard", sick)
+		c.await("the announcement arrives", diskFailed)
 
 		synctest.Wait()
-		state.Incarnation += 10 // again and again
+		state.Incarnation += 10 // for all tries of the announcement
 		speaker.gossip.announce(func(m *meta) { m.DiskFailed = false })
-		c.await("it is heard when it is said the next time", func() bool { return !sick() })
+		c.await("it arrives with the next announcement", func() bool { return !diskFailed() })
 	})
 }
 
-// memberlist queues a good-bye in place of what was said just before, and would lose
-// it to the second news that comes then, if that is as long: here another good-bye.
+// memberlist replaces a queued broadcast with the departure of this node, and would lose
+// that to the second broadcast queued after it, if that has the same length: here
+// another departure.
 func TestDepartureThatMemberlistLosesArrives(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
-		// All gossip at the same instants, at tenths of a second from here on, and probe
-		// at halves of one. It happens between them.
+		// From here on all nodes gossip at multiples of 100 ms, and probe at multiples of
+		// 500 ms. The test acts between these times.
 		nodes := c.startThree()
 		const half = 500 * time.Millisecond
 		between := func() {
@@ -51,7 +53,7 @@ func TestDepartureThatMemberlistLosesArrives(t *testing.T) {
 		}
 		time.Sleep(time.Until(time.Now().Truncate(half).Add(half)))
 		a, b, last, herald := c.start(c.config(4)), c.start(c.config(5)), c.start(c.config(6)), c.start(c.config(7))
-		time.Sleep(10 * time.Second) // until there is no news
+		time.Sleep(10 * time.Second) // until all news has spread
 		require.Len(t, last.Members(), 7)
 		between()
 
@@ -59,23 +61,23 @@ func TestDepartureThatMemberlistLosesArrives(t *testing.T) {
 		c.net.Split(here, there)
 		c.leave(a)
 		c.leave(b)
-		c.await("the herald knows", func() bool { return len(herald.Members()) == 5 })
+		c.await("the herald knows of both departures", func() bool { return len(herald.Members()) == 5 })
 		between()
 		c.net.Join(here, there)
-		require.Len(t, last.Members(), 7, "it does not know")
+		require.Len(t, last.Members(), 7, "the last node does not know of them")
 
 		began := time.Now()
 		delete(c.nodes, last.Addr())
 		closed := make(chan error, 1)
 		go func() { closed <- last.Close() }()
-		c.await("its good-bye is queued", func() bool { return last.gossip.list.NumMembers() < 7 })
-		_, err := herald.gossip.list.Join([]string{last.Addr()}) // now it hears who has left
+		c.await("its departure is queued", func() bool { return last.gossip.list.NumMembers() < 7 })
+		_, err := herald.gossip.list.Join([]string{last.Addr()}) // it receives the two departures
 		require.NoError(t, err)
-		c.crash(herald) // it tells nobody of last
+		c.crash(herald) // before it passes on the departure of last
 		require.NoError(t, <-closed)
 		for _, n := range nodes {
-			c.await("they hear it", func() bool { _, there := n.gossip.member(last.id); return !there })
+			c.await("the others receive it", func() bool { _, there := n.gossip.member(last.id); return !there })
 		}
-		assert.Less(t, time.Since(began), time.Second, "rather than notice it")
+		assert.Less(t, time.Since(began), time.Second, "before they could notice it by themselves")
 	})
 }

@@ -13,16 +13,16 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// A voter that comes back without its log, at the address that it had, is
-// another node: it has no vote, or it would help one who lacks what it had
-// voted for to lead.
-func TestANodeThatLostItsLogDoesNotVoteForItsFormerSelf(t *testing.T) {
-	for i := range 6 { // who stands for election first is a matter of chance
-		t.Run(fmt.Sprint(i), func(t *testing.T) { inBubble(t, formerSelf) })
+// A voter that restarts without its log, at the same address, is another node and has
+// no vote. With one, it could elect a leader that lacks an entry to whose majority the
+// former voter belonged.
+func TestNodeWithoutItsLogIsAnotherVoter(t *testing.T) {
+	for i := range 6 { // which node is the first candidate is random
+		t.Run(fmt.Sprint(i), func(t *testing.T) { inBubble(t, loseLog) })
 	}
 }
 
-func formerSelf(t *testing.T, c *fleet) {
+func loseLog(t *testing.T, c *fleet) {
 	c.startThree()
 	ask := func(n *Node, seq uint64) (bucket.Lease, error) {
 		return n.Lease(t.Context(), bucket.Ask{
@@ -39,8 +39,8 @@ func formerSelf(t *testing.T, c *fleet) {
 	require.NoError(t, err)
 	require.True(t, l.OK, "committed by a and b")
 
-	// b loses its log, a is cut off: of those who know of the lease nobody
-	// is left who could tell, so nobody may decide.
+	// b loses its log and a is unreachable: no other node knows of the lease, so there
+	// must be no leader.
 	c.net.Split([]string{host(a)}, []string{host(b)})
 	c.net.Join([]string{host(behind)}, []string{host(b)})
 	c.crash(b)
@@ -48,11 +48,11 @@ func formerSelf(t *testing.T, c *fleet) {
 	time.Sleep(10 * time.Second)
 	l, err = ask(behind, 2)
 	assert.ErrorIs(t, err, choked.ErrNoQuorum)
-	assert.False(t, l.OK, "60 an hour, twice in a minute")
+	assert.False(t, l.OK, "60 an hour were granted twice within a minute")
 }
 
-// One at a time may crash and lose its log, for as long as the two others have
-// time to take it in anew.
+// Each voter in turn may crash and lose its log, if the others have the time to promote
+// a replacement in between.
 func TestVotersInMemoryAreReplacedOneByOne(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.startThree()
@@ -61,28 +61,28 @@ func TestVotersInMemoryAreReplacedOneByOne(t *testing.T) {
 			c.crash(c.nodes[addr])
 			time.Sleep(time.Duration(i) * 300 * time.Millisecond)
 			c.start(c.config(1 + i%3))
-			c.await("a leader and three voters, all of them there", func() bool {
+			c.await("a leader and three voters, all of them running", func() bool {
 				n := c.leader()
 				if n == nil {
 					return false
 				}
-				there := 0
+				running := 0
 				for _, s := range n.raft.GetConfiguration().Configuration().Servers {
 					for _, m := range c.nodes {
 						if string(s.ID) == m.id && s.Suffrage == 0 {
-							there++
+							running++
 						}
 					}
 				}
-				return there == 3
+				return running == 3
 			})
 		}
 	})
 }
 
-// As where a volume follows a worker that was lost to another machine: it comes
-// back soon, is the same one, and is somewhere else.
-func TestAVoterComesBackAtAnotherAddress(t *testing.T) {
+// As when a volume moves to another machine with its worker: the node soon runs again,
+// with the same id, at another address.
+func TestVoterReturnsAtAnotherAddress(t *testing.T) {
 	for _, away := range []time.Duration{0, 2 * time.Second, 8 * time.Second} {
 		dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
 		inBubble(t, func(t *testing.T, c *fleet) {
@@ -90,11 +90,11 @@ func TestAVoterComesBackAtAnotherAddress(t *testing.T) {
 			i := slices.IndexFunc(nodes, func(n *Node) bool { return n != c.leader() })
 			c.crash(nodes[i])
 			time.Sleep(away)
-			came := time.Now()
+			restarted := time.Now()
 			again := c.startIn(10+i, dirs[i])
 			require.Equal(t, nodes[i].id, again.id)
-			c.await("the leader reaches it", func() bool { return again.raft.LastContact().After(came) })
-			assert.LessOrEqual(t, time.Since(came), 10*time.Second, "after it was away for %v", away)
+			c.await("the leader reaches it", func() bool { return again.raft.LastContact().After(restarted) })
+			assert.LessOrEqual(t, time.Since(restarted), 10*time.Second, "after it was away for %v", away)
 			assert.Equal(t, 3, c.voters())
 		})
 	}

@@ -20,8 +20,8 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// What Config asks for and cannot be is an error that names it.
-func TestConfigThatCannotBe(t *testing.T) {
+// The error names the field and what is expected.
+func TestStartRefusesAnInvalidConfig(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	for _, tt := range []struct {
@@ -57,7 +57,7 @@ func TestConfigThatCannotBe(t *testing.T) {
 	}
 }
 
-func TestPortThatIsTaken(t *testing.T) {
+func TestStartFailsIfTheTCPPortIsTaken(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
@@ -66,7 +66,7 @@ func TestPortThatIsTaken(t *testing.T) {
 	assert.ErrorContains(t, err, "address already in use")
 }
 
-func TestPortThatIsTakenForPackets(t *testing.T) {
+func TestStartFailsIfTheUDPPortIsTaken(t *testing.T) {
 	l, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
@@ -74,9 +74,9 @@ func TestPortThatIsTakenForPackets(t *testing.T) {
 	assert.ErrorContains(t, err, "address already in use")
 }
 
-// A directory that is not whole, or not this node's alone, is refused: a member
-// that forgot its log could vote twice.
-func TestDirThatIsNotWhole(t *testing.T) {
+// A directory that is damaged, incomplete or in use is refused: a voter without its
+// whole log could vote twice in a term.
+func TestStartRefusesADamagedDir(t *testing.T) {
 	whole := func(t *testing.T) string {
 		dir := t.TempDir()
 		n, err := Start(Config{Bind: "127.0.0.1:0", Dir: dir})
@@ -86,21 +86,21 @@ func TestDirThatIsNotWhole(t *testing.T) {
 		require.NoError(t, n.Close())
 		return dir
 	}
-	// flip changes one bit of the log's file, so far behind each what.
-	flip := func(what string, behind int) func(t *testing.T, dir string) {
+	// flip changes one bit of the log's file, behind bytes after each occurrence of text.
+	flip := func(text string, behind int) func(t *testing.T, dir string) {
 		return func(t *testing.T, dir string) {
 			b, err := os.ReadFile(filepath.Join(dir, logFile))
 			require.NoError(t, err)
-			require.True(t, bytes.Contains(b, []byte(what)))
-			for i := range len(b) - len(what) - behind {
-				if bytes.HasPrefix(b[i:], []byte(what)) {
-					b[i+len(what)+behind] ^= 1
+			require.True(t, bytes.Contains(b, []byte(text)))
+			for i := range len(b) - len(text) - behind {
+				if bytes.HasPrefix(b[i:], []byte(text)) {
+					b[i+len(text)+behind] ^= 1
 				}
 			}
 			require.NoError(t, os.WriteFile(filepath.Join(dir, logFile), b, 0o600))
 		}
 	}
-	// forget changes the number of the write that one of the first two pages tells.
+	// forget changes the number of the last write in one of the first two pages.
 	forget := func(page int) func(t *testing.T, dir string) {
 		return func(t *testing.T, dir string) {
 			b, err := os.ReadFile(filepath.Join(dir, logFile))
@@ -114,41 +114,41 @@ func TestDirThatIsNotWhole(t *testing.T) {
 		spoil func(t *testing.T, dir string)
 		want  string
 	}{
-		{"the identity is gone", func(t *testing.T, dir string) {
+		{"the identity is missing", func(t *testing.T, dir string) {
 			require.NoError(t, os.Remove(filepath.Join(dir, identityFile)))
 		}, "without identity.json"},
-		{"the log is gone", func(t *testing.T, dir string) {
+		{"the log is missing", func(t *testing.T, dir string) {
 			require.NoError(t, os.Remove(filepath.Join(dir, logFile)))
 		}, "raft.db is gone"},
 		{"the identity is damaged", func(t *testing.T, dir string) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, identityFile), []byte("{"), 0o600))
 		}, "identity.json is damaged"},
-		{"a bit of the identity has changed", func(t *testing.T, dir string) {
+		{"a bit of the identity is flipped", func(t *testing.T, dir string) {
 			b, err := os.ReadFile(filepath.Join(dir, identityFile))
 			require.NoError(t, err)
 			b[bytes.Index(b, []byte(`"node":"`))+len(`"node":"`)] ^= 1
 			require.NoError(t, os.WriteFile(filepath.Join(dir, identityFile), b, 0o600))
 		}, "identity.json is damaged"},
-		{"the log is cut off", func(t *testing.T, dir string) {
+		{"the log is truncated", func(t *testing.T, dir string) {
 			require.NoError(t, os.Truncate(filepath.Join(dir, logFile), 5000))
 		}, "raft.db"},
-		{"the log is cut off at a page, behind which nobody can read", func(t *testing.T, dir string) {
+		{"the log is truncated at a page, and reads behind it are faults", func(t *testing.T, dir string) {
 			require.NoError(t, os.Truncate(filepath.Join(dir, logFile), 16384))
 		}, "raft.db"},
 		{"the log is empty", func(t *testing.T, dir string) {
 			require.NoError(t, os.Truncate(filepath.Join(dir, logFile), 0))
 		}, "raft.db is gone"},
-		{"the log is something else", func(t *testing.T, dir string) {
+		{"the log is another kind of file", func(t *testing.T, dir string) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, logFile), bytes.Repeat([]byte("no log "), 10000), 0o600))
 		}, "raft.db"},
-		{"a bit of an entry has changed", flip("the key", 0), "is damaged: its checksum does not match"},
-		{"a bit of the first entry has changed", func(t *testing.T, dir string) {
-			flip("Servers", 4)(t, dir) // in the entry that names the members
+		{"a bit of an entry is flipped", flip("the key", 0), "is damaged: its checksum does not match"},
+		{"a bit of the first entry is flipped", func(t *testing.T, dir string) {
+			flip("Servers", 4)(t, dir) // in the configuration entry
 		}, "entry 1 is damaged: its checksum does not match"},
-		{"a bit of the term has changed", flip("CurrentTerm", 7), "CurrentTerm is damaged"},
-		{"a bit of one of the last two writes' numbers has changed", forget(0), "page 0 is damaged"},
-		{"a bit of the other one's number has changed", forget(1), "page 1 is damaged"},
-		{"another process has it", func(t *testing.T, dir string) {
+		{"a bit of the term is flipped", flip("CurrentTerm", 7), "CurrentTerm is damaged"},
+		{"a bit of the number in page 0 is flipped", forget(0), "page 0 is damaged"},
+		{"a bit of the number in page 1 is flipped", forget(1), "page 1 is damaged"},
+		{"another process uses it", func(t *testing.T, dir string) {
 			n, err := Start(Config{Bind: "127.0.0.1:0", Dir: dir})
 			require.NoError(t, err)
 			t.Cleanup(func() { n.Close() })
@@ -172,8 +172,8 @@ func oneRequest(key string, seq uint64) bucket.Ask {
 	return bucket.Ask{Key: key, ID: bucket.LeaseID{Holder: 9, Seq: seq}, Limits: choked.MustLimits("10/h", ""), Need: one, Want: one}
 }
 
-// A node keeps its id, its cluster and the buckets with its directory. Time in
-// which nobody lived has refilled nothing.
+// A node keeps its id, its cluster and the buckets in its directory. While no node runs,
+// buckets do not refill.
 func TestRestartFromDir(t *testing.T) {
 	dir := t.TempDir()
 	cfg := Config{Bind: "127.0.0.1:0", Dir: dir}
@@ -197,53 +197,54 @@ func TestRestartFromDir(t *testing.T) {
 	assert.Equal(t, of, second.cluster())
 }
 
-// Who does not hold the secret stays out, and is told that there is no quorum.
-func TestWrongSecretStaysOut(t *testing.T) {
+// A node with another secret does not become a member, and its operations fail with
+// ErrNoQuorum.
+func TestNodeWithAWrongSecretCannotJoin(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.startThree()
 		cfg := c.config(4)
 		cfg.Secret = "open barley"
-		stranger := c.start(cfg)
+		outsider := c.start(cfg)
 		began := time.Now()
-		_, err := stranger.Lease(t.Context(), oneRequest("k", 1))
+		_, err := outsider.Lease(t.Context(), oneRequest("k", 1))
 		assert.ErrorIs(t, err, choked.ErrNoQuorum)
 		assert.Equal(t, 5*time.Second, time.Since(began))
-		choke := choked.New(stranger)
+		choke := choked.New(outsider)
 		limiter, err := choke.Limiter("k", choked.MustLimits("1/s", ""), nil)
 		require.NoError(t, err)
 		assert.EqualError(t, limiter.Wait(t.Context(), choked.Cost{Requests: 1}), `lease on "k": store unavailable: no quorum: no cluster found yet`)
 		require.NoError(t, choke.Close())
-		assert.ErrorContains(t, stranger.Health(), "no cluster found yet")
-		assert.Len(t, stranger.Members(), 1)
+		assert.ErrorContains(t, outsider.Health(), "no cluster found yet")
+		assert.Len(t, outsider.Members(), 1)
 		assert.Len(t, c.leader().Members(), 3)
 	})
 }
 
-// Seeds that cannot be reached are tried again until they can, and that is said.
-func TestUnreachableSeedsAreTriedAgain(t *testing.T) {
+// Seeds that cannot be reached are retried until they can, and that is logged once.
+func TestUnreachableSeedsAreRetried(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.seeds = []string{ip(1) + ":7946"}
 		var log lockedBuffer
 		cfg := c.config(2)
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
-		late := c.start(cfg)
+		node := c.start(cfg)
 		time.Sleep(30 * time.Second)
-		assert.ErrorContains(t, late.Health(), "no cluster found yet")
+		assert.ErrorContains(t, node.Health(), "no cluster found yet")
 		assert.Contains(t, log.String(), "failed to reach seeds, retrying")
 		assert.Contains(t, log.String(), ip(1)+":7946")
-		assert.Equal(t, 1, strings.Count(log.String(), "failed to reach seeds"), "it is said once, not each time")
+		assert.Equal(t, 1, strings.Count(log.String(), "failed to reach seeds"), "logged once, not for each probe")
 		c.start(c.config(1))
-		c.await("the late one is of the cluster", func() bool { return late.Health() == nil })
+		c.await("the node has joined the cluster", func() bool { return node.Health() == nil })
 	})
 }
 
-// Two clusters that meet stay two: each refuses the other, and says so.
-func TestTwoClustersMeet(t *testing.T) {
+// The nodes of two clusters refuse each other and report it in Health.
+func TestTwoClustersDoNotMerge(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		var ones []*Node
 		for i := 1; i <= 2; i++ {
 			cfg := c.config(i)
-			cfg.Join = nil // each founds one
+			cfg.Join = nil // each founds a cluster
 			ones = append(ones, c.start(cfg))
 		}
 		time.Sleep(2 * time.Second)
@@ -254,12 +255,12 @@ func TestTwoClustersMeet(t *testing.T) {
 			assert.Len(t, n.Members(), 1)
 		}
 		time.Sleep(2 * time.Minute)
-		assert.NoError(t, ones[0].Health(), "they have not met again")
+		assert.NoError(t, ones[0].Health(), "they have not met for a minute")
 		assert.NotEqual(t, ones[0].cluster(), ones[1].cluster())
 	})
 }
 
-// Whatever order the seeds start in, there is one cluster.
+// The order in which the seeds start does not matter.
 func TestSeedsStartedAtOnceFoundOneCluster(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
@@ -269,21 +270,22 @@ func TestSeedsStartedAtOnceFoundOneCluster(t *testing.T) {
 	})
 }
 
-// A founder that has lost all it knew joins the cluster that the others keep.
-func TestFounderThatForgotJoins(t *testing.T) {
+// A founder that has lost its state joins the cluster of the other seeds.
+func TestFounderWithoutItsLogJoins(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		of := nodes[0].cluster()
 		c.crash(nodes[0])
-		c.await("another leads", func() bool { return c.leader() != nil })
+		c.await("another node leads", func() bool { return c.leader() != nil })
 		again := c.start(c.config(1))
-		c.await("it votes again", func() bool { return c.voters() == 3 && again.cluster() != "" })
+		c.await("it is a voter again", func() bool { return c.voters() == 3 && again.cluster() != "" })
 		assert.Equal(t, of, again.cluster())
 	})
 }
 
-// Cut off from the others, it founds nothing.
-func TestFounderThatIsCutOffFoundsNothing(t *testing.T) {
+// A founder that has lost its state and cannot reach the other seeds founds no second
+// cluster.
+func TestIsolatedFounderFoundsNoCluster(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		c.crash(nodes[0])
@@ -292,12 +294,12 @@ func TestFounderThatIsCutOffFoundsNothing(t *testing.T) {
 		time.Sleep(time.Minute)
 		assert.Empty(t, again.cluster())
 		c.net.Join([]string{ip(1)}, []string{ip(2), ip(3)})
-		c.await("it is one of the old cluster", func() bool { return again.cluster() == nodes[1].cluster() })
+		c.await("it has joined the old cluster", func() bool { return again.cluster() == nodes[1].cluster() })
 	})
 }
 
 // A DNS name stands for all its addresses.
-func TestJoinByName(t *testing.T) {
+func TestJoinByDNSName(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.net.Name("workers.internal", ip(3), ip(1), ip(2))
 		c.seeds = []string{"workers.internal:7946"}
@@ -308,7 +310,7 @@ func TestJoinByName(t *testing.T) {
 	})
 }
 
-func TestConfigKeepsItsSecrets(t *testing.T) {
+func TestConfigPrintsNoSecrets(t *testing.T) {
 	cfg := Config{Secret: "hush-hush", PreviousSecrets: []string{"hush-before"}}
 	var out bytes.Buffer
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
@@ -319,8 +321,8 @@ func TestConfigKeepsItsSecrets(t *testing.T) {
 	assert.NotContains(t, out.String(), "hush")
 }
 
-// Asked for what cannot be decided, a node says so at once.
-func TestOperationsThatCannotBe(t *testing.T) {
+// Operations that are not valid, or cannot be granted ever, fail at once.
+func TestInvalidOperationsFail(t *testing.T) {
 	n, err := Start(Config{Bind: "127.0.0.1:0"})
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

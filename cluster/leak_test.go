@@ -16,10 +16,10 @@ import (
 	"github.com/choked/choked"
 )
 
-// Nodes are closed in the middle of it: while callers wait and spend, while
-// others close, before there is a leader and when there is none any more. Close
-// comes to its end, and leaves no goroutine behind.
-func TestCloseUnderLoadLeavesNothing(t *testing.T) {
+// Nodes are closed while callers wait and spend, while other nodes close, before there
+// is a leader, and when there is none any more. Close returns in time, and no goroutine
+// is left.
+func TestCloseUnderLoadLeavesNoGoroutine(t *testing.T) {
 	start := func(t *testing.T, join []string, dir string) *Node {
 		n, err := Start(Config{Bind: "127.0.0.1:0", Join: join, Dir: dir, Secret: "open sesame", Timeout: 200 * time.Millisecond})
 		require.NoError(t, err)
@@ -44,7 +44,7 @@ func TestCloseUnderLoadLeavesNothing(t *testing.T) {
 			}
 			all.Wait()
 		},
-		"two whose work has ended, then the others without a leader": func(t *testing.T, nodes []*Node) {
+		"two without leaving the voters, then the others without a leader": func(t *testing.T, nodes []*Node) {
 			for _, n := range nodes[:2] {
 				n.cancel()
 			}
@@ -91,10 +91,10 @@ func TestCloseUnderLoadLeavesNothing(t *testing.T) {
 			for _, c := range chokes {
 				c.Close() //nolint:errcheck // its store is closed
 			}
-			nothingIsLeft(t, before)
+			assertNoneLeft(t, before)
 		})
 	}
-	t.Run("before it has begun", func(t *testing.T) {
+	t.Run("before there is a cluster", func(t *testing.T) {
 		before := goleak.IgnoreCurrent()
 		for range 5 {
 			n := start(t, []string{"127.0.0.1:1"}, "")
@@ -108,15 +108,15 @@ func TestCloseUnderLoadLeavesNothing(t *testing.T) {
 			assert.Error(t, <-asked)
 			cancel()
 		}
-		nothingIsLeft(t, before)
+		assertNoneLeft(t, before)
 	})
 }
 
-// nothingIsLeft fails unless all goroutines end that were not there before. The
-// last are memberlist's, which does not wait for them: a probe may take seconds.
-func nothingIsLeft(t *testing.T, before goleak.Option) {
+// assertNoneLeft fails unless all goroutines end that did not run before. The last ones
+// are memberlist's, which does not wait for them: a probe may take seconds.
+func assertNoneLeft(t *testing.T, before goleak.Option) {
 	t.Helper()
-	err := errors.New("not looked yet")
+	err := errors.New("not checked yet")
 	for began := time.Now(); err != nil && time.Since(began) < 15*time.Second; {
 		err = goleak.Find(before)
 	}

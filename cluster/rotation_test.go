@@ -11,10 +11,9 @@ import (
 	"github.com/choked/choked"
 )
 
-// One worker after the other gets the new secret, with the old one for those
-// that have no other yet; then the old one is dropped, one after the other. All
-// along the workers spend, and none of them is told that there is no quorum. At
-// the end the old secret is worth nothing.
+// One node after the other gets the new secret and accepts the old one; then one after
+// the other drops the old one. Meanwhile all nodes admit calls, and none reports that
+// there is no quorum. At the end a node with the old secret cannot join.
 func TestSecretRotatesUnderLoad(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		limits := choked.MustLimits("50/s", "")
@@ -26,7 +25,7 @@ func TestSecretRotatesUnderLoad(t *testing.T) {
 			stops[i] = func() { cancel(); stop() }
 		}
 		nodes := c.startThree()
-		of := nodes[0].cluster()
+		cluster := nodes[0].cluster()
 		for i, n := range nodes {
 			spend(i, n)
 		}
@@ -45,22 +44,22 @@ func TestSecretRotatesUnderLoad(t *testing.T) {
 				time.Sleep(2 * time.Second)
 				for _, n := range nodes {
 					assert.NoError(t, n.Health())
-					assert.Equal(t, of, n.cluster())
+					assert.Equal(t, cluster, n.cluster())
 					assert.Len(t, n.Members(), 3)
 				}
 			}
 		}
-		late := c.start(c.config(4))
+		outsider := c.start(c.config(4))
 		time.Sleep(time.Minute)
-		assert.ErrorContains(t, late.Health(), "no cluster found yet")
-		assert.Len(t, late.Members(), 1)
+		assert.ErrorContains(t, outsider.Health(), "no cluster found yet")
+		assert.Len(t, outsider.Members(), 1)
 		for i, stop := range stops {
 			stop()
 			assert.Len(t, nodes[i].Members(), 3)
 		}
 		by, gap := adm.check(t, limits.Requests[0])
 		assert.Len(t, by, 3)
-		assert.Less(t, gap, time.Second, "nobody was admitted for so long")
+		assert.Less(t, gap, time.Second, "longest time without an admission")
 		for _, a := range adm.all {
 			if a.err != nil {
 				assert.ErrorIs(t, a.err, context.Canceled, "of %s", a.worker)

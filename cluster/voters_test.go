@@ -13,10 +13,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Who leads no more does not wait for a member that does not answer: not while
-// it dials it, and not while it waits for what it says.
-func TestManagingMembersEndsAtOnce(t *testing.T) {
-	for name, after := range map[string]time.Duration{"it is dialled": 5 * time.Millisecond, "it is asked": 65 * time.Millisecond} {
+// A node that has lost leadership stops waiting for a frozen member at once, both
+// while it dials the member and while it waits for an answer.
+func TestAwaitLogEndsWithItsContext(t *testing.T) {
+	for name, after := range map[string]time.Duration{"while it dials": 5 * time.Millisecond, "while it waits for an answer": 65 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, c *fleet) {
 				nodes := c.startThree()
@@ -24,24 +24,24 @@ func TestManagingMembersEndsAtOnce(t *testing.T) {
 				require.True(t, ok)
 				c.net.Faults(10*time.Millisecond, 0, 0)
 				ctx, cancel := context.WithCancel(t.Context())
-				over := make(chan error, 1)
-				go func() { over <- nodes[0].voters.awaitLog(ctx, m, math.MaxUint64, func(string) bool { return true }) }()
+				result := make(chan error, 1)
+				go func() { result <- nodes[0].voters.awaitLog(ctx, m, math.MaxUint64, func(string) bool { return true }) }()
 				time.Sleep(after)
 				c.net.Split([]string{ip(1)}, []string{ip(2)})
-				time.Sleep(300 * time.Millisecond) // now it is stuck
+				time.Sleep(300 * time.Millisecond) // the call hangs
 				synctest.Wait()
-				assert.Empty(t, over)
+				assert.Empty(t, result)
 				cancel()
 				began := time.Now()
-				assert.ErrorIs(t, <-over, context.Canceled)
+				assert.ErrorIs(t, <-result, context.Canceled)
 				assert.Zero(t, time.Since(began))
 			})
 		})
 	}
 }
 
-// Before the others look for a new leader, the old one does not give up.
-func TestAPauseOfTheNetworkCostsNoLeader(t *testing.T) {
+// A partition that is shorter than an election timeout does not end the leader's term.
+func TestShortPartitionKeepsTheLeader(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		leader := c.leader()
@@ -60,36 +60,36 @@ func TestAPauseOfTheNetworkCostsNoLeader(t *testing.T) {
 	})
 }
 
-// A member that gossips, and that no leader reaches, keeps nobody else from a vote.
-func TestAMemberOutOfReachKeepsNobodyFromAVote(t *testing.T) {
+// A member that gossips but cannot be reached by Raft is passed over for others.
+func TestUnreachableMemberDoesNotBlockPromotion(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
 		c.start(c.config(1))
-		deaf := c.start(c.config(2))
+		unreachable := c.start(c.config(2))
 		c.await("a leader", func() bool { return c.leader() != nil })
-		deaf.transport.CloseStreams()
-		require.NoError(t, deaf.transport.Close())
+		unreachable.transport.CloseStreams()
+		require.NoError(t, unreachable.transport.Close())
 		c.start(c.config(3))
 		c.start(c.config(4))
 		c.await("three voters", func() bool { return c.voters() == 3 })
 		for _, s := range c.leader().raft.GetConfiguration().Configuration().Servers {
-			assert.NotEqual(t, raft.ServerID(deaf.id), s.ID)
+			assert.NotEqual(t, raft.ServerID(unreachable.id), s.ID)
 		}
 	})
 }
 
-// Of two voters none may fail. So one that could vote does not, as long as there is
-// no other to vote with it.
-func TestNobodyVotesBeforeThereAreTwoMore(t *testing.T) {
+// Two voters tolerate no failure. So a member that could vote is not promoted until
+// another one can be promoted with it.
+func TestMembersArePromotedInPairs(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
 		first := c.start(c.config(1))
-		deaf := c.start(c.config(2))
+		unreachable := c.start(c.config(2))
 		c.await("a leader", func() bool { return first.authority.Load() != nil })
-		deaf.transport.CloseStreams()
-		require.NoError(t, deaf.transport.Close())
+		unreachable.transport.CloseStreams()
+		require.NoError(t, unreachable.transport.Close())
 		third := c.start(c.config(3))
-		c.await("the third has the log", func() bool { return third.raft.AppliedIndex() > 0 })
+		c.await("the third node has the log", func() bool { return third.raft.AppliedIndex() > 0 })
 		for range 600 {
 			require.Equal(t, 1, c.voters())
 			time.Sleep(100 * time.Millisecond)
@@ -101,9 +101,9 @@ func TestNobodyVotesBeforeThereAreTwoMore(t *testing.T) {
 	})
 }
 
-// A voter leaves, and is killed when it has given up its vote but has not said
-// good-bye. It starts again at once, with its Dir, and votes again.
-func TestAVoterThatIsKilledWhileItLeavesVotesAgain(t *testing.T) {
+// A voter is killed while it leaves: it has been removed from the voters, and has not
+// told gossip that it leaves. When it restarts at once with its Dir, it is promoted.
+func TestVoterKilledWhileLeavingIsPromotedAgain(t *testing.T) {
 	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThreeIn(dirs)
@@ -117,9 +117,9 @@ func TestAVoterThatIsKilledWhileItLeavesVotesAgain(t *testing.T) {
 	})
 }
 
-// A candidate that has heard the old leader once more, after it was told to take
-// over, still lets another win.
-func TestACandidateForgetsALeader(t *testing.T) {
+// A candidate that received a heartbeat of the old leader after it was told to take
+// over still grants its vote to another candidate.
+func TestStuckCandidateForgetsTheOldLeader(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		old := c.leader()
@@ -128,9 +128,10 @@ func TestACandidateForgetsALeader(t *testing.T) {
 		c.net.Split([]string{host(behind)}, []string{host(old), host(ahead)})
 		_, err := old.Lease(t.Context(), oneRequest("k", 1))
 		require.NoError(t, err)
-		c.await("the other has a longer log", func() bool { return ahead.raft.LastIndex() > behind.raft.LastIndex() })
+		c.await("one voter has a longer log", func() bool { return ahead.raft.LastIndex() > behind.raft.LastIndex() })
 
-		// What a heartbeat does that comes between a candidate's state and its term.
+		// As a heartbeat does that arrives after the candidate has changed its state, and
+		// before it has saved its term.
 		to, self := raft.ServerID(behind.id), behind.transport.LocalAddr()
 		require.NoError(t, behind.transport.TimeoutNow(to, self, &raft.TimeoutNowRequest{RPCHeader: raftHeader(to, behind.transport)}, new(raft.TimeoutNowResponse)))
 		synctest.Wait()
@@ -148,9 +149,9 @@ func TestACandidateForgetsALeader(t *testing.T) {
 	})
 }
 
-// One that was elected by the vote of the leader that leaves takes that vote only
-// when it has another to follow it.
-func TestAnHeirFirstHasAFollower(t *testing.T) {
+// A successor that was elected by the vote of the leaving leader removes that voter
+// only when another voter follows it.
+func TestSuccessorKeepsTheLeaversVoteUntilItHasAFollower(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		old := c.leader()
@@ -159,20 +160,20 @@ func TestAnHeirFirstHasAFollower(t *testing.T) {
 		c.net.Split([]string{host(others[0])}, []string{host(others[1])})
 		time.AfterFunc(1500*time.Millisecond, func() { c.net.Join([]string{host(others[0])}, []string{host(others[1])}) })
 		c.leave(old)
-		c.await("one voter, as two are no better", func() bool { return c.voters() == 1 })
-		heir := c.leader()
-		require.NotNil(t, heir)
-		assert.Equal(t, uint64(3), heir.raft.CurrentTerm(), "the founder's was the second")
+		c.await("one voter, as two tolerate no more failures", func() bool { return c.voters() == 1 })
+		successor := c.leader()
+		require.NotNil(t, successor)
+		assert.Equal(t, uint64(3), successor.raft.CurrentTerm(), "the founder led in term 2, and no further election was needed")
 	})
 }
 
-// As long as nothing is decided, a voter that has crashed has as much of the log as
-// any. The leader that leaves does not wait for it to lead.
-func TestALeaderThatLeavesHandsOverToWhoIsThere(t *testing.T) {
+// In an idle cluster a voter that has crashed has as much of the log as any other. A
+// leaving leader does not try to transfer leadership to it.
+func TestLeavingLeaderTransfersToAReachableVoter(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		old := c.leader()
-		var dead *Node // of the others the one that Raft would choose: the first
+		var dead *Node // the first of the others, which Raft would choose
 		for _, s := range old.raft.GetConfiguration().Configuration().Servers {
 			i := slices.IndexFunc(nodes, func(n *Node) bool { return n != old && n.id == string(s.ID) })
 			if i >= 0 && dead == nil {
@@ -180,20 +181,20 @@ func TestALeaderThatLeavesHandsOverToWhoIsThere(t *testing.T) {
 			}
 		}
 		c.crash(dead)
-		c.await("the leader knows that it is gone", func() bool { return len(old.Members()) == 2 })
+		c.await("the leader knows of the crash", func() bool { return len(old.Members()) == 2 })
 		time.Sleep(10 * time.Second)
-		heir := besides(dead, besides(old, nodes))[0]
+		successor := besides(dead, besides(old, nodes))[0]
 		began := time.Now()
 		c.leave(old)
 		assert.Less(t, time.Since(began), time.Second)
-		c.await("the other one leads", func() bool { return c.leader() == heir })
+		c.await("the other node leads", func() bool { return c.leader() == successor })
 		assert.Equal(t, 1, c.voters())
 	})
 }
 
-// The only voter leaves just when the member that would come next has crashed, which
-// gossip does not know yet. Another one takes over.
-func TestTheOnlyVoterThatLeavesHandsOverToWhoIsThere(t *testing.T) {
+// The only voter leaves when the member that it would promote has just crashed, and
+// gossip has not noticed. It promotes another one.
+func TestLeavingOnlyVoterPromotesAReachableMember(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.seeds = []string{ip(1) + ":7946"}
 		var nodes []*Node
@@ -207,20 +208,20 @@ func TestTheOnlyVoterThatLeavesHandsOverToWhoIsThere(t *testing.T) {
 		require.Same(t, nodes[0], c.leader())
 		c.crash(nodes[1])
 		c.leave(nodes[0])
-		c.await("the other one leads", func() bool { return c.leader() == nodes[2] })
-		assert.False(t, takeAll(t, nodes[2], 1), "60 an hour were granted already")
+		c.await("the other node leads", func() bool { return c.leader() == nodes[2] })
+		assert.False(t, takeAll(t, nodes[2], 1), "the 60 of this hour were granted before")
 	})
 }
 
-// A worker of another cluster that has the same secret knocks and is refused. Who
-// leaves gives up its vote all the same.
-func TestAStrangerKeepsNobodyFromLeaving(t *testing.T) {
+// A node of another cluster with the same secret tries to join and is refused. That
+// does not keep members from leaving in good order.
+func TestForeignClusterDoesNotBlockLeaving(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThree()
 		cfg := c.config(4)
-		cfg.Join = nil // it founds its own
-		stranger := c.start(cfg)
-		_, err := stranger.gossip.list.Join([]string{nodes[0].Addr(), nodes[1].Addr(), nodes[2].Addr()})
+		cfg.Join = nil // it founds a cluster of its own
+		foreign := c.start(cfg)
+		_, err := foreign.gossip.list.Join([]string{nodes[0].Addr(), nodes[1].Addr(), nodes[2].Addr()})
 		require.Error(t, err)
 		for _, n := range nodes {
 			require.ErrorContains(t, n.Health(), "two clusters do not merge")
@@ -235,8 +236,9 @@ func TestAStrangerKeepsNobodyFromLeaving(t *testing.T) {
 	})
 }
 
-// A voter that has moved leaves its address to others, and one of them is to vote.
-func TestWhoHasTheFormerAddressOfAVoterCanVote(t *testing.T) {
+// A voter returns at another address. A new node at its former address can be
+// promoted as well.
+func TestMemberAtTheFormerAddressOfAVoterIsPromoted(t *testing.T) {
 	dir := t.TempDir()
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
@@ -252,11 +254,11 @@ func TestWhoHasTheFormerAddressOfAVoterCanVote(t *testing.T) {
 		cfg.Dir = dir
 		moved := c.start(cfg)
 		require.Equal(t, moving.id, moved.id)
-		came := time.Now()
-		c.await("the leader reaches it", func() bool { return moved.raft.LastContact().After(came) })
-		next := c.start(c.config(2))
-		c.await("the next one is a member", func() bool { return len(first.Members()) == 4 })
+		restarted := time.Now()
+		c.await("the leader reaches it", func() bool { return moved.raft.LastContact().After(restarted) })
+		replacement := c.start(c.config(2))
+		c.await("the new node is a member", func() bool { return len(first.Members()) == 4 })
 		c.leave(third)
-		c.await("three voters, of which the next one is one", func() bool { return c.voters() == 3 && next.voters.isVoter() })
+		c.await("three voters, one of them the new node", func() bool { return c.voters() == 3 && replacement.voters.isVoter() })
 	})
 }
