@@ -123,7 +123,7 @@ func (c *fleet) await(what string, holds func() bool) {
 // leader returns the node that leads, or nil if there is none.
 func (c *fleet) leader() *Node {
 	for _, n := range c.nodes {
-		if n.authority.Load() != nil {
+		if n.queue.Load() != nil {
 			return n
 		}
 	}
@@ -459,7 +459,7 @@ func TestFrozenMemberDoesNotBlockASearch(t *testing.T) {
 		}
 		c.net.Split([]string{host(old)}, rest)
 		c.await("another node leads", func() bool {
-			return slices.ContainsFunc(nodes, func(n *Node) bool { return n != old && n.authority.Load() != nil })
+			return slices.ContainsFunc(nodes, func(n *Node) bool { return n != old && n.queue.Load() != nil })
 		})
 		m, _ := client.gossip.member(old.id)
 		require.True(t, m.Leader, "gossip of the client still names the old leader")

@@ -135,7 +135,7 @@ func TestFounderIsRecognizedByAnySpellingOfItsAddress(t *testing.T) {
 				cfg.Bind, cfg.Advertise, cfg.Join, cfg.network = "[fd00::1]:7946", advertised, []string{written}, c.net.Host("fd00::1")
 				n := c.start(cfg)
 				assert.Equal(t, "[fd00::1]:7946", n.Addr())
-				c.await("a cluster is founded at "+written, func() bool { return n.authority.Load() != nil })
+				c.await("a cluster is founded at "+written, func() bool { return n.queue.Load() != nil })
 				c.leave(n)
 			}
 		})

@@ -44,9 +44,9 @@ func startUntil(ctx context.Context, f func(context.Context)) (stop func()) {
 	}
 }
 
-// lead decides operations until ctx ends. An authority ends by itself when a
-// proposal fails; if this node still leads then, as after a transfer of leadership
-// that failed, the next authority begins.
+// lead decides operations until ctx ends. A leaderQueue ends by itself when a proposal
+// fails; if this node still leads then, as after a transfer of leadership that failed,
+// the next one begins.
 func (n *Node) lead(ctx context.Context) {
 	for ctx.Err() == nil && n.raft.State() == raft.Leader {
 		term := n.raft.CurrentTerm()
@@ -60,13 +60,13 @@ func (n *Node) lead(ctx context.Context) {
 		n.log.Info("became leader", "term", term)
 		n.voters.termStart.Store(n.raft.AppliedIndex())
 		n.replica.lead(term)
-		a := newLeaderQueue(n.raft, n.replica)
-		n.authority.Store(a)
+		q := newLeaderQueue(n.raft, n.replica)
+		n.queue.Store(q)
 		n.router.reroute()
 		n.gossip.announce(func(m *meta) { m.Leader, m.Voter = true, true })
 		stopVoterManager := startUntil(n.ctx, n.voters.run)
-		a.run(ctx.Done())
-		n.authority.Store(nil)
+		q.run(ctx.Done())
+		n.queue.Store(nil)
 		n.replica.follow()
 		n.gossip.announce(func(m *meta) { m.Leader = false })
 		n.log.Info("lost leadership", "term", term)
@@ -133,8 +133,8 @@ func (n *Node) followRaft() {
 func (n *Node) observe(o raft.Observation) {
 	if _, returned := o.Data.(raft.ResumedHeartbeatObservation); !returned {
 		n.router.reroute()
-	} else if a := n.authority.Load(); a != nil {
-		a.submit(clockEntry, func(waitqueue.Answer) {})
+	} else if q := n.queue.Load(); q != nil {
+		q.submit(clockEntry, func(waitqueue.Answer) {})
 	}
 }
 

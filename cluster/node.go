@@ -40,10 +40,10 @@ type Node struct {
 	raft      *consensus
 
 	// Its state. Each of these has its own lock.
-	joined    clusterID
-	health    health
-	tasks     tasks
-	authority atomic.Pointer[leaderQueue] // not nil while this node leads
+	joined clusterID
+	health health
+	tasks  tasks
+	queue  atomic.Pointer[leaderQueue] // not nil while this node leads
 
 	// Its parts: see their types.
 	router    *router
@@ -53,8 +53,8 @@ type Node struct {
 	server    *rpcServer
 
 	membersChanged signal
-	returns        chan struct{} // semaphore: leases that are being returned
-	leaving        chan struct{} // closed by Close: return all leases now
+	returnSlots    chan struct{} // semaphore: leases that are being returned
+	flush          chan struct{} // closed by Close: return all leases now
 
 	ctx    context.Context // ends when the node closes
 	cancel context.CancelFunc
@@ -72,7 +72,7 @@ func Start(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, clock: cfg.clock, health: health{clock: cfg.clock},
-		membersChanged: newSignal(), returns: make(chan struct{}, maxReturns), leaving: make(chan struct{}),
+		membersChanged: newSignal(), returnSlots: make(chan struct{}, maxReturns), flush: make(chan struct{}),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.close = sync.OnceValue(n.shutdown)
@@ -183,12 +183,12 @@ func (n *Node) startRaft() error {
 func (n *Node) connect() {
 	dialer := dialer{n.port}
 	n.router = &router{
-		ctx: n.ctx, tasks: &n.tasks, clock: n.clock, self: n.port.Addr(), authority: &n.authority,
+		ctx: n.ctx, tasks: &n.tasks, clock: n.clock, self: n.port.Addr(), queue: &n.queue,
 		candidates: n.leaderCandidates, ask: dialer.dial,
 		changed: make(chan struct{}), pause: searchPauseMin,
 	}
 	n.voters = &voterManager{
-		id: n.id, want: n.cfg.Voters, raft: n.raft, gossip: n.gossip, dialer: dialer, authority: &n.authority,
+		id: n.id, want: n.cfg.Voters, raft: n.raft, gossip: n.gossip, dialer: dialer, queue: &n.queue,
 		roster: newRoster(n.clock), changed: n.membersChanged, log: n.log,
 	}
 	n.departure = &leave{id: n.id, self: n.port.Addr(), raft: n.raft, gossip: n.gossip, dialer: dialer, voters: n.voters}
@@ -199,7 +199,7 @@ func (n *Node) connect() {
 	}
 	n.server = &rpcServer{
 		ctx: n.ctx, tasks: &n.tasks, id: n.id, port: n.port, raft: n.raft, gossip: n.gossip,
-		router: n.router, voters: n.voters, authority: &n.authority,
+		router: n.router, voters: n.voters, queue: &n.queue,
 	}
 }
 
@@ -295,7 +295,7 @@ func (n *Node) Members() []Member { return n.gossip.members() }
 // by Raft, the other members by gossip.
 func (n *Node) Leader() (Member, bool) {
 	id := n.id
-	if n.authority.Load() == nil {
+	if n.queue.Load() == nil {
 		_, leader := n.raft.LeaderWithID()
 		id = string(leader)
 	}

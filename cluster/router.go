@@ -37,12 +37,12 @@ type router struct {
 	tasks      *tasks
 	clock      *boottime.Clock
 	self       string                       // this node's address
-	authority  *atomic.Pointer[leaderQueue] // not nil while this node leads
+	queue      *atomic.Pointer[leaderQueue] // not nil while this node leads
 	candidates func() ([]string, error)     // addresses of members, the most likely leader first
 	ask        askFunc
 
 	mu        sync.Mutex
-	link      *rpcClient // to the leader; nil: none yet
+	client    *rpcClient // of the leader; nil: none yet
 	searching bool
 	changed   chan struct{} // closed, and replaced, when there may be a leader
 	failure   error         // of the last search
@@ -86,11 +86,11 @@ func (r *router) leader(ctx context.Context, until int64) (leader, error) {
 func (r *router) current() (lead leader, changed <-chan struct{}, failure error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if a := r.authority.Load(); a != nil { // if it is stored after this, reroute closes changed
-		return a, nil, nil
+	if q := r.queue.Load(); q != nil { // if it is stored after this, reroute closes changed
+		return q, nil, nil
 	}
-	if r.link != nil && r.link.alive() {
-		return r.link, nil, nil
+	if r.client != nil && r.client.alive() {
+		return r.client, nil, nil
 	}
 	if !r.searching {
 		r.searching = true
@@ -117,7 +117,7 @@ func (r *router) mayHaveChanged() <-chan struct{} {
 // search makes one search and keeps the stream to the leader.
 func (r *router) search() {
 	r.mu.Lock()
-	pause, changed, before := r.pause, r.changed, r.link
+	pause, changed, before := r.pause, r.changed, r.client
 	r.mu.Unlock()
 	found, err := r.find(r.successor(before))
 	next := searchPauseMin
@@ -131,17 +131,17 @@ func (r *router) search() {
 		}
 		timer.Stop()
 	}
-	var l *rpcClient
+	var c *rpcClient
 	if found != nil {
-		l = newRPCClient(found.conn, found.addr)
+		c = newRPCClient(found.conn, found.addr)
 	}
 	r.mu.Lock()
-	r.link, r.failure, r.searching, r.pause = l, err, false, next
+	r.client, r.failure, r.searching, r.pause = c, err, false, next
 	r.mu.Unlock()
-	if l != nil {
+	if c != nil {
 		r.tasks.spawn(func() {
-			defer context.AfterFunc(r.ctx, func() { l.end(bucket.ErrClosed) })()
-			l.run(found.r)
+			defer context.AfterFunc(r.ctx, func() { c.end(bucket.ErrClosed) })()
+			c.run(found.r)
 		})
 	}
 	r.reroute()
@@ -158,14 +158,14 @@ func (r *router) find(first string) (*peer, error) {
 
 // successor returns the address to which a former leader sends its clients; empty:
 // it names none. So after a transfer of leadership no client has to search.
-func (r *router) successor(l *rpcClient) string {
-	if l == nil {
+func (r *router) successor(c *rpcClient) string {
+	if c == nil {
 		return ""
 	}
 	timer := time.NewTimer(askNextHeld)
 	defer timer.Stop()
 	select {
-	case addr := <-l.next:
+	case addr := <-c.next:
 		return addr
 	case <-timer.C:
 	case <-r.ctx.Done():

@@ -76,15 +76,15 @@ func TestAnswersAreMatchedToTheirAsks(t *testing.T) {
 func TestAdjustmentIsSentOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		a := c.start(c.config(1))
-		c.await("a leader", func() bool { return a.authority.Load() != nil })
+		c.await("a leader", func() bool { return a.queue.Load() != nil })
 		hangs := newLeaderQueue(a.raft, a.replica)
-		leads := a.authority.Swap(hangs)
+		leads := a.queue.Swap(hangs)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		one := bucket.Adjustment{Key: "k", Limits: choked.MustLimits("1/s", ""), Return: choked.Cost{Requests: 1}}
 		assert.ErrorIs(t, a.Adjust(ctx, one), errUnclear)
 		assert.Len(t, hangs.receive(), 1)
-		a.authority.Store(leads)
+		a.queue.Store(leads)
 		require.NoError(t, a.Adjust(ctx, one))
 	})
 }
@@ -94,7 +94,7 @@ func TestAdjustmentIsSentOnce(t *testing.T) {
 func TestLateEarlierAttemptIsNoError(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		a := c.start(c.config(1))
-		c.await("a leader", func() bool { return a.authority.Load() != nil })
+		c.await("a leader", func() bool { return a.queue.Load() != nil })
 		limits := choked.MustLimits("1/s", "")
 		ask := bucket.Ask{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}, Limits: limits, Need: choked.Cost{Requests: 1}, MaxWait: time.Minute}
 		first, err := a.Lease(t.Context(), ask)
@@ -108,7 +108,7 @@ func TestLateEarlierAttemptIsNoError(t *testing.T) {
 		waited.Go(func() { lease, err = a.Lease(t.Context(), ask) })
 		synctest.Wait()
 		late := ask
-		a.authority.Load().submit(&late, func(waitqueue.Answer) {})
+		a.queue.Load().submit(&late, func(waitqueue.Answer) {})
 		waited.Wait()
 		require.NoError(t, err)
 		require.True(t, lease.OK)

@@ -100,7 +100,7 @@ func TestUnansweredLeaseIsReturned(t *testing.T) {
 		time.Sleep(time.Second)
 		assert.Less(t, time.Since(began), bucket.TTL+800*time.Millisecond, "it has not expired")
 		assert.Zero(t, leased())
-		assert.Empty(t, client.returns)
+		assert.Empty(t, client.returnSlots)
 	})
 }
 
@@ -155,19 +155,19 @@ func TestReturnsAreBounded(t *testing.T) {
 			ask := oneRequest("k", seq)
 			client.returnLease(unanswered{ask: &ask})
 		}
-		assert.Len(t, client.returns, maxReturns)
+		assert.Len(t, client.returnSlots, maxReturns)
 		time.Sleep(bucket.TTL)
 		synctest.Wait()
-		assert.Empty(t, client.returns)
+		assert.Empty(t, client.returnSlots)
 		for seq := range uint64(maxReturns) {
 			ask := oneRequest("k", seq)
 			client.returnLease(unanswered{ask: &ask})
 		}
 		delete(c.nodes, client.Addr())
 		assert.NoError(t, client.Close(), "Close ends them")
-		assert.Empty(t, client.returns)
+		assert.Empty(t, client.returnSlots)
 		client.returnLease(unanswered{ask: &bucket.Ask{}})
-		assert.Empty(t, client.returns)
+		assert.Empty(t, client.returnSlots)
 	})
 }
 
@@ -208,7 +208,7 @@ func TestRepeatedAsksKeepNoMemory(t *testing.T) {
 		require.NoError(t, err)
 
 		client, conn := net.Pipe()
-		s := newRPCServerConn(conn, n.authority.Load(), "member")
+		s := newRPCServerConn(conn, n.queue.Load(), "member")
 		var both sync.WaitGroup
 		both.Go(func() { s.serve(n.server.answer) })
 		both.Go(func() { io.Copy(io.Discard, client) })
@@ -244,7 +244,7 @@ func TestLateAskOnAnOldStreamLeasesNothing(t *testing.T) {
 		cfg.Join = nil
 		n := c.start(cfg)
 		c.await("it leads", func() bool { return c.leader() != nil })
-		a := n.authority.Load()
+		a := n.queue.Load()
 		var all sync.WaitGroup
 		var clients []net.Conn
 		leave := func() {

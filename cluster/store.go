@@ -188,22 +188,22 @@ const maxReturns = 256
 // returnLease returns the lease that an unanswered ask may have been granted, in the
 // background. If maxReturns leases are being returned already, it is left to expire.
 func (n *Node) returnLease(lost unanswered) {
-	if lost.cancelledAt != nil && len(n.returns) > maxReturns/2 {
+	if lost.cancelledAt != nil && len(n.returnSlots) > maxReturns/2 {
 		return // that leader returns it, in all likelihood: keep the slot for another
 	}
 	select {
-	case n.returns <- struct{}{}:
+	case n.returnSlots <- struct{}{}:
 	default:
 		return
 	}
 	started := n.tasks.spawn(func() {
-		defer func() { <-n.returns }()
+		defer func() { <-n.returnSlots }()
 		if lost.cancelledAt == nil || n.mayMissCancel(lost.cancelledAt) {
 			n.settleUnspent(lost.ask)
 		}
 	})
 	if !started {
-		<-n.returns
+		<-n.returnSlots
 	}
 }
 
@@ -215,7 +215,7 @@ func (n *Node) mayMissCancel(lead leader) bool {
 	select {
 	case <-lead.stopped():
 		return true
-	case <-n.leaving:
+	case <-n.flush:
 		return true
 	case <-timer.C:
 		return false
@@ -243,12 +243,12 @@ func (n *Node) settleUnspent(ask *bucket.Ask) {
 // awaitReturns waits until all leases are returned that can be, returnWithin has
 // passed, or ctx ends. No lease is returned after it.
 func (n *Node) awaitReturns(ctx context.Context) {
-	close(n.leaving)
+	close(n.flush)
 	ctx, cancel := context.WithTimeout(ctx, returnWithin)
 	defer cancel()
 	for range maxReturns {
 		select {
-		case n.returns <- struct{}{}:
+		case n.returnSlots <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}

@@ -31,15 +31,15 @@ const (
 // voterManager changes which members vote. All nodes have one, but only the leader
 // changes anything.
 type voterManager struct {
-	id        string // of this node
-	want      int    // Config.Voters
-	raft      *consensus
-	gossip    *gossip
-	dialer    dialer
-	authority *atomic.Pointer[leaderQueue]
-	roster    *roster
-	changed   signal // the members may have changed
-	log       *slog.Logger
+	id      string // of this node
+	want    int    // Config.Voters
+	raft    *consensus
+	gossip  *gossip
+	dialer  dialer
+	queue   *atomic.Pointer[leaderQueue]
+	roster  *roster
+	changed signal // the members may have changed
+	log     *slog.Logger
 
 	termStart atomic.Uint64 // index of the last entry applied when this node became leader
 }
@@ -124,11 +124,11 @@ func (m *voterManager) promote(ctx context.Context, members ...Member) error {
 	}
 	// The members have received the whole log at once and take the time of its last
 	// entry for the present. An entry of now corrects that.
-	a := m.authority.Load()
-	if a == nil {
+	q := m.queue.Load()
+	if q == nil {
 		return errNotLeader
 	}
-	if _, err := a.do(ctx, clockEntry); err != nil {
+	if _, err := q.do(ctx, clockEntry); err != nil {
 		return fmt.Errorf("commit clock entry before promoting %s: %w", members[0].Name, err)
 	}
 	for _, x := range members {

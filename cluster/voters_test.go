@@ -55,7 +55,7 @@ func TestShortPartitionKeepsTheLeader(t *testing.T) {
 			c.net.Join(alone, others)
 			time.Sleep(5 * time.Second)
 		}
-		assert.NotNil(t, leader.authority.Load())
+		assert.NotNil(t, leader.queue.Load())
 		assert.Equal(t, term, leader.raft.CurrentTerm())
 	})
 }
@@ -85,7 +85,7 @@ func TestMembersArePromotedInPairs(t *testing.T) {
 		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
 		first := c.start(c.config(1))
 		unreachable := c.start(c.config(2))
-		c.await("a leader", func() bool { return first.authority.Load() != nil })
+		c.await("a leader", func() bool { return first.queue.Load() != nil })
 		unreachable.transport.CloseStreams()
 		require.NoError(t, unreachable.transport.Close())
 		third := c.start(c.config(3))
@@ -144,7 +144,7 @@ func TestStuckCandidateForgetsTheOldLeader(t *testing.T) {
 		c.net.Split([]string{host(old)}, []string{host(ahead), host(behind)})
 		c.net.Join([]string{host(behind)}, []string{host(ahead)})
 		began := time.Now()
-		c.await("a leader", func() bool { return ahead.authority.Load() != nil })
+		c.await("a leader", func() bool { return ahead.queue.Load() != nil })
 		assert.Less(t, time.Since(began), 5*time.Second)
 	})
 }

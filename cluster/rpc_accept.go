@@ -14,15 +14,15 @@ import (
 
 // rpcServer serves the RPC streams that other members open to this node.
 type rpcServer struct {
-	ctx       context.Context // ends when the node closes
-	tasks     *tasks
-	id        string // of this node
-	port      *wire.Port
-	raft      *consensus
-	gossip    *gossip
-	router    *router
-	voters    *voterManager
-	authority *atomic.Pointer[leaderQueue]
+	ctx    context.Context // ends when the node closes
+	tasks  *tasks
+	id     string // of this node
+	port   *wire.Port
+	raft   *consensus
+	gossip *gossip
+	router *router
+	voters *voterManager
+	queue  *atomic.Pointer[leaderQueue]
 }
 
 // accept serves streams until the port closes.
@@ -43,47 +43,47 @@ func (s *rpcServer) serve(conn *wire.Conn) {
 	defer conn.Close()
 	stop := context.AfterFunc(s.ctx, func() { conn.Close() })
 	defer stop()
-	a := s.awaitLeader(func() {
+	q := s.awaitLeader(func() {
 		conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 		w := bufio.NewWriter(conn)
-		writeFrame(w, frameWait, nil) //nolint:errcheck // the session notices a broken stream
+		writeFrame(w, frameWait, nil) //nolint:errcheck // serve notices a broken stream
 		w.Flush()                     //nolint:errcheck
 	})
-	session := newRPCServerConn(conn, a, conn.Peer.Node)
-	session.send(frameRole, s.role(a))
-	if a == nil {
+	client := newRPCServerConn(conn, q, conn.Peer.Node)
+	client.send(frameRole, s.role(q))
+	if q == nil {
 		conn.SetReadDeadline(time.Now().Add(changeWithin)) // for one question
 	} else {
 		ended := make(chan struct{})
 		defer close(ended)
-		s.tasks.spawn(func() { s.redirect(conn, session, a, ended) })
+		s.tasks.spawn(func() { s.redirect(conn, client, q, ended) })
 	}
-	session.serve(s.answer)
+	client.serve(s.answer)
 }
 
-// redirect tells a client who leads after a, which has sent all its answers by
+// redirect tells a client who leads after q, which has sent all its answers by
 // then. A client that does not close the stream is cut off after lostAfter.
-func (s *rpcServer) redirect(conn *wire.Conn, session *rpcServerConn, a *leaderQueue, ended <-chan struct{}) {
+func (s *rpcServer) redirect(conn *wire.Conn, client *rpcServerConn, q *leaderQueue, ended <-chan struct{}) {
 	select {
 	case <-ended:
-	case <-a.ended:
-		session.send(frameWait, nil)
-		session.send(frameRole, s.role(s.awaitLeader(func() {})))
+	case <-q.ended:
+		client.send(frameWait, nil)
+		client.send(frameRole, s.role(s.awaitLeader(func() {})))
 		conn.SetReadDeadline(time.Now().Add(lostAfter))
 	}
 }
 
-// awaitLeader returns the authority if this node leads, else nil. A voter that knows
+// awaitLeader returns the queue if this node leads, else nil. A voter that knows
 // no leader, or is about to lead, first waits up to heldFor for that to change, and
 // calls onWait before.
 func (s *rpcServer) awaitLeader(onWait func()) *leaderQueue {
 	var timeout <-chan time.Time
 	for {
 		changed := s.router.mayHaveChanged()
-		a := s.authority.Load()
+		q := s.queue.Load()
 		_, leader := s.raft.LeaderWithID()
-		if elsewhere := leader != "" && leader != raft.ServerID(s.id); a != nil || elsewhere || !s.gossip.announced().Voter {
-			return a
+		if elsewhere := leader != "" && leader != raft.ServerID(s.id); q != nil || elsewhere || !s.gossip.announced().Voter {
+			return q
 		}
 		if timeout == nil {
 			timer := time.NewTimer(heldFor)
@@ -101,9 +101,9 @@ func (s *rpcServer) awaitLeader(onWait func()) *leaderQueue {
 	}
 }
 
-// role returns the body of the role frame of a node whose authority is a.
-func (s *rpcServer) role(a *leaderQueue) []byte {
-	if a != nil {
+// role returns the body of the role frame of a node whose queue is q.
+func (s *rpcServer) role(q *leaderQueue) []byte {
+	if q != nil {
 		return []byte{1}
 	}
 	_, id := s.raft.LeaderWithID()
