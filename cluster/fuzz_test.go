@@ -89,11 +89,11 @@ func feedLeader(t *testing.T, b []byte) {
 
 // decideAll does one pass of [leaderQueue.run], some time later, and applies entries
 // without the log.
-func (a *leaderQueue) decideAll(t *testing.T, later time.Duration) {
-	now := a.accept() + int64(later)
+func (q *leaderQueue) decideAll(t *testing.T, later time.Duration) {
+	now := q.accept() + int64(later)
 	for range 1000 {
 		var batch []*waitqueue.Entry
-		a.view(func() { batch = a.queue.Take(now, maxBatch) })
+		q.view(func() { batch = q.queue.Take(now, maxBatch) })
 		if len(batch) == 0 {
 			return
 		}
@@ -101,11 +101,11 @@ func (a *leaderQueue) decideAll(t *testing.T, later time.Duration) {
 		for _, e := range batch {
 			entry.Ops = append(entry.Ops, e.Op)
 		}
-		results, ok := a.replica.Apply(&raft.Log{Term: 1, Data: entry.Encode()}).([]ledger.Result)
+		results, ok := q.replica.Apply(&raft.Log{Term: 1, Data: entry.Encode()}).([]ledger.Result)
 		require.True(t, ok, "an entry that this node wrote and cannot read")
-		a.view(func() {
+		q.view(func() {
 			for i, e := range batch {
-				a.queue.Resolve(now, e, results[i])
+				q.queue.Resolve(now, e, results[i])
 			}
 		})
 	}
