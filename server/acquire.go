@@ -23,12 +23,18 @@ const (
 	maxWait     = 10 * time.Minute
 )
 
+// rounding is the longest time that the rounding of charges may add to when quota
+// is available: a bucket rounds each charge up by less than a nanosecond, so three
+// calls to "3/s" within a nanosecond would find it 3 ns short.
+const rounding = time.Microsecond
+
 // acquisition is quota to be spent at once.
 type acquisition struct {
 	key    string
 	limits bucket.Limits // none: nothing is limited
 	cost   bucket.Cost
 	wait   time.Duration
+	atOnce bool // refuse the cost unless all of it is available now
 }
 
 // refused is an acquire that was not granted.
@@ -72,6 +78,14 @@ func (s *Server) take(c *call, a acquisition) (any, *httpapi.Error) {
 	case err != nil:
 		return nil, s.storeError(c, err)
 	}
+	settlement := bucket.Settlement{Key: ask.Key, ID: ask.ID}
+	promised := untilAvailable(lease)
+	if a.atOnce && promised > rounding {
+		// The store grants up to a second of refill ahead of time. The lease is
+		// returned before the answer is sent, so that a refused call holds nothing.
+		s.settle(settlement)
+		lease.OK, lease.RetryAfter, lease.Level = false, promised, lease.Level.Add(lease.Granted)
+	}
 	setRateLimit(c.w.Header(), a.limits, lease.Level)
 	answer := httpapi.Acquired{OK: lease.OK, RetryAfter: lease.RetryAfter, Level: httpapi.LevelOf(lease.Level)}
 	if !lease.OK {
@@ -79,34 +93,36 @@ func (s *Server) take(c *call, a acquisition) (any, *httpapi.Error) {
 		answer.Waited = s.clock.Since(began)
 		return refused{answer}, nil
 	}
-	settled := bucket.Settlement{Key: ask.Key, ID: ask.ID}
 	switch {
-	case !ripe(ctx, lease):
-		s.settleLater(settled) // unspent
+	case !sleep(ctx, bucket.Late(promised)): // the store's clock may be slower than this one
+		s.settleLater(settlement) // unspent
 		return nil, closing
 	case s.clock.Since(began) >= lease.ValidFor:
-		s.settleLater(settled)
+		s.settleLater(settlement)
 		return nil, tooLate
 	}
-	settled.Spent = a.cost
-	s.settleLater(settled)
+	settlement.Spent = a.cost
+	s.settleLater(settlement)
 	answer.Waited = s.clock.Since(began)
 	return answer, nil
 }
 
 var tooLate = &httpapi.Error{Code: httpapi.Late, Message: "the quota came too late to be spent, and has gone back: ask again"}
 
-// ripe waits until all of a lease may be spent, or ctx ends. A fast clock here
-// and a slow one there must not let it be early.
-func ripe(ctx context.Context, l bucket.Lease) bool {
-	var wait time.Duration
-	for _, d := range l.Drips {
-		wait = max(wait, bucket.Late(d.Ready))
+// untilAvailable returns how long until all of l may be spent, in the store's time.
+func untilAvailable(l bucket.Lease) (d time.Duration) {
+	for _, drip := range l.Drips {
+		d = max(d, drip.Ready)
 	}
-	if wait == 0 {
+	return d
+}
+
+// sleep waits for d and reports whether it did so before ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
 		return true
 	}
-	timer := time.NewTimer(wait)
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -229,17 +245,17 @@ func parseQuery(query string, names ...string) (url.Values, error) {
 	return v, nil
 }
 
-// parseChoked reads an acquire as the client of the Python package choked makes
-// it: capacities and rates per second, where a capacity of 0 means that the unit
-// is not limited. It waits for no more than the store promises ahead, a second at
-// most, for that client comes again.
+// parseChoked reads an acquire in the form of the Python package choked:
+// capacities and rates per second, where a capacity of 0 means that the unit is
+// not limited. That package's contract is an answer at once, 200 when the cost is
+// taken and 429 when it is not: its client sleeps and retries.
 func parseChoked(query string) (a acquisition, err error) {
 	v, err := parseQuery(query, "key", "request_capacity", "request_refill_rate", "token_capacity", "token_refill_rate",
 		"requests_needed", "tokens_needed")
 	if err != nil {
 		return a, err
 	}
-	a = acquisition{key: v.Get("key")}
+	a = acquisition{key: v.Get("key"), atOnce: true}
 	if a.limits.Requests, err = parseCapacity(v, "request"); err != nil {
 		return a, err
 	}

@@ -211,7 +211,7 @@ const (
 
 var routes = []route{
 	{"POST", "/v1/lease", capped, (*Server).lease},
-	{"POST", "/v1/settle", admitted, (*Server).settle},
+	{"POST", "/v1/settle", admitted, (*Server).handleSettle},
 	{"POST", "/v1/adjust", admitted, (*Server).adjust},
 	{"GET", "/v1/acquire", capped, (*Server).acquire},
 	{"POST", "/v1/acquire", capped, (*Server).acquire},
@@ -380,7 +380,7 @@ func (s *Server) storeError(c *call, err error) *httpapi.Error {
 	return e
 }
 
-func (s *Server) settle(c *call) (any, *httpapi.Error) {
+func (s *Server) handleSettle(c *call) (any, *httpapi.Error) {
 	var r httpapi.SettleRequest
 	if e := c.read(&r); e != nil {
 		return nil, e
@@ -413,18 +413,21 @@ func (s *Server) adjust(c *call) (any, *httpapi.Error) {
 	return struct{}{}, nil
 }
 
-// settleLater settles without keeping anyone waiting.
+// settleLater settles a lease without delaying the answer.
 func (s *Server) settleLater(done bucket.Settlement) {
-	s.work.Go(func() {
-		ctx, cancel := context.WithTimeout(s.ctx, storeWithin)
-		defer cancel()
-		if err := s.cfg.Store.Settle(ctx, []bucket.Settlement{done}); err != nil {
-			s.log.Warn("a lease is not settled, it will expire", "error", err)
-			if s.ctx.Err() != nil {
-				s.cut.Store(true)
-			}
+	s.work.Go(func() { s.settle(done) })
+}
+
+// settle settles a lease within storeWithin. If that fails, the lease expires.
+func (s *Server) settle(done bucket.Settlement) {
+	ctx, cancel := context.WithTimeout(s.ctx, storeWithin)
+	defer cancel()
+	if err := s.cfg.Store.Settle(ctx, []bucket.Settlement{done}); err != nil {
+		s.log.Warn("settlement failed, the lease will expire", "error", err)
+		if s.ctx.Err() != nil {
+			s.cut.Store(true)
 		}
-	})
+	}
 }
 
 func (s *Server) healthy(*call) (any, *httpapi.Error) { return struct{}{}, nil }

@@ -638,6 +638,94 @@ func TestAcquireSaysWhatIsWrong(t *testing.T) {
 	assert.Contains(t, r.message(), "Content-Type: application/json")
 }
 
+// acquireStep is a call to /choked/acquire, some time after the one before it.
+type acquireStep struct {
+	after            time.Duration
+	requests, tokens string
+	status           int
+}
+
+// The steps of the first four rows are those of the Python package's own tests
+// of its bucket. They hold at every request because a refused call consumes nothing.
+func TestChokedAcquireNeverWaits(t *testing.T) {
+	for _, c := range []struct {
+		name                                                   string
+		requestCapacity, requestRate, tokenCapacity, tokenRate string
+		steps                                                  []acquireStep
+	}{
+		{"limits requests", "3", "1.0", "0", "0.0", []acquireStep{
+			{0, "1", "0", 200}, {0, "1", "0", 200}, {0, "1", "0", 200}, {0, "1", "0", 429}, {0, "1", "0", 429},
+		}},
+		{"partial refill", "1", "1.0", "0", "0.0", []acquireStep{
+			{0, "1", "0", 200}, {0, "1", "0", 429}, {time.Second, "1", "0", 200},
+		}},
+		{"full refill", "5", "1.0", "0", "0.0", []acquireStep{
+			{0, "1", "0", 200}, {0, "1", "0", 200}, {0, "1", "0", 200}, {0, "1", "0", 200}, {0, "1", "0", 200}, {0, "1", "0", 429},
+			{5 * time.Second, "1", "0", 200},
+		}},
+		{"both units", "5", "1.0", "10", "1.0", []acquireStep{
+			{0, "1", "5", 200}, {0, "1", "5", 200}, {0, "1", "1", 429}, // no tokens are left
+			{0, "1", "0", 200}, {0, "1", "0", 200}, {0, "1", "0", 200}, // the refusal took no request
+			{0, "1", "0", 429},
+		}},
+		{"refill within the store's promise", "3", "3.0", "0", "0.0", []acquireStep{
+			{0, "1", "0", 200}, {0, "1", "0", 200}, {0, "1", "0", 200}, {0, "1", "0", 429}, {0, "1", "0", 429},
+			{334 * time.Millisecond, "1", "0", 200}, {0, "1", "0", 429},
+		}},
+		{"refill within a millisecond", "1000", "1000.0", "0", "0.0", []acquireStep{
+			{0, "1000", "0", 200}, {0, "1", "0", 429}, {time.Millisecond, "1", "0", 200},
+		}},
+		{"a part of the cost is there", "3", "3.0", "0", "0.0", []acquireStep{
+			{0, "2", "0", 200}, {0, "2", "0", 429}, {0, "1", "0", 200},
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := open(t, nil)
+				defer d.close()
+				for i, step := range c.steps {
+					time.Sleep(step.after)
+					began := time.Now()
+					r := d.do(get("/choked/acquire", "key", "tb", "request_capacity", c.requestCapacity, "request_refill_rate", c.requestRate,
+						"token_capacity", c.tokenCapacity, "token_refill_rate", c.tokenRate, "requests_needed", step.requests, "tokens_needed", step.tokens))
+					assert.Equal(t, step.status, r.Code, "step %d: %s", i+1, r.Body)
+					assert.Less(t, time.Since(began), rounding, "step %d waited", i+1)
+					if r.Code == 429 {
+						assert.Equal(t, "1", r.Header().Get("Retry-After"), "step %d", i+1)
+						var a httpapi.Acquired
+						r.read(&a)
+						assert.False(t, a.OK)
+						assert.Positive(t, a.RetryAfter)
+						continue // at once: nothing of a refused call is left to be settled
+					}
+					synctest.Wait() // the settlement of a 200 follows the answer
+				}
+			})
+		})
+	}
+}
+
+// A refused call reports the level without what was promised to it and returned.
+func TestChokedAcquireRefusalReportsTheLevel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, nil)
+		defer d.close()
+		ask := func(n string) reply {
+			return d.do(get("/choked/acquire", "key", "k", "request_capacity", "5", "request_refill_rate", "5", "requests_needed", n))
+		}
+		require.Equal(t, 200, ask("3").Code)
+		synctest.Wait()
+		r := ask("3")
+		require.Equal(t, 429, r.Code)
+		var a httpapi.Acquired
+		r.read(&a)
+		assert.Equal(t, int64(2), a.Level.Value().Requests)
+		assert.Equal(t, 200*time.Millisecond, a.RetryAfter)
+		time.Sleep(a.RetryAfter)
+		assert.Equal(t, 200, ask("3").Code)
+	})
+}
+
 func TestAcquireAsThePythonPackageDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil, HashToken("t")+" a")
@@ -648,7 +736,9 @@ func TestAcquireAsThePythonPackageDoes(t *testing.T) {
 		}
 		assert.Equal(t, 200, ask("50", "40000").Code)
 		synctest.Wait()
-		assert.Equal(t, 200, ask("1", "100").Code, "what comes within 20 ms is worth a wait")
+		assert.Equal(t, 429, ask("1", "100").Code, "it would be there in 20 ms")
+		time.Sleep(20 * time.Millisecond)
+		assert.Equal(t, 200, ask("1", "100").Code)
 		synctest.Wait()
 		r := ask("40", "100")
 		assert.Equal(t, 429, r.Code, "at once")
