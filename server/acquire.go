@@ -45,7 +45,7 @@ func (s *Server) acquire(c *call) (any, *httpapi.Error) {
 	if e != nil {
 		return nil, e
 	}
-	return s.take(c, a)
+	return s.spend(c, a)
 }
 
 func (s *Server) acquireAsChoked(c *call) (any, *httpapi.Error) {
@@ -53,11 +53,11 @@ func (s *Server) acquireAsChoked(c *call) (any, *httpapi.Error) {
 	if err != nil {
 		return nil, askError(err)
 	}
-	return s.take(c, a)
+	return s.spend(c, a)
 }
 
-// take waits for quota, spends it, and answers.
-func (s *Server) take(c *call, a acquisition) (any, *httpapi.Error) {
+// spend waits for quota, spends it, and answers.
+func (s *Server) spend(c *call, a acquisition) (any, *httpapi.Error) {
 	a.cost = a.limits.Limited(a.cost)
 	if a.cost.IsZero() {
 		return httpapi.Acquired{OK: true}, nil

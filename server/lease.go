@@ -2,47 +2,20 @@ package server
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/internal/httpapi"
 )
 
-// resumeWithin is how long an ask that was answered to be pending keeps its
-// place in line. A client that is there resumes it at once.
+// resumeWithin is how long a parked ask keeps its place in the queue. A client
+// that still wants the lease resumes the ask at once.
 const resumeWithin = 3 * time.Second
 
-type askID struct {
-	key string
-	id  bucket.LeaseID
-}
-
-// asks is what clients have asked and not been answered.
-type asks struct {
-	mu      sync.Mutex
-	pending map[askID]*pending
-}
-
-// pending is one ask. It is asked of the store once, and outlives the requests
-// that wait for it one after the other, all of them at this node. It is over when
-// it is answered or withdrawn: then it is not among the asks any more, and of the
-// two the first one counts.
-type pending struct {
-	began   int64 // when the store was asked
-	arrived int64 // the last request that waits for it, or has waited
-	cancel  context.CancelFunc
-	settled bucket.Settlement // of what it was granted and nobody has got
-	parked  *time.Timer       // not nil while no request waits; ends the ask
-	gone    chan struct{}     // closed when it is withdrawn
-	decided chan struct{}     // closed when lease and err are there
-	lease   bucket.Lease
-	err     error
-}
-
-// lease has an ask decided. The request's end withdraws it: whoever loses sight
-// of an ask has to begin anew, by another id, for what the lost one was granted
-// goes back to the bucket.
+// lease has the store decide an ask, and answers after httpapi.Poll that it is
+// pending. The end of the request withdraws the ask, and what it was granted
+// returns to the bucket: a client that has lost an answer has to ask again under
+// another id.
 func (s *Server) lease(c *call) (any, *httpapi.Error) {
 	var r httpapi.LeaseRequest
 	if e := c.read(&r); e != nil {
@@ -55,42 +28,34 @@ func (s *Server) lease(c *call) (any, *httpapi.Error) {
 	ask.Key = c.tenant.key(ask.Key)
 	c.tenant.claim(ask.Done)
 	s.withdrawSettled(ask.Done)
-	id := askID{ask.Key, ask.ID}
-	var p *pending
-	var e *httpapi.Error
-	if r.Resume {
-		p, e = s.resume(id)
-	} else {
-		p, e = s.ask(id, ask)
-	}
+	p, e := s.attach(ask, r.Resume)
 	if e != nil {
 		return nil, e
 	}
-	still := time.NewTimer(httpapi.Poll)
-	defer still.Stop()
+	poll := time.NewTimer(httpapi.Poll)
+	defer poll.Stop()
 	select {
-	case <-p.decided:
-	case <-p.gone:
-	case <-still.C:
-		if s.park(id, p) {
+	case <-p.over:
+	case <-poll.C:
+		if s.step(p, onPoll)&startTimer != 0 {
 			return httpapi.Lease{ID: httpapi.ID(ask.ID), Pending: true}, nil
-		}
+		} // otherwise it was decided or withdrawn just now
 	case <-c.Context().Done():
-		s.withdraw(id, p)
-		return nil, closing // nobody reads it
+		s.step(p, onWithdraw)
+		return nil, closing // no client reads it
 	case <-s.open.Done():
-		s.withdraw(id, p)
-		return nil, &httpapi.Error{Code: httpapi.Lost, Message: "this node of the service stops, the ask does not wait any more"}
+		s.step(p, onWithdraw)
+		return nil, &httpapi.Error{Code: httpapi.Lost, Message: "this node is shutting down and has withdrawn the ask: retry with a new id at another node"}
 	}
-	lease, err, ok := s.answered(id, p)
+	lease, err, ok := s.take(p)
 	switch {
 	case !ok:
-		return nil, lost
+		return nil, unknownAsk
 	case err != nil:
 		return nil, s.storeError(c, err)
-	case lease.OK && lease.ValidFor <= 0: // it was granted long before it was resumed
-		s.settleLater(p.settled)
-		return nil, lost
+	case lease.OK && lease.ValidFor <= 0: // granted long before it was resumed
+		s.settleLater(p.refund)
+		return nil, unknownAsk
 	}
 	if !r.Resume {
 		setRateLimit(c.w.Header(), ask.Limits, lease.Level)
@@ -101,7 +66,7 @@ func (s *Server) lease(c *call) (any, *httpapi.Error) {
 	return httpapi.LeaseOf(lease), nil
 }
 
-var lost = &httpapi.Error{Code: httpapi.Lost, Message: "no such ask waits here, begin anew by another id"}
+var unknownAsk = &httpapi.Error{Code: httpapi.Lost, Message: "unknown or expired ask on this node: retry with a new id"}
 
 func askError(err error) *httpapi.Error {
 	if e := httpapi.ErrorOf(err); e.Code == httpapi.ExceedsBurst {
@@ -110,128 +75,93 @@ func askError(err error) *httpapi.Error {
 	return badRequest(err)
 }
 
-// ask begins an ask at the store.
-func (s *Server) ask(id askID, ask bucket.Ask) (*pending, *httpapi.Error) {
+// attach returns the pending ask that a request waits for: a new one, or one to
+// resume.
+func (s *Server) attach(ask bucket.Ask, resume bool) (*pending, *httpapi.Error) {
+	if resume {
+		return s.resume(askID{ask.Key, ask.ID})
+	}
+	return s.ask(ask)
+}
+
+// ask sends an ask to the store.
+func (s *Server) ask(ask bucket.Ask) (*pending, *httpapi.Error) {
 	now := s.clock.Now()
-	p := &pending{began: now, arrived: now, settled: bucket.Settlement{Key: ask.Key, ID: ask.ID}, gone: make(chan struct{}), decided: make(chan struct{})}
+	p := &pending{
+		id: askID{ask.Key, ask.ID}, sent: now, arrived: now, over: make(chan struct{}),
+		refund: bucket.Settlement{Key: ask.Key, ID: ask.ID},
+	}
 	var ctx context.Context
 	ctx, p.cancel = context.WithCancel(s.ctx)
 	s.asks.mu.Lock()
 	defer s.asks.mu.Unlock()
-	if s.asks.pending[id] != nil {
+	if s.asks.pending[p.id] != nil {
 		p.cancel()
 		return nil, &httpapi.Error{Code: httpapi.InHand, Message: "another request waits for this lease"}
 	}
-	s.asks.pending[id] = p
+	s.asks.pending[p.id] = p
 	s.work.Go(func() {
 		defer p.cancel()
 		lease, err := s.cfg.Store.Lease(ctx, ask)
 		s.asks.mu.Lock()
 		defer s.asks.mu.Unlock()
 		p.lease, p.err = lease, err
-		close(p.decided)
-		if s.asks.pending[id] != p { // withdrawn meanwhile
-			s.giveBackLocked(p)
-		}
+		s.stepLocked(p, onDecide)
 	})
 	return p, nil
 }
 
-// resume goes on with a parked ask.
+// resume attaches another request to a parked ask.
 func (s *Server) resume(id askID) (*pending, *httpapi.Error) {
 	s.asks.mu.Lock()
 	defer s.asks.mu.Unlock()
 	p := s.asks.pending[id]
-	if p == nil || p.parked == nil || !p.parked.Stop() {
-		return nil, lost
+	if p == nil || p.unpark != nil && !p.unpark.Stop() { // the timer has fired, and is about to withdraw it
+		return nil, unknownAsk
 	}
-	p.parked, p.arrived = nil, s.clock.Now()
+	if s.stepLocked(p, onResume)&refuse != 0 {
+		return nil, unknownAsk
+	}
+	p.arrived = s.clock.Now()
 	return p, nil
 }
 
-// park lets an ask go on without a request, for a while. It reports false if it
-// is over, or decided.
-func (s *Server) park(id askID, p *pending) bool {
+// take returns the store's answer to an ask. ok is false if the ask was withdrawn,
+// or another request has taken the answer. The lease's validity counts from the
+// arrival of the last request.
+func (s *Server) take(p *pending) (lease bucket.Lease, err error, ok bool) {
 	s.asks.mu.Lock()
 	defer s.asks.mu.Unlock()
-	if s.asks.pending[id] != p {
-		return false
+	if s.stepLocked(p, onTake)&refuse != 0 {
+		return bucket.Lease{}, nil, false
 	}
-	select {
-	case <-p.decided:
-		return false
-	default:
-	}
-	p.parked = time.AfterFunc(resumeWithin, func() { s.withdraw(id, p) })
-	return true
-}
-
-// answered takes a decided ask from the asks. ok is false if it was withdrawn
-// before. The lease's validity counts from the arrival of the last request.
-func (s *Server) answered(id askID, p *pending) (lease bucket.Lease, err error, ok bool) {
-	s.asks.mu.Lock()
-	defer s.asks.mu.Unlock()
-	if s.asks.pending[id] != p {
-		return lease, nil, false
-	}
-	delete(s.asks.pending, id)
 	lease = p.lease
 	if lease.OK {
-		// By this clock it would be valid until began + ValidFor. Of that, the
-		// client counts the part since the request's arrival by its own, which
-		// may be slower.
+		// By this clock the lease is valid until sent + ValidFor. The client counts
+		// the part since the request's arrival by its own clock, which may be slower.
 		waited := s.clock.Since(p.arrived)
-		lease.ValidFor = max(lease.ValidFor-time.Duration(p.arrived-p.began)-(waited-bucket.Early(waited)), 0)
+		lease.ValidFor = max(lease.ValidFor-time.Duration(p.arrived-p.sent)-(waited-bucket.Early(waited)), 0)
 	}
 	return lease, p.err, true
 }
 
-// withdraw ends an ask that nobody waits for any more.
-func (s *Server) withdraw(id askID, p *pending) {
-	s.asks.mu.Lock()
-	defer s.asks.mu.Unlock()
-	s.withdrawLocked(id, p)
-}
-
-func (s *Server) withdrawLocked(id askID, p *pending) {
-	if s.asks.pending[id] != p {
-		return
-	}
-	delete(s.asks.pending, id)
-	close(p.gone)
-	p.cancel()
-	select {
-	case <-p.decided:
-		s.giveBackLocked(p)
-	default:
-	}
-}
-
-// withdrawSettled ends those asks that wait here and are settled: whoever settles
-// an ask has lost sight of it, and would have those behind it wait for nobody.
+// withdrawSettled withdraws the pending asks that are settled: a client that
+// settles an ask has lost sight of it, and the asks behind it should not wait.
 func (s *Server) withdrawSettled(done []bucket.Settlement) {
 	s.asks.mu.Lock()
 	defer s.asks.mu.Unlock()
 	for _, d := range done {
-		id := askID{d.Key, d.ID}
-		if p := s.asks.pending[id]; p != nil {
-			p.settled = d // or what the client says is spent might go back, too
-			s.withdrawLocked(id, p)
+		if p := s.asks.pending[askID{d.Key, d.ID}]; p != nil {
+			p.refund = d // or units that the client reports as spent might be returned, too
+			s.stepLocked(p, onWithdraw)
 		}
 	}
 }
 
-func (a *asks) withdrawAll(s *Server) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for id, p := range a.pending {
-		s.withdrawLocked(id, p)
-	}
-}
-
-// giveBackLocked returns what was granted to an ask that nobody waits for.
-func (s *Server) giveBackLocked(p *pending) {
-	if p.err == nil && p.lease.OK {
-		s.settleLater(p.settled)
+func (s *Server) withdrawAll() {
+	s.asks.mu.Lock()
+	defer s.asks.mu.Unlock()
+	for _, p := range s.asks.pending {
+		s.stepLocked(p, onWithdraw)
 	}
 }

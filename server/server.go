@@ -182,7 +182,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if err != nil {
 		err = errors.Join(err, s.http.Close())
 	}
-	s.asks.withdrawAll(s)
+	s.withdrawAll()
 	stop := context.AfterFunc(ctx, s.cancel)
 	defer stop()
 	defer s.cancel()
