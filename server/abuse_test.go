@@ -323,7 +323,7 @@ func FuzzChokedQuery(f *testing.F) {
 			return
 		}
 		require.NoError(t, bucket.CheckKey(a.key))
-		require.NoError(t, a.cost.Check())
+		require.NoError(t, httpapi.CheckCost(a.limits, a.cost))
 		if len(a.limits.Requests)+len(a.limits.Tokens) > 0 {
 			require.NoError(t, a.check())
 		}

@@ -186,7 +186,7 @@ func (a *acquisition) check() error {
 	if a.wait < 0 || a.wait > maxWait {
 		return fmt.Errorf("wait %v: want 0 to %v", a.wait, maxWait)
 	}
-	return cmp.Or(bucket.CheckKey(a.key), a.limits.Check(), a.cost.Check(), a.limits.Fits(a.limits.Limited(a.cost)))
+	return cmp.Or(bucket.CheckKey(a.key), a.limits.Check(), httpapi.CheckCost(a.limits, a.cost))
 }
 
 // parseAcquire reads an acquire from a query or a form.
@@ -269,7 +269,7 @@ func parseChoked(query string) (a acquisition, err error) {
 		return a, err
 	}
 	if len(a.limits.Requests)+len(a.limits.Tokens) == 0 { // it has nothing to wait for
-		return a, cmp.Or(bucket.CheckKey(a.key), a.cost.Check())
+		return a, cmp.Or(bucket.CheckKey(a.key), httpapi.CheckCost(a.limits, a.cost))
 	}
 	return a, a.check()
 }

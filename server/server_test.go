@@ -302,6 +302,58 @@ func TestBadRequestsAreToldWhy(t *testing.T) {
 	assert.Equal(t, httpapi.TooLarge, large.code())
 }
 
+// However large a cost above the burst is, the answer is the same code.
+func TestCostsBeyondCountingExceedTheBurst(t *testing.T) {
+	const huge = "9999999999000" // max_tokens 9,999,999,999, n 1,000: above bucket.MaxUnits
+	form := func(cost string) *http.Request {
+		r := post("/v1/acquire", "key=k&request_limit=5/s&token_limit=10/s"+cost)
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		return r
+	}
+	acquire := func(cost string) *http.Request {
+		return post("/v1/acquire", `{"key":"k","limits":{"requests":"5/s","tokens":"10/s"},"cost":`+cost+`}`)
+	}
+	lease := func(need, want string) *http.Request {
+		return post("/v1/lease", `{"key":"k","id":"1-1","limits":{"requests":"5/s","tokens":"10/s"},"need":`+need+`,"want":`+want+`}`)
+	}
+	python := func(requests, tokens string) *http.Request {
+		return get("/choked/acquire", "key", "k", "request_capacity", "5", "request_refill_rate", "5", "token_capacity", "10", "token_refill_rate", "10",
+			"requests_needed", requests, "tokens_needed", tokens)
+	}
+	for _, c := range []struct {
+		name   string
+		r      *http.Request
+		status int
+		code   string // "" with status 200
+		why    string
+	}{
+		{"query", get("/v1/acquire", "key", "k", "request_limit", "5/s", "token_limit", "10/s", "tokens", huge), 400, httpapi.ExceedsBurst, huge + " tokens asked, at most 10"},
+		{"form, requests", form("&requests=" + huge), 400, httpapi.ExceedsBurst, huge + " requests asked, at most 5"},
+		{"JSON", acquire(`{"tokens":` + huge + `}`), 400, httpapi.ExceedsBurst, huge + " tokens asked, at most 10"},
+		{"Python", python("1", huge), 400, httpapi.ExceedsBurst, huge + " tokens asked, at most 10"},
+		{"lease", lease(`{"tokens":`+huge+`}`, `{"tokens":`+huge+`}`), 400, httpapi.ExceedsBurst, huge + " tokens asked, at most 10"},
+		{"one more than can be counted", acquire(`{"tokens":1000000000001}`), 400, httpapi.ExceedsBurst, "1000000000001 tokens"},
+
+		{"negative, query", get("/v1/acquire", "key", "k", "request_limit", "5/s", "tokens", "-1"), 400, httpapi.BadRequest, "-1 tokens"},
+		{"negative, JSON", acquire(`{"requests":-1,"tokens":` + huge + `}`), 400, httpapi.BadRequest, "-1 requests"},
+		{"negative, Python", python("-1", "0"), 400, httpapi.BadRequest, "-1 requests"},
+		{"negative, lease", lease(`{"requests":-1,"tokens":`+huge+`}`, `{}`), 400, httpapi.BadRequest, "-1 requests"},
+		{"limits are wrong as well", post("/v1/lease", `{"key":"k","id":"1-1","limits":{},"need":{"tokens":`+huge+`}}`), 400, httpapi.BadRequest, "no limits"},
+
+		{"a unit that is not limited", get("/v1/acquire", "key", "k", "request_limit", "5/s", "tokens", huge), 200, "", ""},
+		{"nothing is limited", get("/choked/acquire", "key", "k", "tokens_needed", huge), 200, "", ""},
+		{"a charge has a bound", post("/v1/adjust", `{"key":"k","limits":{"requests":"5/s"},"charge":{"tokens":`+huge+`}}`), 400, httpapi.BadRequest, "want 0 to 1000000000000 of each"},
+		{"a settlement has a bound", post("/v1/settle", `{"done":[{"key":"k","id":"1-1","spent":{"tokens":`+huge+`}}]}`), 400, httpapi.BadRequest, "want 0 to 1000000000000 of each"},
+	} {
+		r := open(t, nil).do(c.r)
+		require.Equal(t, c.status, r.Code, "%s: %s", c.name, r.Body)
+		if c.code != "" {
+			assert.Equal(t, c.code, r.code(), c.name)
+			assert.Contains(t, r.message(), c.why, c.name)
+		}
+	}
+}
+
 // One request is not many thousand operations to the store, nor as many lines in
 // the log.
 func TestSettlementsInARequestAreBounded(t *testing.T) {

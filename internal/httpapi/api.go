@@ -5,6 +5,7 @@ package httpapi
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -245,7 +246,20 @@ func (r *LeaseRequest) Ask() (bucket.Ask, error) {
 	if a.Done, err = Settlements(r.Done); err != nil {
 		return a, err
 	}
-	return a, a.Check()
+	if a.Need.Requests > bucket.MaxUnits || a.Need.Tokens > bucket.MaxUnits {
+		err = cmp.Or(a.Limits.Check(), CheckCost(a.Limits, a.Need))
+	}
+	return a, cmp.Or(err, a.Check())
+}
+
+// CheckCost reports why c could never be admitted under l, or nil. A cost above the
+// burst is [bucket.ErrCostExceedsBurst] however large it is; [bucket.Cost.Check]
+// bounds what a store can count, and calls a larger cost invalid.
+func CheckCost(l bucket.Limits, c bucket.Cost) error {
+	if c.Requests < 0 || c.Tokens < 0 {
+		return fmt.Errorf("cost of %v: want 0 or more of each", c)
+	}
+	return l.Fits(l.Limited(c))
 }
 
 // Lease is [bucket.Lease], or says that the ask still waits.
