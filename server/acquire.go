@@ -86,7 +86,7 @@ func (s *Server) spend(c *call, a acquisition) (any, *httpapi.Error) {
 		s.settle(settlement)
 		lease.OK, lease.RetryAfter, lease.Level = false, promised, lease.Level.Add(lease.Granted)
 	}
-	setRateLimit(c.w.Header(), a.limits, lease.Level)
+	setRateLimit(c.w.Header(), a.limits, a.cost, lease)
 	answer := httpapi.Acquired{OK: lease.OK, RetryAfter: lease.RetryAfter, Level: httpapi.LevelOf(lease.Level)}
 	if !lease.OK {
 		setRetryAfter(c.w.Header(), lease.RetryAfter)

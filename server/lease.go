@@ -58,7 +58,7 @@ func (s *Server) lease(c *call) (any, *httpapi.Error) {
 		return nil, unknownAsk
 	}
 	if !r.Resume {
-		setRateLimit(c.w.Header(), ask.Limits, lease.Level)
+		setRateLimit(c.w.Header(), ask.Limits, ask.Need, lease)
 	}
 	if !lease.OK {
 		setRetryAfter(c.w.Header(), lease.RetryAfter)

@@ -468,8 +468,8 @@ func TestLeaseSettleAdjustInFull(t *testing.T) {
 		assert.Equal(t, bucket.Cost{Requests: 8, Tokens: 100}, l.Granted)
 		assert.Equal(t, bucket.LeaseID{Holder: 1<<64 - 1, Seq: 1<<64 - 1}, bucket.LeaseID(l.ID))
 		assert.Greater(t, l.ValidFor, time.Second)
-		assert.Equal(t, `"requests";q=10;w=360, "tokens";q=500;w=1800`, r.Header().Get("RateLimit-Policy"))
-		assert.Equal(t, `"requests";r=2;t=288, "tokens";r=400;t=360`, r.Header().Get("RateLimit"))
+		assert.Equal(t, `"requests";q=100;w=3600;choked-burst=10, "tokens";q=1000;w=3600;choked-burst=500`, r.Header().Get("RateLimit-Policy"))
+		assert.Equal(t, `"requests";r=2;t=36, "tokens";r=400;t=4`, r.Header().Get("RateLimit"))
 
 		r = d.do(post("/v1/lease", fmt.Sprintf(body, "1-2", 3, "")))
 		assert.False(t, r.lease().OK)
@@ -507,7 +507,7 @@ func TestAcquire(t *testing.T) {
 				r := d.do(request("8"))
 				require.Equal(t, 200, r.Code, r.Body)
 				assert.Equal(t, `"requests";q=10;w=1`, r.Header().Get("RateLimit-Policy"))
-				assert.Equal(t, `"requests";r=2;t=1`, r.Header().Get("RateLimit"))
+				assert.Equal(t, `"requests";r=2;t=0`, r.Header().Get("RateLimit"))
 				synctest.Wait() // it is settled
 				r = d.do(request("7"))
 				assert.Equal(t, 429, r.Code)
