@@ -374,7 +374,7 @@ func badRequest(err error) *httpapi.Error {
 // as it takes to see what is wrong, for of many settlements each may have failed.
 func (s *Server) storeError(c *call, err error) *httpapi.Error {
 	e := httpapi.ErrorOf(err)
-	if e.Code == httpapi.Failed || e.Code == httpapi.NoQuorum {
+	if e.Code == httpapi.Failed || e.Code == httpapi.NoQuorum || e.Code == httpapi.Unavailable {
 		s.log.Warn("the store has failed", "error", fmt.Sprintf("%.1000s", err.Error()), "request", c.w.id)
 	}
 	return e

@@ -422,6 +422,7 @@ func TestErrorsOfTheStore(t *testing.T) {
 		code   string
 	}{
 		{fmt.Errorf("lease: %w: the leader at 10.0.0.7", bucket.ErrNoQuorum), 503, httpapi.NoQuorum},
+		{fmt.Errorf("lease: %w: redis at 10.0.0.7", bucket.ErrUnavailable), 503, httpapi.Unavailable},
 		{bucket.ErrClosed, 503, httpapi.Closed},
 		{errors.New("disk of 10.0.0.7 is on fire"), 500, httpapi.Failed},
 	} {

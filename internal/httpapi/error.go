@@ -27,21 +27,22 @@ const (
 	NotFound     = "not_found"
 	TooLarge     = "too_large"
 	ExceedsBurst = "cost_exceeds_burst"
-	InHand       = "in_hand"   // the id is being decided for another request
-	Lost         = "lost"      // the ask does not wait here any more, and holds nothing
-	Busy         = "busy"      // over the caps of the token; nothing was done
-	NoQuorum     = "no_quorum" // nothing can be decided
-	Late         = "late"      // granted too late to be spent; nothing was done
-	Closing      = "closing"   // this node stops; nothing was done
-	Closed       = "closed"    // the store is closed
-	Failed       = "failed"    // the store has failed, and may have done it or not
+	InHand       = "in_hand"     // the id is being decided for another request
+	Lost         = "lost"        // the ask does not wait here any more, and holds nothing
+	Busy         = "busy"        // over the caps of the token; nothing was done
+	NoQuorum     = "no_quorum"   // nothing can be decided
+	Unavailable  = "unavailable" // nothing can be decided, for another reason
+	Late         = "late"        // granted too late to be spent; nothing was done
+	Closing      = "closing"     // this node stops; nothing was done
+	Closed       = "closed"      // the store is closed
+	Failed       = "failed"      // the store has failed, and may have done it or not
 )
 
 var statuses = map[string]int{
 	BadRequest: http.StatusBadRequest, Unauthorized: http.StatusUnauthorized, Guessing: http.StatusTooManyRequests,
 	NotFound: http.StatusNotFound, TooLarge: http.StatusRequestEntityTooLarge, ExceedsBurst: http.StatusBadRequest,
 	InHand: http.StatusConflict, Lost: http.StatusGone, Busy: http.StatusTooManyRequests,
-	NoQuorum: http.StatusServiceUnavailable, Late: http.StatusServiceUnavailable, Closing: http.StatusServiceUnavailable, Closed: http.StatusServiceUnavailable,
+	NoQuorum: http.StatusServiceUnavailable, Unavailable: http.StatusServiceUnavailable, Late: http.StatusServiceUnavailable, Closing: http.StatusServiceUnavailable, Closed: http.StatusServiceUnavailable,
 	Failed: http.StatusInternalServerError,
 }
 
@@ -58,6 +59,8 @@ func (e *Error) Unwrap() error {
 		return bucket.ErrCostExceedsBurst
 	case NoQuorum:
 		return bucket.ErrNoQuorum
+	case Unavailable:
+		return bucket.ErrUnavailable
 	}
 	return nil
 }
@@ -69,6 +72,8 @@ func ErrorOf(err error) *Error {
 		return &Error{ExceedsBurst, err.Error()}
 	case errors.Is(err, bucket.ErrNoQuorum):
 		return &Error{NoQuorum, bucket.ErrNoQuorum.Error()}
+	case errors.Is(err, bucket.ErrUnavailable):
+		return &Error{Unavailable, bucket.ErrUnavailable.Error()}
 	case errors.Is(err, bucket.ErrClosed):
 		return &Error{Closed, "the store is closed"}
 	}
