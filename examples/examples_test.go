@@ -91,7 +91,7 @@ try:
     Choked("http://127.0.0.1:1").wait("k", request_limit="5/s")
 except Error as error:
     print(error)`)
-	assert.Regexp(t, "^k: unauthorized: this token is not known\nhttp://127.0.0.1:1: .*refused\n$", out)
+	assert.Regexp(t, "^k: unauthorized: unknown token\nhttp://127.0.0.1:1: .*refused\n$", out)
 }
 
 // What takes almost as long as the service lets anyone wait is not overtaken: it

@@ -50,21 +50,21 @@ func untilClosed(conn net.Conn) (string, time.Duration) {
 
 func TestSilentAndSlowClientsAreCutOff(t *testing.T) {
 	const known = "Host: x\r\nAuthorization: Bearer t\r\n"
-	const soon = bodyWithin + time.Second
+	const soon = bodyTimeout + time.Second
 	for name, c := range map[string]struct {
 		says    string
 		trickle bool
 		within  time.Duration
 	}{
-		"silent":                        {"", false, headerWithin},
-		"one byte":                      {"P", false, headerWithin},
-		"headers without an end":        {"GET /healthz HTTP/1.1\r\nHost: x\r\n", false, headerWithin},
-		"headers a byte at a time":      {"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 1000), true, headerWithin},
+		"silent":                        {"", false, headerTimeout},
+		"one byte":                      {"P", false, headerTimeout},
+		"headers without an end":        {"GET /healthz HTTP/1.1\r\nHost: x\r\n", false, headerTimeout},
+		"headers a byte at a time":      {"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 1000), true, headerTimeout},
 		"an HTTP/2 preface and no more": {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false, 10 * time.Second},
 		"a body that does not come":     {"POST /v1/settle HTTP/1.1\r\n" + known + "Content-Length: 10\r\n\r\n", false, soon},
 		"a body a byte at a time":       {"POST /v1/settle HTTP/1.1\r\n" + known + "Content-Length: 1000\r\n\r\n{\"done\":[" + strings.Repeat(" ", 900), true, soon},
 		"chunks that do not come":       {"POST /v1/settle HTTP/1.1\r\n" + known + "Transfer-Encoding: chunked\r\n\r\n", false, soon},
-		"one request and no other":      {"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", false, idleFor},
+		"one request and no other":      {"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", false, idleTimeout},
 
 		// Nobody reads these bodies, and their ends are awaited nonetheless.
 		"without a token":                   {"POST /v1/settle HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", false, soon},
@@ -77,7 +77,7 @@ func TestSilentAndSlowClientsAreCutOff(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				d := open(t, nil, HashToken("t")+" a")
+				d := open(t, nil, hashToken("t")+" a")
 				n, end := d.serve()
 				defer end()
 				conn, err := n.Dial(t.Context(), "", "")
@@ -125,7 +125,7 @@ func TestASlowBodyOverHTTP2(t *testing.T) {
 			assert.Equal(t, 400, response.StatusCode)
 			response.Body.Close()
 		}
-		assert.LessOrEqual(t, time.Since(began), bodyWithin+time.Second)
+		assert.LessOrEqual(t, time.Since(began), bodyTimeout+time.Second)
 	})
 }
 
@@ -165,7 +165,7 @@ func TestTheTimeForABodyIsForTheBody(t *testing.T) {
 			}
 			status, _ := post("/nope", "a body that nobody reads")
 			assert.Equal(t, 404, status)
-			time.Sleep(2 * bodyWithin)
+			time.Sleep(2 * bodyTimeout)
 			status, _ = post("/v1/acquire", "key=l&request_limit=1/m")
 			assert.Equal(t, 200, status)
 			assert.Equal(t, 1, dialled)
@@ -183,7 +183,7 @@ func TestAClientThatDoesNotRead(t *testing.T) {
 		require.NoError(t, err)
 		defer conn.Close()
 		io.WriteString(conn, "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
-		time.Sleep(writeWithin + time.Second)
+		time.Sleep(writeTimeout + time.Second)
 		_, err = io.WriteString(conn, "GET /healthz HTTP/1.1\r\n")
 		assert.Error(t, err)
 	})
@@ -247,7 +247,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		require.NoError(t, err)
 		_, took := untilClosed(extra)
 		assert.Zero(t, took, "it is closed at once")
-		time.Sleep(headerWithin)
+		time.Sleep(headerTimeout)
 		for _, conn := range conns {
 			conn.Close()
 		}
@@ -331,7 +331,7 @@ func FuzzChokedQuery(f *testing.F) {
 }
 
 func FuzzTokens(f *testing.F) {
-	f.Add([]byte(HashToken("t") + " a asks=1 rate=5/s\n# x\n\n"))
+	f.Add([]byte(hashToken("t") + " a asks=1 rate=5/s\n# x\n\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		list, err := parseTokens(b)
 		if err != nil {
@@ -339,7 +339,7 @@ func FuzzTokens(f *testing.F) {
 		}
 		require.LessOrEqual(t, len(list), maxTokens)
 		for _, n := range list {
-			require.NoError(t, CheckNamespace(n.namespace))
+			require.NoError(t, checkNamespace(n.namespace))
 		}
 	})
 }

@@ -28,16 +28,16 @@ const (
 // calls to "3/s" within a nanosecond would find it 3 ns short.
 const rounding = time.Microsecond
 
-// acquisition is quota to be spent at once.
+// acquisition is a request for quota that the service itself spends.
 type acquisition struct {
 	key    string
-	limits bucket.Limits // none: nothing is limited
+	limits bucket.Limits // the zero Limits grant every cost
 	cost   bucket.Cost
-	wait   time.Duration
-	atOnce bool // refuse the cost unless all of it is available now
+	wait   time.Duration // longest time in the store's queue
+	atOnce bool          // refuse the cost unless all of it is available now
 }
 
-// refused is an acquire that was not granted.
+// refused is the answer to an acquire that was not granted: status 429.
 type refused struct{ httpapi.Acquired }
 
 func (s *Server) acquire(c *call) (any, *httpapi.Error) {
@@ -56,7 +56,8 @@ func (s *Server) acquireAsChoked(c *call) (any, *httpapi.Error) {
 	return s.spend(c, a)
 }
 
-// spend waits for quota, spends it, and answers.
+// spend waits for quota, spends it, and answers. A client that disconnects, and a
+// server that drains, end the wait.
 func (s *Server) spend(c *call, a acquisition) (any, *httpapi.Error) {
 	a.cost = a.limits.Limited(a.cost)
 	if a.cost.IsZero() {
@@ -82,7 +83,7 @@ func (s *Server) spend(c *call, a acquisition) (any, *httpapi.Error) {
 	promised := untilAvailable(lease)
 	if a.atOnce && promised > rounding {
 		// The store grants up to a second of refill ahead of time. The lease is
-		// returned before the answer is sent, so that a refused call holds nothing.
+		// returned before the answer is sent, so that a refused call holds no quota.
 		s.settle(settlement)
 		lease.OK, lease.RetryAfter, lease.Level = false, promised, lease.Level.Add(lease.Granted)
 	}
@@ -107,7 +108,7 @@ func (s *Server) spend(c *call, a acquisition) (any, *httpapi.Error) {
 	return answer, nil
 }
 
-var tooLate = &httpapi.Error{Code: httpapi.Late, Message: "the quota came too late to be spent, and has gone back: ask again"}
+var tooLate = &httpapi.Error{Code: httpapi.Late, Message: "lease expired before it could be spent, nothing was spent: retry"}
 
 // untilAvailable returns how long until all of l may be spent, in the store's time.
 func untilAvailable(l bucket.Lease) (d time.Duration) {
@@ -132,8 +133,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// readAcquire reads an acquire: from the query, or from a body that is a form or
-// JSON.
+// readAcquire reads an acquire from the query of a GET, or from the body of a POST,
+// which is a form or JSON.
 func readAcquire(c *call) (acquisition, *httpapi.Error) {
 	query := c.URL.RawQuery
 	if c.Method == "POST" {
@@ -143,8 +144,8 @@ func readAcquire(c *call) (acquisition, *httpapi.Error) {
 		}
 		switch kind, _, _ := mime.ParseMediaType(c.Header.Get("Content-Type")); kind {
 		case "application/x-www-form-urlencoded":
-			if bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) { // curl -d says so of whatever it sends
-				return acquisition{}, badRequest(errors.New("the body is JSON: send it with the header Content-Type: application/json"))
+			if bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) { // curl -d sends any body with this type
+				return acquisition{}, badRequest(errors.New("body is JSON, but Content-Type is application/x-www-form-urlencoded: want Content-Type: application/json"))
 			}
 			query = string(body)
 		default:
@@ -163,7 +164,8 @@ func readAcquire(c *call) (acquisition, *httpapi.Error) {
 }
 
 func decodeAcquire(body []byte) (a acquisition, err error) {
-	// What of a cost is left out is as in a form: its decoder keeps what is there.
+	// A unit that the cost leaves out has the same default as in a form: the decoder
+	// keeps the value that is set here.
 	r := httpapi.AcquireRequest{Cost: &bucket.Cost{Requests: 1}}
 	if err := httpapi.Decode(body, &r); err != nil {
 		return a, err
@@ -181,7 +183,7 @@ func decodeAcquire(body []byte) (a acquisition, err error) {
 	return a, a.check()
 }
 
-// check reports why a cannot be.
+// check returns why a is not valid, or nil.
 func (a *acquisition) check() error {
 	if a.wait < 0 || a.wait > maxWait {
 		return fmt.Errorf("wait %v: want 0 to %v", a.wait, maxWait)
@@ -189,7 +191,7 @@ func (a *acquisition) check() error {
 	return cmp.Or(bucket.CheckKey(a.key), a.limits.Check(), httpapi.CheckCost(a.limits, a.cost))
 }
 
-// parseAcquire reads an acquire from a query or a form.
+// parseAcquire parses the query or the form of an acquire.
 func parseAcquire(query string) (a acquisition, err error) {
 	v, err := parseQuery(query, "key", "request_limit", "token_limit", "requests", "tokens", "wait")
 	if err != nil {
@@ -214,7 +216,7 @@ func parseAcquire(query string) (a acquisition, err error) {
 	return a, a.check()
 }
 
-// parseWait reads a duration such as "1.5s", or a number of seconds.
+// parseWait parses a duration such as "1.5s", or a number of seconds.
 func parseWait(s string) (time.Duration, error) {
 	if d, err := time.ParseDuration(s); err == nil {
 		return d, nil
@@ -226,26 +228,25 @@ func parseWait(s string) (time.Duration, error) {
 	return time.Duration(f * float64(time.Second)), nil
 }
 
-// parseQuery reads parameters of these names. One that cannot be read, is
-// misspelt, or is given twice, is not one that was left out: that could lift a
-// limit.
+// parseQuery parses a query with parameters of these names. A parameter that is
+// malformed, unknown or given twice is an error: to ignore it could lift a limit.
 func parseQuery(query string, names ...string) (url.Values, error) {
 	v, err := url.ParseQuery(query)
 	if err != nil {
-		return nil, fmt.Errorf("parameters: %w", err)
+		return nil, fmt.Errorf("parse parameters: %w", err)
 	}
 	for name, values := range v {
 		switch {
 		case !slices.Contains(names, name):
-			return nil, fmt.Errorf("parameter %.40q: want %q", name, names)
+			return nil, fmt.Errorf("unknown parameter %.40q: want %q", name, names)
 		case len(values) > 1:
-			return nil, fmt.Errorf("%s is given twice", name)
+			return nil, fmt.Errorf("parameter %q: given twice, want it once", name)
 		}
 	}
 	return v, nil
 }
 
-// parseChoked reads an acquire in the form of the Python package choked:
+// parseChoked parses an acquire in the form of the Python package choked:
 // capacities and rates per second, where a capacity of 0 means that the unit is
 // not limited. That package's contract is an answer at once, 200 when the cost is
 // taken and 429 when it is not: its client sleeps and retries.
@@ -268,7 +269,7 @@ func parseChoked(query string) (a acquisition, err error) {
 	if a.cost.Tokens, err = parseNeeded(v, "tokens_needed", 0); err != nil {
 		return a, err
 	}
-	if len(a.limits.Requests)+len(a.limits.Tokens) == 0 { // it has nothing to wait for
+	if len(a.limits.Requests)+len(a.limits.Tokens) == 0 { // the cost is granted without the store
 		return a, cmp.Or(bucket.CheckKey(a.key), httpapi.CheckCost(a.limits, a.cost))
 	}
 	return a, a.check()
@@ -286,7 +287,7 @@ func parseNeeded(v url.Values, name string, otherwise int64) (int64, error) {
 	return n, nil
 }
 
-// parseCapacity reads one unit's rate, or none if its capacity is 0.
+// parseCapacity parses the rate on a unit. A capacity of 0 is no rate.
 func parseCapacity(v url.Values, unit string) (bucket.Rates, error) {
 	parse := func(name string) (float64, error) {
 		s := v.Get(name)
@@ -308,7 +309,7 @@ func parseCapacity(v url.Values, unit string) (bucket.Rates, error) {
 		return nil, err
 	}
 	if perSecond == 0 {
-		return nil, fmt.Errorf("%s_refill_rate of 0: want more, or a capacity of 0 if %ss are not limited", unit, unit)
+		return nil, fmt.Errorf("%s_refill_rate of 0: want more than 0, or %s_capacity of 0 for no limit on %ss", unit, unit, unit)
 	}
 	r := rateOf(perSecond, int64(capacity))
 	if err := r.Check(); err != nil {
@@ -317,9 +318,9 @@ func parseCapacity(v url.Values, unit string) (bucket.Rates, error) {
 	return bucket.Rates{r}, nil
 }
 
-// rateOf returns the rate of so many units a second: what they were divided from
-// if that is a count a second, minute, hour or day, else the next lower rate
-// there is.
+// rateOf returns the rate of perSecond units a second. If that is a whole number of
+// units per second, minute, hour or day within the precision of a float64, it returns
+// that number, which the client has divided; otherwise the next lower rate.
 func rateOf(perSecond float64, burst int64) bucket.Rate {
 	for _, per := range []time.Duration{time.Second, time.Minute, time.Hour, 24 * time.Hour} {
 		n := math.Round(perSecond * per.Seconds())

@@ -11,14 +11,14 @@ import (
 
 func (s *Server) writeJSON(w *answer, status int, v any) {
 	b, err := json.Marshal(v)
-	if err != nil { // of types that have no such error
+	if err != nil { // the types of package httpapi can be marshalled
 		panic(err)
 	}
 	s.write(w, status, append(b, '\n'))
 }
 
 func (s *Server) write(w *answer, status int, body []byte) {
-	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeWithin))
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")

@@ -13,24 +13,26 @@ import (
 	"github.com/choked/choked/internal/httpapi"
 )
 
-// guessRate is how many bad tokens may come from one source.
+// guessRate bounds the unknown tokens from one source before it is told to retry later.
 var guessRate = bucket.Rate{N: 20, Per: time.Minute, Burst: 20}
 
+// maxSources bounds the sources that guards remember.
 const maxSources = 1 << 16
 
-// guards count the bad tokens of each source. One that has sent too many is told
-// to come later. Its good tokens are admitted all the same: clients behind one
-// address have nothing to fear from each other, and a guesser gains nothing by
-// that, for a token is random and too long to be guessed.
+// guards count the unknown tokens from each source, and refuse further ones above
+// guessRate with another error. Known tokens from the same source are admitted all
+// the same, so clients behind one address do not harm each other. That
+// does not help a guesser, since a token is random and too long to be guessed.
 type guards struct {
 	mu      sync.Mutex
-	sources map[netip.Addr]*meter // of bad tokens
+	sources map[netip.Addr]*meter // of unknown tokens
 }
 
 func newGuards() *guards { return &guards{sources: make(map[netip.Addr]*meter)} }
 
-// bad notes a bad token, and says how much later the source should have come.
-func (g *guards) bad(from netip.Addr, now time.Time) time.Duration {
+// countUnknown counts an unknown token, and returns how much later the source
+// should have sent it, or zero.
+func (g *guards) countUnknown(from netip.Addr, now time.Time) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m := g.sources[from]
@@ -44,23 +46,23 @@ func (g *guards) bad(from netip.Addr, now time.Time) time.Duration {
 	return m.take(now, guessRate)
 }
 
-// forgetLocked makes room: it forgets sources that have nothing against them,
-// or if it meets none, any.
+// forgetLocked makes room for another source. Of 64 random sources it forgets all
+// whose meters have recovered, and if none has, the last one.
 func (g *guards) forgetLocked(now time.Time) {
-	looked, forgotten := 0, 0
-	for from, m := range g.sources { // a map is walked from a random place
-		if looked++; !m.full.After(now) || looked == 64 && forgotten == 0 {
+	seen, forgotten := 0, 0
+	for from, m := range g.sources { // iteration begins at a random element
+		if seen++; !m.full.After(now) || seen == 64 && forgotten == 0 {
 			delete(g.sources, from)
 			forgotten++
 		}
-		if looked >= 64 {
+		if seen >= 64 {
 			return
 		}
 	}
 }
 
-// sourceOf is where r comes from: its address, or for IPv6 the network of 64
-// bits, of which one host may have all.
+// sourceOf returns the address of r's client, or for IPv6 its network of 64 bits,
+// since one host may own a whole such network.
 func sourceOf(r *http.Request) netip.Addr {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -91,27 +93,28 @@ func (s *Server) admit(r *http.Request) (*tenant, *httpapi.Error) {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	token = strings.TrimSpace(token)
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return nil, &httpapi.Error{Code: httpapi.Unauthorized, Message: `no token: want the header "Authorization: Bearer ..."`}
+		return nil, &httpapi.Error{Code: httpapi.Unauthorized, Message: `no token: want the header "Authorization: Bearer TOKEN"`}
 	}
 	now := time.Now()
 	if t := s.cfg.Tokens.match(sha256.Sum256([]byte(token)), now); t != nil {
 		return t, nil
 	}
-	if s.guards.bad(sourceOf(r), now) > 0 {
-		return nil, &httpapi.Error{Code: httpapi.Guessing, Message: "this token is not known, and too many such came from your address"}
+	if s.guards.countUnknown(sourceOf(r), now) > 0 {
+		return nil, &httpapi.Error{Code: httpapi.Guessing, Message: "unknown token, after too many from this address: retry later"}
 	}
-	return nil, &httpapi.Error{Code: httpapi.Unauthorized, Message: "this token is not known"}
+	return nil, &httpapi.Error{Code: httpapi.Unauthorized, Message: "unknown token"}
 }
 
-// meter is a bucket of its own, of one rate.
+// meter is a bucket of one rate, which the caller passes to each method. The zero
+// meter is full.
 type meter struct{ full time.Time }
 
-// wait is how long until a unit is there.
+// wait returns how long until a unit is available.
 func (m *meter) wait(now time.Time, r bucket.Rate) time.Duration {
 	return max(max(m.full.Sub(now), 0)+r.Span(1)-r.Span(r.Burst), 0)
 }
 
-// take takes a unit, or says when one will be there.
+// take takes a unit and returns zero, or returns how long until one is available.
 func (m *meter) take(now time.Time, r bucket.Rate) time.Duration {
 	if wait := m.wait(now, r); wait > 0 {
 		return wait

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/choked/choked/bucket"
@@ -13,9 +14,8 @@ import (
 const resumeWithin = 3 * time.Second
 
 // lease has the store decide an ask, and answers after httpapi.Poll that it is
-// pending. The end of the request withdraws the ask, and what it was granted
-// returns to the bucket: a client that has lost an answer has to ask again under
-// another id.
+// pending. The end of the request withdraws the ask and returns its lease to
+// the bucket, so a client that has lost an answer has to ask again with another id.
 func (s *Server) lease(c *call) (any, *httpapi.Error) {
 	var r httpapi.LeaseRequest
 	if e := c.read(&r); e != nil {
@@ -54,7 +54,7 @@ func (s *Server) lease(c *call) (any, *httpapi.Error) {
 	case err != nil:
 		return nil, s.storeError(c, err)
 	case lease.OK && lease.ValidFor <= 0: // granted long before it was resumed
-		s.settleLater(p.refund)
+		s.settleLater(p.settlement)
 		return nil, unknownAsk
 	}
 	if !r.Resume {
@@ -89,7 +89,7 @@ func (s *Server) ask(ask bucket.Ask) (*pending, *httpapi.Error) {
 	now := s.clock.Now()
 	p := &pending{
 		id: askID{ask.Key, ask.ID}, sent: now, arrived: now, over: make(chan struct{}),
-		refund: bucket.Settlement{Key: ask.Key, ID: ask.ID},
+		settlement: bucket.Settlement{Key: ask.Key, ID: ask.ID},
 	}
 	var ctx context.Context
 	ctx, p.cancel = context.WithCancel(s.ctx)
@@ -97,7 +97,7 @@ func (s *Server) ask(ask bucket.Ask) (*pending, *httpapi.Error) {
 	defer s.asks.mu.Unlock()
 	if s.asks.pending[p.id] != nil {
 		p.cancel()
-		return nil, &httpapi.Error{Code: httpapi.InHand, Message: "another request waits for this lease"}
+		return nil, &httpapi.Error{Code: httpapi.InProgress, Message: fmt.Sprintf("lease %v: another request waits for it", ask.ID)}
 	}
 	s.asks.pending[p.id] = p
 	s.work.Go(func() {
@@ -152,7 +152,7 @@ func (s *Server) withdrawSettled(done []bucket.Settlement) {
 	defer s.asks.mu.Unlock()
 	for _, d := range done {
 		if p := s.asks.pending[askID{d.Key, d.ID}]; p != nil {
-			p.refund = d // or units that the client reports as spent might be returned, too
+			p.settlement = d // or units that the client reports as spent might be returned, too
 			s.stepLocked(p, onWithdraw)
 		}
 	}

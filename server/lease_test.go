@@ -315,7 +315,7 @@ func TestASettlementEndsTheRequestThatWaits(t *testing.T) {
 
 func TestASettlementWithdrawsNoAskOfAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, nil, HashToken("a")+" a", HashToken("b")+" b", HashToken("of a, too")+" a")
+		d := open(t, nil, hashToken("a")+" a", hashToken("b")+" b", hashToken("of a, too")+" a")
 		defer d.close()
 		require.Equal(t, 200, d.do(bearing(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: wants(1, 1).Limits, Empty: time.Minute}), "a")).Code)
 		ask, other := wants(1, 1), wants(2, 1)
@@ -343,7 +343,7 @@ func TestTwoRequestsForOneLease(t *testing.T) {
 		synctest.Wait()
 		r := d.do(postJSON("/v1/lease", wants(2, 10)))
 		assert.Equal(t, 409, r.Code)
-		assert.Equal(t, httpapi.InHand, r.code())
+		assert.Equal(t, httpapi.InProgress, r.code())
 		r = d.do(postJSON("/v1/lease", resume(wants(2, 10))))
 		assert.Equal(t, 410, r.Code, "it is not pending: somebody waits for it")
 		<-a.done

@@ -6,14 +6,13 @@ import (
 	"sync"
 )
 
-// Bounds of the connections that are open at a time.
+// Bounds of the open connections.
 const (
 	maxConns       = 10_000
-	connsPerSource = 1_000
+	connsPerSource = 1_000 // default of Config.ConnsPerSource
 )
 
-// bounded returns l with bounds on what it accepts: connections over them are
-// closed at once.
+// bounded returns a listener that closes the connections of l over the bounds.
 func bounded(l net.Listener, perSource int) net.Listener {
 	return &listener{Listener: l, perSource: perSource, from: make(map[netip.Addr]int)}
 }
@@ -23,8 +22,8 @@ type listener struct {
 	perSource int
 
 	mu   sync.Mutex
-	all  int
-	from map[netip.Addr]int
+	all  int                // open connections
+	from map[netip.Addr]int // open connections by source
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -70,7 +69,7 @@ func (l *listener) remove(source netip.Addr) {
 	}
 }
 
-// counted is a connection that counts until it is closed.
+// counted is a connection that counts as open until it is closed.
 type counted struct {
 	net.Conn
 	done func()

@@ -14,84 +14,84 @@ type askID struct {
 	id  bucket.LeaseID
 }
 
-// asks indexes the pending asks. What may happen to one of them depends on its
-// state alone.
+// asks indexes the pending asks. Which events an ask accepts depends on its state
+// alone.
 type asks struct {
 	mu      sync.Mutex
 	pending map[askID]*pending
 }
 
-// pending is one ask to the store. It outlives the requests that wait for it one
-// after the other, all of them at this node: a request waits for up to
-// httpapi.Poll, and the next one resumes the ask.
+// pending is one ask to the store. A request waits up to httpapi.Poll for the decision.
+// After that the client resumes the ask with another request to the same node.
 type pending struct {
-	id      askID
-	sent    int64              // when the store was asked, by the server's clock
-	arrived int64              // when the last request for it arrived, by the server's clock
-	cancel  context.CancelFunc // of the call to the store
-	over    chan struct{}      // closed when the ask is decided or withdrawn
+	id     askID
+	sent   int64              // when the store was asked, by the server's clock
+	cancel context.CancelFunc // of the call to the store
+	over   chan struct{}      // closed when the ask is decided or withdrawn
 
 	// The fields below are guarded by asks.mu.
 
-	state  askState
-	unpark *time.Timer       // withdraws a parked ask that no request resumes
-	refund bucket.Settlement // settles what was granted to a withdrawn ask
-	lease  bucket.Lease      // of a decided ask, with err
-	err    error
+	state      askState
+	arrived    int64             // arrival of the latest request, by the server's clock
+	unpark     *time.Timer       // withdraws a parked ask that no request resumes
+	settlement bucket.Settlement // of a lease that no request takes
+	lease      bucket.Lease      // of a decided ask, with err
+	err        error
 }
 
 // askState is the state of a pending ask.
 type askState int
 
 const (
-	waiting   askState = iota // for the store, and a request waits for it
-	parked                    // for the store, and for the next request to resume it
-	decided                   // by the store: the first request that takes the answer gets it
+	waiting   askState = iota // the store has not decided, and a request waits
+	parked                    // the store has not decided, and the client has to resume the ask
+	decided                   // the store has decided, and no request has taken the answer
 	answered                  // a request has taken the answer
-	withdrawn                 // no request waits for it: what the store grants is returned
+	withdrawn                 // no request will take the answer: a lease is returned
 )
 
-// askEvent is what happens to a pending ask.
+// askEvent is an event in the life of a pending ask.
 type askEvent int
 
 const (
 	onDecide   askEvent = iota // the store answers
 	onPoll                     // httpapi.Poll is over: the request answers that the ask is pending
-	onResume                   // another request wants to go on with the ask
+	onResume                   // another request continues the ask
 	onTake                     // a request wants the store's answer
-	onWithdraw                 // the request ends, the ask is settled or not resumed in time, or the server drains
+	onWithdraw                 // the request has ended, the client has settled the ask or not resumed it in time, or the server drains
 )
 
-// askEffects is what a transition does beside changing the state.
+// askEffects are the actions of a transition.
 type askEffects int
 
 const (
-	wake       askEffects = 1 << iota // let the request that waits continue
-	startTimer                        // to withdraw the ask unless a request resumes it
-	stopTimer
-	cancelCall // to the store
-	forget     // remove the ask from the index: its id is free again
-	giveBack   // return what the store granted
-	refuse     // the request is told that the ask is unknown
+	wake       askEffects = 1 << iota // let the waiting request continue
+	startTimer                        // withdraw the ask after resumeWithin
+	stopTimer                         // undo startTimer
+	cancelCall                        // cancel the call to the store
+	forget                            // remove the ask from the index, which frees its id
+	refund                            // return the lease, if the store has granted one
+	refuse                            // answer the request with unknownAsk
 )
 
-// transition returns the state of an ask after an event, and what to do. It is
-// the whole protocol of a pending ask:
+// transition returns the state of an ask after an event, and the actions to take.
+// It is the whole protocol of a pending ask:
 //
-//   - An ask is pending until it is answered or withdrawn, whichever comes first.
-//     Then its id is free, and a request for it is refused.
-//   - A request resumes an ask that is parked, or decided and not taken, and none
-//     that another request waits for. A parked ask may be decided: its timer runs on.
-//   - What the store grants is either taken by one request or given back, whether
-//     it grants before the withdrawal or after it.
+//   - An ask ends once, by an answer or by withdrawal, whichever comes first. The end
+//     frees its id, and later requests for the ask are refused.
+//   - A request can resume an ask that is parked, or decided and not taken. It cannot
+//     resume an ask for which another request waits. A decision does not stop the
+//     timer of a parked ask.
+//   - A lease is taken by one request or refunded, whether the store grants it before
+//     the withdrawal or after it.
 func transition(s askState, e askEvent) (askState, askEffects) {
 	switch e {
 	case onDecide:
 		switch s {
 		case waiting, parked:
 			return decided, wake
-		case withdrawn: // the store granted it before it noticed the end of the call
-			return withdrawn, giveBack
+		case withdrawn: // the store decided before it noticed the cancellation
+			return withdrawn, refund
 		}
 	case onPoll:
 		if s == waiting {
@@ -115,13 +115,13 @@ func transition(s askState, e askEvent) (askState, askEffects) {
 		case waiting, parked:
 			return withdrawn, wake | stopTimer | cancelCall | forget
 		case decided:
-			return withdrawn, stopTimer | forget | giveBack
+			return withdrawn, stopTimer | forget | refund
 		}
 	}
 	return s, 0
 }
 
-// step applies an event to p, and returns the effects that it had.
+// step applies an event to p, takes the actions of the transition and returns them.
 func (s *Server) step(p *pending, e askEvent) askEffects {
 	s.asks.mu.Lock()
 	defer s.asks.mu.Unlock()
@@ -146,8 +146,8 @@ func (s *Server) stepLocked(p *pending, e askEvent) (effects askEffects) {
 	if effects&forget != 0 {
 		delete(s.asks.pending, p.id)
 	}
-	if effects&giveBack != 0 && p.err == nil && p.lease.OK {
-		s.settleLater(p.refund)
+	if effects&refund != 0 && p.err == nil && p.lease.OK {
+		s.settleLater(p.settlement)
 	}
 	return effects
 }

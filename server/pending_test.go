@@ -18,7 +18,7 @@ func (e askEvent) String() string {
 
 func (f askEffects) String() string {
 	var names []string
-	for i, name := range []string{"wake", "startTimer", "stopTimer", "cancelCall", "forget", "giveBack", "refuse"} {
+	for i, name := range []string{"wake", "startTimer", "stopTimer", "cancelCall", "forget", "refund", "refuse"} {
 		if f&(1<<i) != 0 {
 			names = append(names, name)
 		}
@@ -52,7 +52,7 @@ func TestTransitionsOfAnAsk(t *testing.T) {
 			onPoll:     {decided, none}, // the request takes the answer instead
 			onResume:   {decided, stopTimer},
 			onTake:     {answered, stopTimer | forget},
-			onWithdraw: {withdrawn, stopTimer | forget | giveBack},
+			onWithdraw: {withdrawn, stopTimer | forget | refund},
 		},
 		answered: {
 			onDecide:   {answered, none},
@@ -62,7 +62,7 @@ func TestTransitionsOfAnAsk(t *testing.T) {
 			onWithdraw: {answered, none},   // the client has the lease, and settles it
 		},
 		withdrawn: {
-			onDecide:   {withdrawn, giveBack}, // granted nonetheless
+			onDecide:   {withdrawn, refund}, // granted nonetheless
 			onPoll:     {withdrawn, none},
 			onResume:   {withdrawn, refuse},
 			onTake:     {withdrawn, refuse},
@@ -80,7 +80,7 @@ func TestTransitionsOfAnAsk(t *testing.T) {
 }
 
 // In every sequence of events in which the store grants once, the lease is taken
-// or given back at most once, and exactly once by the end; the request is woken
+// or refunded at most once, and exactly once by the end; the request is woken
 // once, the id is freed once, and the call to the store is cancelled at most once.
 func TestEveryAskEndsOnce(t *testing.T) {
 	const length = 7
@@ -93,17 +93,17 @@ func TestEveryAskEndsOnce(t *testing.T) {
 		assert.LessOrEqual(t, did[wake], 1, name)
 		assert.LessOrEqual(t, did[forget], 1, name)
 		assert.LessOrEqual(t, did[cancelCall], 1, name)
-		assert.LessOrEqual(t, taken+did[giveBack], 1, name)
+		assert.LessOrEqual(t, taken+did[refund], 1, name)
 		switch s {
 		case waiting, parked:
-			assert.Zero(t, taken+did[giveBack]+did[wake]+did[forget]+decidedAt, name)
+			assert.Zero(t, taken+did[refund]+did[wake]+did[forget]+decidedAt, name)
 		case decided:
-			assert.Zero(t, taken+did[giveBack]+did[forget], name)
+			assert.Zero(t, taken+did[refund]+did[forget], name)
 		case answered:
 			assert.Equal(t, 1, taken, name)
 			assert.Equal(t, 1, did[forget], name)
 		case withdrawn:
-			assert.Equal(t, decidedAt, did[giveBack], "%s: given back once it is granted", name)
+			assert.Equal(t, decidedAt, did[refund], "%s: refunded once it is granted", name)
 			assert.Equal(t, 1, did[forget], name)
 		}
 		if len(path) == length || t.Failed() {

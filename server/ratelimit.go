@@ -20,8 +20,8 @@ func wholeSeconds(d time.Duration) int64 {
 	return int64((max(d, 0) + time.Second - 1) / time.Second)
 }
 
-// setRateLimit sets the fields of draft-ietf-httpapi-ratelimit-headers-10 for an
-// answer to a cost of need: the policies of the limits, and what is left by them.
+// setRateLimit sets the fields of draft-ietf-httpapi-ratelimit-headers-10 for the
+// answer to a cost of need: the policy of each rate, and the units left of each kind.
 //
 // A client that obeys spends no more than r before t has passed. So t is the time
 // until the next unit, as the draft defines it, and not until the bucket is full:
@@ -40,7 +40,7 @@ func setRateLimit(h http.Header, limits bucket.Limits, need bucket.Cost, lease b
 		item := fmt.Sprintf("%q;r=%d", policyName(u, 0), max(level, 0))
 		if level < limits.Burst().Of(u) {
 			next := untilNext(rates, level)
-			if !lease.OK && need.Of(u) > level { // the store knows the fraction of a unit that is there
+			if !lease.OK && need.Of(u) > level { // the store counts fractions of a unit as well
 				next = min(next, lease.RetryAfter)
 			}
 			item += fmt.Sprintf(";t=%d", resetSeconds(next))
@@ -96,10 +96,10 @@ func gcd(a, b time.Duration) time.Duration {
 	return a
 }
 
-// untilNext returns the longest time until a unit is available at a level below
-// the burst. Of several rates it takes the one that restores a unit first: the
-// level does not tell which of them is exhausted, and if it is another, a refusal's
-// Retry-After says how long to wait.
+// untilNext returns the time until another unit is available, at most, at a level
+// below the burst. Of several rates it uses the fastest, since the level does not say
+// which rate is exhausted. If it is a slower one, the client's next call is refused,
+// with the exact time in Retry-After.
 func untilNext(rates bucket.Rates, level int64) time.Duration {
 	next := rates[0].Span(1 + max(-level, 0))
 	for _, r := range rates[1:] {

@@ -1,7 +1,7 @@
-// Package server makes a choked.Store a service over HTTP, for workers that
-// cannot be a node of a cluster themselves. Package httpstore is its client in Go;
-// for others there is a plain call that waits for quota and spends it. The
-// service says at /openapi.json what it can do.
+// Package server serves a choked.Store over HTTP, to workers that cannot be nodes
+// of a cluster themselves. Package httpstore is the client in Go; clients in other
+// languages use /v1/acquire, which waits for quota and spends it. The service
+// describes its API at /openapi.json.
 package server
 
 import (
@@ -29,48 +29,51 @@ import (
 	"github.com/choked/choked/internal/httpapi"
 )
 
-// Config says what is served, and to whom.
+// Config configures a [Server]. Store is required.
 type Config struct {
-	// Store keeps the buckets. It stays open when the server ends.
+	// Store keeps the buckets. The server does not close it.
 	Store choked.Store
 
-	// Tokens admits by bearer token. Nil: everyone may use every key.
+	// Tokens lists the bearer tokens that admit a client. Nil admits every client
+	// to every key.
 	Tokens *Tokens
 
-	// TLS, if set, is what [Server.Serve] speaks, and it needs certificates.
+	// TLS, if set, makes [Server.Serve] serve TLS. It needs certificates.
 	TLS *tls.Config
 
-	// ConnsPerSource bounds the connections from one address, or one network of
-	// IPv6, that [Server.Serve] has open at a time. What is over it is closed at
-	// once. Behind an ingress or a NAT all clients are one source. Default: 1,000;
-	// there are 10,000 at most in all.
+	// ConnsPerSource bounds the open connections that [Server.Serve] accepts from
+	// one source: an IPv4 address, or an IPv6 network of 64 bits. A connection over
+	// the bound is closed at once. All clients behind an ingress or a NAT are one
+	// source. Default: 1,000. The bound over all sources is 10,000.
 	ConnsPerSource int
 
-	// Ready returns nil when the store can be asked, or what is missing for
-	// that. Nil: it always can.
+	// Ready returns nil when the store can decide, or the reason why it cannot.
+	// Nil: the store is always ready.
 	Ready func() error
 
-	// Cluster describes the nodes behind the store. Nil: there are none.
+	// Cluster describes the nodes behind the store. Nil: the store has no nodes.
 	Cluster func() (self, leader string, members []Member)
 
-	// Logger is told of requests (at level Debug) and of trouble. It is never
-	// told a token. Nil: nobody is told.
+	// Logger receives requests at level Debug and failures at levels above. Tokens
+	// are never logged. Nil discards.
 	Logger *slog.Logger
 }
 
 // Member is a node of the cluster behind the store.
 type Member = httpapi.Member
 
-// What a client may send, and how long it may take for that.
+// Bounds of a client's connection.
 const (
-	headerWithin = 5 * time.Second
-	bodyWithin   = 5 * time.Second
-	writeWithin  = 10 * time.Second // for one answer
-	idleFor      = 2 * time.Minute
-	maxHeader    = 16 << 10
-	maxStreams   = 1000 // at a time on one HTTP/2 connection
-	storeWithin  = 5 * time.Second
+	headerTimeout = 5 * time.Second  // to send the header of a request
+	bodyTimeout   = 5 * time.Second  // to send the body of a request
+	writeTimeout  = 10 * time.Second // to read one answer
+	idleTimeout   = 2 * time.Minute  // between two requests
+	maxHeader     = 16 << 10         // bytes
+	maxStreams    = 1000             // at a time on one HTTP/2 connection
 )
+
+// settleTimeout bounds a settlement that the server makes for a client.
+const settleTimeout = 5 * time.Second
 
 // Server serves a store. Safe for concurrent use.
 type Server struct {
@@ -80,23 +83,24 @@ type Server struct {
 	mux    *http.ServeMux
 	http   *http.Server
 	guards *guards
-	anyone *tenant // who needs no token
+	anyone *tenant // of every request when Config.Tokens is nil
 	asks   asks
-	holder uint64 // of what is acquired
-	seq    atomic.Uint64
+	holder uint64        // of the leases that acquires spend
+	seq    atomic.Uint64 // of the last such lease
 
-	leaving atomic.Bool // it is not ready any more
+	notReady atomic.Bool // set by MarkNotReady
 
-	open   context.Context // ends when no request is begun any more
+	open   context.Context // ends when the server drains
 	drain  context.CancelFunc
-	ctx    context.Context // of what the server has under way at the store
+	ctx    context.Context // of the server's calls to the store; ends when Shutdown cuts them off
 	cancel context.CancelFunc
 	mu     sync.Mutex     // held to begin a request, and to drain
-	work   sync.WaitGroup // requests, and what goes on after an answer
-	cut    atomic.Bool    // a settlement was cut off
+	work   sync.WaitGroup // requests, calls to the store, and settlements after an answer
+	cut    atomic.Bool    // Shutdown has cut off a settlement
 }
 
-// New returns a server over cfg.Store. It is a handler; or see [Server.Serve].
+// New returns a server over cfg.Store. It is an [http.Handler] for a server of the
+// caller's, or serves by itself: see [Server.Serve].
 func New(cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -115,28 +119,28 @@ func New(cfg Config) *Server {
 			s.serve(r, w.(*answer), req)
 		})
 	}
-	s.mux.HandleFunc("/", s.nothing)
+	s.mux.HandleFunc("/", s.notFound)
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(cfg.TLS == nil)
 	s.http = &http.Server{
 		Handler: s, TLSConfig: cfg.TLS, Protocols: &protocols,
-		// There is no ReadTimeout, for it would end the requests that wait:
-		// ServeHTTP bounds the time that a body may take.
-		ReadHeaderTimeout: headerWithin, IdleTimeout: idleFor, MaxHeaderBytes: maxHeader,
+		// A ReadTimeout would end the requests that wait for quota. ServeHTTP bounds
+		// the time that a body may take instead.
+		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxStreams, SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second,
-			WriteByteTimeout: writeWithin, MaxReadFrameSize: 64 << 10,
+			WriteByteTimeout: writeTimeout, MaxReadFrameSize: 64 << 10,
 		},
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // what strangers send
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // any client can cause these errors
 	}
 	return s
 }
 
-// Serve serves the connections that l accepts until [Server.Shutdown], and
-// returns nil then. It keeps to bounds on connections, headers, bodies and
-// times, so that it may face strangers.
+// Serve serves the connections that l accepts until [Server.Shutdown], and then
+// returns nil. It bounds connections, headers, bodies and times, so that l may be
+// open to clients that are not trusted.
 func (s *Server) Serve(l net.Listener) error {
 	l = bounded(l, s.cfg.ConnsPerSource)
 	serve := func() error { return s.http.Serve(l) }
@@ -149,20 +153,20 @@ func (s *Server) Serve(l net.Listener) error {
 	return nil
 }
 
-// SayNotReady makes /readyz answer that it is not, while requests are still
-// served: whoever balances load gets time to notice.
-func (s *Server) SayNotReady() { s.leaving.Store(true) }
+// MarkNotReady makes /readyz fail while requests are still served, so that load
+// balancers can notice before the server drains.
+func (s *Server) MarkNotReady() { s.notReady.Store(true) }
 
-// Drain turns away requests from now on, those that wait for quota included,
-// and is not ready any more.
+// Drain refuses all further requests, ends the requests that wait for quota, and
+// makes /readyz fail.
 func (s *Server) Drain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drain()
 }
 
-// begin reports whether a request may be served, whose end is to be told to
-// s.work.
+// begin reports whether a request may be served. If so, s.work counts it, and the
+// caller has to call s.work.Done at its end.
 func (s *Server) begin() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,12 +177,12 @@ func (s *Server) begin() bool {
 	return true
 }
 
-// Shutdown drains, and returns when what was under way has ended, the store
-// included. If that is not before ctx ends, it cuts it off and returns the
-// error of ctx. It may be called twice.
+// Shutdown drains, and returns when all requests have ended, and all calls to the
+// store with them. When ctx ends first, Shutdown cuts them off and returns the error
+// of ctx. It may be called twice.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.Drain()
-	err := s.http.Shutdown(ctx) // it does not wait for requests whose connection is gone
+	err := s.http.Shutdown(ctx) // does not wait for requests whose connection is closed
 	if err != nil {
 		err = errors.Join(err, s.http.Close())
 	}
@@ -193,20 +197,20 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// route is one thing that the service can do.
+// route is one operation of the API.
 type route struct {
 	method, path string
 	to           access
 	handle       func(s *Server, c *call) (any, *httpapi.Error)
 }
 
-// access is whom a route answers.
+// access is the right that a route asks of a request.
 type access int
 
 const (
-	anyone   access = iota
-	admitted        // who bears a token
-	capped          // the same, within the token's caps
+	anyone   access = iota // no token
+	admitted               // a token
+	capped                 // a token that is within its caps
 )
 
 var routes = []route{
@@ -222,16 +226,17 @@ var routes = []route{
 	{"GET", "/openapi.json", anyone, (*Server).describe},
 }
 
-// nothing answers what is for no route.
-func (s *Server) nothing(w http.ResponseWriter, r *http.Request) {
+// notFound answers a request for which no route exists.
+func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
 	var methods []string
 	for _, route := range routes {
 		if route.path == r.URL.Path {
 			methods = append(methods, route.method)
 		}
 	}
-	e := &httpapi.Error{Code: httpapi.NotFound, Message: fmt.Sprintf("%.20s %.80q: see /openapi.json for what there is", r.Method, r.URL.Path)}
+	e := &httpapi.Error{Code: httpapi.NotFound, Message: fmt.Sprintf("path %.80q: no such route, see /openapi.json", r.URL.Path)}
 	if len(methods) > 0 {
+		e.Message = fmt.Sprintf("method %.20q of %s: want %s", r.Method, r.URL.Path, strings.Join(methods, " or "))
 		w.Header().Set("Allow", strings.Join(methods, ", "))
 		s.failWith(w.(*answer), http.StatusMethodNotAllowed, e)
 		return
@@ -239,18 +244,18 @@ func (s *Server) nothing(w http.ResponseWriter, r *http.Request) {
 	s.fail(w.(*answer), e)
 }
 
-// call is a request under way.
+// call is a request for a route that needs a token, or may.
 type call struct {
 	*http.Request
 	w      *answer
 	tenant *tenant
 }
 
-// answer is a response that knows its status.
+// answer is a response that remembers its status.
 type answer struct {
 	http.ResponseWriter
 	id     string // of the request
-	status int
+	status int    // 0 until the header is written
 }
 
 func (a *answer) WriteHeader(status int) {
@@ -271,17 +276,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.id = rand.Text()[:16]
 	}
 	w.Header().Set("X-Request-Id", a.id)
-	if r.ContentLength != 0 { // of a body that no handler reads, package http awaits the end
-		http.NewResponseController(w).SetReadDeadline(began.Add(bodyWithin))
+	if r.ContentLength != 0 { // package http reads to the end a body that no handler reads
+		http.NewResponseController(w).SetReadDeadline(began.Add(bodyTimeout))
 	}
 	defer func() {
 		if p := recover(); p != nil {
 			if p == http.ErrAbortHandler {
 				panic(p)
 			}
-			s.log.Error("a request has failed", "request", a.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			s.log.Error("request panicked", "request", a.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			if a.status == 0 {
-				s.fail(a, &httpapi.Error{Code: httpapi.Failed, Message: "this is a bug of the service; its log says more"})
+				s.fail(a, &httpapi.Error{Code: httpapi.Failed, Message: "internal error: the service has logged the cause"})
 			}
 		}
 		s.log.Debug("request", "method", r.Method, "path", fmt.Sprintf("%.80q", r.URL.Path), "status", a.status,
@@ -292,8 +297,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serve answers a request for a route.
 func (s *Server) serve(route route, w *answer, r *http.Request) {
-	if r.Method == "HEAD" && route.to != anyone { // it goes the way of GET, and nobody expects it to spend
-		s.nothing(w, r)
+	if r.Method == "HEAD" && route.to != anyone { // the mux routes it as GET, and a client does not expect HEAD to spend
+		s.notFound(w, r)
 		return
 	}
 	c := &call{Request: r, w: w}
@@ -319,7 +324,7 @@ func (s *Server) serve(route route, w *answer, r *http.Request) {
 		retry, done := c.tenant.begin(time.Now())
 		if done == nil {
 			setRetryAfter(w.Header(), retry)
-			s.fail(w, &httpapi.Error{Code: httpapi.Busy, Message: "over the caps of this token, nothing was done"})
+			s.fail(w, &httpapi.Error{Code: httpapi.Busy, Message: "token is over its caps: nothing was done, retry later"})
 			return
 		}
 		defer done()
@@ -337,7 +342,7 @@ func (s *Server) serve(route route, w *answer, r *http.Request) {
 	}
 }
 
-var closing = &httpapi.Error{Code: httpapi.Closing, Message: "this node of the service stops, ask another"}
+var closing = &httpapi.Error{Code: httpapi.Closing, Message: "this node is shutting down: retry at another node"}
 
 // read reads a request's JSON body into v.
 func (c *call) read(v any) *httpapi.Error {
@@ -351,16 +356,16 @@ func (c *call) read(v any) *httpapi.Error {
 	return nil
 }
 
-// body reads the whole of the body, which also lets the server notice when the
-// client goes. What is read has no deadline any more: the request may wait.
+// body reads the whole body. After that the server notices when the client closes
+// the connection, and the read deadline is lifted, since the request may wait.
 func (c *call) body() ([]byte, *httpapi.Error) {
 	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.Request.Body, httpapi.MaxBody))
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return nil, &httpapi.Error{Code: httpapi.TooLarge, Message: fmt.Sprintf("the body is too large: want at most %d bytes", large.Limit)}
+		return nil, &httpapi.Error{Code: httpapi.TooLarge, Message: fmt.Sprintf("read body: too large, want at most %d bytes", large.Limit)}
 	case err != nil:
-		return nil, badRequest(fmt.Errorf("the body ends early: %w", err))
+		return nil, badRequest(fmt.Errorf("read body: %w", err))
 	}
 	http.NewResponseController(c.w).SetReadDeadline(time.Time{})
 	return body, nil
@@ -370,12 +375,13 @@ func badRequest(err error) *httpapi.Error {
 	return &httpapi.Error{Code: httpapi.BadRequest, Message: err.Error()}
 }
 
-// storeError is what a client is told of err, of which the log has more: as much
-// as it takes to see what is wrong, for of many settlements each may have failed.
+// storeError returns the answer to a client for an error of the store, and logs the
+// error itself, which may name addresses and disks. The log line is cut, since each
+// of a thousand settlements may have failed.
 func (s *Server) storeError(c *call, err error) *httpapi.Error {
 	e := httpapi.ErrorOf(err)
 	if e.Code == httpapi.Failed || e.Code == httpapi.NoQuorum || e.Code == httpapi.Unavailable {
-		s.log.Warn("the store has failed", "error", fmt.Sprintf("%.1000s", err.Error()), "request", c.w.id)
+		s.log.Warn("store failed", "error", fmt.Sprintf("%.1000s", err.Error()), "request", c.w.id)
 	}
 	return e
 }
@@ -418,9 +424,9 @@ func (s *Server) settleLater(done bucket.Settlement) {
 	s.work.Go(func() { s.settle(done) })
 }
 
-// settle settles a lease within storeWithin. If that fails, the lease expires.
+// settle settles a lease within settleTimeout. If that fails, the lease expires.
 func (s *Server) settle(done bucket.Settlement) {
-	ctx, cancel := context.WithTimeout(s.ctx, storeWithin)
+	ctx, cancel := context.WithTimeout(s.ctx, settleTimeout)
 	defer cancel()
 	if err := s.cfg.Store.Settle(ctx, []bucket.Settlement{done}); err != nil {
 		s.log.Warn("settlement failed, the lease will expire", "error", err)
@@ -433,16 +439,16 @@ func (s *Server) settle(done bucket.Settlement) {
 func (s *Server) healthy(*call) (any, *httpapi.Error) { return struct{}{}, nil }
 
 func (s *Server) ready(c *call) (any, *httpapi.Error) {
-	if err := s.missing(); err != nil {
-		return nil, &httpapi.Error{Code: httpapi.Closing, Message: "not ready"} // why is for those with a token
+	if err := s.unreadyReason(); err != nil {
+		return nil, &httpapi.Error{Code: httpapi.Closing, Message: "not ready"} // /v1/status gives the reason, to clients with a token
 	}
 	return struct{}{}, nil
 }
 
-// missing is what keeps the server from being ready.
-func (s *Server) missing() error {
-	if s.leaving.Load() || s.open.Err() != nil {
-		return errors.New("it stops")
+// unreadyReason returns nil if the server is ready, or why it is not.
+func (s *Server) unreadyReason() error {
+	if s.notReady.Load() || s.open.Err() != nil {
+		return errors.New("shutting down")
 	}
 	if s.cfg.Ready == nil {
 		return nil
@@ -455,13 +461,13 @@ var openapi []byte
 
 func (s *Server) describe(*call) (any, *httpapi.Error) { return openapi, nil }
 
-// status tells of the keys of the tenant, and of the nodes if it may use all keys.
+// status reports the tenant's keys, and the nodes to a tenant that may use all keys.
 func (s *Server) status(c *call) (any, *httpapi.Error) {
 	st := httpapi.Status{Ready: true, Keys: []httpapi.KeyInfo{}}
-	if err := s.missing(); err != nil {
+	if err := s.unreadyReason(); err != nil {
 		st.Ready, st.Missing = false, err.Error()
 	}
-	if s.cfg.Cluster != nil && c.tenant.everything() {
+	if s.cfg.Cluster != nil && c.tenant.allKeys() {
 		st.Node, st.Leader, st.Members = s.cfg.Cluster()
 	}
 	if store, ok := s.cfg.Store.(interface{ Buckets() []bucket.Info }); ok {

@@ -378,7 +378,7 @@ func TestSettlementsInARequestAreBounded(t *testing.T) {
 	assert.Less(t, len(d.logs.String()), 5000)
 	r := settle(httpapi.MaxSettlements + 1)
 	assert.Equal(t, 400, r.Code)
-	assert.Equal(t, "1025 settlements: want at most 1024 in a request", r.message())
+	assert.Equal(t, "1025 settlements in a request: want at most 1024", r.message())
 
 	var doc struct {
 		Components struct {
@@ -781,7 +781,7 @@ func TestChokedAcquireRefusalReportsTheLevel(t *testing.T) {
 
 func TestAcquireAsThePythonPackageDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, nil, HashToken("t")+" a")
+		d := open(t, nil, hashToken("t")+" a")
 		defer d.close()
 		ask := func(needed, tokens string) reply {
 			return d.do(bearing(get("/choked/acquire", "key", "openai_chat", "request_capacity", "50", "request_refill_rate", "50.0",
@@ -812,7 +812,7 @@ func TestAcquireAsThePythonPackageDoes(t *testing.T) {
 }
 
 func TestAcquireAsThePythonPackageDoesNot(t *testing.T) {
-	d := open(t, nil, HashToken("t")+" a")
+	d := open(t, nil, hashToken("t")+" a")
 	for query, why := range map[string]string{
 		"request_capacity=5&request_refill_rate=5":         "key is empty",
 		"key=k&request_capacity=5":                         "request_refill_rate of 0",

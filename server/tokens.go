@@ -20,74 +20,72 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// Tokens are the bearer tokens that admit, as a file lists them. The file has
-// a line for each:
+// Tokens are the bearer tokens that a file lists. The file has a line for each:
 //
 //	<SHA-256 of the token in hexadecimal> <namespace> [caps]
 //
-// Empty lines and those that begin with # are skipped. A token is random, so
-// its hash needs no salt, and who reads the file cannot use it.
+// Empty lines and lines that begin with # are skipped. The hash needs no salt, since
+// a token is random, and the file does not reveal the tokens.
 //
-// The namespace, up to 64 lower-case letters, digits, dashes or underscores,
-// keeps the keys and leases of its tokens apart from those of others. The
-// namespace * is all keys there are, under their full names.
+// The namespace is up to 64 lower-case letters, digits, dashes or underscores. Keys
+// and leases of one namespace are separate from those of another. The namespace *
+// has access to all keys, under their full names.
 //
-// Caps bound what the token may ask of one node of the service: "asks=100"
-// requests at a time, and "rate=500/s", of calls, in any form that a rate has. To
-// settle and to adjust is free, for what waits may wait for that. An ask whose
-// client is to come back for the answer stays in line for some seconds without a
-// request, and is not counted then.
+// Caps bound the requests of a token to one node of the service: "asks=100" at a
+// time, and "rate=500/s", in any form that bucket.ParseRate reads. Settle and adjust
+// are exempt, because requests may be waiting for the quota that they return. An ask
+// between two polls of its client has no request, and does not count.
 type Tokens struct {
 	path string
 	log  *slog.Logger
 
-	mu     sync.Mutex
-	looked time.Time
-	info   fs.FileInfo // of the file when it was read
-	list   []*tenant
+	mu      sync.Mutex
+	checked time.Time   // when the file was last checked for changes
+	info    fs.FileInfo // of the file when it was read
+	list    []*tenant
 }
 
-// maxTokens bounds the file, for each request is compared with all of it.
+// maxTokens bounds the lines of a file: each request is compared with all of them.
 const maxTokens = 4096
 
-// lookEvery is how often the file is looked at for changes, at most.
-const lookEvery = time.Second
+// checkEvery is the shortest time between two checks of the file for changes.
+const checkEvery = time.Second
 
-// OpenTokens reads the file at path. It is read again when it has changed; if
-// that fails, or nothing is left in it, log is told and what was read before
-// stays. A file with a comment only admits nobody.
+// OpenTokens reads the file at path. A changed file is read again within a second.
+// If that fails, or the file is empty, the tokens read before stay valid and log
+// receives the error. A file that holds only a comment admits no client.
 func OpenTokens(path string, log *slog.Logger) (*Tokens, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	t := &Tokens{path: path, log: log}
 	if err := t.read(); err != nil {
-		return nil, fmt.Errorf("choked: tokens: %w", err)
+		return nil, fmt.Errorf("open tokens: %w", err)
 	}
 	return t, nil
 }
 
-// NewToken returns a random token and the hash by which a file lists it.
+// NewToken returns a random token and its hash for the file of a [Tokens].
 func NewToken() (token, hash string) {
 	token = "choked_" + rand.Text()
-	return token, HashToken(token)
+	return token, hashToken(token)
 }
 
-// HashToken returns the hash by which a file lists token.
-func HashToken(token string) string {
+// hashToken returns the hash of token for the file of a [Tokens].
+func hashToken(token string) string {
 	h := sha256.Sum256([]byte(token))
 	return hex.EncodeToString(h[:])
 }
 
-// tenant is a line of the file.
+// tenant is one line of the file, with the requests of its token.
 type tenant struct {
 	hash      [sha256.Size]byte
-	namespace string // "*": all keys
-	asks      int    // at a time; 0: any number
-	rate      bucket.Rate
+	namespace string      // "*" has access to all keys
+	asks      int         // most requests at a time; 0: no cap
+	rate      bucket.Rate // of requests; zero: no cap
 
 	mu    sync.Mutex
-	now   int // asks
+	open  int // requests that have not ended
 	calls meter
 }
 
@@ -104,11 +102,11 @@ func (t *Tokens) read() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", t.path, err)
 	}
-	if len(t.list) > 0 && len(bytes.TrimSpace(b)) == 0 { // an editor is about to write it
-		return fmt.Errorf("%s: it is empty: want a line of comment at least, if nobody is to be admitted", t.path)
+	if len(t.list) > 0 && len(bytes.TrimSpace(b)) == 0 { // perhaps an editor is writing it
+		return fmt.Errorf("%s: file is empty: want a line with a token, or a comment to admit no client", t.path)
 	}
 	for i, n := range list {
-		for _, old := range t.list { // keeps the counts of what is under way
+		for _, old := range t.list { // an unchanged line keeps its counts
 			if old.hash == n.hash && old.namespace == n.namespace && old.asks == n.asks && old.rate == n.rate {
 				list[i] = old
 			}
@@ -118,8 +116,8 @@ func (t *Tokens) read() error {
 	return nil
 }
 
-// match returns the tenant of a token, or nil. It takes the same time whatever
-// the tokens have in common.
+// match returns the tenant of a token, or nil. Its time does not depend on how much
+// of a known token a guess has right.
 func (t *Tokens) match(hash [sha256.Size]byte, now time.Time) (found *tenant) {
 	for _, n := range t.current(now) {
 		if subtle.ConstantTimeCompare(n.hash[:], hash[:]) == 1 {
@@ -133,36 +131,36 @@ func (t *Tokens) match(hash [sha256.Size]byte, now time.Time) (found *tenant) {
 func (t *Tokens) current(now time.Time) []*tenant {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if now.Sub(t.looked) < lookEvery {
+	if now.Sub(t.checked) < checkEvery {
 		return t.list
 	}
-	t.looked = now
+	t.checked = now
 	info, err := os.Stat(t.path)
 	if err == nil {
 		if info.ModTime().Equal(t.info.ModTime()) && info.Size() == t.info.Size() && os.SameFile(info, t.info) {
 			return t.list
 		}
 		if err = t.read(); err == nil {
-			t.log.Info("the tokens are read again", "count", len(t.list))
+			t.log.Info("reloaded tokens", "file", t.path, "count", len(t.list))
 		}
 	}
 	if err != nil {
-		t.log.Error("the tokens cannot be read again, those from before stay", "error", err)
+		t.log.Error("failed to reload tokens, the previous ones stay valid", "error", err)
 	}
 	return t.list
 }
 
 var namespaceForm = regexp.MustCompile(`^([a-z0-9_-]{1,64}|\*)$`)
 
-// CheckNamespace reports why s cannot be a token's namespace, or nil.
-func CheckNamespace(s string) error {
+// checkNamespace returns why s is not a valid namespace, or nil.
+func checkNamespace(s string) error {
 	if !namespaceForm.MatchString(s) {
 		return fmt.Errorf("namespace %.80q: want up to 64 lower-case letters, digits, dashes or underscores, or *", s)
 	}
 	return nil
 }
 
-// CheckToken reports why line cannot stand in a file of tokens, or nil.
+// CheckToken returns why line is not a valid line of a file of tokens, or nil.
 func CheckToken(line string) error {
 	_, err := parseTenant(line)
 	return err
@@ -181,18 +179,18 @@ func parseTokens(b []byte) (list []*tenant, err error) {
 		}
 		for _, other := range list {
 			if other.hash == t.hash {
-				return nil, fmt.Errorf("line %d: the same token as in a line before", n)
+				return nil, fmt.Errorf("line %d: same token as in an earlier line", n)
 			}
 		}
 		if list = append(list, t); len(list) > maxTokens {
-			return nil, fmt.Errorf("more than %d tokens", maxTokens)
+			return nil, fmt.Errorf("line %d: more than %d tokens", n, maxTokens)
 		}
 	}
 	return list, lines.Err()
 }
 
-// parseTenant reads a line. Its errors do not show what stands where the hash
-// should: it might be a token.
+// parseTenant parses a line. Its errors do not quote the first field, which may be a
+// token that was written in place of its hash.
 func parseTenant(line string) (*tenant, error) {
 	fields := strings.Fields(line)
 	var hash []byte
@@ -201,13 +199,13 @@ func parseTenant(line string) (*tenant, error) {
 		hash, err = hex.DecodeString(fields[0])
 	}
 	if err != nil || len(hash) != sha256.Size {
-		return nil, fmt.Errorf("want a line to begin with the SHA-256 of a token, %d hexadecimal digits", 2*sha256.Size)
+		return nil, fmt.Errorf("first field: want the SHA-256 of a token, %d hexadecimal digits", 2*sha256.Size)
 	}
 	if len(fields) < 2 {
-		return nil, fmt.Errorf("no namespace after the hash")
+		return nil, fmt.Errorf("no namespace after the hash: want <hash> <namespace> [caps]")
 	}
 	t := &tenant{hash: [sha256.Size]byte(hash), namespace: fields[1]}
-	if err := CheckNamespace(t.namespace); err != nil {
+	if err := checkNamespace(t.namespace); err != nil {
 		return nil, err
 	}
 	for _, field := range fields[2:] {
@@ -215,25 +213,25 @@ func parseTenant(line string) (*tenant, error) {
 		switch name {
 		case "asks":
 			if t.asks, err = strconv.Atoi(value); err != nil || t.asks < 1 {
-				return nil, fmt.Errorf("%.40q: want asks=N, a number from 1", field)
+				return nil, fmt.Errorf("cap %.40q: want asks=N, N at least 1", field)
 			}
 		case "rate":
 			if t.rate, err = bucket.ParseRate(value); err != nil {
-				return nil, err
+				return nil, fmt.Errorf("cap %.40q: %w", field, err)
 			}
 		default:
-			return nil, fmt.Errorf("%.40q: want asks=N or rate=N/s", field)
+			return nil, fmt.Errorf("cap %.40q: want asks=N or rate=N/s", field)
 		}
 	}
 	return t, nil
 }
 
-// begin counts a request of t. done is nil if it is one too many; then retry
-// says when to come again.
+// begin counts a request of t. If the request is over t's caps, done is nil, and
+// retry is how long the client should wait.
 func (t *tenant) begin(now time.Time) (retry time.Duration, done func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.asks > 0 && t.now >= t.asks {
+	if t.asks > 0 && t.open >= t.asks {
 		return time.Second, nil
 	}
 	if t.rate.N > 0 {
@@ -241,21 +239,21 @@ func (t *tenant) begin(now time.Time) (retry time.Duration, done func()) {
 			return retry, nil
 		}
 	}
-	t.now++
+	t.open++
 	return 0, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		t.now--
+		t.open--
 	}
 }
 
-// everything reports whether t may use all keys.
-func (t *tenant) everything() bool { return t.namespace == "*" }
+// allKeys reports whether t has access to all keys.
+func (t *tenant) allKeys() bool { return t.namespace == "*" }
 
-// key is the name under which the store knows t's key. What is too long with
-// the namespace before it is known by its hash and its beginning.
+// key returns the store's name of a key of t: the namespace and the key, or if that
+// is too long the namespace, the key's hash and its beginning.
 func (t *tenant) key(key string) string {
-	if t.everything() {
+	if t.allKeys() {
 		return key
 	}
 	if full := t.namespace + "/" + key; len(full) <= bucket.MaxKey {
@@ -266,9 +264,10 @@ func (t *tenant) key(key string) string {
 	return full[:bucket.MaxKey]
 }
 
-// own is t's name for a key of the store. ok is false if it is another's.
+// own returns t's name of a key of the store. ok is false if the key belongs to
+// another tenant.
 func (t *tenant) own(key string) (name string, ok bool) {
-	if t.everything() {
+	if t.allKeys() {
 		return key, true
 	}
 	if name, ok = strings.CutPrefix(key, t.namespace+"/"); ok {
@@ -281,7 +280,8 @@ func (t *tenant) own(key string) (name string, ok bool) {
 	return name[2*sha256.Size+1:] + "…", true
 }
 
-// claim makes settlements those of t's own leases.
+// claim rewrites the keys of settlements to the store's names of t's keys, so that
+// t can settle only its own leases.
 func (t *tenant) claim(done []bucket.Settlement) {
 	for i := range done {
 		done[i].Key = t.key(done[i].Key)

@@ -57,7 +57,7 @@ func TestALineWithoutAnything(t *testing.T) {
 func TestTenantsAreKeptApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &listing{Store: choked.NewLocal()}
-		d := open(t, store, HashToken("a")+" team-a", HashToken("b")+" team", HashToken("root")+" *")
+		d := open(t, store, hashToken("a")+" team-a", hashToken("b")+" team", hashToken("root")+" *")
 		defer d.close()
 		for _, key := range []string{"k", "-a/k", strings.Repeat("x", bucket.MaxKey), strings.Repeat("x", bucket.MaxKey-1) + "y", "team-a/k"} {
 			ask := wants(1, 10)
@@ -113,7 +113,7 @@ func TestKeysOfTenantsNeverMeet(t *testing.T) {
 	seen := make(map[string]string)
 	for _, ns := range []string{"a", "a-b", "b"} {
 		tenant := &tenant{namespace: ns}
-		for _, key := range []string{"k", "/k", "#k", "b/k", "-b/k", "a/k", long, long[1:], long[:500] + "x", HashToken(long), "\x00", "\xff"} {
+		for _, key := range []string{"k", "/k", "#k", "b/k", "-b/k", "a/k", long, long[1:], long[:500] + "x", hashToken(long), "\x00", "\xff"} {
 			full := tenant.key(key)
 			assert.NoError(t, bucket.CheckKey(full))
 			assert.Empty(t, seen[full], "%s %.40q", ns, key)
@@ -131,7 +131,7 @@ func TestKeysOfTenantsNeverMeet(t *testing.T) {
 
 func TestTokensAreReadAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, nil, HashToken("old")+" a")
+		d := open(t, nil, hashToken("old")+" a")
 		defer d.close()
 		status := func(token string) int {
 			return d.do(bearing(get("/v1/acquire", "key", "k", "request_limit", "100/s"), token)).Code
@@ -139,13 +139,13 @@ func TestTokensAreReadAgain(t *testing.T) {
 		assert.Equal(t, 200, status("old"))
 		assert.Equal(t, 401, status("new"))
 
-		d.list(HashToken("old")+" a", HashToken("new")+" a")
-		time.Sleep(lookEvery)
+		d.list(hashToken("old")+" a", hashToken("new")+" a")
+		time.Sleep(checkEvery)
 		assert.Equal(t, 200, status("new"))
 		assert.Equal(t, 200, status("old"))
 
-		d.list(HashToken("new") + " a")
-		time.Sleep(lookEvery)
+		d.list(hashToken("new") + " a")
+		time.Sleep(checkEvery)
 		assert.Equal(t, 401, status("old"), "revoked, though it was good before")
 		for range 20 {
 			status("old")
@@ -154,21 +154,21 @@ func TestTokensAreReadAgain(t *testing.T) {
 		time.Sleep(time.Minute)
 
 		d.list("choked_A_TOKEN_BY_MISTAKE a")
-		time.Sleep(lookEvery)
+		time.Sleep(checkEvery)
 		assert.Equal(t, 200, status("new"), "a broken file changes nothing")
-		assert.Contains(t, d.logs.String(), "cannot be read again")
+		assert.Contains(t, d.logs.String(), "failed to reload tokens")
 		assert.NotContains(t, d.logs.String(), "MISTAKE", "what stands for a hash may be a token")
 
 		d.list("")
-		time.Sleep(lookEvery)
+		time.Sleep(checkEvery)
 		assert.Equal(t, 200, status("new"), "an empty one is about to be written")
-		assert.Contains(t, d.logs.String(), "it is empty")
+		assert.Contains(t, d.logs.String(), "file is empty")
 
 		require.NoError(t, os.Remove(d.file))
-		time.Sleep(lookEvery)
+		time.Sleep(checkEvery)
 		assert.Equal(t, 200, status("new"))
 		d.list("# nobody")
-		time.Sleep(lookEvery)
+		time.Sleep(checkEvery)
 		assert.Equal(t, 401, status("new"))
 	})
 }
@@ -177,7 +177,7 @@ func TestFilesOfTokensThatCannotBe(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tokens")
 	_, err := OpenTokens(file, nil)
 	require.ErrorIs(t, err, os.ErrNotExist)
-	hash := HashToken("t")
+	hash := hashToken("t")
 	for line, why := range map[string]string{
 		"choked_SECRET a":            "64 hexadecimal digits",
 		hash[2:] + " a":              "64 hexadecimal digits",
@@ -188,7 +188,7 @@ func TestFilesOfTokensThatCannotBe(t *testing.T) {
 		hash + " a asks":             "asks=N",
 		hash + " a rate=fast":        `rate "fast"`,
 		hash + " a keys=7":           "rate=N/s",
-		hash + " a\n" + hash + " b":  "line 2: the same token",
+		hash + " a\n" + hash + " b":  "line 2: same token",
 		strings.Repeat("x", 100_000): "too long",
 	} {
 		require.NoError(t, os.WriteFile(file, []byte(line), 0o600))
@@ -199,7 +199,7 @@ func TestFilesOfTokensThatCannotBe(t *testing.T) {
 	}
 	var many strings.Builder
 	for i := range maxTokens + 1 {
-		fmt.Fprintln(&many, HashToken(fmt.Sprint(i)), "a")
+		fmt.Fprintln(&many, hashToken(fmt.Sprint(i)), "a")
 	}
 	require.NoError(t, os.WriteFile(file, []byte(many.String()), 0o600))
 	_, err = OpenTokens(file, nil)
@@ -208,7 +208,7 @@ func TestFilesOfTokensThatCannotBe(t *testing.T) {
 
 func TestCaps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, nil, HashToken("asks")+" a asks=2", HashToken("rate")+" b rate=5/10s")
+		d := open(t, nil, hashToken("asks")+" a asks=2", hashToken("rate")+" b rate=5/10s")
 		defer d.close()
 		long := func() *http.Request { return bearing(postJSON("/v1/lease", wants(1, 10)), "asks") }
 		require.True(t, d.do(long()).lease().OK)
@@ -242,7 +242,7 @@ func TestCaps(t *testing.T) {
 // What waits for quota may wait for that which is settled: no cap holds that back.
 func TestSettlementsAreFreeOfCaps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, nil, HashToken("t")+" a asks=1 rate=2/h")
+		d := open(t, nil, hashToken("t")+" a asks=1 rate=2/h")
 		defer d.close()
 		holder := wants(1, 10)
 		require.True(t, d.do(bearing(postJSON("/v1/lease", holder), "t")).lease().OK)
@@ -260,13 +260,13 @@ func TestSettlementsAreFreeOfCaps(t *testing.T) {
 
 func TestCountsOutliveTheFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, nil, HashToken("t")+" a rate=2/h")
+		d := open(t, nil, hashToken("t")+" a rate=2/h")
 		defer d.close()
 		for range 2 {
 			require.Equal(t, 200, d.do(bearing(get("/v1/status"), "t")).Code)
 		}
-		d.list("# read again", HashToken("t")+" a rate=2/h")
-		time.Sleep(lookEvery)
+		d.list("# read again", hashToken("t")+" a rate=2/h")
+		time.Sleep(checkEvery)
 		assert.Equal(t, 429, d.do(bearing(get("/v1/status"), "t")).Code)
 	})
 }
@@ -275,7 +275,7 @@ func TestCountsOutliveTheFile(t *testing.T) {
 // good ones of others behind the same address pass among them.
 func TestGuessing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, nil, HashToken("good")+" a")
+		d := open(t, nil, hashToken("good")+" a")
 		defer d.close()
 		ask := func(from, token string) reply {
 			r := bearing(get("/v1/status"), token)
@@ -314,14 +314,14 @@ func TestSourcesAreForgotten(t *testing.T) {
 	for i := range maxSources + 1000 {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.RemoteAddr = fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255)
-		g.bad(sourceOf(r), now)
+		g.countUnknown(sourceOf(r), now)
 	}
 	assert.LessOrEqual(t, len(g.sources), maxSources)
 }
 
 // The tokens, bad ones included, are in no log and no answer.
 func TestNoSecretsAnywhere(t *testing.T) {
-	d := open(t, &broken{Store: choked.NewLocal(), err: fmt.Errorf("of the store")}, HashToken("UNIQUE-good")+" a")
+	d := open(t, &broken{Store: choked.NewLocal(), err: fmt.Errorf("of the store")}, hashToken("UNIQUE-good")+" a")
 	var said strings.Builder
 	for _, token := range []string{"UNIQUE-good", "UNIQUE-bad", "UNIQUE bad"} {
 		for _, route := range append(routes, route{method: "GET", path: "/nowhere"}) {

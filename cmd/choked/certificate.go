@@ -9,18 +9,19 @@ import (
 	"time"
 )
 
-// certificate is one in files, read again when they have changed.
+// certificate is a TLS certificate with its key in two files. Changed files are read
+// again.
 type certificate struct {
-	cert, key string
+	cert, key string // the files
 	log       *slog.Logger
 
-	mu     sync.Mutex
-	looked time.Time
-	stamp  [2]time.Time
-	pair   *tls.Certificate
+	mu      sync.Mutex
+	checked time.Time    // when the files were last checked for changes
+	stamp   [2]time.Time // modification times of the files when pair was read
+	pair    *tls.Certificate
 }
 
-const lookEvery = time.Second // at the files, at most
+const checkEvery = time.Second // shortest time between two checks of the files
 
 func openCertificate(cert, key string, log *slog.Logger) (*certificate, error) {
 	c := &certificate{cert: cert, key: key, log: log}
@@ -37,7 +38,7 @@ func (c *certificate) read() error {
 	}
 	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
 	if err != nil {
-		return fmt.Errorf("certificate %s with key %s: %w", c.cert, c.key, err)
+		return fmt.Errorf("load certificate %s with key %s: %w", c.cert, c.key, err)
 	}
 	c.pair, c.stamp = &pair, stamp
 	return nil
@@ -58,14 +59,14 @@ func (c *certificate) stamps() (t [2]time.Time, err error) {
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now := time.Now(); now.Sub(c.looked) >= lookEvery {
-		c.looked = now
+	if now := time.Now(); now.Sub(c.checked) >= checkEvery {
+		c.checked = now
 		stamp, err := c.stamps()
 		if err == nil && stamp != c.stamp {
 			err = c.read()
 		}
-		if err != nil { // half of a new pair may be written
-			c.log.Error("the certificate cannot be read again, the one from before stays", "error", err)
+		if err != nil { // for instance while only one of the two files is new
+			c.log.Error("failed to reload the certificate, the previous one stays valid", "error", err)
 		}
 	}
 	return c.pair, nil

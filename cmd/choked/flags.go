@@ -10,15 +10,15 @@ import (
 	"strings"
 )
 
-// flags are those of one command, which the environment and a file set, too.
+// flags are the flags of one command. The environment and a file can set them, too.
 type flags struct {
 	*flag.FlagSet
 	getenv         func(string) string
 	stdout, stderr io.Writer
-	config         string
+	config         string // path of the file
 }
 
-// usageError is a mistake of who called.
+// usageError is a mistake in the command line, the environment or the file.
 type usageError struct{ error }
 
 func (e *usageError) Unwrap() error { return e.error }
@@ -27,15 +27,16 @@ func wrong(format string, args ...any) error { return &usageError{fmt.Errorf(for
 
 func newFlags(name string, getenv func(string) string, stdout, stderr io.Writer) *flags {
 	f := &flags{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError), getenv: getenv, stdout: stdout, stderr: stderr}
-	f.SetOutput(io.Discard) // an error is told by who called, in one line
+	f.SetOutput(io.Discard) // run prints errors, in one line
 	f.Usage = func() {}
 	f.StringVar(&f.config, "config", "", "`file` with a line \"name = value\" for each flag to set; a line that begins with # is a comment")
 	return f
 }
 
-// parse reads the command line, the environment and the file, and sees to it
-// that so many arguments are left.
-func (f *flags) parse(args []string, least, most int, arguments string) error {
+// parse reads the command line, the environment and the file, in this order of
+// precedence. It returns an error unless minArgs to maxArgs arguments are left, which
+// the usage calls arguments.
+func (f *flags) parse(args []string, minArgs, maxArgs int, arguments string) error {
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			fmt.Fprintf(f.stdout, "Usage: %s [flags] %s\n", f.Name(), arguments)
@@ -65,7 +66,7 @@ func (f *flags) parse(args []string, least, most int, arguments string) error {
 			return err
 		}
 	}
-	if f.NArg() < least || f.NArg() > most {
+	if f.NArg() < minArgs || f.NArg() > maxArgs {
 		if arguments == "" {
 			return wrong("argument %.80q: want flags only, see -h", f.Arg(0))
 		}
@@ -74,20 +75,20 @@ func (f *flags) parse(args []string, least, most int, arguments string) error {
 	return nil
 }
 
-// variable is the variable of the environment that sets a flag.
+// variable returns the environment variable that sets a flag.
 func variable(name string) string {
 	return "CHOKED_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
-// hide takes the value out of an error, if that is a secret.
+// hide replaces an error of a flag that holds a secret, since it may quote the value.
 func hide(name string, err error) error {
 	if name == "secret" || name == "previous-secret" || name == "token" {
-		return errors.New("not a value that it can have")
+		return errors.New("invalid value")
 	}
 	return err
 }
 
-// file sets what the file says and is not set yet.
+// file sets the flags of the file that are not set yet.
 func (f *flags) file(set map[string]bool) error {
 	file, err := os.Open(f.config)
 	if err != nil {
@@ -107,7 +108,7 @@ func (f *flags) file(set map[string]bool) error {
 		case !ok:
 			return wrong("%s: line %d: want \"name = value\"", f.config, n)
 		case f.Lookup(name) == nil || name == "config":
-			return wrong("%s: line %d: there is no flag %.40q", f.config, n, name)
+			return wrong("%s: line %d: unknown flag %.40q", f.config, n, name)
 		case seen[name] && !mayRepeat(f.Lookup(name).Value):
 			return wrong("%s: line %d: %s is set twice", f.config, n, name)
 		}
@@ -122,7 +123,7 @@ func (f *flags) file(set map[string]bool) error {
 	return lines.Err()
 }
 
-// list is a flag of values with commas between them. Given again, it has more.
+// list is a flag of values separated by commas. A repeated flag appends its values.
 type list struct{ p *[]string }
 
 func (l list) String() string {
@@ -141,7 +142,8 @@ func (l list) Set(s string) error {
 	return nil
 }
 
-// each is a flag of one value, whatever is in it. Given again, it has more.
+// each is a flag of one value, which may contain commas. A repeated flag appends its
+// value.
 type each struct{ p *[]string }
 
 func (e each) String() string { return list(e).String() }
@@ -153,7 +155,7 @@ func (e each) Set(s string) error {
 	return nil
 }
 
-// mayRepeat reports whether a flag has a value more each time that it is given.
+// mayRepeat reports whether a flag may be given more than once.
 func mayRepeat(v flag.Value) bool {
 	switch v.(type) {
 	case list, each:

@@ -1,5 +1,5 @@
-// Command choked runs a rate limiter as a service, for workers that cannot be a
-// node of a cluster themselves, and shows how it stands.
+// Command choked runs a rate limiter as a service, for workers that cannot be nodes
+// of a cluster themselves, and prints the status of a service.
 //
 //	choked serve -tokens /etc/choked/tokens -tls-cert cert.pem -tls-key key.pem
 //	choked status -url https://choked.internal:7980
@@ -20,23 +20,23 @@ import (
 const usage = `Usage: choked <command> [flags]
 
   serve    run a node of the service
-  status   show how a service stands
-  token    make a token
+  status   print the status of a service
+  token    create a token
 
-choked <command> -h shows its flags. A flag may also be set by a variable of the
-environment, as CHOKED_TLS_CERT sets -tls-cert, or by a line of the file that
--config names, as in "tls-cert = cert.pem". The command line comes first, then the
-environment, then the file.
+choked <command> -h prints the flags of a command. An environment variable can set a
+flag, as CHOKED_TLS_CERT sets -tls-cert, and so can a line of the file that -config
+names, such as "tls-cert = cert.pem". The command line overrides the environment, and
+the environment overrides the file.
 `
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, stop) // a second signal kills the process
 	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 
-// run is the program without what only a process can have. It returns the exit
-// status: 2 for what was asked wrongly, 1 for what has failed.
+// run runs the program with the given arguments, environment and outputs. It returns
+// the exit status: 0, 1 for a failure, or 2 for a usage error.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	commands := map[string]func(context.Context, *flags, []string) error{"serve": serve, "status": status, "token": token}
 	if len(args) == 0 {

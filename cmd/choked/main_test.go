@@ -163,7 +163,7 @@ func TestTheServiceFromStartToEnd(t *testing.T) {
 	all := strings.TrimSpace(out)
 	require.Eventually(t, func() bool { // the file is read again
 		_, out, _ = say(t, nil, "status", "-url", url, "-token", all)
-		return strings.Contains(out, "leader, answers here")
+		return strings.Contains(out, "leader, this node")
 	}, 5*time.Second, 50*time.Millisecond)
 	assert.Contains(t, out, "team-a/openai_chat")
 	status, out, _ = say(t, nil, "status", "-url", url, "-token", all, "-json")
@@ -173,7 +173,7 @@ func TestTheServiceFromStartToEnd(t *testing.T) {
 	assert.Equal(t, "alone", st.Leader)
 	status, _, errs = say(t, nil, "status", "-url", url, "-token", "choked_WRONG")
 	assert.Equal(t, 1, status)
-	assert.Contains(t, errs, "not known")
+	assert.Contains(t, errs, "unknown token")
 
 	// Stopped, it tells those who wait, and ends with status 0.
 	require.NoError(t, choke.Close())
@@ -260,7 +260,7 @@ func TestTLSByFilesThatAreReadAgain(t *testing.T) {
 	require.NoError(t, os.WriteFile(cert, []byte("half of it"), 0o600))
 	require.Eventually(t, func() bool {
 		assert.EqualValues(t, 1, serial(), "half of a new pair changes nothing")
-		return strings.Contains(p.log(), "cannot be read again")
+		return strings.Contains(p.log(), "failed to reload the certificate")
 	}, 5*time.Second, 50*time.Millisecond)
 	certified(t, dir, 2)
 	require.Eventually(t, func() bool { return serial() == 2 }, 5*time.Second, 50*time.Millisecond)
@@ -333,20 +333,20 @@ func TestWhatIsAskedWrongly(t *testing.T) {
 		{[]string{"serve", "-listen", "7980"}, nil, "want host:port"},
 		{[]string{"serve", "-tls-cert", "x"}, nil, "want both or none"},
 		{[]string{"serve", "-conns-per-source", "0"}, nil, "want 1 or more"},
-		{[]string{"serve", "-stop", "-1s"}, nil, "no negative time"},
+		{[]string{"serve", "-stop", "-1s"}, nil, "want 0 or more"},
 		{[]string{"serve", "-secret", "x", "-secret-file", tokens}, nil, "want one of them"},
-		{[]string{"serve", "-secret-file", file("\n")}, nil, "it is empty"},
+		{[]string{"serve", "-secret-file", file("\n")}, nil, "file is empty"},
 		{[]string{"serve"}, map[string]string{"CHOKED_VOTERS": "many"}, "CHOKED_VOTERS"},
 		{[]string{"serve", "-config", file("listen")}, nil, `line 1: want "name = value"`},
-		{[]string{"serve", "-config", file("\nlistn = x")}, nil, `line 2: there is no flag "listn"`},
+		{[]string{"serve", "-config", file("\nlistn = x")}, nil, `line 2: unknown flag "listn"`},
 		{[]string{"serve", "-config", file("voters = many")}, nil, "line 1: voters"},
 		{[]string{"serve", "-config", file("voters = 1\nvoters = 3")}, nil, "line 2: voters is set twice"},
-		{[]string{"serve", "-config", file("config = x")}, nil, "there is no flag"},
+		{[]string{"serve", "-config", file("config = x")}, nil, "unknown flag"},
 		{[]string{"token"}, nil, "want namespace"},
 		{[]string{"token", "Team A"}, nil, "namespace \"Team\""},
 		{[]string{"token", "-caps", "asks=x", "a"}, nil, "asks=N"},
 		{[]string{"status", "x"}, nil, "want flags only"},
-		{[]string{"status", "-ca", tokens}, nil, "holds no certificates"},
+		{[]string{"status", "-ca", tokens}, nil, "no certificates in this file"},
 	} {
 		status, _, errs := say(t, c.env, c.args...)
 		assert.Equal(t, 2, status, "%v: %s", c.args, errs)

@@ -16,7 +16,7 @@ import (
 	"github.com/choked/choked/server"
 )
 
-// options are what the flags of serve say.
+// options are the flags of serve.
 type options struct {
 	listen     string
 	tokens     string
@@ -32,33 +32,34 @@ type options struct {
 
 func serveFlags(f *flags, o *options) {
 	f.StringVar(&o.listen, "listen", "127.0.0.1:7980", "`host:port` of the HTTP API")
-	f.StringVar(&o.tokens, "tokens", "", "`file` of the tokens that admit, see choked token; read again when it changes. Without\none everyone is let in, and only a loopback address can be listened on")
-	f.BoolVar(&o.insecure, "insecure", false, "listen on any address without -tokens")
-	f.StringVar(&o.cert, "tls-cert", "", "`file` of the certificate, and those that vouch for it; read again when it changes")
-	f.StringVar(&o.key, "tls-key", "", "`file` of its key")
-	f.IntVar(&o.perSource, "conns-per-source", 1000, "connections from one address at a time, those of all clients behind an ingress or a NAT; more are closed")
-	f.StringVar(&o.node.Name, "name", "", "of this node, for people (default the host's name)")
-	f.StringVar(&o.node.Bind, "bind", "", "`host:port` for the other nodes, TCP and UDP (default :7946, or without -secret 127.0.0.1:7946)")
-	f.StringVar(&o.node.Advertise, "advertise", "", "`host:port` at which the other nodes reach this one (default that of -bind)")
-	f.Var(list{&o.node.Join}, "join", "`host:port,...` of other nodes, the same on all of them; a DNS name stands for all its addresses;\nmay be given again. The address that comes first founds the cluster. None: this node is alone")
-	f.StringVar(&o.node.Secret, "secret", "", "that all nodes share; better by CHOKED_SECRET or -secret-file, for others see a command line")
-	f.StringVar(&o.secretFile, "secret-file", "", "`file` that holds the secret")
-	f.Var(each{&o.node.PreviousSecrets}, "previous-secret", "`secret` that is still accepted from others, while it is changed; may be given again")
-	f.StringVar(&o.node.Dir, "dir", "", "`directory` of the log; without one the node starts anew each time")
-	f.TextVar(&o.node.ColdStart, "cold-start", cluster.Full, "`full or empty`: how buckets begin in a cluster that has lost, or never had, all knowledge of them")
-	f.IntVar(&o.node.Voters, "voters", 3, "nodes that keep the log: 1, 3 or 5")
-	f.TextVar(&o.level, "log", slog.LevelInfo, "`level` from which on things are logged: debug, info, warn or error")
-	f.DurationVar(&o.drain, "drain", 0, "`time` between being not ready any more and stopping, for who balances load to notice")
-	f.DurationVar(&o.stop, "stop", 10*time.Second, "`time` for requests under way to end, then they are cut off")
+	f.StringVar(&o.tokens, "tokens", "", "`file` of the tokens that admit clients, see choked token; read again when it changes.\nWithout it every client is admitted, and -listen has to be a loopback address")
+	f.BoolVar(&o.insecure, "insecure", false, "allow -listen on any address without -tokens")
+	f.StringVar(&o.cert, "tls-cert", "", "`file` with the certificate and its intermediates in PEM; read again when it changes")
+	f.StringVar(&o.key, "tls-key", "", "`file` with the key of -tls-cert in PEM")
+	f.IntVar(&o.perSource, "conns-per-source", 1000, "most open `connections` from one address; clients behind one ingress or NAT share an address.\nConnections above it are closed")
+	f.StringVar(&o.node.Name, "name", "", "`name` of this node in logs and status (default the host name)")
+	f.StringVar(&o.node.Bind, "bind", "", "`host:port` for traffic between nodes, TCP and UDP (default :7946, or without -secret 127.0.0.1:7946)")
+	f.StringVar(&o.node.Advertise, "advertise", "", "`host:port` at which other nodes reach this one (default the address of -bind)")
+	f.Var(list{&o.node.Join}, "join", "`host:port,...` of the nodes, the same list on all of them; a DNS name stands for all its addresses;\nmay be repeated. The node at the first address founds the cluster. Empty: a cluster of this node alone")
+	f.StringVar(&o.node.Secret, "secret", "", "`secret` that all nodes share; prefer CHOKED_SECRET or -secret-file, since other users can see command lines")
+	f.StringVar(&o.secretFile, "secret-file", "", "`file` with the secret")
+	f.Var(each{&o.node.PreviousSecrets}, "previous-secret", "`secret` that is still accepted from other nodes, while the secret is being changed; may be repeated")
+	f.StringVar(&o.node.Dir, "dir", "", "`directory` of the Raft log and snapshots; without it the node keeps them in memory and forgets them when it stops")
+	f.TextVar(&o.node.ColdStart, "cold-start", cluster.Full, "`full or empty`: level of the buckets when a cluster begins without a log of earlier ones")
+	f.IntVar(&o.node.Voters, "voters", 3, "`number` of nodes that vote and keep the log: 1, 3 or 5")
+	f.TextVar(&o.level, "log", slog.LevelInfo, "lowest `level` to log: debug, info, warn or error")
+	f.DurationVar(&o.drain, "drain", 0, "`delay` between failing /readyz and stopping, so that load balancers notice")
+	f.DurationVar(&o.stop, "stop", 10*time.Second, "longest `time` for open requests to end before they are cut off")
 }
 
-// check reports what cannot be, or is not safe.
+// check returns why the options are invalid or unsafe, or nil. It reads the secret
+// file.
 func (o *options) check() error {
 	if (o.cert == "") != (o.key == "") {
 		return wrong("-tls-cert and -tls-key: want both or none")
 	}
 	if o.drain < 0 || o.stop < 0 {
-		return wrong("-drain %v -stop %v: want no negative time", o.drain, o.stop)
+		return wrong("-drain %v -stop %v: want 0 or more", o.drain, o.stop)
 	}
 	if o.perSource < 1 {
 		return wrong("-conns-per-source %d: want 1 or more", o.perSource)
@@ -69,7 +70,7 @@ func (o *options) check() error {
 	}
 	addr, _ := netip.ParseAddr(host)
 	if o.tokens == "" && !o.insecure && host != "localhost" && !addr.IsLoopback() {
-		return wrong("-listen %s without -tokens: everyone who gets there would be let in; want -tokens, or -insecure if that is meant", o.listen)
+		return wrong("-listen %s without -tokens admits every client that reaches it: want -tokens, or -insecure to allow that", o.listen)
 	}
 	if o.secretFile != "" {
 		if o.node.Secret != "" {
@@ -80,7 +81,7 @@ func (o *options) check() error {
 			return fmt.Errorf("-secret-file: %w", err)
 		}
 		if o.node.Secret = strings.TrimSpace(string(b)); o.node.Secret == "" {
-			return wrong("-secret-file %s: it is empty", o.secretFile)
+			return wrong("-secret-file %s: file is empty", o.secretFile)
 		}
 	}
 	return nil
@@ -138,11 +139,11 @@ func serve(ctx context.Context, f *flags, args []string) (err error) {
 	log.Info("serving", "listen", l.Addr().String(), "tls", cfg.TLS != nil, "tokens", cfg.Tokens != nil, "nodes", node.Addr())
 
 	select {
-	case err = <-served: // the listener has failed
+	case err = <-served: // the listener failed
 		served <- nil
 	case <-ctx.Done():
 		log.Info("stopping")
-		s.SayNotReady()
+		s.MarkNotReady()
 		select {
 		case <-time.After(o.drain):
 		case err = <-served:
@@ -157,13 +158,13 @@ func serve(ctx context.Context, f *flags, args []string) (err error) {
 	return err
 }
 
-// ready reports what keeps a node from deciding.
+// ready returns nil if node can decide, or why it cannot.
 func ready(node *cluster.Node) error {
 	if err := node.Health(); err != nil {
 		return err
 	}
 	if _, ok := node.Leader(); !ok {
-		return errors.New("there is no leader")
+		return errors.New("no leader")
 	}
 	return nil
 }

@@ -18,17 +18,17 @@ import (
 	"github.com/choked/choked/internal/httpapi"
 )
 
-// statusWithin is how long the service may take.
-const statusWithin = 10 * time.Second
+// statusTimeout bounds the request for a status.
+const statusTimeout = 10 * time.Second
 
-// status asks a service how it stands, and prints that.
+// status prints the status of a service.
 func status(ctx context.Context, f *flags, args []string) error {
 	var url, token, ca string
 	var asJSON bool
 	f.StringVar(&url, "url", "http://127.0.0.1:7980", "`URL` of the service")
-	f.StringVar(&token, "token", "", "that admits; better by CHOKED_TOKEN, for others see a command line")
-	f.StringVar(&ca, "ca", "", "`file` of certificates to trust (default those of the system)")
-	f.BoolVar(&asJSON, "json", false, "print it as JSON")
+	f.StringVar(&token, "token", "", "`token` of the client; prefer CHOKED_TOKEN, since other users can see command lines")
+	f.StringVar(&ca, "ca", "", "`file` with certificates to trust, in PEM (default the system's)")
+	f.BoolVar(&asJSON, "json", false, "print the status as JSON")
 	if err := f.parse(args, 0, 0, ""); err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func status(ctx context.Context, f *flags, args []string) error {
 	}
 	var st httpapi.Status
 	if err := json.Unmarshal(body, &st); err != nil {
-		return fmt.Errorf("%s answers what is no status: %w", url, err)
+		return fmt.Errorf("decode status of %s: %w", url, err)
 	}
 	return show(f.stdout, st)
 }
@@ -56,15 +56,15 @@ func askStatus(ctx context.Context, url, token, ca string) ([]byte, error) {
 		}
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(pem) {
-			return nil, wrong("-ca %s: it holds no certificates", ca)
+			return nil, wrong("-ca %s: no certificates in this file", ca)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
 	}
-	ctx, cancel := context.WithTimeout(ctx, statusWithin)
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, "GET", url+"/v1/status", nil)
 	if err != nil {
-		return nil, wrong("-url %.80q: want one such as https://choked.internal:7980", url)
+		return nil, wrong("-url %.80q: want a URL such as https://choked.internal:7980", url)
 	}
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
@@ -89,7 +89,7 @@ func askStatus(ctx context.Context, url, token, ca string) ([]byte, error) {
 	return body, nil
 }
 
-// show prints st for people. Names are quoted where they hold more than letters.
+// show prints st as tables. It quotes names that contain control characters.
 func show(out io.Writer, st httpapi.Status) error {
 	switch {
 	case st.Ready:
@@ -109,16 +109,16 @@ func show(out io.Writer, st httpapi.Status) error {
 				role = "voter"
 			}
 			if m.Sick {
-				role += ", its disk has failed"
+				role += ", disk failed"
 			}
 			if m.Self {
-				role += ", answers here"
+				role += ", this node"
 			}
 			fmt.Fprintf(w, "%s\t%s\t%s\n", quoted(m.Name), quoted(m.Addr), role)
 		}
 	}
 	if len(st.Keys) == 0 {
-		fmt.Fprintln(w, "\nno keys in use, as far as this node knows")
+		fmt.Fprintln(w, "\nthis node knows of no keys in use")
 	} else {
 		fmt.Fprintln(w, "\nKEY\tLIMITS\tLEVEL\tLEASED\tLEASES\tFULL IN")
 	}
@@ -138,7 +138,7 @@ func parseLimits(s string) (l bucket.Limits, err error) {
 	return l, err
 }
 
-// ofLimited shows the units that are limited.
+// ofLimited formats the units of c that l limits.
 func ofLimited(l bucket.Limits, c bucket.Cost) string {
 	var parts []string
 	for u := range bucket.Tokens + 1 {
@@ -152,7 +152,7 @@ func ofLimited(l bucket.Limits, c bucket.Cost) string {
 	return strings.Join(parts, ", ")
 }
 
-// quoted is s, in quotes if it holds what a terminal might obey.
+// quoted returns s, in quotes if it contains characters that could control a terminal.
 func quoted(s string) string {
 	if q := fmt.Sprintf("%q", s); q != `"`+s+`"` {
 		return q

@@ -8,11 +8,11 @@ import (
 	"github.com/choked/choked/server"
 )
 
-// token makes a token, which it shows this once, and the line by which a file
-// of tokens lists it.
+// token creates a token and prints it. Only its hash is kept: the line for a file of
+// tokens.
 func token(_ context.Context, f *flags, args []string) error {
 	var file, caps string
-	f.StringVar(&file, "file", "", "`file` of tokens to which the line is added; without it the line is printed, too")
+	f.StringVar(&file, "file", "", "`file` of tokens to append to; without it the line for the file is printed after the token")
 	f.StringVar(&caps, "caps", "", "`caps` of the token, as in \"asks=100 rate=500/s\"")
 	if err := f.parse(args, 1, 1, "namespace"); err != nil {
 		return err
@@ -34,9 +34,9 @@ func token(_ context.Context, f *flags, args []string) error {
 		return err
 	}
 	defer out.Close()
-	if within, err := endsInALine(out); err != nil {
+	if partial, err := endsInPartialLine(out); err != nil {
 		return err
-	} else if within {
+	} else if partial {
 		line = "\n" + line
 	}
 	if _, err := fmt.Fprintln(out, line); err != nil {
@@ -49,8 +49,9 @@ func token(_ context.Context, f *flags, args []string) error {
 	return err
 }
 
-// endsInALine reports whether f ends within a line, as some editors leave it.
-func endsInALine(f *os.File) (bool, error) {
+// endsInPartialLine reports whether the last line of f has no newline, as some
+// editors leave it.
+func endsInPartialLine(f *os.File) (bool, error) {
 	info, err := f.Stat()
 	if err != nil || info.Size() == 0 {
 		return false, err

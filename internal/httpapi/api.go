@@ -1,6 +1,6 @@
-// Package httpapi is what the service and its clients say to each other: JSON
-// over HTTP. Times and durations are whole nanoseconds, in fields whose names
-// end in _ns.
+// Package httpapi defines the messages of the HTTP API between package server and
+// its clients. They are JSON. Times and durations are whole nanoseconds, in fields
+// whose names end in _ns.
 package httpapi
 
 import (
@@ -18,42 +18,42 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// MaxBody bounds a request and an answer, in bytes.
+// MaxBody bounds the body of a request and of an answer, in bytes.
 const MaxBody = 1 << 20
 
-// MaxSettlements bounds the settlements in a request, each of which may be an
-// operation of its own to the store.
+// MaxSettlements bounds the settlements in one request, since each may be an
+// operation of its own at the store.
 const MaxSettlements = 1024
 
-// Poll is how long the service keeps an ask waiting before it answers that the
-// ask still waits. The client then asks again to resume it. So the service
-// hears of a client that is gone, and a lease's validity, which counts from the
-// client's last request, does not shrink with the wait.
+// Poll is how long a request waits for the decision on an ask. After that the
+// service answers that the ask is pending, and the client sends another request to
+// resume it. So the service notices a client that has crashed, and the validity of a
+// lease, which counts from the client's last request, does not shrink with the wait.
 const Poll = 5 * time.Second
 
-// Decode reads one JSON value, of which it knows every field.
+// Decode parses b as one JSON value without unknown fields.
 func Decode(b []byte, v any) error {
 	if !utf8.Valid(b) {
-		return errors.New("the body is not UTF-8: send a key of other bytes as key_base64")
+		return errors.New("decode body: not UTF-8, want a key of other bytes in key_base64")
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return err
+		return fmt.Errorf("decode body: %w", err)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return errors.New("more than one JSON value")
+		return errors.New("decode body: more than one JSON value")
 	}
 	return nil
 }
 
-// Key is a key of any bytes: as text where it is text.
+// Key is a key: as text if it is UTF-8, and in base64 otherwise.
 type Key struct {
 	Text   string `json:"key,omitempty"`
 	Base64 []byte `json:"key_base64,omitempty"`
 }
 
-// KeyOf returns k as it is sent.
+// KeyOf returns the message form of k.
 func KeyOf(k string) Key {
 	if utf8.ValidString(k) {
 		return Key{Text: k}
@@ -65,15 +65,15 @@ func KeyOf(k string) Key {
 func (k Key) Value() (string, error) {
 	switch {
 	case k.Text != "" && k.Base64 != nil:
-		return "", errors.New("both key and key_base64: want one of them")
+		return "", errors.New("both key and key_base64 are set: want one of them")
 	case k.Base64 != nil:
 		k.Text = string(k.Base64)
 	}
 	return k.Text, bucket.CheckKey(k.Text)
 }
 
-// ID is a lease's id: a string, for its parts are too large for the numbers of
-// some languages.
+// ID is a lease id. It is sent as a string, since JavaScript and other languages lose
+// digits of 64-bit numbers.
 type ID bucket.LeaseID
 
 // MarshalText implements [encoding.TextMarshaler].
@@ -91,8 +91,8 @@ func (id *ID) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// Rates are the rates on one unit: a string such as "500/m,10000/d", or a list
-// of objects, which can tell rates that the string cannot.
+// Rates are the rates on one unit: a string such as "500/m,10000/d", or a list of
+// objects with the fields n, per_ns and burst.
 type Rates bucket.Rates
 
 type rate struct {
@@ -135,22 +135,22 @@ type Limits struct {
 	Tokens   Rates `json:"tokens,omitempty"`
 }
 
-// LimitsOf returns l as it is sent.
+// LimitsOf returns the message form of l.
 func LimitsOf(l bucket.Limits) Limits { return Limits{Rates(l.Requests), Rates(l.Tokens)} }
 
-// Value returns the limits.
+// Value returns the limits of the message.
 func (l Limits) Value() bucket.Limits {
 	return bucket.Limits{Requests: bucket.Rates(l.Requests), Tokens: bucket.Rates(l.Tokens)}
 }
 
-// Level is what a bucket holds of each unit that it limits. Of another it holds
-// more than the numbers of some languages can tell: that one is left out.
+// Level is the level of a bucket in each unit that it limits. A unit without a limit
+// is left out: its level is a number that many languages cannot represent.
 type Level struct {
 	Requests *int64 `json:"requests,omitempty"`
 	Tokens   *int64 `json:"tokens,omitempty"`
 }
 
-// LevelOf returns c as it is sent.
+// LevelOf returns the message form of c.
 func LevelOf(c bucket.Cost) (l Level) {
 	if c.Requests <= bucket.MaxUnits {
 		l.Requests = &c.Requests
@@ -163,7 +163,7 @@ func LevelOf(c bucket.Cost) (l Level) {
 
 // Value returns the level.
 func (l Level) Value() bucket.Cost {
-	c := bucket.Limits{}.Burst() // of what is not limited
+	c := bucket.Limits{}.Burst() // the level of units without a limit
 	if l.Requests != nil {
 		c.Requests = *l.Requests
 	}
@@ -180,7 +180,7 @@ type Settlement struct {
 	Spent bucket.Cost `json:"spent"`
 }
 
-// SettlementsOf returns done as it is sent.
+// SettlementsOf returns the message form of done.
 func SettlementsOf(done []bucket.Settlement) []Settlement {
 	list := make([]Settlement, len(done))
 	for i, s := range done {
@@ -189,10 +189,10 @@ func SettlementsOf(done []bucket.Settlement) []Settlement {
 	return list
 }
 
-// Settlements returns what list says.
+// Settlements returns the settlements of the message.
 func Settlements(list []Settlement) ([]bucket.Settlement, error) {
 	if len(list) > MaxSettlements {
-		return nil, fmt.Errorf("%d settlements: want at most %d in a request", len(list), MaxSettlements)
+		return nil, fmt.Errorf("%d settlements in a request: want at most %d", len(list), MaxSettlements)
 	}
 	var done []bucket.Settlement
 	for _, s := range list {
@@ -220,12 +220,12 @@ type LeaseRequest struct {
 	MaxWait time.Duration `json:"max_wait_ns,omitempty"`
 	Done    []Settlement  `json:"done,omitempty"`
 
-	// Resume goes on with an ask that was answered to be pending, at the node
-	// that has answered. Key and ID name it, and the rest is as it was.
+	// Resume continues a pending ask at the node that answered that it is pending.
+	// Key and ID name the ask; the other fields are ignored.
 	Resume bool `json:"resume,omitempty"`
 }
 
-// LeaseRequestOf returns a as it is sent.
+// LeaseRequestOf returns the message form of a.
 func LeaseRequestOf(a bucket.Ask) LeaseRequest {
 	return LeaseRequest{
 		Key: KeyOf(a.Key), ID: ID(a.ID), Limits: LimitsOf(a.Limits), Defined: a.Defined,
@@ -233,7 +233,7 @@ func LeaseRequestOf(a bucket.Ask) LeaseRequest {
 	}
 }
 
-// Ask returns what r asks for.
+// Ask returns the ask of the message. It is not checked if r resumes an ask.
 func (r *LeaseRequest) Ask() (bucket.Ask, error) {
 	a := bucket.Ask{
 		ID: bucket.LeaseID(r.ID), Limits: r.Limits.Value(), Defined: r.Defined,
@@ -252,9 +252,9 @@ func (r *LeaseRequest) Ask() (bucket.Ask, error) {
 	return a, cmp.Or(err, a.Check())
 }
 
-// CheckCost reports why c could never be admitted under l, or nil. A cost above the
-// burst is [bucket.ErrCostExceedsBurst] however large it is; [bucket.Cost.Check]
-// bounds what a store can count, and calls a larger cost invalid.
+// CheckCost returns why c can never be admitted under l, or nil. A cost above the
+// burst is [bucket.ErrCostExceedsBurst], however large it is. [bucket.Cost.Check]
+// in contrast refuses any cost above [bucket.MaxUnits] as invalid.
 func CheckCost(l bucket.Limits, c bucket.Cost) error {
 	if c.Requests < 0 || c.Tokens < 0 {
 		return fmt.Errorf("cost of %v: want 0 or more of each", c)
@@ -262,13 +262,13 @@ func CheckCost(l bucket.Limits, c bucket.Cost) error {
 	return l.Fits(l.Limited(c))
 }
 
-// Lease is [bucket.Lease], or says that the ask still waits.
+// Lease is [bucket.Lease], or the answer that the ask is pending.
 type Lease struct {
 	ID         ID            `json:"id"`
 	OK         bool          `json:"ok"`
-	Pending    bool          `json:"pending,omitempty"` // resume it
+	Pending    bool          `json:"pending,omitempty"` // not decided yet: resume the ask
 	Granted    bucket.Cost   `json:"granted"`
-	ValidFor   time.Duration `json:"valid_for_ns"` // from the instant at which the request was sent
+	ValidFor   time.Duration `json:"valid_for_ns"` // counted from when the client sent its last request
 	Drips      []Drip        `json:"drips,omitempty"`
 	RetryAfter time.Duration `json:"retry_after_ns"`
 	Level      Level         `json:"level"`
@@ -283,7 +283,7 @@ type Drip struct {
 	Per   time.Duration `json:"per_ns"`
 }
 
-// LeaseOf returns l as it is sent.
+// LeaseOf returns the message form of l.
 func LeaseOf(l bucket.Lease) Lease {
 	out := Lease{ID: ID(l.ID), OK: l.OK, Granted: l.Granted, ValidFor: l.ValidFor, RetryAfter: l.RetryAfter, Level: LevelOf(l.Level), At: l.At}
 	for _, d := range l.Drips {
@@ -292,7 +292,7 @@ func LeaseOf(l bucket.Lease) Lease {
 	return out
 }
 
-// Value returns the lease, if it is one.
+// Value returns the lease of the message.
 func (l Lease) Value() (bucket.Lease, error) {
 	out := bucket.Lease{ID: bucket.LeaseID(l.ID), OK: l.OK, Granted: l.Granted, ValidFor: l.ValidFor, RetryAfter: l.RetryAfter, Level: l.Level.Value(), At: l.At}
 	if err := l.Granted.Check(); err != nil {
@@ -304,14 +304,14 @@ func (l Lease) Value() (bucket.Lease, error) {
 			unit = bucket.Tokens
 		}
 		if d.Unit != unit.String() || d.Ready < 0 || d.N < 1 || d.Per < 1 {
-			return out, fmt.Errorf("drip %+v: no such thing", d)
+			return out, fmt.Errorf("drip %+v: want unit requests or tokens, ready_ns of 0 or more, n and per_ns of 1 or more", d)
 		}
 		out.Drips = append(out.Drips, bucket.Drip{Unit: unit, Ready: d.Ready, N: d.N, Per: d.Per})
 	}
 	return out, nil
 }
 
-// SettleRequest closes leases.
+// SettleRequest settles leases.
 type SettleRequest struct {
 	Done []Settlement `json:"done"`
 }
@@ -327,7 +327,7 @@ type AdjustRequest struct {
 	Empty   time.Duration `json:"empty_ns,omitempty"`
 }
 
-// AdjustRequestOf returns a as it is sent.
+// AdjustRequestOf returns the message form of a.
 func AdjustRequestOf(a bucket.Adjustment) AdjustRequest {
 	return AdjustRequest{
 		Key: KeyOf(a.Key), Limits: LimitsOf(a.Limits), Defined: a.Defined,
@@ -335,7 +335,7 @@ func AdjustRequestOf(a bucket.Adjustment) AdjustRequest {
 	}
 }
 
-// Adjustment returns what r says.
+// Adjustment returns the adjustment of the message.
 func (r *AdjustRequest) Adjustment() (bucket.Adjustment, error) {
 	a := bucket.Adjustment{
 		Limits: r.Limits.Value(), Defined: r.Defined,
@@ -348,15 +348,15 @@ func (r *AdjustRequest) Adjustment() (bucket.Adjustment, error) {
 	return a, a.Check()
 }
 
-// AcquireRequest asks for quota that is spent at once.
+// AcquireRequest asks for quota that the service spends for the client.
 type AcquireRequest struct {
 	Key
 	Limits Limits         `json:"limits"`
-	Cost   *bucket.Cost   `json:"cost,omitempty"`    // none, or none of requests: one request
-	Wait   *time.Duration `json:"wait_ns,omitempty"` // none: as in a query
+	Cost   *bucket.Cost   `json:"cost,omitempty"`    // default: 1 request and 0 tokens
+	Wait   *time.Duration `json:"wait_ns,omitempty"` // default: 30 s
 }
 
-// Acquired is the answer.
+// Acquired is the answer to an [AcquireRequest]: whether the cost is spent.
 type Acquired struct {
 	OK         bool          `json:"ok"`
 	Waited     time.Duration `json:"waited_ns"`
@@ -364,17 +364,17 @@ type Acquired struct {
 	Level      Level         `json:"level"`
 }
 
-// Status is how the service stands.
+// Status is the status of one node of the service.
 type Status struct {
 	Node    string    `json:"node,omitempty"`
 	Ready   bool      `json:"ready"`
-	Missing string    `json:"missing,omitempty"` // for it to be ready
+	Missing string    `json:"missing,omitempty"` // why the node is not ready
 	Leader  string    `json:"leader,omitempty"`
 	Members []Member  `json:"members,omitempty"`
 	Keys    []KeyInfo `json:"keys"`
 }
 
-// Member is one node of the service.
+// Member is a node of the cluster behind the service.
 type Member struct {
 	Name   string `json:"name"`
 	Addr   string `json:"addr"`

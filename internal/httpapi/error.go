@@ -7,13 +7,13 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// Error is an answer that says why there is no other.
+// Error is the reason why the service refuses a request or fails at it.
 type Error struct {
-	Code    string `json:"code"`
-	Message string `json:"message"`
+	Code    string `json:"code"`    // one of the constants below, for programs
+	Message string `json:"message"` // for people
 }
 
-// Failure is the body of such an answer.
+// Failure is the body of an answer with an [Error].
 type Failure struct {
 	Error     Error  `json:"error"`
 	RequestID string `json:"request_id,omitempty"`
@@ -27,32 +27,32 @@ const (
 	NotFound     = "not_found"
 	TooLarge     = "too_large"
 	ExceedsBurst = "cost_exceeds_burst"
-	InHand       = "in_hand"     // the id is being decided for another request
-	Lost         = "lost"        // the ask does not wait here any more, and holds nothing
-	Busy         = "busy"        // over the caps of the token; nothing was done
-	NoQuorum     = "no_quorum"   // nothing can be decided
-	Unavailable  = "unavailable" // nothing can be decided, for another reason
-	Late         = "late"        // granted too late to be spent; nothing was done
-	Closing      = "closing"     // this node stops; nothing was done
+	InProgress   = "in_progress" // another request waits for the same lease
+	Lost         = "lost"        // the ask is not pending on this node, and holds no lease
+	Busy         = "busy"        // the token is over its caps; the request had no effect
+	NoQuorum     = "no_quorum"   // the store is unavailable: no majority of its cluster can be reached
+	Unavailable  = "unavailable" // the store is unavailable for another reason
+	Late         = "late"        // the lease of an acquire expired unspent; the request had no effect
+	Closing      = "closing"     // this node is shutting down; the request had no effect
 	Closed       = "closed"      // the store is closed
-	Failed       = "failed"      // the store has failed, and may have done it or not
+	Failed       = "failed"      // the store failed; the request may have had its effect or not
 )
 
 var statuses = map[string]int{
 	BadRequest: http.StatusBadRequest, Unauthorized: http.StatusUnauthorized, Guessing: http.StatusTooManyRequests,
 	NotFound: http.StatusNotFound, TooLarge: http.StatusRequestEntityTooLarge, ExceedsBurst: http.StatusBadRequest,
-	InHand: http.StatusConflict, Lost: http.StatusGone, Busy: http.StatusTooManyRequests,
+	InProgress: http.StatusConflict, Lost: http.StatusGone, Busy: http.StatusTooManyRequests,
 	NoQuorum: http.StatusServiceUnavailable, Unavailable: http.StatusServiceUnavailable, Late: http.StatusServiceUnavailable, Closing: http.StatusServiceUnavailable, Closed: http.StatusServiceUnavailable,
 	Failed: http.StatusInternalServerError,
 }
 
-// Status is the HTTP status that goes with the code.
+// Status returns the HTTP status of the code.
 func (e *Error) Status() int { return statuses[e.Code] }
 
 // Error implements error.
 func (e *Error) Error() string { return e.Message }
 
-// Unwrap returns the error of package bucket that e stands for.
+// Unwrap returns the error of package bucket that the code stands for, or nil.
 func (e *Error) Unwrap() error {
 	switch e.Code {
 	case ExceedsBurst:
@@ -65,7 +65,8 @@ func (e *Error) Unwrap() error {
 	return nil
 }
 
-// ErrorOf returns what a store's error is to a client.
+// ErrorOf returns the answer to a client for an error of a store. Its message holds
+// no text of the store's but for costs and limits, which the client has sent itself.
 func ErrorOf(err error) *Error {
 	switch {
 	case errors.Is(err, bucket.ErrCostExceedsBurst):
@@ -75,7 +76,7 @@ func ErrorOf(err error) *Error {
 	case errors.Is(err, bucket.ErrUnavailable):
 		return &Error{Unavailable, bucket.ErrUnavailable.Error()}
 	case errors.Is(err, bucket.ErrClosed):
-		return &Error{Closed, "the store is closed"}
+		return &Error{Closed, "store closed"}
 	}
-	return &Error{Failed, "the store has failed; its log says why"}
+	return &Error{Failed, "store failed: the service has logged the cause"}
 }
