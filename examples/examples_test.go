@@ -18,8 +18,8 @@ import (
 	"github.com/choked/choked/server"
 )
 
-// service serves until the test is over and returns what the examples' variables
-// say of it.
+// service serves until the test ends, and returns the environment variables with
+// which the examples find it.
 func service(t *testing.T) (env []string) {
 	t.Helper()
 	token, hash := server.NewToken()
@@ -41,8 +41,8 @@ func service(t *testing.T) (env []string) {
 	return []string{"CHOKED_URL=http://" + l.Addr().String(), "CHOKED_TOKEN=" + token}
 }
 
-// installed is where a program is. The test is skipped where there is none,
-// unless there has to be.
+// installed returns the path of a program. Without it, the test is skipped, or fails if
+// CHOKED_REQUIRE_ALL is set.
 func installed(t *testing.T, program string) (path string) {
 	t.Helper()
 	path, err := exec.LookPath(program)
@@ -53,7 +53,7 @@ func installed(t *testing.T, program string) (path string) {
 	return path
 }
 
-// example runs a program in a directory and returns what it prints.
+// example runs a program in a directory and returns its output.
 func example(t *testing.T, env []string, dir, program string, args ...string) string {
 	t.Helper()
 	path := installed(t, program)
@@ -68,8 +68,8 @@ func example(t *testing.T, env []string, dir, program string, args ...string) st
 	return stdout.String()
 }
 
-// The second "impatient" may come before the first has been settled: then it is
-// told of the time when the first's lease is over at the latest, too.
+// The second call with the key "impatient" may arrive before the first is settled. Then
+// its retry time also counts until the first lease would expire, 2 s at most.
 func TestPython(t *testing.T) {
 	out := example(t, service(t), "python", "python3", "example.py")
 	assert.Regexp(t, `^25 calls in 1\.\d\d s: within the limit
@@ -94,9 +94,9 @@ except Error as error:
 	assert.Regexp(t, "^k: unauthorized: unknown token\nhttp://127.0.0.1:1: .*refused\n$", out)
 }
 
-// What takes almost as long as the service lets anyone wait is not overtaken: it
-// has a place in line, before what would be there sooner.
-func TestPythonStandsInLineForWhatTakesLong(t *testing.T) {
+// A call that waits almost as long as the service allows keeps its place in the queue,
+// and a later call for less does not overtake it.
+func TestPythonKeepsItsPlaceDuringALongWait(t *testing.T) {
 	out := example(t, service(t), "python", "python3", "-c", `
 from choked import Choked
 import os, threading, time
@@ -111,8 +111,8 @@ print(f"another would wait {seconds:.0f} s")`)
 	assert.Regexp(t, `^another would wait 5[78]\d s\n$`, out)
 }
 
-// A service that is gone without a word is noticed before an answer is overdue.
-func TestPythonKeepsItsConnectionAlive(t *testing.T) {
+// Keep-alive detects a host that disappeared while a call waits for its answer.
+func TestPythonEnablesKeepAlive(t *testing.T) {
 	out := example(t, service(t), "python", "python3", "-c", `
 from choked import Choked
 import os, socket

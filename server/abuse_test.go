@@ -25,9 +25,8 @@ import (
 	"github.com/choked/choked/internal/testkit/pipes"
 )
 
-// serve serves d on a network of the bubble, until the returned function is
-// called.
-func (d *desk) serve() (n *pipes.Network, end func()) {
+// serve serves d on an in-memory network until end is called.
+func (d *testServer) serve() (n *pipes.Network, end func()) {
 	n = pipes.New()
 	var serving sync.WaitGroup
 	serving.Go(func() { d.Serve(n) })
@@ -41,7 +40,7 @@ func (d *desk) serve() (n *pipes.Network, end func()) {
 	}
 }
 
-// untilClosed reads conn to its end and returns what came, and when it ended.
+// untilClosed reads conn until it is closed, and returns the bytes and the time taken.
 func untilClosed(conn net.Conn) (string, time.Duration) {
 	began := time.Now()
 	b, _ := io.ReadAll(conn)
@@ -66,12 +65,12 @@ func TestSilentAndSlowClientsAreCutOff(t *testing.T) {
 		"chunks that do not come":       {"POST /v1/settle HTTP/1.1\r\n" + known + "Transfer-Encoding: chunked\r\n\r\n", false, soon},
 		"one request and no other":      {"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", false, idleTimeout},
 
-		// Nobody reads these bodies, and their ends are awaited nonetheless.
+		// No handler reads these bodies, but package http reads them to the end.
 		"without a token":                   {"POST /v1/settle HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", false, soon},
 		"without a token, a byte at a time": {"POST /v1/settle HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + strings.Repeat(" ", 900), true, soon},
-		"for nothing that there is":         {"POST /nope HTTP/1.1\r\n" + known + "Content-Length: 10\r\n\r\n", false, soon},
-		"for nothing, in chunks":            {"POST /nope HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", false, soon},
-		"by a method that there is not":     {"PUT /v1/settle HTTP/1.1\r\n" + known + "Content-Length: 10\r\n\r\n", false, soon},
+		"for an unknown path":               {"POST /nope HTTP/1.1\r\n" + known + "Content-Length: 10\r\n\r\n", false, soon},
+		"for an unknown path, in chunks":    {"POST /nope HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", false, soon},
+		"by an unknown method":              {"PUT /v1/settle HTTP/1.1\r\n" + known + "Content-Length: 10\r\n\r\n", false, soon},
 		"of a GET":                          {"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", false, soon},
 		"of a GET with a token":             {"GET /v1/status HTTP/1.1\r\n" + known + "Content-Length: 10\r\n\r\n", false, soon},
 	} {
@@ -104,8 +103,8 @@ func TestSilentAndSlowClientsAreCutOff(t *testing.T) {
 	}
 }
 
-// The same over HTTP/2, where a connection has many requests.
-func TestASlowBodyOverHTTP2(t *testing.T) {
+// Over HTTP/2 only the slow request ends: its connection has others.
+func TestSlowBodyOverHTTP2IsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		n, end := d.serve()
@@ -120,7 +119,7 @@ func TestASlowBodyOverHTTP2(t *testing.T) {
 		require.NoError(t, err)
 		began := time.Now()
 		response, err := transport.RoundTrip(r)
-		if err == nil { // it may also be reset
+		if err == nil { // an error means that the stream was reset
 			assert.Equal(t, 2, response.ProtoMajor)
 			assert.Equal(t, 400, response.StatusCode)
 			response.Body.Close()
@@ -129,9 +128,9 @@ func TestASlowBodyOverHTTP2(t *testing.T) {
 	})
 }
 
-// The time for a body ends with the body: who has sent it may wait for quota
-// longer, and for the next request on the same connection.
-func TestTheTimeForABodyIsForTheBody(t *testing.T) {
+// The body timeout ends with the body. After that a request may wait for quota for
+// longer, and so may the next request on the same connection.
+func TestBodyTimeoutEndsWithTheBody(t *testing.T) {
 	for _, major := range []int{1, 2} {
 		synctest.Test(t, func(t *testing.T) {
 			d := open(t, nil)
@@ -163,7 +162,7 @@ func TestTheTimeForABodyIsForTheBody(t *testing.T) {
 				assert.Equal(t, 200, status)
 				assert.InDelta(t, want, took, float64(time.Second), "acquire %d", i+1)
 			}
-			status, _ := post("/nope", "a body that nobody reads")
+			status, _ := post("/nope", "a body that no handler reads")
 			assert.Equal(t, 404, status)
 			time.Sleep(2 * bodyTimeout)
 			status, _ = post("/v1/acquire", "key=l&request_limit=1/m")
@@ -173,8 +172,8 @@ func TestTheTimeForABodyIsForTheBody(t *testing.T) {
 	}
 }
 
-// A client that does not read its answer does not keep what serves it.
-func TestAClientThatDoesNotRead(t *testing.T) {
+// A client that does not read its answer occupies the server for writeTimeout only.
+func TestClientThatDoesNotReadIsDisconnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		n, end := d.serve()
@@ -215,8 +214,8 @@ func TestSizesAreBounded(t *testing.T) {
 	})
 }
 
-// An answer's size has nothing to do with what a client claims to send.
-func TestClaimedSizesAreNotAllocated(t *testing.T) {
+// The server allocates for the bytes of a body, not for its Content-Length.
+func TestContentLengthIsNotAllocated(t *testing.T) {
 	d := open(t, nil)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -237,7 +236,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		n, end := d.serve()
 		defer end()
 		var conns []net.Conn
-		for range 20 { // pipes have one source
+		for range 20 { // all pipes have the same source
 			conn, err := n.Dial(t.Context(), "", "")
 			require.NoError(t, err)
 			conns = append(conns, conn)
@@ -246,7 +245,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		extra, err := n.Dial(t.Context(), "", "")
 		require.NoError(t, err)
 		_, took := untilClosed(extra)
-		assert.Zero(t, took, "it is closed at once")
+		assert.Zero(t, took, "closed at once")
 		time.Sleep(headerTimeout)
 		for _, conn := range conns {
 			conn.Close()
@@ -257,17 +256,17 @@ func TestConnectionsAreBounded(t *testing.T) {
 		defer conn.Close()
 		io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
 		line, _ := bufio.NewReader(conn).ReadString('\n')
-		assert.Contains(t, line, "200", "the silent ones are gone")
+		assert.Contains(t, line, "200", "the silent connections have been closed")
 	})
 	l := &listener{perSource: 1, from: make(map[netip.Addr]int)}
 	for i := range maxConns {
 		require.True(t, l.add(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})))
 	}
-	assert.False(t, l.add(netip.AddrFrom4([4]byte{192, 0, 2, 1})), "in all")
+	assert.False(t, l.add(netip.AddrFrom4([4]byte{192, 0, 2, 1})), "bound over all sources")
 }
 
-// FuzzBodies: whatever the bytes, there is an answer, and what is accepted is
-// what the rules allow.
+// FuzzBodies decodes any bytes as each kind of request. An accepted request is valid
+// and survives encoding.
 func FuzzBodies(f *testing.F) {
 	for _, seed := range []string{
 		``, `{}`, `null`, `{"key":"k","id":"1-1","limits":{"requests":"5/s"},"need":{"requests":1}}`,
@@ -288,7 +287,7 @@ func FuzzBodies(f *testing.F) {
 				again := httpapi.LeaseRequestOf(a)
 				b, err := again.Ask()
 				require.NoError(t, err)
-				require.Equal(t, ledger.AppendOp(nil, &a), ledger.AppendOp(nil, &b), "what is sent is what was meant")
+				require.Equal(t, ledger.AppendOp(nil, &a), ledger.AppendOp(nil, &b), "encoding changes the ask")
 			}
 		}
 		var settle httpapi.SettleRequest
@@ -344,7 +343,7 @@ func FuzzTokens(f *testing.F) {
 	})
 }
 
-// FuzzRequest sends bytes to the server as they are.
+// FuzzRequest sends any bytes that parse as a request.
 func FuzzRequest(f *testing.F) {
 	f.Add([]byte("GET /v1/acquire?key=k&request_limit=5/s&wait=0 HTTP/1.1\r\nHost: x\r\n\r\n"))
 	f.Add([]byte("POST /v1/lease HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"))
@@ -359,7 +358,7 @@ func FuzzRequest(f *testing.F) {
 		a := d.do(r.WithContext(ctx))
 		require.NotZero(t, a.Code)
 		d.close()
-		require.NotContains(t, d.logs.String(), "this is a bug")
+		require.NotContains(t, a.Body.String(), "internal error")
 		require.NotContains(t, d.logs.String(), "panic")
 	})
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/choked/choked/server"
 )
 
-// serve serves store over loopback until the benchmark is over, to one token.
+// serve serves store over loopback, to one token, until the benchmark ends.
 func serve(b *testing.B, store choked.Store) (url, token string) {
 	token, hash := server.NewToken()
 	file := filepath.Join(b.TempDir(), "tokens")
@@ -48,8 +48,8 @@ func stores(b *testing.B, f func(b *testing.B, store choked.Store)) {
 	})
 }
 
-// BenchmarkAcquire: plain clients with keep-alive, each a call for quota of
-// which there is enough, over loopback. The clients take a part of the CPU.
+// BenchmarkAcquire measures acquires of plain clients with keep-alive over loopback,
+// with enough quota for all. The clients use a part of the CPU.
 func BenchmarkAcquire(b *testing.B) {
 	stores(b, func(b *testing.B, store choked.Store) {
 		url, token := serve(b, store)
@@ -80,7 +80,7 @@ func BenchmarkAcquire(b *testing.B) {
 	})
 }
 
-// BenchmarkLease: leases by package httpstore, which settle the ones before.
+// BenchmarkLease measures leases by package httpstore. Each settles the one before.
 func BenchmarkLease(b *testing.B) {
 	stores(b, func(b *testing.B, store choked.Store) {
 		url, token := serve(b, store)

@@ -17,9 +17,9 @@ import (
 	"github.com/choked/choked/internal/httpapi"
 )
 
-// wants is an ask for requests of key k, of which there are 10 a second, from a
-// holder of its own.
-func wants(holder uint64, n int64) httpapi.LeaseRequest {
+// askFor returns an ask for n requests on key "k", limited to 10/s, from a holder with
+// no other asks.
+func askFor(holder uint64, n int64) httpapi.LeaseRequest {
 	limits, err := bucket.ParseLimits("10/s", "")
 	if err != nil {
 		panic(err)
@@ -30,16 +30,16 @@ func wants(holder uint64, n int64) httpapi.LeaseRequest {
 	})
 }
 
-// spoken is an answer that comes in a while.
-type spoken struct {
+// openRequest is a request that may still wait for its answer.
+type openRequest struct {
 	reply
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
-func (d *desk) start(r *http.Request) *spoken {
+func (d *testServer) start(r *http.Request) *openRequest {
 	ctx, cancel := context.WithCancel(d.t.Context())
-	a := &spoken{cancel: cancel, done: make(chan struct{})}
+	a := &openRequest{cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(a.done)
 		a.reply = d.do(r.WithContext(ctx))
@@ -47,10 +47,10 @@ func (d *desk) start(r *http.Request) *spoken {
 	return a
 }
 
-// holds takes what is in the bucket, and returns how much that was.
-func (d *desk) holds(holder uint64) (n int64) {
+// takeAll leases single units until none is available, and returns how many it got.
+func (d *testServer) takeAll(holder uint64) (n int64) {
 	for {
-		r := wants(holder<<32+uint64(n), 1)
+		r := askFor(holder<<32+uint64(n), 1)
 		r.MaxWait = 0
 		l := d.do(postJSON("/v1/lease", r)).lease()
 		if !l.OK || len(l.Drips) > 0 {
@@ -60,17 +60,17 @@ func (d *desk) holds(holder uint64) (n int64) {
 	}
 }
 
-func resume(r httpapi.LeaseRequest) httpapi.LeaseRequest {
+func resumeRequest(r httpapi.LeaseRequest) httpapi.LeaseRequest {
 	return httpapi.LeaseRequest{Key: r.Key, ID: r.ID, Resume: true}
 }
 
-func TestALongWaitIsResumedAndKeepsItsPlace(t *testing.T) {
+func TestResumedAskKeepsItsPlaceInTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
-		require.True(t, d.do(postJSON("/v1/lease", wants(1, 10))).lease().OK)
-		require.Equal(t, 200, d.do(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: wants(1, 1).Limits, Empty: 12 * time.Second})).Code)
-		ask, behind := wants(2, 5), wants(3, 1)
+		require.True(t, d.do(postJSON("/v1/lease", askFor(1, 10))).lease().OK)
+		require.Equal(t, 200, d.do(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: askFor(1, 1).Limits, Empty: 12 * time.Second})).Code)
+		ask, behind := askFor(2, 5), askFor(3, 1)
 		first := d.start(postJSON("/v1/lease", ask))
 		synctest.Wait()
 		second := d.start(postJSON("/v1/lease", behind))
@@ -85,104 +85,104 @@ func TestALongWaitIsResumedAndKeepsItsPlace(t *testing.T) {
 			}
 			assert.False(t, l.OK)
 			<-second.done
-			assert.True(t, second.lease().Pending, "nobody overtakes")
+			assert.True(t, second.lease().Pending, "overtook the ask before it")
 			last = time.Now()
-			first = d.start(postJSON("/v1/lease", resume(ask)))
-			second = d.start(postJSON("/v1/lease", resume(behind)))
+			first = d.start(postJSON("/v1/lease", resumeRequest(ask)))
+			second = d.start(postJSON("/v1/lease", resumeRequest(behind)))
 		}
 		assert.True(t, l.OK)
 		assert.Greater(t, time.Since(began), 12*time.Second)
 		waited := time.Since(last)
-		assert.Greater(t, l.ValidFor, waited+time.Second, "it is valid from the last request, for some two seconds from now")
-		assert.Less(t, l.ValidFor, waited+bucket.TTL+bucket.TTL/8, "and for what is promised ahead")
+		assert.Greater(t, l.ValidFor, waited+time.Second, "valid for some two seconds from now, counted from the last request")
+		assert.Less(t, l.ValidFor, waited+bucket.TTL+bucket.TTL/8, "and for the quota that is promised ahead")
 		<-second.done
 		assert.True(t, second.lease().OK)
 	})
 }
 
-// Validity counts from the arrival of the request that is answered, at the
-// latest, and a clock that is 1% slower there must not outlast the lease.
-func TestValidityIsShortByTheDriftOfTheWait(t *testing.T) {
+// The client counts validity from the time it sent the request. Its clock may be 1%
+// slow and must not outlast the lease.
+func TestValidityIsShortenedByClockDrift(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &late{Store: choked.NewLocal(), by: 4 * time.Second}
+		store := &slowStore{Store: choked.NewLocal(), by: 4 * time.Second}
 		d := open(t, store)
 		defer d.close()
 		began := time.Now()
-		l := d.do(postJSON("/v1/lease", wants(1, 5))).lease()
+		l := d.do(postJSON("/v1/lease", askFor(1, 5))).lease()
 		waited := time.Since(began)
 		require.Equal(t, 4*time.Second, waited)
 		assert.Equal(t, bucket.Early(waited)+1900*time.Millisecond, l.ValidFor)
 	})
 }
 
-// late is a store that decides late, and says by how much.
-type late struct {
+// slowStore decides after a delay, which it adds to the validity.
+type slowStore struct {
 	choked.Store
 	by time.Duration
 }
 
-func (s *late) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
+func (s *slowStore) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
 	time.Sleep(s.by)
 	l, err := s.Store.Lease(ctx, a)
 	l.ValidFor = s.by + 1900*time.Millisecond
 	return l, err
 }
 
-func TestAnAskThatIsNotResumedIsOver(t *testing.T) {
+func TestAskThatIsNotResumedIsWithdrawn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
-		require.True(t, d.do(postJSON("/v1/lease", wants(1, 10))).lease().OK)
-		require.Equal(t, 200, d.do(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: wants(1, 1).Limits, Empty: 7 * time.Second})).Code)
-		ask := wants(2, 10)
+		require.True(t, d.do(postJSON("/v1/lease", askFor(1, 10))).lease().OK)
+		require.Equal(t, 200, d.do(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: askFor(1, 1).Limits, Empty: 7 * time.Second})).Code)
+		ask := askFor(2, 10)
 		require.True(t, d.do(postJSON("/v1/lease", ask)).lease().Pending)
 		time.Sleep(resumeWithin + time.Millisecond)
-		r := d.do(postJSON("/v1/lease", resume(ask)))
+		r := d.do(postJSON("/v1/lease", resumeRequest(ask)))
 		assert.Equal(t, 410, r.Code)
 		assert.Equal(t, httpapi.Lost, r.code())
 		time.Sleep(2 * time.Second)
-		assert.EqualValues(t, 10, d.holds(3), "it took nothing")
+		assert.EqualValues(t, 10, d.takeAll(3), "the withdrawn ask has taken quota")
 		assert.Empty(t, d.asks.pending)
 	})
 }
 
-// It may be granted while nobody waits for it, and fetched soon, late, or not.
-func TestAnAskThatIsGrantedBetweenTwoRequests(t *testing.T) {
+// The store may grant a parked ask. The client resumes it soon, late or never.
+func TestLeaseGrantedToAParkedAsk(t *testing.T) {
 	for _, fetched := range []string{"soon", "late", "never"} {
 		synctest.Test(t, func(t *testing.T) {
 			store := choked.Store(choked.NewLocal())
 			if fetched == "late" {
-				store = &stale{choked.NewLocal()}
+				store = &agingStore{choked.NewLocal()}
 			}
 			d := open(t, store)
 			defer d.close()
-			holder := wants(1, 10)
+			holder := askFor(1, 10)
 			require.True(t, d.do(postJSON("/v1/lease", holder)).lease().OK)
 			require.Equal(t, 200, d.do(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: holder.Limits, Empty: 6500 * time.Millisecond})).Code)
-			ask := wants(2, 10)
+			ask := askFor(2, 10)
 			require.True(t, d.do(postJSON("/v1/lease", ask)).lease().Pending)
 			switch fetched {
 			case "soon":
-				time.Sleep(2600 * time.Millisecond) // it is granted by then, with a promise
-				assert.True(t, d.do(postJSON("/v1/lease", resume(ask))).lease().OK)
-				assert.Zero(t, d.holds(3))
+				time.Sleep(2600 * time.Millisecond) // by then it is granted, partly from quota promised ahead
+				assert.True(t, d.do(postJSON("/v1/lease", resumeRequest(ask))).lease().OK)
+				assert.Zero(t, d.takeAll(3))
 				return
 			case "late":
 				time.Sleep(2999 * time.Millisecond)
-				assert.Equal(t, httpapi.Lost, d.do(postJSON("/v1/lease", resume(ask))).code())
+				assert.Equal(t, httpapi.Lost, d.do(postJSON("/v1/lease", resumeRequest(ask))).code())
 				time.Sleep(600 * time.Millisecond)
 			case "never":
 				time.Sleep(3600 * time.Millisecond)
 			}
-			assert.EqualValues(t, 10, d.holds(3), "what nobody has fetched is given back")
+			assert.EqualValues(t, 10, d.takeAll(3), "the lease was not taken and has to be returned")
 		})
 	}
 }
 
-// stale is a store whose leases are soon over, when they were waited for.
-type stale struct{ choked.Store }
+// agingStore grants leases that expire soon after a long wait.
+type agingStore struct{ choked.Store }
 
-func (s *stale) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
+func (s *agingStore) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
 	began := time.Now()
 	l, err := s.Store.Lease(ctx, a)
 	if time.Since(began) > time.Second {
@@ -191,13 +191,13 @@ func (s *stale) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
 	return l, err
 }
 
-func TestTheEndOfARequestWithdrawsItsAsk(t *testing.T) {
+func TestEndOfARequestWithdrawsItsAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
-		holder := wants(1, 10)
+		holder := askFor(1, 10)
 		require.True(t, d.do(postJSON("/v1/lease", holder)).lease().OK)
-		large, small := d.start(postJSON("/v1/lease", wants(2, 10))), d.start(postJSON("/v1/lease", wants(3, 1)))
+		large, small := d.start(postJSON("/v1/lease", askFor(2, 10))), d.start(postJSON("/v1/lease", askFor(3, 1)))
 		synctest.Wait()
 		require.Equal(t, 200, d.do(postJSON("/v1/settle", httpapi.SettleRequest{Done: []httpapi.Settlement{
 			{Key: httpapi.KeyOf("k"), ID: holder.ID, Spent: bucket.Cost{Requests: 8}}}})).Code)
@@ -209,64 +209,63 @@ func TestTheEndOfARequestWithdrawsItsAsk(t *testing.T) {
 	})
 }
 
-// stubborn is a store that grants though the asker is gone.
-type stubborn struct{ choked.Store }
+// uncancellableStore grants asks whose context has ended.
+type uncancellableStore struct{ choked.Store }
 
-func (s stubborn) Lease(_ context.Context, a bucket.Ask) (bucket.Lease, error) {
+func (s uncancellableStore) Lease(_ context.Context, a bucket.Ask) (bucket.Lease, error) {
 	time.Sleep(time.Second)
 	return s.Store.Lease(context.Background(), a)
 }
 
-func TestWhatIsGrantedToWhoIsGoneIsGivenBack(t *testing.T) {
+func TestLeaseGrantedAfterTheRequestEndedIsReturned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, stubborn{choked.NewLocal()})
+		d := open(t, uncancellableStore{choked.NewLocal()})
 		defer d.close()
-		a := d.start(postJSON("/v1/lease", wants(1, 10)))
+		a := d.start(postJSON("/v1/lease", askFor(1, 10)))
 		synctest.Wait()
 		a.cancel()
 		<-a.done
 		time.Sleep(time.Second)
 		synctest.Wait()
-		r := wants(2, 10)
+		r := askFor(2, 10)
 		r.MaxWait = 0
 		assert.True(t, d.do(postJSON("/v1/lease", r)).lease().OK)
 	})
 }
 
-// settles is a request that settles an ask or a lease, of which so much was spent.
-func settles(r httpapi.LeaseRequest, spent int64) *http.Request {
+// settleRequest returns a request that settles an ask or a lease, with the units spent.
+func settleRequest(r httpapi.LeaseRequest, spent int64) *http.Request {
 	return postJSON("/v1/settle", httpapi.SettleRequest{Done: []httpapi.Settlement{{Key: r.Key, ID: r.ID, Spent: bucket.Cost{Requests: spent}}}})
 }
 
-// pends returns an ask of which a client was told, just now, that it waits. What it
-// wants is all that will be there in 2.5 s.
-func (d *desk) pends() (ask httpapi.LeaseRequest) {
-	holder := wants(1, 10)
+// parkedAsk returns an ask that was just parked. The store can grant it in 2.5 s.
+func (d *testServer) parkedAsk() (ask httpapi.LeaseRequest) {
+	holder := askFor(1, 10)
 	require.True(d.t, d.do(postJSON("/v1/lease", holder)).lease().OK)
 	require.Equal(d.t, 200, d.do(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: holder.Key, Limits: holder.Limits, Empty: 6500 * time.Millisecond})).Code)
-	ask = wants(2, 10)
+	ask = askFor(2, 10)
 	require.True(d.t, d.do(postJSON("/v1/lease", ask)).lease().Pending)
 	return ask
 }
 
-// Whoever settles an ask that waits has lost sight of it: it leaves the line.
-func TestNobodyStandsInLineBehindAnAskThatIsSettled(t *testing.T) {
+// A client that settles a pending ask has lost sight of it, so the ask is withdrawn.
+func TestSettledAskLeavesTheQueue(t *testing.T) {
 	for _, by := range []string{"settle", "the next ask"} {
 		t.Run(by, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := open(t, nil)
 				defer d.close()
-				ask := d.pends()
+				ask := d.parkedAsk()
 				told := time.Now()
-				next := wants(3, 10)
+				next := askFor(3, 10)
 				if by == "settle" {
-					require.Equal(t, 200, d.do(settles(ask, 0)).Code)
+					require.Equal(t, 200, d.do(settleRequest(ask, 0)).Code)
 				} else {
 					next.Done = []httpapi.Settlement{{Key: ask.Key, ID: ask.ID}}
 				}
 				waits := d.start(postJSON("/v1/lease", next))
 				synctest.Wait()
-				assert.Equal(t, httpapi.Lost, d.do(postJSON("/v1/lease", resume(ask))).code())
+				assert.Equal(t, httpapi.Lost, d.do(postJSON("/v1/lease", resumeRequest(ask))).code())
 				<-waits.done
 				assert.True(t, waits.lease().OK)
 				assert.LessOrEqual(t, time.Since(told), 2500*time.Millisecond)
@@ -275,88 +274,88 @@ func TestNobodyStandsInLineBehindAnAskThatIsSettled(t *testing.T) {
 	}
 }
 
-// It may have been granted meanwhile. Then it is a lease as any other that is
-// settled, and is not given to who resumes it late.
-func TestAnAskThatIsGrantedAndSettledBeforeItIsResumed(t *testing.T) {
+// A parked ask that was granted is settled as any other lease is, and a later request
+// cannot resume it.
+func TestGrantedAskThatIsSettledCannotBeResumed(t *testing.T) {
 	for spent, left := range map[int64]int64{0: 10, 8: 2} {
 		synctest.Test(t, func(t *testing.T) {
 			d := open(t, nil)
 			defer d.close()
-			ask := d.pends()
+			ask := d.parkedAsk()
 			time.Sleep(2500 * time.Millisecond)
-			require.Zero(t, d.holds(3), "it is granted")
-			require.Equal(t, 200, d.do(settles(ask, spent)).Code)
+			require.Zero(t, d.takeAll(3), "it is granted")
+			require.Equal(t, 200, d.do(settleRequest(ask, spent)).Code)
 			synctest.Wait()
-			assert.Equal(t, left, d.holds(4), "spent %d", spent)
-			assert.Equal(t, httpapi.Lost, d.do(postJSON("/v1/lease", resume(ask))).code())
+			assert.Equal(t, left, d.takeAll(4), "spent %d", spent)
+			assert.Equal(t, httpapi.Lost, d.do(postJSON("/v1/lease", resumeRequest(ask))).code())
 		})
 	}
 }
 
-// The request that waits hears of it at once, however long the store takes to.
-func TestASettlementEndsTheRequestThatWaits(t *testing.T) {
+// The waiting request ends at once, even if the store goes on with the ask.
+func TestSettlementEndsTheWaitingRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, stubborn{choked.NewLocal()})
+		d := open(t, uncancellableStore{choked.NewLocal()})
 		defer d.close()
-		ask := wants(1, 10)
+		ask := askFor(1, 10)
 		waits := d.start(postJSON("/v1/lease", ask))
 		synctest.Wait()
 		began := time.Now()
-		require.Equal(t, 200, d.do(settles(ask, 0)).Code)
+		require.Equal(t, 200, d.do(settleRequest(ask, 0)).Code)
 		<-waits.done
 		assert.Zero(t, time.Since(began))
 		assert.Equal(t, 410, waits.Code)
 		assert.Equal(t, httpapi.Lost, waits.code())
 		time.Sleep(time.Second)
 		synctest.Wait()
-		assert.True(t, d.do(postJSON("/v1/lease", wants(2, 10))).lease().OK, "what it was granted nonetheless is given back")
+		assert.True(t, d.do(postJSON("/v1/lease", askFor(2, 10))).lease().OK, "the lease granted after the settlement was not returned")
 	})
 }
 
-func TestASettlementWithdrawsNoAskOfAnother(t *testing.T) {
+func TestSettlementWithdrawsOnlyAsksOfItsTenant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, nil, hashToken("a")+" a", hashToken("b")+" b", hashToken("of a, too")+" a")
+		d := open(t, nil, hashToken("a")+" a", hashToken("b")+" b", hashToken("a2")+" a")
 		defer d.close()
-		require.Equal(t, 200, d.do(bearing(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: wants(1, 1).Limits, Empty: time.Minute}), "a")).Code)
-		ask, other := wants(1, 1), wants(2, 1)
-		waits := d.start(bearing(postJSON("/v1/lease", ask), "a"))
+		require.Equal(t, 200, d.do(withToken(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: askFor(1, 1).Limits, Empty: time.Minute}), "a")).Code)
+		ask, other := askFor(1, 1), askFor(2, 1)
+		waits := d.start(withToken(postJSON("/v1/lease", ask), "a"))
 		synctest.Wait()
 		for _, s := range []struct {
 			of    httpapi.LeaseRequest
 			token string
 		}{{ask, "b"}, {other, "a"}} {
-			require.Equal(t, 200, d.do(bearing(settles(s.of, 0), s.token)).Code)
+			require.Equal(t, 200, d.do(withToken(settleRequest(s.of, 0), s.token)).Code)
 		}
 		<-waits.done
 		assert.True(t, waits.lease().Pending)
-		require.Equal(t, 200, d.do(bearing(settles(ask, 0), "of a, too")).Code)
-		assert.Equal(t, httpapi.Lost, d.do(bearing(postJSON("/v1/lease", resume(ask)), "a")).code())
+		require.Equal(t, 200, d.do(withToken(settleRequest(ask, 0), "a2")).Code)
+		assert.Equal(t, httpapi.Lost, d.do(withToken(postJSON("/v1/lease", resumeRequest(ask)), "a")).code())
 	})
 }
 
-func TestTwoRequestsForOneLease(t *testing.T) {
+func TestSecondRequestForALeaseIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
-		require.True(t, d.do(postJSON("/v1/lease", wants(1, 10))).lease().OK)
-		a := d.start(postJSON("/v1/lease", wants(2, 10)))
+		require.True(t, d.do(postJSON("/v1/lease", askFor(1, 10))).lease().OK)
+		a := d.start(postJSON("/v1/lease", askFor(2, 10)))
 		synctest.Wait()
-		r := d.do(postJSON("/v1/lease", wants(2, 10)))
+		r := d.do(postJSON("/v1/lease", askFor(2, 10)))
 		assert.Equal(t, 409, r.Code)
 		assert.Equal(t, httpapi.InProgress, r.code())
-		r = d.do(postJSON("/v1/lease", resume(wants(2, 10))))
-		assert.Equal(t, 410, r.Code, "it is not pending: somebody waits for it")
+		r = d.do(postJSON("/v1/lease", resumeRequest(askFor(2, 10))))
+		assert.Equal(t, 410, r.Code, "another request waits for it")
 		<-a.done
 		assert.True(t, a.lease().OK)
 	})
 }
 
-func TestDrainingTurnsAwayThoseWhoWait(t *testing.T) {
+func TestDrainEndsWaitingRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
-		require.True(t, d.do(postJSON("/v1/lease", wants(1, 10))).lease().OK)
-		lease := d.start(postJSON("/v1/lease", wants(2, 10)))
+		require.True(t, d.do(postJSON("/v1/lease", askFor(1, 10))).lease().OK)
+		lease := d.start(postJSON("/v1/lease", askFor(2, 10)))
 		acquire := d.start(get("/v1/acquire", "key", "k", "request_limit", "10/s", "requests", "10"))
 		synctest.Wait()
 		began := time.Now()
@@ -368,20 +367,20 @@ func TestDrainingTurnsAwayThoseWhoWait(t *testing.T) {
 		assert.Equal(t, httpapi.Closing, acquire.code())
 		require.NoError(t, d.Shutdown(t.Context()))
 		time.Sleep(4 * time.Second)
-		l, err := d.store.Lease(t.Context(), bucket.Ask{Key: "k", ID: bucket.LeaseID{Seq: 9}, Limits: wants(1, 1).Limits.Value(), Need: bucket.Cost{Requests: 10}})
+		l, err := d.store.Lease(t.Context(), bucket.Ask{Key: "k", ID: bucket.LeaseID{Seq: 9}, Limits: askFor(1, 1).Limits.Value(), Need: bucket.Cost{Requests: 10}})
 		require.NoError(t, err)
-		assert.True(t, l.OK, "they have taken nothing")
+		assert.True(t, l.OK, "the ended requests have taken quota")
 	})
 }
 
-// What is under way at the store has an end, whatever the store does.
-func TestShutdownDoesNotWaitForEver(t *testing.T) {
+// Shutdown cancels calls to the store when its context ends.
+func TestShutdownEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, deaf{choked.NewLocal()})
+		d := open(t, blockedStore{choked.NewLocal()})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		var all sync.WaitGroup
-		a := d.start(postJSON("/v1/lease", wants(1, 1)))
+		a := d.start(postJSON("/v1/lease", askFor(1, 1)))
 		synctest.Wait()
 		all.Go(func() { d.Shutdown(ctx) })
 		began := time.Now()
@@ -391,18 +390,18 @@ func TestShutdownDoesNotWaitForEver(t *testing.T) {
 	})
 }
 
-// deaf is a store that answers when it is told that nobody listens.
-type deaf struct{ choked.Store }
+// blockedStore decides no ask before the context ends.
+type blockedStore struct{ choked.Store }
 
-func (deaf) Lease(ctx context.Context, _ bucket.Ask) (bucket.Lease, error) {
+func (blockedStore) Lease(ctx context.Context, _ bucket.Ask) (bucket.Lease, error) {
 	<-ctx.Done()
 	return bucket.Lease{}, ctx.Err()
 }
 
-// A settlement that nobody waits for is cut off, and that is told.
-func TestShutdownTellsWhatItCutOff(t *testing.T) {
+// Shutdown cuts off a settlement that does not end, and returns the context's error.
+func TestShutdownReportsASettlementItCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, unsettled{choked.NewLocal()})
+		d := open(t, unsettlingStore{choked.NewLocal()})
 		defer d.store.Close()
 		require.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "10/s")).Code)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -411,27 +410,27 @@ func TestShutdownTellsWhatItCutOff(t *testing.T) {
 	})
 }
 
-func TestShutdownInNoTimeOfWhatIsIdle(t *testing.T) {
+func TestShutdownOfAnIdleServerIgnoresItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	assert.NoError(t, open(t, nil).Shutdown(ctx))
 }
 
-// unsettled is a store that settles nothing.
-type unsettled struct{ choked.Store }
+// unsettlingStore blocks each settlement until its context ends.
+type unsettlingStore struct{ choked.Store }
 
-func (unsettled) Settle(ctx context.Context, _ []bucket.Settlement) error {
+func (unsettlingStore) Settle(ctx context.Context, _ []bucket.Settlement) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
 
-// What serves the requests need not know of all that are under way: of an HTTP/2
-// connection that is gone, for one.
-func TestShutdownWaitsForRequestsUnderWay(t *testing.T) {
+// The HTTP server does not know all open requests, for instance those of an HTTP/2
+// connection that is closed, so Shutdown counts them itself.
+func TestShutdownWaitsForOpenRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		body, w := io.Pipe()
-		r := postJSON("/v1/lease", wants(1, 1))
+		r := postJSON("/v1/lease", askFor(1, 1))
 		text, err := io.ReadAll(r.Body)
 		require.NoError(t, err)
 		r.Body = body
@@ -445,7 +444,7 @@ func TestShutdownWaitsForRequestsUnderWay(t *testing.T) {
 		synctest.Wait()
 		select {
 		case <-over:
-			t.Error("it has shut down, and is about to ask the store")
+			t.Error("Shutdown returned before an open request has asked the store")
 		default:
 		}
 		_, err = w.Write(text)
@@ -453,7 +452,7 @@ func TestShutdownWaitsForRequestsUnderWay(t *testing.T) {
 		require.NoError(t, w.Close())
 		<-asked.done
 		<-over
-		assert.Equal(t, 503, d.do(get("/v1/status")).Code, "nothing begins any more")
+		assert.Equal(t, 503, d.do(get("/v1/status")).Code, "a request began after Shutdown")
 		d.store.Close()
 	})
 }

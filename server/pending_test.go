@@ -26,8 +26,8 @@ func (f askEffects) String() string {
 	return strings.Join(names, " ")
 }
 
-// The whole protocol: each event in each state.
-func TestTransitionsOfAnAsk(t *testing.T) {
+// Each event in each state.
+func TestTransition(t *testing.T) {
 	const none = askEffects(0)
 	table := map[askState]map[askEvent]struct {
 		to      askState
@@ -37,7 +37,7 @@ func TestTransitionsOfAnAsk(t *testing.T) {
 			onDecide:   {decided, wake},
 			onPoll:     {parked, startTimer},
 			onResume:   {waiting, refuse}, // another request waits for it
-			onTake:     {waiting, refuse}, // nothing to take yet
+			onTake:     {waiting, refuse}, // the store has not decided
 			onWithdraw: {withdrawn, wake | stopTimer | cancelCall | forget},
 		},
 		parked: {
@@ -58,11 +58,11 @@ func TestTransitionsOfAnAsk(t *testing.T) {
 			onDecide:   {answered, none},
 			onPoll:     {answered, none},
 			onResume:   {answered, refuse},
-			onTake:     {answered, refuse}, // a second request has come too late
+			onTake:     {answered, refuse}, // another request was first
 			onWithdraw: {answered, none},   // the client has the lease, and settles it
 		},
 		withdrawn: {
-			onDecide:   {withdrawn, refund}, // granted nonetheless
+			onDecide:   {withdrawn, refund}, // granted before the store noticed the cancellation
 			onPoll:     {withdrawn, none},
 			onResume:   {withdrawn, refuse},
 			onTake:     {withdrawn, refuse},
@@ -82,7 +82,7 @@ func TestTransitionsOfAnAsk(t *testing.T) {
 // In every sequence of events in which the store grants once, the lease is taken
 // or refunded at most once, and exactly once by the end; the request is woken
 // once, the id is freed once, and the call to the store is cancelled at most once.
-func TestEveryAskEndsOnce(t *testing.T) {
+func TestEverySequenceOfEventsEndsAnAskOnce(t *testing.T) {
 	const length = 7
 	var walk func(s askState, path []askEvent, did map[askEffects]int, taken int)
 	sequences := 0

@@ -25,21 +25,21 @@ func TestRateLimitPolicy(t *testing.T) {
 		{"10/5m", "", `"requests";q=10;w=300`},
 		{"1/366d", "", `"requests";q=1;w=31622400`},
 
-		// A burst is not the rate: 10 would be a fifth of it, and 20 a fiftieth.
+		// The burst is not the rate: q=10 would be a fifth of it, and q=20 a fiftieth.
 		{"50/s burst 10", "", `"requests";q=50;w=1;choked-burst=10`},
 		{"1000/s burst 20", "", `"requests";q=1000;w=1;choked-burst=20`},
 		{"60/m burst 1", "", `"requests";q=60;w=60;choked-burst=1`},
 		{"60/m burst 600", "", `"requests";q=60;w=60;choked-burst=600`},
 		{"1/h burst 3", "", `"requests";q=1;w=3600;choked-burst=3`},
 
-		// Windows are whole seconds: the shortest that holds whole periods.
+		// A window is the shortest number of whole seconds that holds whole periods.
 		{"5/100ms", "", `"requests";q=50;w=1;choked-burst=5`},
 		{"5/100ms burst 50", "", `"requests";q=50;w=1`},
 		{"7/300ms", "", `"requests";q=70;w=3;choked-burst=7`},
 		{"1/1500ms", "", `"requests";q=2;w=3;choked-burst=1`},
 		{"1/ms", "", `"requests";q=1000;w=1;choked-burst=1`},
 		{"1/1001ms", "", `"requests";q=1000;w=1001;choked-burst=1`},
-		{"3/1000001us", "", `"requests";q=10802;w=3601;choked-burst=3`}, // exact would be 1000001 s
+		{"3/1000001us", "", `"requests";q=10802;w=3601;choked-burst=3`}, // the exact window would be 1000001 s
 		{"1/7200001ms", "", `"requests";q=1;w=7201`},
 
 		{"500/m,10000/d burst 700", "", `"requests";q=500;w=60, "requests-2";q=10000;w=86400;choked-burst=700`},
@@ -52,9 +52,9 @@ func TestRateLimitPolicy(t *testing.T) {
 	}
 }
 
-// A policy is never above the rate, and less than 1/3600 below it, whatever the period.
-func TestRateLimitPolicyIsWithinARoundingOfTheRate(t *testing.T) {
-	form := regexp.MustCompile(`^"requests";q=(\d{1,15});w=(\d{1,15})(;choked-burst=\d{1,15})?$`) // integers of structured fields
+// For every period, a policy is at most the rate, and less than 1/3600 below it.
+func TestRateLimitPolicyIsAtMostTheRate(t *testing.T) {
+	form := regexp.MustCompile(`^"requests";q=(\d{1,15});w=(\d{1,15})(;choked-burst=\d{1,15})?$`) // structured fields have integers of up to 15 digits
 	for _, per := range []time.Duration{
 		time.Millisecond, time.Millisecond + 1, 3 * time.Millisecond, 999_999_999, time.Second, time.Second + 1, 1100 * time.Millisecond,
 		59_999_999_999, time.Hour - 1, time.Hour, time.Hour + 1, 8_100_000_729, 12*time.Hour + 7*time.Millisecond, 366*24*time.Hour - 1,
@@ -92,14 +92,14 @@ func TestRateLimitRemainingAndReset(t *testing.T) {
 		want             string
 	}{
 		{"50/s burst 10", "", one, granted(9, 0), `"requests";r=9;t=0`},
-		{"50/s burst 10", "", one, granted(0, 0), `"requests";r=0;t=0`}, // the next one is there in 20 ms
+		{"50/s burst 10", "", one, granted(0, 0), `"requests";r=0;t=0`}, // the next unit is available in 20 ms
 		{"2/2s", "", one, granted(0, 0), `"requests";r=0;t=1`},
 		{"1/m", "", one, granted(0, 0), `"requests";r=0;t=60`},
 		{"7/m", "", one, granted(3, 0), `"requests";r=3;t=9`}, // 8.6 s, not the 34 s until it is full
-		{"7/m", "", one, granted(7, 0), `"requests";r=7`},     // full: nothing is restored
+		{"7/m", "", one, granted(7, 0), `"requests";r=7`},     // full: no unit is missing
 		{"60/m", "", one, granted(-5, 0), `"requests";r=0;t=6`},
 		{"60/m", "600/m", one, granted(59, -5), `"requests";r=59;t=1, "tokens";r=0;t=0`},
-		{"500/m,10000/d", "", one, granted(0, 0), `"requests";r=0;t=0`}, // the minute's next unit is there in 120 ms
+		{"500/m,10000/d", "", one, granted(0, 0), `"requests";r=0;t=0`}, // the first rate restores a unit in 120 ms
 		{"1/h", "", one, refused(0, 0, 30*time.Minute), `"requests";r=0;t=1800`},
 		{"1/h", "1/h", one, refused(0, 0, 30*time.Minute), `"requests";r=0;t=1800, "tokens";r=0;t=3600`}, // no tokens were asked for
 		{"1/m burst 5", "", bucket.Cost{Requests: 5}, refused(2, 0, 3*time.Minute), `"requests";r=2;t=60`},
@@ -110,10 +110,9 @@ func TestRateLimitRemainingAndReset(t *testing.T) {
 	}
 }
 
-// A client that obeys the fields reaches the rate: it spends no more than r before
-// t, and sleeps until t when r is 0. With bursts rounded up to a second it would get
-// 10 a second of 50, and 20 of 1,000.
-func TestAClientThatObeysReachesTheRate(t *testing.T) {
+// The client spends no more than r before t, and sleeps for t when r is 0. If t were
+// rounded up to a second, it would get 10 of 50 units a second, and 20 of 1,000.
+func TestClientThatObeysRateLimitReachesTheRate(t *testing.T) {
 	field := regexp.MustCompile(`^"requests";r=(\d+)(?:;t=(\d+))?`)
 	for _, c := range []struct {
 		limit string
@@ -140,7 +139,7 @@ func TestAClientThatObeysReachesTheRate(t *testing.T) {
 					}
 				}
 				took := time.Since(began)
-				assert.LessOrEqual(t, calls, r.Burst+r.In(took), "the bound")
+				assert.LessOrEqual(t, calls, r.Burst+r.In(took), "more than the promised bound")
 				assert.Greater(t, float64(calls), 0.9*float64(r.In(took)), fmt.Sprintf("%d calls in %v", calls, took))
 			})
 		})

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -27,8 +28,8 @@ import (
 	"github.com/choked/choked/internal/httpapi"
 )
 
-// desk is a server and those who ask it, without a network between them.
-type desk struct {
+// testServer is a server that is called without a network.
+type testServer struct {
 	*Server
 	t     *testing.T
 	store choked.Store
@@ -36,7 +37,7 @@ type desk struct {
 	logs  *logs
 }
 
-// logs keeps what is logged.
+// logs is a log in memory.
 type logs struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -54,18 +55,18 @@ func (l *logs) String() string {
 	return l.b.String()
 }
 
-// open returns a desk over store, nil for a new one, with lines of tokens; with
-// none, everyone is let in.
-func open(t *testing.T, store choked.Store, lines ...string) *desk {
+// open returns a server over store, or over a new one if that is nil. The lines are
+// its file of tokens; without lines it needs no token.
+func open(t *testing.T, store choked.Store, lines ...string) *testServer {
 	if store == nil {
 		store = choked.NewLocal()
 	}
-	d := &desk{t: t, store: store, logs: new(logs)}
+	d := &testServer{t: t, store: store, logs: new(logs)}
 	log := slog.New(slog.NewTextHandler(d.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	cfg := Config{Store: store, Logger: log}
 	if len(lines) > 0 {
 		d.file = filepath.Join(t.TempDir(), "tokens")
-		d.list(lines...)
+		d.writeTokens(lines...)
 		tokens, err := OpenTokens(d.file, log)
 		require.NoError(t, err)
 		cfg.Tokens = tokens
@@ -74,30 +75,31 @@ func open(t *testing.T, store choked.Store, lines ...string) *desk {
 	return d
 }
 
-// close ends the server and its store, as a bubble needs it.
-func (d *desk) close() {
+// close shuts down the server and closes its store, so that no goroutine outlives a
+// bubble.
+func (d *testServer) close() {
 	d.Shutdown(context.Background())
 	d.store.Close()
 }
 
-// list writes the file of tokens.
-func (d *desk) list(lines ...string) {
+// writeTokens writes the file of tokens.
+func (d *testServer) writeTokens(lines ...string) {
 	require.NoError(d.t, os.WriteFile(d.file, []byte(strings.Join(lines, "\n")+"\n"), 0o600))
 }
 
-// reply is an answer, read.
+// reply is a recorded answer.
 type reply struct {
 	*httptest.ResponseRecorder
 	t *testing.T
 }
 
-func (d *desk) do(r *http.Request) reply {
+func (d *testServer) do(r *http.Request) reply {
 	w := httptest.NewRecorder()
 	d.ServeHTTP(w, r)
 	return reply{w, d.t}
 }
 
-func bearing(r *http.Request, token string) *http.Request {
+func withToken(r *http.Request, token string) *http.Request {
 	r.Header.Set("Authorization", "Bearer "+token)
 	return r
 }
@@ -146,7 +148,7 @@ func (r reply) lease() (l httpapi.Lease) {
 	return l
 }
 
-func TestEveryRouteIsInTheDocumentAndNothingElse(t *testing.T) {
+func TestOpenAPIListsEveryRoute(t *testing.T) {
 	var doc struct {
 		Paths map[string]map[string]struct {
 			Security  *[]any
@@ -171,8 +173,7 @@ func TestEveryRouteIsInTheDocumentAndNothingElse(t *testing.T) {
 	assert.Equal(t, len(routes), listed)
 }
 
-// What the document refers to is there.
-func TestTheDocumentHoldsTogether(t *testing.T) {
+func TestOpenAPIReferencesResolve(t *testing.T) {
 	var doc map[string]any
 	require.NoError(t, json.Unmarshal(openapi, &doc))
 	var walk func(v any)
@@ -201,7 +202,23 @@ func TestTheDocumentHoldsTogether(t *testing.T) {
 	assert.Greater(t, refs, 20)
 }
 
-func TestRequestsHaveIds(t *testing.T) {
+func TestOpenAPIDocumentsEveryErrorCode(t *testing.T) {
+	var doc struct {
+		Components struct {
+			Responses map[string]struct{ Description string }
+		}
+	}
+	require.NoError(t, json.Unmarshal(openapi, &doc))
+	for _, code := range []string{
+		httpapi.BadRequest, httpapi.Unauthorized, httpapi.Guessing, httpapi.TooLarge, httpapi.ExceedsBurst, httpapi.InProgress, httpapi.Lost,
+		httpapi.Busy, httpapi.NoQuorum, httpapi.Unavailable, httpapi.Late, httpapi.Closing, httpapi.Closed, httpapi.Failed,
+	} {
+		status := (&httpapi.Error{Code: code}).Status()
+		assert.Regexp(t, `(^|[.;] )`+code+`: `, doc.Components.Responses[strconv.Itoa(status)].Description, "code %s, status %d", code, status)
+	}
+}
+
+func TestRequestIDs(t *testing.T) {
 	d := open(t, nil)
 	r := get("/healthz")
 	r.Header.Set("X-Request-Id", "their-own.1")
@@ -217,7 +234,7 @@ func TestRequestsHaveIds(t *testing.T) {
 	assert.Equal(t, failed.Header().Get("X-Request-Id"), f.RequestID)
 }
 
-func TestWhatThereIsNot(t *testing.T) {
+func TestUnknownRouteIs404(t *testing.T) {
 	d := open(t, nil)
 	r := d.do(get("/v2/lease"))
 	assert.Equal(t, 404, r.Code)
@@ -229,7 +246,7 @@ func TestWhatThereIsNot(t *testing.T) {
 	assert.Equal(t, "GET, POST", d.do(httptest.NewRequest("PUT", "/v1/acquire", nil)).Header().Get("Allow"))
 }
 
-// Who asks for the head of an answer wants nothing to happen.
+// A client does not expect HEAD to have an effect.
 func TestHeadSpendsNothing(t *testing.T) {
 	d := open(t, nil)
 	for _, path := range []string{"/v1/acquire?key=k&request_limit=1/h", "/choked/acquire?key=k&request_capacity=1&request_refill_rate=1"} {
@@ -238,17 +255,17 @@ func TestHeadSpendsNothing(t *testing.T) {
 		assert.Contains(t, r.Header().Get("Allow"), "GET")
 	}
 	assert.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "1/h", "wait", "0")).Code)
-	assert.Equal(t, 200, d.do(httptest.NewRequest("HEAD", "/readyz", nil)).Code, "some balancers ask so")
+	assert.Equal(t, 200, d.do(httptest.NewRequest("HEAD", "/readyz", nil)).Code, "some load balancers probe with HEAD")
 }
 
 func TestReadiness(t *testing.T) {
 	missing := errors.New("no cluster yet, of the secret cluster")
 	s := New(Config{Store: choked.NewLocal(), Ready: func() error { return missing }})
-	d := &desk{Server: s, t: t}
+	d := &testServer{Server: s, t: t}
 	assert.Equal(t, 200, d.do(get("/healthz")).Code)
 	r := d.do(get("/readyz"))
 	assert.Equal(t, 503, r.Code)
-	assert.NotContains(t, r.Body.String(), "secret", "strangers are not told why")
+	assert.NotContains(t, r.Body.String(), "secret", "the reason is for clients with a token")
 	var st httpapi.Status
 	d.do(get("/v1/status")).read(&st)
 	assert.Equal(t, missing.Error(), st.Missing)
@@ -262,7 +279,7 @@ func TestReadiness(t *testing.T) {
 	assert.Equal(t, "1", r.Header().Get("Retry-After"))
 }
 
-func TestBadRequestsAreToldWhy(t *testing.T) {
+func TestBadRequestNamesTheCause(t *testing.T) {
 	d := open(t, nil)
 	const id = `"id":"1-1"`
 	for body, why := range map[string]string{
@@ -302,8 +319,8 @@ func TestBadRequestsAreToldWhy(t *testing.T) {
 	assert.Equal(t, httpapi.TooLarge, large.code())
 }
 
-// However large a cost above the burst is, the answer is the same code.
-func TestCostsBeyondCountingExceedTheBurst(t *testing.T) {
+// The error code of a cost above the burst does not depend on its size.
+func TestHugeCostExceedsTheBurst(t *testing.T) {
 	const huge = "9999999999000" // max_tokens 9,999,999,999, n 1,000: above bucket.MaxUnits
 	form := func(cost string) *http.Request {
 		r := post("/v1/acquire", "key=k&request_limit=5/s&token_limit=10/s"+cost)
@@ -354,26 +371,26 @@ func TestCostsBeyondCountingExceedTheBurst(t *testing.T) {
 	}
 }
 
-// One request is not many thousand operations to the store, nor as many lines in
-// the log.
+// The bound keeps one request from many thousand operations at the store, and from as
+// many log lines.
 func TestSettlementsInARequestAreBounded(t *testing.T) {
 	errs := make([]error, httpapi.MaxSettlements)
 	for i := range errs {
 		errs[i] = fmt.Errorf("lease %d: the disk is on fire", i)
 	}
-	d := open(t, &broken{Store: choked.NewLocal(), err: errors.Join(errs...)})
+	d := open(t, &failingStore{Store: choked.NewLocal(), err: errors.Join(errs...)})
 	settle := func(n int) reply {
 		done := make([]httpapi.Settlement, n)
 		for i := range done {
 			done[i].Key = httpapi.KeyOf("k")
 		}
-		lease := wants(1, 1)
+		lease := askFor(1, 1)
 		lease.Done = done
 		r := d.do(postJSON("/v1/settle", httpapi.SettleRequest{Done: done}))
-		assert.Equal(t, r.Code, d.do(postJSON("/v1/lease", lease)).Code, "a lease settles no more")
+		assert.Equal(t, r.Code, d.do(postJSON("/v1/lease", lease)).Code, "the same bound for the settlements of a lease")
 		return r
 	}
-	assert.Equal(t, 500, settle(httpapi.MaxSettlements).Code, "so many the store is asked")
+	assert.Equal(t, 500, settle(httpapi.MaxSettlements).Code, "the store is asked")
 	assert.Contains(t, d.logs.String(), "lease 0: the disk is on fire")
 	assert.Less(t, len(d.logs.String()), 5000)
 	r := settle(httpapi.MaxSettlements + 1)
@@ -393,28 +410,28 @@ func TestSettlementsInARequestAreBounded(t *testing.T) {
 	}
 }
 
-// broken is a store that fails.
-type broken struct {
+// failingStore fails at each operation.
+type failingStore struct {
 	choked.Store
 	err   error
 	panic bool
 }
 
-func (b *broken) Lease(context.Context, bucket.Ask) (bucket.Lease, error) {
+func (b *failingStore) Lease(context.Context, bucket.Ask) (bucket.Lease, error) {
 	return bucket.Lease{}, b.fail()
 }
-func (b *broken) Settle(context.Context, []bucket.Settlement) error { return b.fail() }
-func (b *broken) Adjust(context.Context, bucket.Adjustment) error   { return b.fail() }
+func (b *failingStore) Settle(context.Context, []bucket.Settlement) error { return b.fail() }
+func (b *failingStore) Adjust(context.Context, bucket.Adjustment) error   { return b.fail() }
 
-func (b *broken) fail() error {
+func (b *failingStore) fail() error {
 	if b.panic {
 		panic("out of order")
 	}
 	return b.err
 }
 
-func TestErrorsOfTheStore(t *testing.T) {
-	store := &broken{Store: choked.NewLocal()}
+func TestStoreErrors(t *testing.T) {
+	store := &failingStore{Store: choked.NewLocal()}
 	d := open(t, store)
 	for _, c := range []struct {
 		err    error
@@ -436,7 +453,7 @@ func TestErrorsOfTheStore(t *testing.T) {
 			a := d.do(r)
 			assert.Equal(t, c.status, a.Code, "%s: %v", r.URL.Path, c.err)
 			assert.Equal(t, c.code, a.code())
-			assert.NotContains(t, a.Body.String(), "10.0.0.7", "how it looks inside is for the log")
+			assert.NotContains(t, a.Body.String(), "10.0.0.7", "addresses are only logged")
 		}
 	}
 	assert.Contains(t, d.logs.String(), "disk of 10.0.0.7 is on fire")
@@ -447,7 +464,7 @@ func TestErrorsOfTheStore(t *testing.T) {
 	assert.Contains(t, d.logs.String(), "out of order")
 }
 
-func TestHostileNamesDoNoHarmInLogs(t *testing.T) {
+func TestHostileNamesAreHarmlessInLogs(t *testing.T) {
 	d := open(t, nil)
 	r := get("/")
 	r.URL.Path = "/\x1b[2J\nlevel=ERROR msg=forged\x00"
@@ -457,7 +474,7 @@ func TestHostileNamesDoNoHarmInLogs(t *testing.T) {
 	assert.NotContains(t, d.logs.String(), "\nlevel=ERROR")
 }
 
-func TestLeaseSettleAdjustInFull(t *testing.T) {
+func TestLeaseSettleAdjust(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
@@ -477,7 +494,7 @@ func TestLeaseSettleAdjustInFull(t *testing.T) {
 		assert.Equal(t, "37", r.Header().Get("Retry-After"))
 
 		r = d.do(post("/v1/lease", fmt.Sprintf(body, "1-3", 7, `,"done":[{"key":"k","id":"ffffffffffffffff-18446744073709551615","spent":{"requests":3}}]`)))
-		assert.True(t, r.lease().OK, "7 are there: 10 but for the 3 that were spent")
+		assert.True(t, r.lease().OK, "7 of 10 are left after 3 were spent")
 		assert.Equal(t, 200, d.do(post("/v1/settle", `{"done":[{"key":"k","id":"1-3","spent":{"requests":7}}]}`)).Code)
 		at := d.do(post("/v1/lease", fmt.Sprintf(body, "1-4", 0, ""))).lease().At
 		assert.Equal(t, 200, d.do(post("/v1/adjust", fmt.Sprintf(`{"key":"k","limits":{"requests":"100/h burst 10","tokens":"1000/h burst 500"},
@@ -509,7 +526,7 @@ func TestAcquire(t *testing.T) {
 				require.Equal(t, 200, r.Code, r.Body)
 				assert.Equal(t, `"requests";q=10;w=1`, r.Header().Get("RateLimit-Policy"))
 				assert.Equal(t, `"requests";r=2;t=0`, r.Header().Get("RateLimit"))
-				synctest.Wait() // it is settled
+				synctest.Wait() // the settlement follows the answer
 				r = d.do(request("7"))
 				assert.Equal(t, 429, r.Code)
 				assert.Equal(t, "1", r.Header().Get("Retry-After"))
@@ -527,8 +544,8 @@ func TestAcquire(t *testing.T) {
 	}
 }
 
-// What of a cost is left out is the same in all forms: one request, and no tokens.
-func TestAcquireOfACostInPart(t *testing.T) {
+// A cost that leaves out a unit has the same default in each form: 1 request, 0 tokens.
+func TestAcquireCostDefaults(t *testing.T) {
 	for _, c := range []struct{ form, json, level string }{
 		{"", `{"key":"k",LIMITS}`, `{"requests":9,"tokens":100}`},
 		{"", `{"key":"k",LIMITS,"cost":null}`, `{"requests":9,"tokens":100}`},
@@ -565,7 +582,7 @@ func TestAcquireOfACostInPart(t *testing.T) {
 	assert.EqualValues(t, 0, cost["tokens"].Default)
 }
 
-func TestAcquireWaitsItsTurn(t *testing.T) {
+func TestAcquireWaitsInTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
@@ -587,11 +604,11 @@ func TestAcquireWaitsItsTurn(t *testing.T) {
 	})
 }
 
-// A unit that is not limited has no level, rather than one that is more than the
-// numbers of some languages can tell.
-func TestLevelsAreOfWhatIsLimited(t *testing.T) {
-	d := open(t, &listing{Store: choked.NewLocal()})
-	tokens := wants(1, 1)
+// The level of an unlimited unit would be a number that many languages cannot
+// represent.
+func TestLevelOmitsUnlimitedUnits(t *testing.T) {
+	d := open(t, &listingStore{Store: choked.NewLocal()})
+	tokens := askFor(1, 1)
 	tokens.Key, tokens.Limits, tokens.Need, tokens.Want = httpapi.KeyOf("t"), httpapi.LimitsOf(choked.MustLimits("", "10/h")), bucket.Cost{}, bucket.Cost{Tokens: 3}
 	for _, c := range []struct {
 		r    *http.Request
@@ -605,15 +622,15 @@ func TestLevelsAreOfWhatIsLimited(t *testing.T) {
 		assert.Contains(t, d.do(c.r).Body.String(), c.want, c.r.URL)
 	}
 	for _, l := range []bucket.Cost{{}, {Requests: -5, Tokens: bucket.MaxUnits}, bucket.Limits{}.Burst(), choked.MustLimits("5/s", "").Burst()} {
-		assert.Equal(t, l, httpapi.LevelOf(l).Value(), "what is sent is what was meant")
+		assert.Equal(t, l, httpapi.LevelOf(l).Value(), "encoding changes the level")
 	}
 }
 
-// What is granted and runs out on the way is not spent, and the client learns that
-// it was that.
-func TestAcquireOfWhatComesTooLate(t *testing.T) {
+// A lease that expires before it can be spent is returned, and the client gets an error
+// of its own for it.
+func TestAcquireReturnsAnExpiredLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &brief{choked.NewLocal()}
+		store := &expiredStore{choked.NewLocal()}
 		d := open(t, store)
 		defer d.close()
 		r := d.do(get("/v1/acquire", "key", "k", "request_limit", "10/h", "requests", "10"))
@@ -623,21 +640,20 @@ func TestAcquireOfWhatComesTooLate(t *testing.T) {
 		synctest.Wait()
 		l, err := store.Store.Lease(t.Context(), bucket.Ask{Key: "k", Limits: choked.MustLimits("10/h", ""), Need: bucket.Cost{Requests: 10}})
 		require.NoError(t, err)
-		assert.True(t, l.OK, "it has gone back")
+		assert.True(t, l.OK, "the expired lease was returned")
 	})
 }
 
-// brief is a store whose leases are over when they arrive.
-type brief struct{ choked.Store }
+// expiredStore grants leases that have expired on arrival.
+type expiredStore struct{ choked.Store }
 
-func (s *brief) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
+func (s *expiredStore) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
 	l, err := s.Store.Lease(ctx, a)
 	l.ValidFor = 0
 	return l, err
 }
 
-// A client that is gone is not waited for, and has spent nothing.
-func TestAcquireOfAClientThatGoes(t *testing.T) {
+func TestAcquireOfADisconnectedClientSpendsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
@@ -647,7 +663,7 @@ func TestAcquireOfAClientThatGoes(t *testing.T) {
 		gone.Go(func() {
 			d.do(get("/v1/acquire", "key", "k", "request_limit", "10/s", "requests", "10").WithContext(ctx))
 		})
-		time.Sleep(990 * time.Millisecond) // it may have its promise, which drips
+		time.Sleep(990 * time.Millisecond) // by now it may hold a lease of quota that is promised ahead
 		cancel()
 		gone.Wait()
 		time.Sleep(10 * time.Millisecond)
@@ -655,7 +671,7 @@ func TestAcquireOfAClientThatGoes(t *testing.T) {
 	})
 }
 
-func TestAcquireSaysWhatIsWrong(t *testing.T) {
+func TestBadAcquireNamesTheCause(t *testing.T) {
 	d := open(t, nil)
 	for query, why := range map[string]string{
 		"":                                      "no limits",
@@ -670,7 +686,7 @@ func TestAcquireSaysWhatIsWrong(t *testing.T) {
 		"key=k&request_limits=5/s":              `parameter "request_limits"`,
 		"key=k&request_limit=5/s&token=1":       `parameter "token"`,
 		"key=k&key=l&request_limit=5/s":         "given twice",
-		// Dropped, it would lift the limit.
+		// To ignore these parameters would lift the limit.
 		"key=k&request_limit=5/s&token_limit=1/m%&tokens=5000": `invalid URL escape "%"`,
 		"key=k&request_limit=5/s&requests=5%zz":                `invalid URL escape "%zz"`,
 		"key=k&request_limit=5/s;token_limit=1/m":              "semicolon",
@@ -691,15 +707,15 @@ func TestAcquireSaysWhatIsWrong(t *testing.T) {
 	assert.Contains(t, r.message(), "Content-Type: application/json")
 }
 
-// acquireStep is a call to /choked/acquire, some time after the one before it.
+// acquireStep is a call to /choked/acquire.
 type acquireStep struct {
-	after            time.Duration
+	after            time.Duration // since the call before it
 	requests, tokens string
 	status           int
 }
 
-// The steps of the first four rows are those of the Python package's own tests
-// of its bucket. They hold at every request because a refused call consumes nothing.
+// The first four rows are the steps of the Python package's own tests of its bucket. A
+// refused call consumes nothing, so the calls after it are decided as if without it.
 func TestChokedAcquireNeverWaits(t *testing.T) {
 	for _, c := range []struct {
 		name                                                   string
@@ -721,7 +737,7 @@ func TestChokedAcquireNeverWaits(t *testing.T) {
 			{0, "1", "0", 200}, {0, "1", "0", 200}, {0, "1", "0", 200}, // the refusal took no request
 			{0, "1", "0", 429},
 		}},
-		{"refill within the store's promise", "3", "3.0", "0", "0.0", []acquireStep{
+		{"refill that the store promises ahead", "3", "3.0", "0", "0.0", []acquireStep{
 			{0, "1", "0", 200}, {0, "1", "0", 200}, {0, "1", "0", 200}, {0, "1", "0", 429}, {0, "1", "0", 429},
 			{334 * time.Millisecond, "1", "0", 200}, {0, "1", "0", 429},
 		}},
@@ -749,7 +765,7 @@ func TestChokedAcquireNeverWaits(t *testing.T) {
 						r.read(&a)
 						assert.False(t, a.OK)
 						assert.Positive(t, a.RetryAfter)
-						continue // at once: nothing of a refused call is left to be settled
+						continue // without a wait: a refused call leaves no settlement behind
 					}
 					synctest.Wait() // the settlement of a 200 follows the answer
 				}
@@ -758,7 +774,7 @@ func TestChokedAcquireNeverWaits(t *testing.T) {
 	}
 }
 
-// A refused call reports the level without what was promised to it and returned.
+// The level in a refusal does not count the lease that was returned.
 func TestChokedAcquireRefusalReportsTheLevel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
@@ -779,17 +795,17 @@ func TestChokedAcquireRefusalReportsTheLevel(t *testing.T) {
 	})
 }
 
-func TestAcquireAsThePythonPackageDoes(t *testing.T) {
+func TestChokedAcquireOfBothUnits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil, hashToken("t")+" a")
 		defer d.close()
 		ask := func(needed, tokens string) reply {
-			return d.do(bearing(get("/choked/acquire", "key", "openai_chat", "request_capacity", "50", "request_refill_rate", "50.0",
+			return d.do(withToken(get("/choked/acquire", "key", "openai_chat", "request_capacity", "50", "request_refill_rate", "50.0",
 				"token_capacity", "100000", "token_refill_rate", "1666.6666666666667", "requests_needed", needed, "tokens_needed", tokens), "t"))
 		}
 		assert.Equal(t, 200, ask("50", "40000").Code)
 		synctest.Wait()
-		assert.Equal(t, 429, ask("1", "100").Code, "it would be there in 20 ms")
+		assert.Equal(t, 429, ask("1", "100").Code, "available in 20 ms only")
 		time.Sleep(20 * time.Millisecond)
 		assert.Equal(t, 200, ask("1", "100").Code)
 		synctest.Wait()
@@ -805,13 +821,13 @@ func TestAcquireAsThePythonPackageDoes(t *testing.T) {
 
 		none := get("/choked/acquire", "key", "k", "request_capacity", "0", "request_refill_rate", "0.0",
 			"token_capacity", "0", "token_refill_rate", "0.0", "requests_needed", "9", "tokens_needed", "9")
-		assert.Equal(t, 200, d.do(bearing(none, "t")).Code, "nothing is limited")
+		assert.Equal(t, 200, d.do(withToken(none, "t")).Code, "nothing is limited")
 		none.Header.Del("Authorization")
 		assert.Equal(t, 401, d.do(none).Code)
 	})
 }
 
-func TestAcquireAsThePythonPackageDoesNot(t *testing.T) {
+func TestBadChokedAcquireNamesTheCause(t *testing.T) {
 	d := open(t, nil, hashToken("t")+" a")
 	for query, why := range map[string]string{
 		"request_capacity=5&request_refill_rate=5":         "key is empty",
@@ -824,14 +840,14 @@ func TestAcquireAsThePythonPackageDoesNot(t *testing.T) {
 		"key=k&max_tokens=5":                               `parameter "max_tokens"`,
 		"key=k&request_capacity=5&request_refill_rate=1&token_capacity=10%&token_refill_rate=1&tokens_needed=5000": `invalid URL escape "%"`,
 	} {
-		r := d.do(bearing(httptest.NewRequest("GET", "/choked/acquire?"+query, nil), "t"))
+		r := d.do(withToken(httptest.NewRequest("GET", "/choked/acquire?"+query, nil), "t"))
 		assert.Equal(t, 400, r.Code, query)
 		assert.Contains(t, r.message(), why, query)
 	}
 	assert.Equal(t, 401, d.do(get("/choked/acquire", "key", "k")).Code)
 }
 
-func TestFloatsBecomeTheRatesTheyCameFrom(t *testing.T) {
+func TestRateOfRecoversTheDeclaredRate(t *testing.T) {
 	for perSecond, want := range map[float64]string{
 		50: "50/s", 100000.0 / 60: "100000/m", 1.0 / 60: "1/m", 7.0 / 60: "7/m", 10000.0 / 86400: "10000/d", 1.0 / 3600: "1/h", 2.5: "150/m",
 	} {
@@ -842,12 +858,12 @@ func TestFloatsBecomeTheRatesTheyCameFrom(t *testing.T) {
 	for _, perSecond := range []float64{0.1234567, 3.14159265, 1e-6, 1e8 / 7} {
 		r := rateOf(perSecond, 1)
 		got := float64(r.N) / r.Per.Seconds()
-		assert.LessOrEqual(t, got, perSecond*(1+1e-9), "never more")
+		assert.LessOrEqual(t, got, perSecond*(1+1e-9), "above the declared rate")
 		assert.Greater(t, got, perSecond*(1-1e-4))
 	}
 }
 
-func TestCloseTwice(t *testing.T) {
+func TestShutdownTwice(t *testing.T) {
 	d := open(t, nil)
 	require.NoError(t, d.Shutdown(t.Context()))
 	require.NoError(t, d.Shutdown(t.Context()))

@@ -40,7 +40,7 @@ func TestTokensAdmit(t *testing.T) {
 		assert.Equal(t, httpapi.Unauthorized, r.code())
 		assert.Equal(t, `Bearer realm="choked"`, r.Header().Get("WWW-Authenticate"))
 	}
-	assert.Equal(t, 200, d.do(get("/healthz")).Code, "needs none")
+	assert.Equal(t, 200, d.do(get("/healthz")).Code, "needs no token")
 	for _, r := range routes {
 		if r.to != anyone {
 			assert.Equal(t, 401, d.do(httptest.NewRequest(r.method, r.path, nil)).Code, "%s %s", r.method, r.path)
@@ -48,54 +48,54 @@ func TestTokensAdmit(t *testing.T) {
 	}
 }
 
-func TestALineWithoutAnything(t *testing.T) {
+func TestEmptyTokenLineIsAnError(t *testing.T) {
 	for _, line := range []string{"", " \t"} {
 		assert.ErrorContains(t, CheckToken(line), "64 hexadecimal digits")
 	}
 }
 
-func TestTenantsAreKeptApart(t *testing.T) {
+func TestTenantsAreSeparate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &listing{Store: choked.NewLocal()}
+		store := &listingStore{Store: choked.NewLocal()}
 		d := open(t, store, hashToken("a")+" team-a", hashToken("b")+" team", hashToken("root")+" *")
 		defer d.close()
 		for _, key := range []string{"k", "-a/k", strings.Repeat("x", bucket.MaxKey), strings.Repeat("x", bucket.MaxKey-1) + "y", "team-a/k"} {
-			ask := wants(1, 10)
+			ask := askFor(1, 10)
 			ask.Key, ask.MaxWait = httpapi.KeyOf(key), 0
 			for _, token := range []string{"a", "b"} {
-				assert.True(t, d.do(bearing(postJSON("/v1/lease", ask), token)).lease().OK, "%.20q is full for %s", key, token)
+				assert.True(t, d.do(withToken(postJSON("/v1/lease", ask), token)).lease().OK, "%.20q is full for %s", key, token)
 			}
-			// The other one's lease bears the same id. It cannot be settled, nor
-			// asked for again.
-			assert.Equal(t, 200, d.do(bearing(postJSON("/v1/settle", httpapi.SettleRequest{Done: []httpapi.Settlement{{Key: ask.Key, ID: ask.ID}}}), "b")).Code)
+			// The other tenant's lease has the same id. This tenant can neither settle
+			// it nor get it by asking again.
+			assert.Equal(t, 200, d.do(withToken(postJSON("/v1/settle", httpapi.SettleRequest{Done: []httpapi.Settlement{{Key: ask.Key, ID: ask.ID}}}), "b")).Code)
 			next := ask
 			next.ID.Seq++
-			assert.False(t, d.do(bearing(postJSON("/v1/lease", next), "a")).lease().OK, "%.20q of a is still out", key)
-			assert.True(t, d.do(bearing(postJSON("/v1/lease", next), "b")).lease().OK, "and that of b has come back")
+			assert.False(t, d.do(withToken(postJSON("/v1/lease", next), "a")).lease().OK, "%.20q of tenant a is still leased", key)
+			assert.True(t, d.do(withToken(postJSON("/v1/lease", next), "b")).lease().OK, "%.20q of tenant b was returned", key)
 		}
 		var st httpapi.Status
-		d.do(bearing(get("/v1/status"), "a")).read(&st)
+		d.do(withToken(get("/v1/status"), "a")).read(&st)
 		var seen []string
 		for _, k := range st.Keys {
 			seen = append(seen, fmt.Sprintf("%.8s", k.Text))
 		}
 		assert.ElementsMatch(t, []string{"k", "-a/k", "xxxxxxxx", "xxxxxxxx", "team-a/k"}, seen)
-		d.do(bearing(get("/v1/status"), "root")).read(&st)
+		d.do(withToken(get("/v1/status"), "root")).read(&st)
 		assert.Len(t, st.Keys, 10)
 
-		all := wants(5, 1)
+		all := askFor(5, 1)
 		all.Key, all.MaxWait = httpapi.KeyOf("team-a/k"), 0
-		assert.False(t, d.do(bearing(postJSON("/v1/lease", all), "root")).lease().OK, "all keys, under their full names")
+		assert.False(t, d.do(withToken(postJSON("/v1/lease", all), "root")).lease().OK, "namespace * uses full names")
 	})
 }
 
-// listing is a store that tells its buckets.
-type listing struct {
+// listingStore lists its buckets.
+type listingStore struct {
 	choked.Store
 	list []bucket.Info
 }
 
-func (l *listing) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
+func (l *listingStore) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) {
 	known := false
 	for _, b := range l.list {
 		known = known || b.Key == a.Key
@@ -106,9 +106,9 @@ func (l *listing) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error)
 	return l.Store.Lease(ctx, a)
 }
 
-func (l *listing) Buckets() []bucket.Info { return l.list }
+func (l *listingStore) Buckets() []bucket.Info { return l.list }
 
-func TestKeysOfTenantsNeverMeet(t *testing.T) {
+func TestKeysOfTenantsNeverCollide(t *testing.T) {
 	long := strings.Repeat("k", bucket.MaxKey)
 	seen := make(map[string]string)
 	for _, ns := range []string{"a", "a-b", "b"} {
@@ -129,51 +129,51 @@ func TestKeysOfTenantsNeverMeet(t *testing.T) {
 	}
 }
 
-func TestTokensAreReadAgain(t *testing.T) {
+func TestChangedTokensFileIsReloaded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil, hashToken("old")+" a")
 		defer d.close()
 		status := func(token string) int {
-			return d.do(bearing(get("/v1/acquire", "key", "k", "request_limit", "100/s"), token)).Code
+			return d.do(withToken(get("/v1/acquire", "key", "k", "request_limit", "100/s"), token)).Code
 		}
 		assert.Equal(t, 200, status("old"))
 		assert.Equal(t, 401, status("new"))
 
-		d.list(hashToken("old")+" a", hashToken("new")+" a")
+		d.writeTokens(hashToken("old")+" a", hashToken("new")+" a")
 		time.Sleep(checkEvery)
 		assert.Equal(t, 200, status("new"))
 		assert.Equal(t, 200, status("old"))
 
-		d.list(hashToken("new") + " a")
+		d.writeTokens(hashToken("new") + " a")
 		time.Sleep(checkEvery)
-		assert.Equal(t, 401, status("old"), "revoked, though it was good before")
+		assert.Equal(t, 401, status("old"), "revoked")
 		for range 20 {
 			status("old")
 		}
-		assert.Equal(t, 429, status("old"), "and now as bad as any other")
+		assert.Equal(t, 429, status("old"), "a revoked token counts as unknown")
 		time.Sleep(time.Minute)
 
-		d.list("choked_A_TOKEN_BY_MISTAKE a")
+		d.writeTokens("choked_A_TOKEN_BY_MISTAKE a")
 		time.Sleep(checkEvery)
-		assert.Equal(t, 200, status("new"), "a broken file changes nothing")
+		assert.Equal(t, 200, status("new"), "a malformed file changes nothing")
 		assert.Contains(t, d.logs.String(), "failed to reload tokens")
-		assert.NotContains(t, d.logs.String(), "MISTAKE", "what stands for a hash may be a token")
+		assert.NotContains(t, d.logs.String(), "MISTAKE", "the first field may be a token")
 
-		d.list("")
+		d.writeTokens("")
 		time.Sleep(checkEvery)
-		assert.Equal(t, 200, status("new"), "an empty one is about to be written")
+		assert.Equal(t, 200, status("new"), "an empty file may be half written")
 		assert.Contains(t, d.logs.String(), "file is empty")
 
 		require.NoError(t, os.Remove(d.file))
 		time.Sleep(checkEvery)
 		assert.Equal(t, 200, status("new"))
-		d.list("# nobody")
+		d.writeTokens("# nobody")
 		time.Sleep(checkEvery)
 		assert.Equal(t, 401, status("new"))
 	})
 }
 
-func TestFilesOfTokensThatCannotBe(t *testing.T) {
+func TestBadTokensFileIsAnError(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tokens")
 	_, err := OpenTokens(file, nil)
 	require.ErrorIs(t, err, os.ErrNotExist)
@@ -206,79 +206,80 @@ func TestFilesOfTokensThatCannotBe(t *testing.T) {
 	require.ErrorContains(t, err, "more than 4096")
 }
 
-func TestCaps(t *testing.T) {
+func TestTokenCaps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil, hashToken("asks")+" a asks=2", hashToken("rate")+" b rate=5/10s")
 		defer d.close()
-		long := func() *http.Request { return bearing(postJSON("/v1/lease", wants(1, 10)), "asks") }
+		long := func() *http.Request { return withToken(postJSON("/v1/lease", askFor(1, 10)), "asks") }
 		require.True(t, d.do(long()).lease().OK)
-		var waiting []*spoken
+		var waiting []*openRequest
 		for n := range uint64(2) {
-			waiting = append(waiting, d.start(bearing(postJSON("/v1/lease", wants(n+2, 10)), "asks")))
+			waiting = append(waiting, d.start(withToken(postJSON("/v1/lease", askFor(n+2, 10)), "asks")))
 			synctest.Wait()
 		}
-		r := d.do(bearing(get("/v1/status"), "asks"))
+		r := d.do(withToken(get("/v1/status"), "asks"))
 		assert.Equal(t, 429, r.Code)
 		assert.Equal(t, httpapi.Busy, r.code())
 		assert.Equal(t, "1", r.Header().Get("Retry-After"))
-		assert.Equal(t, 200, d.do(bearing(get("/v1/status"), "rate")).Code, "another's caps are another's")
+		assert.Equal(t, 200, d.do(withToken(get("/v1/status"), "rate")).Code, "each token has its own caps")
 		waiting[0].cancel()
 		<-waiting[0].done
-		assert.Equal(t, 200, d.do(bearing(get("/v1/status"), "asks")).Code)
+		assert.Equal(t, 200, d.do(withToken(get("/v1/status"), "asks")).Code)
 
 		for range 4 {
-			assert.Equal(t, 200, d.do(bearing(get("/v1/status"), "rate")).Code)
+			assert.Equal(t, 200, d.do(withToken(get("/v1/status"), "rate")).Code)
 		}
-		r = d.do(bearing(get("/v1/status"), "rate"))
+		r = d.do(withToken(get("/v1/status"), "rate"))
 		assert.Equal(t, 429, r.Code)
 		assert.Equal(t, "2", r.Header().Get("Retry-After"))
 		time.Sleep(2 * time.Second)
-		assert.Equal(t, 200, d.do(bearing(get("/v1/status"), "rate")).Code)
+		assert.Equal(t, 200, d.do(withToken(get("/v1/status"), "rate")).Code)
 		waiting[1].cancel()
 		<-waiting[1].done
 	})
 }
 
-// What waits for quota may wait for that which is settled: no cap holds that back.
-func TestSettlementsAreFreeOfCaps(t *testing.T) {
+// A waiting request may need the quota that a settlement returns, so caps do not delay
+// settlements.
+func TestSettleAndAdjustAreExemptFromCaps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil, hashToken("t")+" a asks=1 rate=2/h")
 		defer d.close()
-		holder := wants(1, 10)
-		require.True(t, d.do(bearing(postJSON("/v1/lease", holder), "t")).lease().OK)
-		waiting := d.start(bearing(postJSON("/v1/lease", wants(2, 10)), "t"))
+		holder := askFor(1, 10)
+		require.True(t, d.do(withToken(postJSON("/v1/lease", holder), "t")).lease().OK)
+		waiting := d.start(withToken(postJSON("/v1/lease", askFor(2, 10)), "t"))
 		synctest.Wait()
-		require.Equal(t, 429, d.do(bearing(postJSON("/v1/lease", wants(3, 10)), "t")).Code)
+		require.Equal(t, 429, d.do(withToken(postJSON("/v1/lease", askFor(3, 10)), "t")).Code)
 		adjust := httpapi.AdjustRequest{Key: holder.Key, Limits: holder.Limits, Charge: bucket.Cost{Requests: 1}}
-		assert.Equal(t, 200, d.do(bearing(postJSON("/v1/adjust", adjust), "t")).Code)
+		assert.Equal(t, 200, d.do(withToken(postJSON("/v1/adjust", adjust), "t")).Code)
 		settle := httpapi.SettleRequest{Done: []httpapi.Settlement{{Key: holder.Key, ID: holder.ID}}}
-		assert.Equal(t, 200, d.do(bearing(postJSON("/v1/settle", settle), "t")).Code)
+		assert.Equal(t, 200, d.do(withToken(postJSON("/v1/settle", settle), "t")).Code)
 		<-waiting.done
 		assert.True(t, waiting.lease().OK)
 	})
 }
 
-func TestCountsOutliveTheFile(t *testing.T) {
+func TestCapsSurviveAReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil, hashToken("t")+" a rate=2/h")
 		defer d.close()
 		for range 2 {
-			require.Equal(t, 200, d.do(bearing(get("/v1/status"), "t")).Code)
+			require.Equal(t, 200, d.do(withToken(get("/v1/status"), "t")).Code)
 		}
-		d.list("# read again", hashToken("t")+" a rate=2/h")
+		d.writeTokens("# read again", hashToken("t")+" a rate=2/h")
 		time.Sleep(checkEvery)
-		assert.Equal(t, 429, d.do(bearing(get("/v1/status"), "t")).Code)
+		assert.Equal(t, 429, d.do(withToken(get("/v1/status"), "t")).Code)
 	})
 }
 
-// Of ten thousand bad tokens only the first few are told that they are bad. The
-// good ones of others behind the same address pass among them.
-func TestGuessing(t *testing.T) {
+// Of 10,000 unknown tokens only the first 20 get a 401. Known tokens from the same
+// address are admitted all the time.
+func TestGuessedTokensAreThrottled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil, hashToken("good")+" a")
 		defer d.close()
 		ask := func(from, token string) reply {
-			r := bearing(get("/v1/status"), token)
+			r := withToken(get("/v1/status"), token)
 			r.RemoteAddr = from
 			return d.do(r)
 		}
@@ -298,17 +299,17 @@ func TestGuessing(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		assert.Equal(t, 401, ask("192.0.2.1:1", "bad").Code)
 
-		for n := range 30 { // a network of IPv6 is one source
+		for n := range 30 { // an IPv6 network of 64 bits is one source
 			ask(fmt.Sprintf("[2001:db8::%x]:1", n+1), "bad")
 		}
 		assert.Equal(t, 429, ask("[2001:db8::ffff]:1", "bad").Code)
 		assert.Equal(t, 401, ask("[2001:db8:0:1::1]:1", "bad").Code)
-		assert.NotContains(t, d.logs.String(), "guess") // in small letters, which no id of a request has
+		assert.NotContains(t, d.logs.String(), "guess") // lower case, which ids of requests do not contain
 	})
 }
 
-// A guesser with many addresses cannot fill the memory.
-func TestSourcesAreForgotten(t *testing.T) {
+// A guesser with many addresses cannot exhaust the memory.
+func TestSourcesAreBounded(t *testing.T) {
 	g := newGuards()
 	now := time.Now()
 	for i := range maxSources + 1000 {
@@ -319,14 +320,14 @@ func TestSourcesAreForgotten(t *testing.T) {
 	assert.LessOrEqual(t, len(g.sources), maxSources)
 }
 
-// The tokens, bad ones included, are in no log and no answer.
-func TestNoSecretsAnywhere(t *testing.T) {
-	d := open(t, &broken{Store: choked.NewLocal(), err: fmt.Errorf("of the store")}, hashToken("UNIQUE-good")+" a")
+// Neither known nor unknown tokens appear in logs and answers.
+func TestTokensAreNeverLoggedOrReturned(t *testing.T) {
+	d := open(t, &failingStore{Store: choked.NewLocal(), err: fmt.Errorf("of the store")}, hashToken("UNIQUE-good")+" a")
 	var said strings.Builder
 	for _, token := range []string{"UNIQUE-good", "UNIQUE-bad", "UNIQUE bad"} {
 		for _, route := range append(routes, route{method: "GET", path: "/nowhere"}) {
 			for _, body := range []string{"", "{}", `{"key":"k","id":"1-1","limits":{"requests":"5/s"},"done":[{"key":"k","id":"1-1"}]}`} {
-				r := d.do(bearing(httptest.NewRequest(route.method, route.path+"?key=k&request_limit=5/s", strings.NewReader(body)), token))
+				r := d.do(withToken(httptest.NewRequest(route.method, route.path+"?key=k&request_limit=5/s", strings.NewReader(body)), token))
 				fmt.Fprintln(&said, r.Header(), r.Body)
 			}
 		}

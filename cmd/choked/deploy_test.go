@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What deploy/ says is what the command understands.
-func TestFilesForDeployment(t *testing.T) {
+// The flags and variables in deploy/ exist.
+func TestDeployFilesUseKnownFlags(t *testing.T) {
 	f := newFlags("choked serve", func(string) string { return "" }, nil, nil)
 	var o options
 	serveFlags(f, &o)
@@ -34,9 +34,9 @@ func TestFilesForDeployment(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, string(b), "choked serve -config /etc/choked/choked.conf")
 	for _, file := range []string{o.tokens, o.secretFile, o.cert, o.key} {
-		assert.Contains(t, string(b), filepath.Base(file), "it says how %s gets there", file)
+		assert.Contains(t, string(b), filepath.Base(file), "the unit has to explain how to create %s", file)
 	}
 	b, err = os.ReadFile(filepath.Join("..", "..", "deploy", "Dockerfile"))
 	require.NoError(t, err)
-	assert.Regexp(t, `(?s)choked token -file tokens .*docker run --user "\$\(id -u\)" `, string(b), "as who may read the tokens")
+	assert.Regexp(t, `(?s)choked token -file tokens .*docker run --user "\$\(id -u\)" `, string(b), "the container has to run as a user who can read the tokens")
 }

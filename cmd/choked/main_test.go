@@ -34,7 +34,7 @@ import (
 	"github.com/choked/choked/internal/httpapi"
 )
 
-// mainEnv makes the test's program the command.
+// mainEnv is the environment variable that makes the test binary run the command.
 const mainEnv = "CHOKED_TEST_IS_MAIN"
 
 func TestMain(m *testing.M) {
@@ -44,15 +44,15 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// say runs a command that ends by itself.
-func say(t *testing.T, env map[string]string, args ...string) (status int, stdout, stderr string) {
+// runCommand runs a command to its end.
+func runCommand(t *testing.T, env map[string]string, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	status = run(t.Context(), args, func(name string) string { return env[name] }, &out, &errs)
 	return status, out.String(), errs.String()
 }
 
-// process is a `choked serve`.
+// process is a running "choked serve".
 type process struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -71,7 +71,7 @@ func (p *process) log() string {
 
 var serving = regexp.MustCompile(`msg=serving listen=(\S+)`)
 
-// start starts `choked serve` and returns when it listens.
+// start starts "choked serve" and returns when it listens.
 func start(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
 	program, err := os.Executable()
@@ -104,35 +104,35 @@ func start(t *testing.T, env []string, args ...string) *process {
 	select {
 	case p.addr = <-listens:
 	case <-p.done:
-		t.Fatalf("it ended: %s", p.log())
+		t.Fatalf("serve ended: %s", p.log())
 	case <-time.After(20 * time.Second):
-		t.Fatalf("it does not listen: %s", p.log())
+		t.Fatalf("serve does not listen: %s", p.log())
 	}
 	return p
 }
 
-// alone starts a service of one node.
-func alone(t *testing.T, args ...string) *process {
+// startAlone starts a service of one node.
+func startAlone(t *testing.T, args ...string) *process {
 	return start(t, nil, append([]string{"-listen", "127.0.0.1:0", "-bind", "127.0.0.1:0", "-name", "alone"}, args...)...)
 }
 
-// newToken makes a token in a new file of tokens.
+// newToken creates a token in a new file of tokens.
 func newToken(t *testing.T, namespace string) (token, file string) {
 	t.Helper()
 	file = filepath.Join(t.TempDir(), "tokens")
-	status, out, errs := say(t, nil, "token", "-file", file, namespace)
+	status, out, errs := runCommand(t, nil, "token", "-file", file, namespace)
 	require.Zero(t, status, errs)
 	return strings.TrimSpace(out), file
 }
 
-// Some editors leave the last line without an end.
-func TestATokenIsALineOfItsOwn(t *testing.T) {
+// Some editors leave the last line without a newline.
+func TestTokenIsAppendedAsALine(t *testing.T) {
 	_, file := newToken(t, "team-a")
 	first, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(file, bytes.TrimSpace(first), 0o600))
 	for range 2 {
-		status, _, errs := say(t, nil, "token", "-file", file, "team-b")
+		status, _, errs := runCommand(t, nil, "token", "-file", file, "team-b")
 		require.Zero(t, status, errs)
 	}
 	all, err := os.ReadFile(file)
@@ -140,9 +140,9 @@ func TestATokenIsALineOfItsOwn(t *testing.T) {
 	assert.Regexp(t, `^[0-9a-f]{64} team-a\n[0-9a-f]{64} team-b\n[0-9a-f]{64} team-b\n$`, string(all))
 }
 
-func TestTheServiceFromStartToEnd(t *testing.T) {
+func TestServeFromStartToShutdown(t *testing.T) {
 	token, file := newToken(t, "team-a")
-	p := alone(t, "-tokens", file, "-log", "debug", "-secret", "SECRET-of-nodes")
+	p := startAlone(t, "-tokens", file, "-log", "debug", "-secret", "SECRET-of-nodes")
 	url := "http://" + p.addr
 	store, err := httpstore.Open(httpstore.Config{URL: url, Token: token, Timeout: time.Second})
 	require.NoError(t, err)
@@ -153,35 +153,35 @@ func TestTheServiceFromStartToEnd(t *testing.T) {
 		require.NoError(t, limiter.Wait(t.Context(), choked.Cost{Requests: 1, Tokens: 100}))
 	}
 
-	status, out, errs := say(t, map[string]string{"CHOKED_TOKEN": token, "CHOKED_URL": url}, "status")
+	status, out, errs := runCommand(t, map[string]string{"CHOKED_TOKEN": token, "CHOKED_URL": url}, "status")
 	require.Zero(t, status, errs)
 	assert.Regexp(t, `^ready\n`, out)
 	assert.Regexp(t, `openai_chat +50/s|openai_chat +requests 50/s; tokens 100000/m`, out)
-	assert.NotContains(t, out, "alone", "who has a namespace is not told of nodes")
-	status, out, errs = say(t, nil, "token", "-file", file, "*")
+	assert.NotContains(t, out, "alone", "nodes are shown to namespace * only")
+	status, out, errs = runCommand(t, nil, "token", "-file", file, "*")
 	require.Zero(t, status, errs)
 	all := strings.TrimSpace(out)
-	require.Eventually(t, func() bool { // the file is read again
-		_, out, _ = say(t, nil, "status", "-url", url, "-token", all)
+	require.Eventually(t, func() bool { // until the server has read the file again
+		_, out, _ = runCommand(t, nil, "status", "-url", url, "-token", all)
 		return strings.Contains(out, "leader, this node")
 	}, 5*time.Second, 50*time.Millisecond)
 	assert.Contains(t, out, "team-a/openai_chat")
-	status, out, _ = say(t, nil, "status", "-url", url, "-token", all, "-json")
+	status, out, _ = runCommand(t, nil, "status", "-url", url, "-token", all, "-json")
 	assert.Zero(t, status)
 	var st httpapi.Status
 	require.NoError(t, json.Unmarshal([]byte(out), &st))
 	assert.Equal(t, "alone", st.Leader)
-	status, _, errs = say(t, nil, "status", "-url", url, "-token", "choked_WRONG")
+	status, _, errs = runCommand(t, nil, "status", "-url", url, "-token", "choked_WRONG")
 	assert.Equal(t, 1, status)
 	assert.Contains(t, errs, "unknown token")
 
-	// Stopped, it tells those who wait, and ends with status 0.
+	// On SIGTERM the server ends waiting requests and exits with status 0.
 	require.NoError(t, choke.Close())
 	waiting := make(chan int, 1)
 	go func() {
 		r, _ := http.NewRequest("GET", url+"/v1/acquire?key=k&request_limit=1/h&requests=1", nil)
 		r.Header.Set("Authorization", "Bearer "+token)
-		for range 2 { // the first one takes all there is
+		for range 2 { // the first request takes the whole burst
 			response, err := http.DefaultClient.Do(r)
 			if err != nil {
 				waiting <- 0
@@ -205,8 +205,8 @@ func TestTheServiceFromStartToEnd(t *testing.T) {
 	require.NoError(t, store.Close())
 }
 
-// certified writes a certificate for 127.0.0.1, and returns its files.
-func certified(t *testing.T, dir string, serial int64) (cert, key string) {
+// writeCertificate writes a certificate for 127.0.0.1 and returns the paths.
+func writeCertificate(t *testing.T, dir string, serial int64) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
@@ -224,15 +224,15 @@ func certified(t *testing.T, dir string, serial int64) (cert, key string) {
 	return cert, key
 }
 
-func TestTLSByFilesThatAreReadAgain(t *testing.T) {
+func TestChangedCertificateIsReloaded(t *testing.T) {
 	dir := t.TempDir()
-	cert, key := certified(t, dir, 1)
+	cert, key := writeCertificate(t, dir, 1)
 	token, file := newToken(t, "*")
-	p := alone(t, "-tokens", file, "-tls-cert", cert, "-tls-key", key)
+	p := startAlone(t, "-tokens", file, "-tls-cert", cert, "-tls-key", key)
 	url := "https://" + p.addr
-	status, _, errs := say(t, nil, "status", "-url", url, "-token", token, "-ca", cert)
+	status, _, errs := runCommand(t, nil, "status", "-url", url, "-token", token, "-ca", cert)
 	require.Zero(t, status, errs)
-	status, _, errs = say(t, nil, "status", "-url", url, "-token", token)
+	status, _, errs = runCommand(t, nil, "status", "-url", url, "-token", token)
 	assert.Equal(t, 1, status)
 	assert.Contains(t, errs, "certificate")
 
@@ -259,14 +259,14 @@ func TestTLSByFilesThatAreReadAgain(t *testing.T) {
 	require.EqualValues(t, 1, serial())
 	require.NoError(t, os.WriteFile(cert, []byte("half of it"), 0o600))
 	require.Eventually(t, func() bool {
-		assert.EqualValues(t, 1, serial(), "half of a new pair changes nothing")
+		assert.EqualValues(t, 1, serial(), "the previous certificate stays valid")
 		return strings.Contains(p.log(), "failed to reload the certificate")
 	}, 5*time.Second, 50*time.Millisecond)
-	certified(t, dir, 2)
+	writeCertificate(t, dir, 2)
 	require.Eventually(t, func() bool { return serial() == 2 }, 5*time.Second, 50*time.Millisecond)
 }
 
-func TestFlagsEnvironmentAndFileAlike(t *testing.T) {
+func TestPrecedenceOfFlagsEnvironmentAndFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "choked.conf")
 	require.NoError(t, os.WriteFile(file, []byte("# ours\n\nlisten = by-file:1\nvoters=5\njoin = a:1, b:2\ntls-cert = file.pem\nsecret = of = the file\n"), 0o600))
 	env := map[string]string{"CHOKED_CONFIG": file, "CHOKED_VOTERS": "1", "CHOKED_TLS_CERT": "env.pem", "CHOKED_DRAIN": "3s"}
@@ -284,9 +284,9 @@ func TestFlagsEnvironmentAndFileAlike(t *testing.T) {
 	assert.Equal(t, 10*time.Second, o.stop, "then the default")
 }
 
-// What may be given more than once adds up, within the place where it is given. A
-// secret is one value, commas included.
-func TestFlagsThatAreGivenAgain(t *testing.T) {
+// Repeated flags append within one source: the command line, the environment or the
+// file. A secret is one value, which may contain commas.
+func TestRepeatedFlags(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "choked.conf")
 	require.NoError(t, os.WriteFile(file, []byte("join = a:1\njoin = b:2, c:3\nprevious-secret = x,y\nprevious-secret = z\n"), 0o600))
 	for name, c := range map[string]struct {
@@ -309,7 +309,7 @@ func TestFlagsThatAreGivenAgain(t *testing.T) {
 	}
 }
 
-func TestWhatIsAskedWrongly(t *testing.T) {
+func TestUsageErrors(t *testing.T) {
 	dir := t.TempDir()
 	file := func(text string) string {
 		f, err := os.CreateTemp(dir, "")
@@ -348,7 +348,7 @@ func TestWhatIsAskedWrongly(t *testing.T) {
 		{[]string{"status", "x"}, nil, "want flags only"},
 		{[]string{"status", "-ca", tokens}, nil, "no certificates in this file"},
 	} {
-		status, _, errs := say(t, c.env, c.args...)
+		status, _, errs := runCommand(t, c.env, c.args...)
 		assert.Equal(t, 2, status, "%v: %s", c.args, errs)
 		assert.Contains(t, errs, c.why, c.args)
 	}
@@ -364,31 +364,31 @@ func TestWhatIsAskedWrongly(t *testing.T) {
 		{[]string{"status", "-url", "http://127.0.0.1:1"}, "refused"},
 		{[]string{"token", "-file", "/nowhere/tokens", "a"}, "no such file"},
 	} {
-		status, _, errs := say(t, nil, c.args...)
+		status, _, errs := runCommand(t, nil, c.args...)
 		assert.Equal(t, 1, status, "%v: %s", c.args, errs)
 		assert.Contains(t, errs, c.why, c.args)
 	}
 	for _, command := range []string{"serve", "status", "token"} {
-		status, out, _ := say(t, nil, command, "-h")
+		status, out, _ := runCommand(t, nil, command, "-h")
 		assert.Zero(t, status)
 		assert.Contains(t, out, "Usage: choked "+command)
 		assert.Contains(t, out, "a line that begins with # is a comment")
 	}
 }
 
-func TestSecretsAreNotInErrors(t *testing.T) {
+func TestErrorsHideSecrets(t *testing.T) {
 	for _, c := range [][]string{
 		{"serve", "-secret", "SECRET", "-listen", "7980"},
 		{"serve", "-secret", "SECRET", "-listen", "127.0.0.1:0", "-bind", "nowhere"},
 		{"status", "-token", "SECRET", "-url", "http://127.0.0.1:1"},
 		{"status", "-token", "SECRET", "-url", "::"},
 	} {
-		_, out, errs := say(t, nil, c...)
+		_, out, errs := runCommand(t, nil, c...)
 		assert.NotContains(t, out+errs, "SECRET", c)
 	}
 }
 
-func TestStatusShowsHostileNamesInQuotes(t *testing.T) {
+func TestStatusQuotesHostileNames(t *testing.T) {
 	var out bytes.Buffer
 	require.NoError(t, show(&out, httpapi.Status{Missing: "\x1b[2J", Members: []httpapi.Member{{Name: "a\nb"}}, Keys: []httpapi.KeyInfo{
 		{Key: httpapi.KeyOf("\x1b[2J"), Limits: "requests 5/s"}, {Key: httpapi.KeyOf("\xff"), Limits: "tokens 5/s"}}}))
@@ -397,7 +397,7 @@ func TestStatusShowsHostileNamesInQuotes(t *testing.T) {
 	assert.Contains(t, out.String(), `"a\nb"`)
 }
 
-// wait returns when a service is ready.
+// wait returns when the service is ready.
 func (p *process) wait() {
 	p.t.Helper()
 	require.Eventually(p.t, func() bool {
@@ -411,8 +411,8 @@ func (p *process) wait() {
 	}, 20*time.Second, 20*time.Millisecond, "%s is not ready", p.addr)
 }
 
-func TestNotReadyFirstThenStopped(t *testing.T) {
-	p := alone(t, "-drain", "1s")
+func TestDrainFailsReadyzBeforeStopping(t *testing.T) {
+	p := startAlone(t, "-drain", "1s")
 	p.wait()
 	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
 	require.Eventually(t, func() bool {
@@ -426,12 +426,12 @@ func TestNotReadyFirstThenStopped(t *testing.T) {
 	response, err := http.Get("http://" + p.addr + "/v1/acquire?key=k&request_limit=5/s")
 	require.NoError(t, err)
 	response.Body.Close()
-	assert.Equal(t, 200, response.StatusCode, "meanwhile it serves")
+	assert.Equal(t, 200, response.StatusCode, "requests are served while /readyz fails")
 	<-p.done
 	assert.Zero(t, p.cmd.ProcessState.ExitCode())
 }
 
-// skip skips a test for what is missing, unless nothing may be.
+// skip skips a test that lacks a requirement, or fails it if CHOKED_REQUIRE_ALL is set.
 func skip(t *testing.T, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("CHOKED_REQUIRE_ALL") != "" {

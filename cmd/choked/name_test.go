@@ -19,7 +19,7 @@ import (
 	"github.com/choked/choked/internal/testkit/history"
 )
 
-// resolve has this process find name at addrs, and nothing else anywhere.
+// resolve makes name resolve to addrs in this process, and any other name to an error.
 func resolve(t *testing.T, name string, addrs ...string) {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -47,8 +47,8 @@ func resolve(t *testing.T, name string, addrs ...string) {
 	})
 }
 
-// answerDNS answers a question for the IPv4 addresses of name: RFC 1035,
-// section 4.
+// answerDNS returns the answer to a DNS query for the IPv4 addresses of name (RFC 1035,
+// section 4).
 func answerDNS(question []byte, name string, addrs []string) []byte {
 	end, asked := 12, ""
 	for question[end] != 0 {
@@ -75,7 +75,7 @@ func answerDNS(question []byte, name string, addrs []string) []byte {
 	return b
 }
 
-// freePort returns a port that is free on all the addresses, TCP and UDP.
+// freePort returns a port that is free on all addresses, for TCP and UDP.
 func freePort(t *testing.T, addrs ...string) (port string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -102,9 +102,9 @@ func freePort(t *testing.T, addrs ...string) (port string) {
 	return port
 }
 
-// Two nodes of the service stand behind one name, and a third one keeps the log
-// with them. The one that leads and answers most is killed: all clients go on.
-func TestTwoNodesBehindOneNameOneIsKilled(t *testing.T) {
+// Two of three nodes are behind one DNS name. All clients continue after the leader,
+// which serves most of them, is killed.
+func TestClientsSurviveTheDeathOfANodeBehindOneName(t *testing.T) {
 	hosts := []string{"127.0.0.1", "127.0.0.2", "127.0.0.3"}
 	if l, err := net.Listen("tcp", hosts[1]+":0"); err != nil {
 		skip(t, "needs addresses 127.0.0.2 and 127.0.0.3: %v", err)
@@ -122,13 +122,13 @@ func TestTwoNodesBehindOneNameOneIsKilled(t *testing.T) {
 	for _, n := range nodes {
 		n.wait()
 	}
-	_, root, errs := say(t, nil, "token", "-file", file, "*")
+	_, root, errs := runCommand(t, nil, "token", "-file", file, "*")
 	require.Empty(t, errs)
 	voters := func() (out string) {
-		_, out, _ = say(t, nil, "status", "-url", "http://"+nodes[2].addr, "-token", strings.TrimSpace(root))
+		_, out, _ = runCommand(t, nil, "status", "-url", "http://"+nodes[2].addr, "-token", strings.TrimSpace(root))
 		return out
 	}
-	require.Eventually(t, func() bool { return strings.Count(voters(), "voter") == 2 }, 20*time.Second, 50*time.Millisecond, "three keep the log")
+	require.Eventually(t, func() bool { return strings.Count(voters(), "voter") == 2 }, 20*time.Second, 50*time.Millisecond, "all three vote")
 	require.Regexp(t, `node-1 .* leader`, voters())
 
 	resolve(t, "choked.test", hosts[0], hosts[1])
@@ -177,7 +177,7 @@ func TestTwoNodesBehindOneNameOneIsKilled(t *testing.T) {
 	killed := time.Since(began)
 	require.NoError(t, nodes[0].cmd.Process.Kill())
 	<-nodes[0].done
-	require.Eventually(t, func() bool { return served(killed + 3*time.Second) }, 15*time.Second, 10*time.Millisecond, "every caller is served on")
+	require.Eventually(t, func() bool { return served(killed + 3*time.Second) }, 15*time.Second, 10*time.Millisecond, "every caller continues")
 	stop()
 	callers.Wait()
 	for _, r := range limits.Of(bucket.Requests) {

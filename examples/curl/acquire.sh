@@ -1,6 +1,6 @@
 #!/bin/sh
-# Takes quota from a shell: each line waits its turn among all who ask for the
-# key, then it is spent.
+# Acquires quota from a shell. Each call waits in one queue with all other calls for
+# the key, and then spends its cost.
 #
 #	choked serve &
 #	CHOKED_URL=http://127.0.0.1:7980 sh acquire.sh
@@ -17,7 +17,7 @@ for i in 1 2 3 4; do
 	echo "call $i may go"
 done
 
-# More than can be had at once, and no patience: status 429, and when to come again.
+# With wait=0 a call that cannot be granted is refused: status 429 with Retry-After.
 for i in 1 2; do
 	curl --silent --output /dev/null --write-out 'status %{http_code}, retry after "%header{retry-after}"\n' --max-time 60 \
 		--header "Authorization: Bearer ${CHOKED_TOKEN:-}" \

@@ -5,7 +5,7 @@
     @bucket.limit("openai_chat", request_limit="50/s", token_limit="100000/m", tokens=count)
     def chat(messages): ...
 
-Every call waits its turn among all processes that use the key.
+Every call waits in one queue with those of all processes that use the key.
 """
 
 import functools
@@ -18,15 +18,15 @@ import threading
 import time
 import urllib.parse
 
-LONGEST_WAIT = 600.0  # seconds that the service lets a call stand in line
+LONGEST_WAIT = 600.0  # seconds: the longest wait that the service accepts
 
 
 class Error(Exception):
-    """The service says why it does not decide, or cannot be reached."""
+    """The service refused the call with an error, or could not be reached."""
 
 
 class Choked:
-    """Where the service is. Threads may share it: each has a connection."""
+    """A client of the service at url. Threads may share it: each has a connection."""
 
     def __init__(self, url, token="", timeout=10.0):
         self.url = urllib.parse.urlsplit(url)
@@ -35,9 +35,9 @@ class Choked:
         self.token, self.timeout, self._local = token, timeout, threading.local()
 
     def acquire(self, key, request_limit=None, token_limit=None, requests=1, tokens=0, wait=30.0):
-        """Waits up to so many seconds and spends the cost.
+        """Waits up to wait seconds for quota and spends the cost.
 
-        Returns 0 when it is spent, else the seconds until it could be.
+        Returns 0 if the cost was spent, else the seconds after which to retry.
         """
         limits = {"requests": request_limit, "tokens": token_limit}
         body = json.dumps({
@@ -52,19 +52,19 @@ class Choked:
         if status == 429 and "retry_after_ns" in answer:
             return max(answer["retry_after_ns"] / 1e9, 0.001)
         error = answer.get("error", {})
-        raise Error(f"{key}: {error.get('code', status)}: {error.get('message', 'no reason is given')}")
+        raise Error(f"{key}: {error.get('code', status)}: {error.get('message', 'no message')}")
 
     def wait(self, key, **cost):
-        """Waits as long as it takes.
+        """Waits without a bound and spends the cost.
 
-        A call that could not be met within its wait is refused without a place
-        in line, so it asks for the longest wait there is.
+        The service refuses a call at once if it cannot be granted within its wait,
+        and a refused call has no place in the queue. So this asks for the longest wait.
         """
         while (seconds := self.acquire(key, wait=LONGEST_WAIT, **cost)) > 0:
             time.sleep(min(seconds, 1.0))
 
     def limit(self, key, request_limit=None, token_limit=None, tokens=None):
-        """Decorates a function. tokens(*args, **kwargs) says what a call costs."""
+        """Decorates a function. tokens(*args, **kwargs) returns the tokens of a call."""
 
         def decorate(call):
             def cost(args, kwargs):
@@ -112,18 +112,18 @@ class Choked:
             except (OSError, http.client.HTTPException, ValueError) as error:
                 connection.close()
                 self._local.connection = None
-                # A connection that lay idle may be closed by the service. What
-                # was lost with one that is fresh may have been spent.
+                # The service may have closed an idle connection: retry on a new one.
+                # A call that failed on a new one may have spent its cost: do not retry.
                 if fresh:
                     raise Error(f"{self.url.geturl()}: {error}") from error
 
 
 def _keep_alive(sock):
-    """Has the system notice within a minute that the service is gone.
+    """Lets the system detect a lost service within a minute.
 
-    An answer may take minutes, so its timeout would notice too late.
+    An answer may take minutes, so the timeout of a read would detect it later.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in ("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3):
-        if hasattr(socket, name):  # not every system knows all of them
+        if hasattr(socket, name):  # not every system has all of them
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
