@@ -140,6 +140,7 @@ func TestAskThatIsNotResumedIsWithdrawn(t *testing.T) {
 		r := d.do(postJSON("/v1/lease", resumeRequest(ask)))
 		assert.Equal(t, 410, r.Code)
 		assert.Equal(t, httpapi.Lost, r.code())
+		assert.Equal(t, "unknown or expired ask on this node: retry with a new id", r.message())
 		time.Sleep(2 * time.Second)
 		assert.EqualValues(t, 10, d.takeAll(3), "the withdrawn ask has taken quota")
 		assert.Empty(t, d.asks.pending)

@@ -243,7 +243,9 @@ func TestUnknownRouteIs404(t *testing.T) {
 	assert.Equal(t, 405, r.Code)
 	assert.Equal(t, "POST", r.Header().Get("Allow"))
 	assert.Equal(t, httpapi.NotFound, r.code())
-	assert.Equal(t, "GET, POST", d.do(httptest.NewRequest("PUT", "/v1/acquire", nil)).Header().Get("Allow"))
+	r = d.do(httptest.NewRequest("PUT", "/v1/acquire", nil))
+	assert.Equal(t, "GET, POST", r.Header().Get("Allow"))
+	assert.Equal(t, `method "PUT" of /v1/acquire: want GET or POST`, r.message())
 }
 
 // A client does not expect HEAD to have an effect.
@@ -271,6 +273,11 @@ func TestReadiness(t *testing.T) {
 	assert.Equal(t, missing.Error(), st.Missing)
 	missing = nil
 	assert.Equal(t, 200, d.do(get("/readyz")).Code)
+	s.MarkNotReady()
+	assert.Equal(t, 503, d.do(get("/readyz")).Code)
+	d.do(get("/v1/status")).read(&st)
+	assert.Equal(t, "shutting down", st.Missing)
+	assert.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "5/s")).Code, "requests are still served")
 	s.Drain()
 	assert.Equal(t, 503, d.do(get("/readyz")).Code)
 	r = d.do(get("/v1/acquire", "key", "k", "request_limit", "5/s"))
