@@ -140,10 +140,15 @@ func (l *Limiter) Allow(ctx context.Context, cost Cost) (Verdict, error) {
 	return v, err
 }
 
+// admit is Wait. Its checks, which try repeats, are not a function of their own: the
+// call would be 2% of a take.
 func (l *Limiter) admit(ctx context.Context, cost Cost) (pool.Admission, error) {
-	c, err := l.check(ctx, cost)
-	if err != nil {
-		return pool.Admission{}, err
+	if l == nil || l.pool == nil {
+		return pool.Admission{}, errNoLimiter
+	}
+	c := l.pool.Limits().Limited(cost)
+	if l.closed.Load() || !l.pool.Admits(c) || cost.Requests|cost.Tokens < 0 || ctx.Err() != nil {
+		return pool.Admission{}, l.refuse(ctx, cost)
 	}
 	if a, ok := l.pool.Take(c); ok {
 		return a, nil
@@ -156,12 +161,16 @@ func (l *Limiter) admit(ctx context.Context, cost Cost) (pool.Admission, error) 
 }
 
 func (l *Limiter) try(ctx context.Context, cost Cost) (Verdict, pool.Admission, error) {
-	c, err := l.check(ctx, cost)
-	if err != nil {
-		return Verdict{}, pool.Admission{}, err
+	if l == nil || l.pool == nil {
+		return Verdict{}, pool.Admission{}, errNoLimiter
+	}
+	c := l.pool.Limits().Limited(cost)
+	if l.closed.Load() || !l.pool.Admits(c) || cost.Requests|cost.Tokens < 0 || ctx.Err() != nil {
+		return Verdict{}, pool.Admission{}, l.refuse(ctx, cost)
 	}
 	a, r, decided := l.pool.Try(c)
 	if !decided {
+		var err error
 		a, err = l.pool.Wait(ctx, pool.Call{Cost: c, AtOnce: true, FailOpen: l.failOpen, Closed: &l.closed})
 		if refused := (*pool.Refusal)(nil); errors.As(err, &refused) {
 			r = *refused
@@ -175,32 +184,21 @@ func (l *Limiter) try(ctx context.Context, cost Cost) (Verdict, pool.Admission, 
 	return Verdict{OK: true}, a, nil
 }
 
-// check returns the part of cost that the key limits, or the error of a call that
-// need not be decided.
-func (l *Limiter) check(ctx context.Context, cost Cost) (Cost, error) {
-	if l == nil || l.pool == nil {
-		return Cost{}, errNoLimiter
-	}
-	c := l.pool.Limits().Limited(cost)
-	if l.closed.Load() || cost.Requests < 0 || cost.Tokens < 0 || !l.pool.Burst().Covers(c) || ctx.Err() != nil {
-		return Cost{}, l.refuse(ctx, cost)
-	}
-	return c, nil
-}
-
-// refuse returns the error of a call for which check has found one.
+// refuse returns the error of a call that is not worth deciding: the limiter is
+// closed, the cost cannot be admitted, or ctx has ended.
 func (l *Limiter) refuse(ctx context.Context, cost Cost) error {
-	switch {
-	case l.closed.Load():
+	if l.closed.Load() {
 		return l.error(ErrClosed)
-	case cost.Requests < 0 || cost.Tokens < 0:
+	}
+	if cost.Requests < 0 || cost.Tokens < 0 {
 		l.pool.CountRefused()
 		return l.error(cost.Check())
-	case ctx.Err() != nil && l.pool.Burst().Covers(l.pool.Limits().Limited(cost)):
-		return l.waitError(ctx, ctx.Err())
 	}
-	l.pool.CountRefused()
-	return l.error(l.pool.Limits().Fits(cost))
+	if err := l.pool.Limits().Fits(cost); err != nil {
+		l.pool.CountRefused()
+		return l.error(err)
+	}
+	return l.waitError(ctx, ctx.Err())
 }
 
 // waitError is the error of a call for which the pool returned err.

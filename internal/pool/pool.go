@@ -115,6 +115,9 @@ func (p *Pool) Limits() *bucket.Limits { return &p.limits }
 // Burst returns the largest cost that the limits ever admit.
 func (p *Pool) Burst() bucket.Cost { return p.burst }
 
+// Admits reports whether cost can ever be admitted.
+func (p *Pool) Admits(cost bucket.Cost) bool { return p.burst.Covers(cost) }
+
 // Stats returns the counts.
 func (p *Pool) Stats() Stats {
 	p.mu.Lock()
