@@ -13,17 +13,19 @@ import (
 	"github.com/choked/choked/estimator"
 )
 
-// prompt is one call on its way: what is sent, and since when.
+// prompt is one call to the provider. Its times are those of [history.Now], in
+// nanoseconds.
 type prompt struct {
 	text   string
-	tokens int64 // that the provider will count
-	ready  int64 // instants of history.Now
-	asked  int64 // for admission
-	turn   int64 // of the caller, see history.Queue
+	tokens int64 // as the provider counts them
+	ready  int64 // when the caller had the prompt
+	asked  int64 // when the caller asked the limiter for admission
+	turn   int64 // the caller's position in the limiter's queue, see history.Queue
 }
 
-// guess estimates a prompt by the provider's own tokenizer, wrong by a factor.
-type guess struct {
+// biasedEstimator estimates the tokens of a prompt by the provider's own
+// tokenizer and multiplies them by bias, so that the estimates are wrong.
+type biasedEstimator struct {
 	count *estimator.Counted
 	bias  float64
 }
@@ -32,14 +34,14 @@ type tokenizer struct{}
 
 func (tokenizer) Count(text string) int { return int(countTokens(text)) }
 
-// newEstimator returns an estimator that is wrong by the factor bias at first
-// and corrected by what the provider reports.
+// newEstimator returns an estimator whose first estimates are wrong by the
+// factor bias. The usage that the provider reports corrects later estimates.
 func newEstimator(bias float64) *estimator.Calibrated {
-	return estimator.Calibrate(guess{estimator.Using(tokenizer{}, estimator.Exact()), bias})
+	return estimator.Calibrate(biasedEstimator{estimator.Using(tokenizer{}, estimator.Exact()), bias})
 }
 
 // Estimate implements [choked.Estimator].
-func (g guess) Estimate(input any) (int64, error) {
+func (g biasedEstimator) Estimate(input any) (int64, error) {
 	p, ok := input.(*prompt)
 	if !ok {
 		return 0, fmt.Errorf("estimate of a %T: want a *prompt", input)
@@ -59,7 +61,7 @@ type client struct {
 }
 
 func newClient(url string, callers int) *client {
-	// One connection for each caller, and none to a proxy on the way.
+	// The transport keeps one connection for each caller and uses no HTTP proxy.
 	return &client{url, &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		MaxIdleConnsPerHost: callers, MaxIdleConns: callers,
 	}}}
@@ -67,16 +69,18 @@ func newClient(url string, callers int) *client {
 
 func (c *client) close() { c.http.CloseIdleConnections() }
 
-// refusedError is a status of 429.
+// refusedError reports that the provider answered a call with status 429.
 type refusedError struct{ retryAfter time.Duration }
 
-func (e *refusedError) Error() string { return fmt.Sprintf("refused, again in %v", e.retryAfter) }
+func (e *refusedError) Error() string {
+	return fmt.Sprintf("provider: 429: retry after %v", e.retryAfter)
+}
 
 // RetryAfter implements [choked.RetryAfter].
 func (e *refusedError) RetryAfter() time.Duration { return e.retryAfter }
 
-// post sends one prompt. Its error is a *refusedError if the provider has
-// refused it for now.
+// post sends one prompt and returns the provider's reply. The error is a
+// *refusedError if the provider answered 429.
 func (c *client) post(ctx context.Context, text string) (out reply, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url, strings.NewReader(text))
 	if err != nil {
@@ -88,7 +92,7 @@ func (c *client) post(ctx context.Context, text string) (out reply, err error) {
 		return out, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // all of it, so that the connection is kept
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // read to the end, so that the connection is reused
 	switch {
 	case err != nil:
 		return out, err
@@ -98,7 +102,7 @@ func (c *client) post(ctx context.Context, text string) (out reply, err error) {
 		return out, fmt.Errorf("provider: %s: %.200q", resp.Status, body)
 	}
 	if err := json.Unmarshal(body, &out); err != nil {
-		return out, fmt.Errorf("provider: reply %.200q: %w", body, err)
+		return out, fmt.Errorf("provider: parse reply %.200q: %w", body, err)
 	}
 	return out, nil
 }

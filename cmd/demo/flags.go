@@ -15,51 +15,52 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// options are what the flags say.
+// options holds the values of the command-line flags.
 type options struct {
 	workers, callers int
 	limits           choked.Limits
-	duration         time.Duration // 0: until interrupted
+	duration         time.Duration // 0: run until interrupted
 	kill             bool
 	store, redis     string
-	latency          span
+	latency          durationRange
 	bias             float64
 	promptFile       string
-	text             string // in it, or built in
+	text             string // content of promptFile, or the built-in text
 	json, verbose    bool
 }
 
-// span is a range of durations.
-type span struct{ least, most time.Duration }
+// durationRange is a range of durations, both ends included.
+type durationRange struct{ shortest, longest time.Duration }
 
-func (s span) String() string {
-	if s.least == s.most {
-		return s.least.String()
+func (r durationRange) String() string {
+	if r.shortest == r.longest {
+		return r.shortest.String()
 	}
-	return fmt.Sprintf("%v-%v", s.least, s.most)
+	return fmt.Sprintf("%v-%v", r.shortest, r.longest)
 }
 
-// parseFlags reads the command line and checks all that can be checked before
-// anything is started. It writes the flags' description to help if asked.
+// parseFlags parses and validates the command line, before any process is
+// started. With -h it writes the description of the flags to help and returns
+// [flag.ErrHelp].
 func parseFlags(args []string, help io.Writer) (options, error) {
 	o := options{workers: 3, callers: 8, duration: 30 * time.Second, store: storeKinds[0], bias: 1,
-		latency: span{20 * time.Millisecond, 60 * time.Millisecond}}
+		latency: durationRange{20 * time.Millisecond, 60 * time.Millisecond}}
 	var requests, tokens string
 	fs := flag.NewFlagSet("demo", flag.ContinueOnError)
-	fs.SetOutput(io.Discard) // an error is told by who called, in one line
+	fs.SetOutput(io.Discard) // the caller prints the error, in one line
 	fs.Usage = func() {}
-	fs.Var(parsed(&o.workers, whole(1, 100)), "workers", "worker `processes`")
-	fs.Var(parsed(&o.callers, whole(1, 10_000)), "callers", "`goroutines` in each worker that send one prompt after the other")
-	fs.StringVar(&requests, "requests", "50/s", "`limit` on requests, for all workers together; \"\": none")
-	fs.StringVar(&tokens, "tokens", "100000/m", "`limit` on tokens, for all workers together; \"\": none")
-	fs.Var(parsed(&o.duration, duration), "for", "`time` to run; 0: until Ctrl-C")
-	fs.BoolVar(&o.kill, "kill", true, "halfway (with -for 0: after 10s), kill -9 the worker that leads, or with a store that\nhas no leader the first one, and start it again a second later")
+	fs.Var(newFlagValue(&o.workers, intBetween(1, 100)), "workers", "worker `processes`")
+	fs.Var(newFlagValue(&o.callers, intBetween(1, 10_000)), "callers", "`goroutines` in each worker; each sends one prompt at a time")
+	fs.StringVar(&requests, "requests", "50/s", "`limit` on requests of all workers together; \"\": no limit")
+	fs.StringVar(&tokens, "tokens", "100000/m", "`limit` on tokens of all workers together; \"\": no limit")
+	fs.Var(newFlagValue(&o.duration, parseDuration), "for", "`time` to run; 0: run until Ctrl-C")
+	fs.BoolVar(&o.kill, "kill", true, "halfway through the run (with -for 0: after 10s), kill -9 the leader, or the first\nworker if the store has no leader, and start it again one second later")
 	fs.StringVar(&o.store, "store", o.store, storeHelp)
-	fs.StringVar(&o.redis, "redis", "", "`URL` of a Redis for -store redis, as in redis://user:password@host:6379/0;\ndefault: one that is started for the demo")
-	fs.Var(parsed(&o.latency, latency), "latency", "time that the provider takes to reply: a `range`, drawn evenly")
-	fs.Var(parsed(&o.bias, factor), "bias", "`factor` by which the workers' estimates of tokens are wrong, until what the provider\nreports corrects them")
-	fs.StringVar(&o.promptFile, "prompts", "", "`file` of text to send instead of the one built in")
-	fs.BoolVar(&o.json, "json", false, "print the summary as one JSON object on standard output, and all else on standard error")
+	fs.StringVar(&o.redis, "redis", "", "`URL` of the Redis server for -store redis, as in redis://user:password@host:6379/0;\ndefault: the demo starts a server")
+	fs.Var(newFlagValue(&o.latency, parseLatency), "latency", "time that the provider takes to reply: a `range`, chosen uniformly at random")
+	fs.Var(newFlagValue(&o.bias, parseBias), "bias", "`factor` by which the first token estimates of the workers are wrong; the usage that\nthe provider reports corrects later ones")
+	fs.StringVar(&o.promptFile, "prompts", "", "`file` of text to send instead of the built-in text")
+	fs.BoolVar(&o.json, "json", false, "print the summary as one JSON object on standard output, everything else on standard error")
 	fs.BoolVar(&o.verbose, "v", false, "print the workers' logs on standard error")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -115,22 +116,25 @@ func alternatives(names []string) string {
 	return strings.Join(names[:last], ", ") + " or " + names[last]
 }
 
-// value is a flag of any type, whose errors say what is wanted.
-type value[T any] struct {
+// flagValue is a [flag.Value] of any type. The errors of parse describe the
+// accepted values.
+type flagValue[T any] struct {
 	p     *T
 	parse func(string) (T, error)
 }
 
-func parsed[T any](p *T, parse func(string) (T, error)) flag.Value { return value[T]{p, parse} }
+func newFlagValue[T any](p *T, parse func(string) (T, error)) flag.Value {
+	return flagValue[T]{p, parse}
+}
 
-func (v value[T]) String() string {
-	if v.p == nil { // as package flag makes one, to know what a default of zero looks like
+func (v flagValue[T]) String() string {
+	if v.p == nil { // package flag calls String on a zero flagValue to recognize a zero default
 		return ""
 	}
 	return fmt.Sprint(*v.p)
 }
 
-func (v value[T]) Set(s string) error {
+func (v flagValue[T]) Set(s string) error {
 	x, err := v.parse(s)
 	if err == nil {
 		*v.p = x
@@ -138,17 +142,17 @@ func (v value[T]) Set(s string) error {
 	return err
 }
 
-func whole(least, most int) func(string) (int, error) {
+func intBetween(lowest, highest int) func(string) (int, error) {
 	return func(s string) (int, error) {
 		n, err := strconv.Atoi(s)
-		if err != nil || n < least || n > most {
-			return 0, fmt.Errorf("want a whole number from %d to %d", least, most)
+		if err != nil || n < lowest || n > highest {
+			return 0, fmt.Errorf("want a whole number from %d to %d", lowest, highest)
 		}
 		return n, nil
 	}
 }
 
-func duration(s string) (time.Duration, error) {
+func parseDuration(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 || d > 0 && d < time.Second {
 		return 0, errors.New(`want 0, or at least a second, as in "30s" or "5m"`)
@@ -156,23 +160,23 @@ func duration(s string) (time.Duration, error) {
 	return d, nil
 }
 
-func factor(s string) (float64, error) {
+func parseBias(s string) (float64, error) {
 	f, err := strconv.ParseFloat(s, 64)
-	if err != nil || math.IsNaN(f) || f < 0.25 || f > 4 { // what estimator.Calibrate corrects
+	if err != nil || math.IsNaN(f) || f < 0.25 || f > 4 { // the range that estimator.Calibrate corrects
 		return 0, errors.New("want a factor from 0.25 to 4, as in 1.3")
 	}
 	return f, nil
 }
 
-func latency(s string) (span, error) {
-	least, most, isRange := strings.Cut(s, "-")
+func parseLatency(s string) (durationRange, error) {
+	first, last, isRange := strings.Cut(s, "-")
 	if !isRange {
-		most = least
+		last = first
 	}
-	a, err1 := time.ParseDuration(least)
-	b, err2 := time.ParseDuration(most)
-	if err1 != nil || err2 != nil || a < 0 || b < a || b > 5*time.Second {
-		return span{}, errors.New(`want a time or a range up to 5s, as in "50ms" or "20ms-60ms"`)
+	shortest, err1 := time.ParseDuration(first)
+	longest, err2 := time.ParseDuration(last)
+	if err1 != nil || err2 != nil || shortest < 0 || longest < shortest || longest > 5*time.Second {
+		return durationRange{}, errors.New(`want a time or a range up to 5s, as in "50ms" or "20ms-60ms"`)
 	}
-	return span{a, b}, nil
+	return durationRange{shortest, longest}, nil
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-func TestFlagsThatCannotBe(t *testing.T) {
+func TestInvalidFlags(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"-requests abc", `-requests: rate "abc": want "50/s"`},
 		{"-tokens 0/s", `-tokens: rate "0/s": rate of 0 units`},
@@ -23,7 +23,7 @@ func TestFlagsThatCannotBe(t *testing.T) {
 		{"-prompts missing.txt", "-prompts: open missing.txt"},
 		{"-prompts .", "-prompts: read .: is a directory"},
 		{"-tokens 10/m", "can never be sent: cost exceeds burst"},
-		{"-tokens 40/s -bias 0.25", "can never be sent: cost exceeds burst"}, // the provider counts all of it
+		{"-tokens 40/s -bias 0.25", "can never be sent: cost exceeds burst"}, // the provider counts the true number of tokens
 		{"-latency 60ms-20ms", `invalid value "60ms-20ms" for flag -latency: want a time or a range up to 5s`},
 		{"-bias NaN", `invalid value "NaN" for flag -bias: want a factor from 0.25 to 4`},
 		{"-nope", "flag provided but not defined: -nope"},
@@ -39,7 +39,7 @@ func TestFlagsThatCannotBe(t *testing.T) {
 	}
 }
 
-func TestHelpNamesAllFlags(t *testing.T) {
+func TestHelpListsAllFlags(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	assert.Zero(t, run(t.Context(), []string{"-h"}, &stdout, &stderr))
 	for _, name := range []string{"workers", "callers", "requests", "tokens", "for", "kill", "store", "json", "prompts", "latency", "bias"} {

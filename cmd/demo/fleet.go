@@ -15,43 +15,46 @@ import (
 	"github.com/choked/choked/internal/testkit/ports"
 )
 
-// fleet is the worker processes. What they say comes as events; the fleet's
-// methods and the processes' fields belong to the one who receives those.
+// fleet starts, stops and kills the worker processes. It sends what they report
+// on events; only the goroutine that receives from events may call the fleet's
+// methods and use the fields of the processes.
 type fleet struct {
 	options
-	dir      string // of the records
-	prompts  string // file of the text to send; "": built in
-	addrs    []string
-	secret   string
-	url      string // of the provider
-	storeURL string // of the service behind the store, if there is one
-	logs     io.Writer
-	events   chan event
-	slots    []*process // the present, or last, one of each worker
-	files    []*history.Reader
-	heard    sync.WaitGroup // those who listen to a process
+	dir       string   // directory of the admission records
+	prompts   string   // file of the text to send; "": the built-in text
+	addrs     []string // address of each worker's node
+	secret    string   // of the cluster
+	url       string   // of the provider
+	storeURL  string   // of the service that the store needs; "" if it needs none
+	logs      io.Writer
+	events    chan event
+	slots     []*process        // the latest process of each worker
+	files     []*history.Reader // records of all processes, one file each
+	listeners sync.WaitGroup    // goroutines in listen
 }
 
-// process is one incarnation of a worker.
+// process is one incarnation of a worker: a worker that is started again is
+// another process of the same slot.
 type process struct {
 	slot, incarnation int
 	name              string
-	status            status
+	status            status // the last that it reported
 	killed, ended     bool
 	cmd               *exec.Cmd
 	stdin             io.WriteCloser
 }
 
-// event is a status of a process, or its end. Each process ends once, and after
-// all else that it has to say.
+// event is a status reported by a process, or the end of the process. The end is
+// the last event of each process.
 type event struct {
-	of     *process
-	status *status
-	ended  bool
-	err    error // of the end; nil if its status was 0
+	process *process
+	status  *status
+	ended   bool
+	err     error // with ended: nil if the exit status was 0
 }
 
-// newFleet prepares what the workers need. Nothing is started.
+// newFleet reserves the workers' addresses and writes the prompts to a file. It
+// starts no process.
 func newFleet(o options, url, storeURL string, logs io.Writer) (*fleet, error) {
 	addrs, err := ports.Free(o.workers)
 	if err != nil {
@@ -64,8 +67,8 @@ func newFleet(o options, url, storeURL string, logs io.Writer) (*fleet, error) {
 	f := &fleet{options: o, dir: dir, addrs: addrs, secret: rand.Text(), url: url, storeURL: storeURL, logs: logs,
 		events: make(chan event), slots: make([]*process, o.workers)}
 	if o.promptFile != "" {
-		// What the workers read is what was checked, even if the file is a pipe, or
-		// becomes another before one of them is started again.
+		// Workers read the text that parseFlags checked. The file itself may be a
+		// pipe, or change before a worker is started again.
 		f.prompts = filepath.Join(dir, "prompts")
 		if err := os.WriteFile(f.prompts, []byte(o.text), 0o600); err != nil {
 			os.RemoveAll(dir)
@@ -75,8 +78,8 @@ func newFleet(o options, url, storeURL string, logs io.Writer) (*fleet, error) {
 	return f, nil
 }
 
-// start starts the next process of a slot. An event tells its end, so events
-// have to be received until all that were started have ended.
+// start starts the next process of a slot. The caller must receive from events
+// until every started process has ended.
 func (f *fleet) start(slot int) error {
 	p := &process{slot: slot, incarnation: 1, name: fmt.Sprintf("worker-%d", slot+1)}
 	if old := f.slots[slot]; old != nil {
@@ -100,7 +103,7 @@ func (f *fleet) start(slot int) error {
 	if err != nil {
 		return err
 	}
-	seeds := f.addrs[:min(len(f.addrs), 3)] // few suffice, and the first founds the cluster
+	seeds := f.addrs[:min(len(f.addrs), 3)] // three seeds suffice; the first one founds the cluster
 	voters := 1
 	if f.workers >= 3 {
 		voters = 3
@@ -117,7 +120,7 @@ func (f *fleet) start(slot int) error {
 	if err != nil {
 		return err
 	}
-	p.cmd = exec.Command(program, p.name) // the argument is for those who list processes
+	p.cmd = exec.Command(program, p.name) // the argument shows the name in a list of processes
 	p.cmd.Env = append(os.Environ(), workerEnv+"=1")
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		return err
@@ -134,13 +137,12 @@ func (f *fleet) start(slot int) error {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}
 	f.slots[slot] = p
-	f.heard.Go(func() { f.listen(p, stdout, stderr) }) // ends with the process
-	// A process that is gone already says so by its end.
-	p.stdin.Write(append(line, '\n'))
+	f.listeners.Go(func() { f.listen(p, stdout, stderr) }) // ends with the process
+	p.stdin.Write(append(line, '\n'))                      // fails only if the process has ended, which is reported as an event
 	return nil
 }
 
-// listen turns what a process says into events.
+// listen sends an event for each status that p prints, and one when p has ended.
 func (f *fleet) listen(p *process, stdout, stderr io.Reader) {
 	var last string
 	var logged sync.WaitGroup
@@ -161,7 +163,7 @@ func (f *fleet) listen(p *process, stdout, stderr io.Reader) {
 		if statuses.Decode(&s) != nil {
 			break
 		}
-		f.events <- event{of: p, status: &s}
+		f.events <- event{process: p, status: &s}
 	}
 	io.Copy(io.Discard, stdout)
 	logged.Wait()
@@ -169,13 +171,13 @@ func (f *fleet) listen(p *process, stdout, stderr io.Reader) {
 	if err != nil && last != "" {
 		err = fmt.Errorf("%w: %.500s", err, last)
 	}
-	f.events <- event{of: p, ended: true, err: err}
+	f.events <- event{process: p, ended: true, err: err}
 }
 
-// begin lets the callers of p send.
+// begin tells p to start its callers.
 func (f *fleet) begin(p *process) { io.WriteString(p.stdin, "begin\n") }
 
-// stop asks all processes to end.
+// stop asks all processes to end, by closing their input.
 func (f *fleet) stop() {
 	for _, p := range f.slots {
 		if p != nil {
@@ -184,7 +186,7 @@ func (f *fleet) stop() {
 	}
 }
 
-// kill ends p as kill -9 does.
+// kill sends SIGKILL to p.
 func (f *fleet) kill(p *process) error {
 	p.killed = true
 	return p.cmd.Process.Kill()
@@ -200,7 +202,7 @@ func (f *fleet) running() (n int) {
 	return n
 }
 
-// read appends to rs what was recorded since the last call.
+// read appends to rs the admissions that were recorded since the last call.
 func (f *fleet) read(rs []history.Record) ([]history.Record, error) {
 	for _, r := range f.files {
 		var err error
@@ -211,10 +213,10 @@ func (f *fleet) read(rs []history.Record) ([]history.Record, error) {
 	return rs, nil
 }
 
-// close removes what was recorded, and what was for the workers to read. All
-// processes have ended.
+// close removes the directory with the records and the prompts. Call it after
+// all processes have ended.
 func (f *fleet) close() {
-	f.heard.Wait()
+	f.listeners.Wait()
 	for _, r := range f.files {
 		r.Close()
 	}

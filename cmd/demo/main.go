@@ -1,14 +1,18 @@
-// Command demo shows choked at work on one machine: workers in processes of
-// their own share the limits of one provider account, which is faked and
-// counts for itself. Halfway, the worker that leads is killed.
+// Command demo demonstrates choked on one machine: several worker processes
+// share the limits of one account at a fake LLM provider.
+//
+// The provider enforces the limits with its own code, so that its count does not
+// depend on choked. Halfway through the run the demo kills the worker that is
+// the cluster's leader and starts it again a second later.
 //
 //	go run ./cmd/demo
 //	go run ./cmd/demo -store none     # the same without choked
 //	go run ./cmd/demo -h
 //
-// It prints a line a second, and in the end what was admitted, what the
-// provider refused, by how much the limits were exceeded at worst, how much of
-// them was used, and what the workers have learnt about their estimates.
+// The demo prints a line a second, then a summary: the calls that choked
+// admitted, the calls that the provider refused, the worst excess over the
+// limits, the used share of the limits, and the factors by which the workers
+// corrected their token estimates.
 package main
 
 import (
@@ -23,7 +27,8 @@ import (
 	"syscall"
 )
 
-// workerEnv is set in the processes that this program starts from itself.
+// workerEnv is the environment variable that is set in the child processes,
+// which run this same program.
 const workerEnv = "CHOKED_DEMO_WORKER"
 
 func main() {
@@ -35,8 +40,8 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the program without what only a process can have. It returns the exit
-// status: 2 for flags that cannot be, 1 for a demonstration that failed.
+// run runs the demo with the given arguments and returns the exit status: 0, 1
+// if the demo failed, or 2 if the flags are invalid.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parseFlags(args, stdout)
 	switch {
@@ -48,7 +53,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	table := stdout
 	if o.json {
-		table = stderr // so that standard output is the object and nothing else
+		table = stderr // standard output is for the JSON object alone
 	}
 	sum, err := show(ctx, o, table, stderr)
 	if err != nil {

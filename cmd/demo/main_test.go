@@ -16,10 +16,11 @@ import (
 	"github.com/choked/choked"
 )
 
-// asDemo is set where the test's program is to be the demo's.
+// asDemo is the environment variable that makes the test program run as the demo.
 const asDemo = "CHOKED_TEST_IS_THE_DEMO"
 
-// The test's program is the workers' too, as the demo's is.
+// TestMain makes the test program run as a worker or as the demo if the
+// environment says so.
 func TestMain(m *testing.M) {
 	if os.Getenv(workerEnv) != "" || os.Getenv(asDemo) != "" {
 		main()
@@ -38,52 +39,52 @@ func demonstrate(t *testing.T, args ...string) (s summary, table string) {
 	return s, stderr.String()
 }
 
-func TestClusterHoldsTheLimitsThroughTheDeathOfItsLeader(t *testing.T) {
+func TestClusterKeepsTheLimitsWhenItsLeaderIsKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 15 s")
 	}
 	s, table := demonstrate(t, "-for", "12s")
 	assert.Zero(t, s.Over, "units over the bound, proved")
 	assert.Contains(t, s.Killed, ", the leader")
-	assert.Contains(t, table, "is back, and served", "it is replaced")
+	assert.Contains(t, table, "was restarted and served", "the killed worker is restarted")
 	assert.Positive(t, s.LeaderChanges)
 	assert.Greater(t, s.Admitted, int64(50), "more than the burst")
 	assert.Zero(t, s.Crashes)
 }
 
-func TestAServiceHoldsTheLimitsForItsClients(t *testing.T) {
+func TestServiceKeepsTheLimitsOfItsClients(t *testing.T) {
 	s, _ := demonstrate(t, "-for", "4s", "-store", "http")
 	assert.Zero(t, s.Over)
 	assert.Equal(t, "worker-1", s.Killed)
 	assert.Zero(t, s.Crashes)
-	assert.Greater(t, s.Use, 0.85, "but for what the one that is killed had leased")
+	assert.Greater(t, s.Use, 0.85, "all but the leases of the killed worker")
 	assert.Greater(t, s.Jain, 0.8)
 }
 
-func TestLocalHoldsTheLimitsByFixedShares(t *testing.T) {
+func TestLocalKeepsTheLimitsByFixedShares(t *testing.T) {
 	s, _ := demonstrate(t, "-for", "2s", "-store", "local", "-workers", "2", "-kill=false")
 	assert.Zero(t, s.Over)
 	assert.Zero(t, s.LeaderChanges)
 	assert.Positive(t, s.Exchanges)
 }
 
-func TestWithoutAStoreTheProviderRefuses(t *testing.T) {
+func TestProviderRefusesWithoutAStore(t *testing.T) {
 	s, _ := demonstrate(t, "-for", "2s", "-store", "none", "-kill=false")
 	assert.Positive(t, s.Refused, "answers of 429")
-	assert.Empty(t, s.Calibration, "nothing is estimated")
+	assert.Empty(t, s.Calibration, "no estimates")
 	assert.Positive(t, s.Over, "units over the bound")
 }
 
-func TestEstimatesThatAreWrongAreCorrected(t *testing.T) {
+func TestWrongEstimatesAreCorrected(t *testing.T) {
 	s, table := demonstrate(t, "-for", "3s", "-store", "local", "-workers", "1", "-kill=false", "-bias", "1.5", "-tokens", "60000/m burst 500")
-	assert.Zero(t, s.Over, "what is estimated too high is never over")
+	assert.Zero(t, s.Over, "estimates that are too high do not exceed the limit")
 	if assert.Len(t, s.Calibration, 1, "a factor for each worker") {
-		assert.InDelta(t, 1/1.5, s.Calibration[0], 0.03, "what makes the estimates right again")
+		assert.InDelta(t, 1/1.5, s.Calibration[0], 0.03, "the factor that corrects the estimates")
 	}
-	assert.Contains(t, table, "calibrated by what the provider reported")
+	assert.Contains(t, table, "corrected by the usage that the provider reported")
 }
 
-func TestInterruptedItSumsUp(t *testing.T) {
+func TestInterruptPrintsTheSummary(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	var stdout bytes.Buffer
 	table := &watched{on: "\n   1.", then: interrupt}
@@ -93,7 +94,7 @@ func TestInterruptedItSumsUp(t *testing.T) {
 	assert.Positive(t, s.Admitted)
 }
 
-// watched calls then, once, when on has been written.
+// watched is a writer that calls then, once, when on has been written to it.
 type watched struct {
 	written bytes.Buffer
 	on      string
@@ -112,12 +113,12 @@ func (w *watched) Write(b []byte) (int, error) {
 
 func (w *watched) String() string { return w.written.String() }
 
-func TestAWorkerEndsWithItsInput(t *testing.T) {
+func TestWorkerEndsWithItsInput(t *testing.T) {
 	var logs bytes.Buffer
 	assert.Equal(t, 1, work(strings.NewReader(""), io.Discard, &logs))
-	assert.Contains(t, logs.String(), "read what to do: EOF")
+	assert.Contains(t, logs.String(), "read job: EOF")
 
-	p, err := startProvider(choked.MustLimits("50/s", ""), span{})
+	p, err := startProvider(choked.MustLimits("50/s", ""), durationRange{})
 	require.NoError(t, err)
 	defer p.close()
 	j, err := json.Marshal(job{Name: "worker-1", Provider: p.url(), Limits: choked.MustLimits("5/s", ""), Callers: 2, Bias: 1,
@@ -128,5 +129,5 @@ func TestAWorkerEndsWithItsInput(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	var last status
 	require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &last))
-	assert.True(t, last.Final, "the last status says so")
+	assert.True(t, last.Final, "the last status is final")
 }

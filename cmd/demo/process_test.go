@@ -22,11 +22,11 @@ import (
 	"github.com/choked/choked"
 )
 
-// Ctrl-C reaches all processes of a terminal's group, and what stops a service may
-// reach all of its processes, too. Only the demo heeds it: the others are there
-// until they have said what the summary needs.
-func TestASignalToAllItsProcessesSumsUp(t *testing.T) {
-	redisServer(t) // or there is nothing to show
+// Ctrl-C in a terminal, and the stop of a service, may signal all processes of a
+// group. Only the demo reacts: the others run until they have reported what the
+// summary needs.
+func TestSignalToTheProcessGroupPrintsTheSummary(t *testing.T) {
+	redisServer(t) // skips the test if Redis is not installed
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		t.Run(sig.String(), func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -44,22 +44,22 @@ func TestASignalToAllItsProcessesSumsUp(t *testing.T) {
 			require.NoError(t, json.Unmarshal(stdout.Bytes(), &s), "standard output is one JSON object: %q", stdout.String())
 			assert.Positive(t, s.Admitted)
 			assert.Zero(t, s.Crashes)
-			assert.Positive(t, s.StoreCalls, "Redis was there until its calls were counted")
+			assert.Positive(t, s.StoreCalls, "Redis runs until its calls are counted")
 		})
 	}
 }
 
-func TestOnlyTheEndOfItsInputEndsAChild(t *testing.T) {
-	p, err := startProvider(choked.MustLimits("50/s", ""), span{})
+func TestChildIgnoresSignalsAndEndsWithItsInput(t *testing.T) {
+	p, err := startProvider(choked.MustLimits("50/s", ""), durationRange{})
 	require.NoError(t, err)
 	defer p.close()
 	j, err := json.Marshal(job{Name: "worker-1", Provider: p.url(), Limits: choked.MustLimits("5/s", ""), Callers: 1, Bias: 1,
 		Records: filepath.Join(t.TempDir(), "records"), Store: "local"})
 	require.NoError(t, err)
-	for _, tt := range []struct{ is, input string }{{"worker", string(j) + "\n"}, {asService, ""}} {
-		t.Run(tt.is, func(t *testing.T) {
+	for _, tt := range []struct{ kind, input string }{{"worker", string(j) + "\n"}, {serviceArg, ""}} {
+		t.Run(tt.kind, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), os.Args[0])
-			cmd.Env = append(os.Environ(), workerEnv+"="+tt.is)
+			cmd.Env = append(os.Environ(), workerEnv+"="+tt.kind)
 			cmd.Stderr = t.Output()
 			in, err := cmd.StdinPipe()
 			require.NoError(t, err)
@@ -68,21 +68,21 @@ func TestOnlyTheEndOfItsInputEndsAChild(t *testing.T) {
 			require.NoError(t, cmd.Start())
 			_, err = io.WriteString(in, tt.input)
 			require.NoError(t, err)
-			said := bufio.NewReader(out)
-			_, err = said.ReadString('\n')
+			output := bufio.NewReader(out)
+			_, err = output.ReadString('\n')
 			require.NoError(t, err, "it runs")
 			require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
 			require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 			require.NoError(t, in.Close())
-			_, err = io.Copy(io.Discard, said)
+			_, err = io.Copy(io.Discard, output)
 			require.NoError(t, err)
 			assert.NoError(t, cmd.Wait(), "exit status")
 		})
 	}
 }
 
-// What comes from a pipe comes once: also for a worker that is started again.
-func TestPromptsFromAPipe(t *testing.T) {
+// A pipe can be read once only, but a restarted worker needs the prompts again.
+func TestRestartedWorkerHasPromptsFromAPipe(t *testing.T) {
 	const text = "To be, or not to be."
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
@@ -91,7 +91,7 @@ func TestPromptsFromAPipe(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 	s, table := demonstrate(t, "-prompts", fmt.Sprint("/dev/fd/", r.Fd()), "-for", "6s", "-store", "local", "-workers", "2")
-	assert.Contains(t, table, "is back, and served")
+	assert.Contains(t, table, "was restarted and served")
 	assert.Zero(t, s.Crashes)
 	assert.Positive(t, s.Admitted)
 	assert.Equal(t, countTokens(text)*s.Admitted, s.Tokens, "all sent that text")

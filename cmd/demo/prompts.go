@@ -14,14 +14,14 @@ import (
 var opticks string
 
 const (
-	maxFile   = 16 << 20
-	maxPrompt = 2000 // bytes
-	clause    = 18   // words; from so many on, a prompt may end at a comma
-	maxWords  = 48
+	maxFileSize     = 16 << 20 // bytes
+	maxPromptSize   = 2000     // bytes
+	maxPromptWords  = 48
+	commaBreakAfter = 18 // words after which a prompt may end at a comma, semicolon or colon
 )
 
-// loadPrompts returns the text of the file at path, and the prompts in it; "" is
-// the text built in.
+// loadPrompts returns the text of the file at path and the prompts made of it.
+// An empty path stands for the built-in text.
 func loadPrompts(path string) (text string, prompts []string, err error) {
 	text = opticks
 	if path != "" {
@@ -30,66 +30,83 @@ func loadPrompts(path string) (text string, prompts []string, err error) {
 			return "", nil, err
 		}
 		defer f.Close()
-		b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+		b, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
 		if err != nil {
 			return "", nil, err
 		}
-		if len(b) > maxFile {
-			return "", nil, fmt.Errorf("%s: want a text of at most %d MB", path, maxFile>>20)
+		if len(b) > maxFileSize {
+			return "", nil, fmt.Errorf("%s: want a text of at most %d MB", path, maxFileSize>>20)
 		}
 		text = string(b)
 	}
-	if prompts = cut(text); len(prompts) == 0 {
-		return "", nil, fmt.Errorf("%s: want a text, this is empty", path)
+	if prompts = splitPrompts(text); len(prompts) == 0 {
+		return "", nil, fmt.Errorf("%s: the text is empty", path)
 	}
 	return text, prompts, nil
 }
 
-// cut makes prompts of a text: sentences, and parts of long ones.
-func cut(text string) (prompts []string) {
-	var words []string
-	size := 0
-	end := func() {
-		if len(words) > 0 {
-			prompts = append(prompts, strings.Join(words, " "))
-		}
-		words, size = nil, 0
-	}
+// splitPrompts splits a text into prompts: sentences, and parts of long
+// sentences. A prompt does not extend over the end of a paragraph.
+func splitPrompts(text string) []string {
+	var s splitter
 	for paragraph := range strings.SplitSeq(strings.ReplaceAll(text, "\r\n", "\n"), "\n\n") {
 		for word := range strings.FieldsSeq(paragraph) {
-			for len(word) > maxPrompt { // not of any language
-				end()
-				n := maxPrompt
-				for n > maxPrompt-utf8.UTFMax && !utf8.RuneStart(word[n]) {
-					n--
-				}
-				prompts = append(prompts, word[:n])
-				word = word[n:]
-			}
-			if size+1+len(word) > maxPrompt {
-				end()
-			}
-			words, size = append(words, word), size+1+len(word)
-			switch last := word[len(word)-1]; {
-			case strings.ContainsRune(".?!", rune(last)) && !abbreviates(word), len(words) >= maxWords,
-				strings.ContainsRune(",;:", rune(last)) && len(words) >= clause:
-				end()
-			}
+			s.add(word)
 		}
-		end()
+		s.endPrompt()
 	}
-	return prompts
+	return s.prompts
 }
 
-// abbreviates reports whether a word that ends in a full stop is short for
-// something or a number, such as "Qu." or "27.".
-func abbreviates(word string) bool {
-	return len(word) <= 3 && word[len(word)-1] == '.'
+// splitter joins words to prompts.
+type splitter struct {
+	prompts []string // complete ones
+	words   []string // of the prompt that is not complete yet
+	size    int      // bytes of these words, with spaces
 }
 
-// countTokens is the provider's tokenizer: a token for each five letters begun
-// of a word or number, and for each mark. As of real providers, it is known to
-// those who send.
+// add appends a word to the current prompt, which it may complete. A word that
+// exceeds maxPromptSize is split into prompts of its own.
+func (s *splitter) add(word string) {
+	for len(word) > maxPromptSize {
+		s.endPrompt()
+		n := maxPromptSize
+		for n > maxPromptSize-utf8.UTFMax && !utf8.RuneStart(word[n]) {
+			n--
+		}
+		s.prompts = append(s.prompts, word[:n])
+		word = word[n:]
+	}
+	if s.size+1+len(word) > maxPromptSize {
+		s.endPrompt()
+	}
+	s.words, s.size = append(s.words, word), s.size+1+len(word)
+	if endsSentence(word) || len(s.words) >= maxPromptWords || len(s.words) >= commaBreakAfter && endsIn(word, ",;:") {
+		s.endPrompt()
+	}
+}
+
+func (s *splitter) endPrompt() {
+	if len(s.words) > 0 {
+		s.prompts = append(s.prompts, strings.Join(s.words, " "))
+	}
+	s.words, s.size = nil, 0
+}
+
+func endsIn(word, marks string) bool {
+	return strings.IndexByte(marks, word[len(word)-1]) >= 0
+}
+
+// endsSentence reports whether a sentence ends after word. Abbreviations and
+// numbers of up to three bytes, such as "Qu." and "27.", do not end one.
+func endsSentence(word string) bool {
+	abbreviated := len(word) <= 3 && endsIn(word, ".")
+	return endsIn(word, ".?!") && !abbreviated
+}
+
+// countTokens is the provider's tokenizer. A word or number of n letters and
+// digits is ⌈n/5⌉ tokens, any other mark is one. The workers know it, as clients
+// of real providers know the provider's tokenizer.
 func countTokens(text string) int64 {
 	n, run := int64(0), 0
 	for _, c := range text {

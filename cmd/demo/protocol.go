@@ -8,12 +8,12 @@ import (
 	"github.com/choked/choked"
 )
 
-// What the processes tell each other, one JSON value a line. The first line on
-// a worker's standard input is its job, the second says to begin, and the end
-// of input to stop: so a worker does not outlive the process that started it.
-// On its standard output it tells its status.
+// The demo and its workers exchange one JSON value a line. The first line on a
+// worker's standard input is its job, and the second starts its callers. The end
+// of the input stops the worker, so that it does not outlive the demo. The worker
+// reports its status on its standard output.
 
-// job is what a worker has to do.
+// job is the configuration of a worker.
 type job struct {
 	Name              string
 	Slot, Incarnation int
@@ -21,34 +21,34 @@ type job struct {
 	Limits            choked.Limits
 	Callers           int
 	Bias              float64
-	Prompts           string // file; "": built in
-	Records           string // file of admissions
+	Prompts           string // file of the text to send; "": the built-in text
+	Records           string // file to which admissions are written
 	Verbose           bool
 
 	Store        string
 	Bind, Secret string
-	StoreURL     string // of the service behind the store, if there is one
+	StoreURL     string // of the service that the store needs; "" if it needs none
 	Join         []string
-	Voters       int // that make the cluster complete
+	Voters       int // number of voters of a complete cluster
 }
 
-// status is how a worker stands.
+// status is the state of a worker.
 type status struct {
-	Ready     bool   // it has a part in the store
-	Missing   string // or what is missing for that
-	Complete  bool   // the store can lose its leader and go on
-	Sent      int64  // calls, admitted
-	Leads     bool   // it is the leader of the store
-	Leader    string // as far as it knows
-	Waiting   int    // callers
+	Ready     bool   // the worker has joined the store
+	NotReady  string // why Ready is false
+	Complete  bool   // the store would survive the loss of its leader
+	Sent      int64  // admitted calls
+	Leads     bool   // the worker is the store's leader
+	Leader    string // name of the leader, as far as the worker knows
+	Waiting   int    // callers that wait for admission
 	Exchanges int64  // with the store
-	Failed    int64  // calls that came to nothing, but for those refused by the provider
-	Error     string // the last of them
-	Final     bool   // it admits no more
+	Failed    int64  // failed calls, without those that the provider answered 429
+	Error     string // of the last failed call
+	Final     bool   // this is the last status: the worker admits no more calls
 
-	Calibration float64 // what its estimates of tokens are multiplied by; 0: it makes none
+	Calibration float64 // factor by which the token estimates are corrected; 0: the worker makes none
 
-	Unmet time.Duration // when Final: the longest wait of a caller that was not served
+	LongestUnserved time.Duration // when Final: the longest wait of a caller that was not admitted
 }
 
 // reply is the provider's answer to a prompt.
@@ -61,13 +61,14 @@ type reply struct {
 // TokensUsed implements [choked.Usage].
 func (r reply) TokensUsed() (int64, bool) { return r.Usage.TotalTokens, true }
 
-// setRetryAfter says when to come again: in whole seconds for all clients, and
-// as some providers do, to the millisecond beside it.
+// setRetryAfter sets Retry-After, in whole seconds, and as some providers do,
+// Retry-After-Ms, in milliseconds. Both are rounded up.
 func setRetryAfter(h http.Header, d time.Duration) {
 	h.Set("Retry-After", strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10))
 	h.Set("Retry-After-Ms", strconv.FormatInt(int64((d+time.Millisecond-1)/time.Millisecond), 10))
 }
 
+// retryAfter returns the delay in the headers, or a second if they have none.
 func retryAfter(h http.Header) time.Duration {
 	if ms, err := strconv.Atoi(h.Get("Retry-After-Ms")); err == nil && ms >= 0 {
 		return time.Duration(ms) * time.Millisecond

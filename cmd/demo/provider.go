@@ -14,41 +14,42 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// tolerance is what the provider grants for the way to it. Calls that were
-// admitted in time may be held up and arrive together with later ones; so it
-// accepts, beyond the burst, what its rate restores in this time.
+// tolerance is the time in which the rate restores the units that the provider
+// accepts beyond the burst. Calls that were admitted in time may be delayed on
+// their way and arrive together with later ones.
 const tolerance = 20 * time.Millisecond
 
-// provider is an HTTP server that limits requests and tokens as those of LLMs
-// do: beyond its limits it answers 429 and when to come again. How it counts is
-// its own; of the limiter it uses the notation of rates and nothing else.
+// provider is an HTTP server that limits requests and tokens as LLM providers do:
+// beyond the limits it answers 429 with the time to wait. It shares the notation
+// of rates with the limiter, but no code that counts.
 type provider struct {
-	latency  span
+	latency  durationRange
 	listener net.Listener
 	server   *http.Server
 	served   sync.WaitGroup
-	refused  atomic.Int64 // by 429
+	refused  atomic.Int64 // calls answered with 429
 
-	mu    sync.Mutex
-	tanks []tank
+	mu     sync.Mutex
+	meters []meter
 }
 
-// tank holds what one rate has let in and not yet drained. Level and size are
-// in units, times in seconds since the provider was started.
-type tank struct {
-	ofTokens    bool
+// meter counts one unit against one rate, as a leaky bucket: admitted units raise
+// the level, the rate lowers it, and the level may not exceed size. Levels are in
+// units, times in seconds since the provider was started.
+type meter struct {
+	ofTokens    bool // of requests otherwise
 	size, level float64
 	perSecond   float64
-	drained     float64
+	updated     float64 // when level was computed
 }
 
-// startProvider serves on a free port of loopback until it is closed.
-func startProvider(limits bucket.Limits, latency span) (*provider, error) {
+// startProvider starts a provider on a free port of the loopback interface.
+func startProvider(limits bucket.Limits, latency durationRange) (*provider, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("provider: %w", err)
 	}
-	p := &provider{latency: latency, listener: l, tanks: newTanks(limits)}
+	p := &provider{latency: latency, listener: l, meters: newMeters(limits)}
 	start := time.Now()
 	p.server = &http.Server{
 		ReadHeaderTimeout: 5 * time.Second,
@@ -60,18 +61,18 @@ func startProvider(limits bucket.Limits, latency span) (*provider, error) {
 	return p, nil
 }
 
-func newTanks(limits bucket.Limits) (tanks []tank) {
+func newMeters(limits bucket.Limits) (meters []meter) {
 	for u := range bucket.Tokens + 1 {
 		for _, r := range limits.Of(u) {
 			rate := float64(r.N) / r.Per.Seconds()
-			tanks = append(tanks, tank{ofTokens: u == bucket.Tokens, perSecond: rate,
+			meters = append(meters, meter{ofTokens: u == bucket.Tokens, perSecond: rate,
 				size: float64(r.Burst) + rate*tolerance.Seconds()})
 		}
 	}
-	return tanks
+	return meters
 }
 
-// url is where prompts are posted to.
+// url returns the address to which prompts are posted.
 func (p *provider) url() string { return "http://" + p.listener.Addr().String() + "/v1/chat" }
 
 // close ends all connections and waits for the server.
@@ -95,7 +96,7 @@ func (p *provider) answer(w http.ResponseWriter, r *http.Request, now func() flo
 		return
 	}
 	select {
-	case <-time.After(p.latency.least + rand.N(p.latency.most-p.latency.least+1)):
+	case <-time.After(p.latency.shortest + rand.N(p.latency.longest-p.latency.shortest+1)):
 	case <-r.Context().Done():
 		return
 	}
@@ -105,29 +106,30 @@ func (p *provider) answer(w http.ResponseWriter, r *http.Request, now func() flo
 	json.NewEncoder(w).Encode(out)
 }
 
-// admit lets a request in if all tanks have room for it, or says when they will.
+// admit counts a request if all meters have room for it. If not, it returns how
+// long until they will, and counts nothing.
 func (p *provider) admit(now func() float64, tokens int64) (wait time.Duration, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t := now() // under the lock, so that it does not run backwards
+	t := now() // read under the lock, so that it does not run backwards
 	var seconds float64
-	for i := range p.tanks {
-		k := &p.tanks[i]
-		k.level = max(0, k.level-(t-k.drained)*k.perSecond)
-		k.drained = t
-		seconds = max(seconds, (k.level+k.cost(tokens)-k.size)/k.perSecond)
+	for i := range p.meters {
+		m := &p.meters[i]
+		m.level = max(0, m.level-(t-m.updated)*m.perSecond)
+		m.updated = t
+		seconds = max(seconds, (m.level+m.cost(tokens)-m.size)/m.perSecond)
 	}
 	if seconds > 0 {
 		return time.Duration(seconds*1e9) + 1, false
 	}
-	for i := range p.tanks {
-		p.tanks[i].level += p.tanks[i].cost(tokens)
+	for i := range p.meters {
+		p.meters[i].level += p.meters[i].cost(tokens)
 	}
 	return 0, true
 }
 
-func (k *tank) cost(tokens int64) float64 {
-	if k.ofTokens {
+func (m *meter) cost(tokens int64) float64 {
+	if m.ofTokens {
 		return float64(tokens)
 	}
 	return 1

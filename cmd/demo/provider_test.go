@@ -11,11 +11,11 @@ import (
 	"github.com/choked/choked"
 )
 
-// TestProviderCounts plays calls to the provider's limits of 10 requests a
-// second, burst 5, and 100 tokens a second.
-func TestProviderCounts(t *testing.T) {
+// TestProviderRefusesBeyondBurstAndTolerance sends calls to a provider that allows
+// 10 requests a second, burst 5, and 100 tokens a second.
+func TestProviderRefusesBeyondBurstAndTolerance(t *testing.T) {
 	const ms = 0.001
-	p := &provider{tanks: newTanks(choked.MustLimits("10/s burst 5", "100/s"))}
+	p := &provider{meters: newMeters(choked.MustLimits("10/s burst 5", "100/s"))}
 	for i, step := range []struct {
 		at     float64
 		tokens int64
@@ -23,17 +23,17 @@ func TestProviderCounts(t *testing.T) {
 		wait   time.Duration
 		why    string
 	}{
-		{0, 1, true, 0, "a tank is empty at first"},
+		{0, 1, true, 0, "a meter is empty at first"},
 		{0, 1, true, 0, ""},
 		{0, 1, true, 0, ""},
 		{0, 1, true, 0, ""},
 		{0, 1, true, 0, "the whole burst at once"},
-		{0, 1, false, 80 * time.Millisecond, "one more is early by 100 ms, less the tolerance"},
-		{79 * ms, 1, false, time.Millisecond, "a refusal has cost nothing"},
-		{81 * ms, 90, true, 0, "20 ms early: it was held up on its way"},
-		{190 * ms, 30, false, 0, "room for requests, not for tokens: 95 − 11 of 100 are left in"},
-		{1, 30, true, 0, "there is now"},
-		{9, 103, false, 0, "more than can ever be"},
+		{0, 1, false, 80 * time.Millisecond, "the next one is 100 ms early, less the tolerance of 20 ms"},
+		{79 * ms, 1, false, time.Millisecond, "a refusal costs nothing"},
+		{81 * ms, 90, true, 0, "20 ms early, within the tolerance"},
+		{190 * ms, 30, false, 0, "room for requests, not for tokens: the level is 95 − 11 of 100"},
+		{1, 30, true, 0, "there is room now"},
+		{9, 103, false, 0, "more tokens than fit at all"},
 	} {
 		wait, ok := p.admit(func() float64 { return step.at }, step.tokens)
 		assert.Equal(t, step.ok, ok, "step %d at %v: %s", i, step.at, step.why)
@@ -43,8 +43,8 @@ func TestProviderCounts(t *testing.T) {
 	}
 }
 
-func TestProviderAnswersByHTTP(t *testing.T) {
-	p, err := startProvider(choked.MustLimits("1/h", ""), span{})
+func TestProviderAnswersUsageOr429(t *testing.T) {
+	p, err := startProvider(choked.MustLimits("1/h", ""), durationRange{})
 	require.NoError(t, err)
 	defer p.close()
 	c := newClient(p.url(), 1)
@@ -65,9 +65,9 @@ func TestProviderAnswersByHTTP(t *testing.T) {
 	assert.Equal(t, int64(1), p.refused.Load())
 }
 
-func TestRetryAfterIsReadFromEitherHeader(t *testing.T) {
+func TestRetryAfterPrefersMilliseconds(t *testing.T) {
 	h := http.Header{}
-	assert.Equal(t, time.Second, retryAfter(h), "without a word")
+	assert.Equal(t, time.Second, retryAfter(h), "without a header")
 	h.Set("Retry-After", "3")
 	assert.Equal(t, 3*time.Second, retryAfter(h))
 	setRetryAfter(h, 1200*time.Microsecond)

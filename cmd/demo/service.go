@@ -19,27 +19,27 @@ import (
 	"github.com/choked/choked/server"
 )
 
-// asService is the value of workerEnv in the process that is the service of
-// -store http. It says its URL on its standard output, and ends with its input.
-const asService = "service"
+// serviceArg is the value of workerEnv in the process of the HTTP service for
+// -store http. The process prints its URL and exits at the end of its input.
+const serviceArg = "service"
 
-// child is the life of a process that this program started from itself.
+// child runs a child process of the demo and returns its exit status.
 func child() int {
-	// A signal may reach all processes of a group, as Ctrl-C does those of a
-	// terminal. The one that started this one decides what it means.
+	// Ctrl-C in a terminal signals all processes of a group. Only the parent reacts;
+	// it ends this process by closing its input.
 	signal.Ignore(os.Interrupt, syscall.SIGTERM)
-	if os.Getenv(workerEnv) != asService {
+	if os.Getenv(workerEnv) != serviceArg {
 		return work(os.Stdin, os.Stdout, os.Stderr)
 	}
-	if err := provideService(os.Stdin, os.Stdout, os.Stderr); err != nil {
+	if err := runService(os.Stdin, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "service:", err)
 		return 1
 	}
 	return 0
 }
 
-// provideService is what `choked serve` does, for one node alone.
-func provideService(in io.Reader, out, logs io.Writer) error {
+// runService serves a cluster of one node over HTTP, as `choked serve` does.
+func runService(in io.Reader, out, logs io.Writer) error {
 	log := slog.New(slog.NewTextHandler(logs, nil))
 	node, err := cluster.Start(cluster.Config{Name: "service", Bind: "127.0.0.1:0", Voters: 1, Logger: log})
 	if err != nil {
@@ -55,19 +55,19 @@ func provideService(in io.Reader, out, logs io.Writer) error {
 	go func() { served <- s.Serve(l) }() // ends with Shutdown
 	fmt.Fprintf(out, "http://%s\n", l.Addr())
 	io.Copy(io.Discard, in)
-	ctx, cancel := context.WithTimeout(context.Background(), endWithin)
+	ctx, cancel := context.WithTimeout(context.Background(), exitTimeout)
 	defer cancel()
 	return errors.Join(s.Shutdown(ctx), <-served)
 }
 
-// startServer starts the service and returns its URL.
-func startServer(logs io.Writer, verbose bool) (url string, stop func() error, err error) {
+// startHTTPService starts the service in a process of its own and returns its URL.
+func startHTTPService(logs io.Writer, verbose bool) (url string, stop func() error, err error) {
 	program, err := os.Executable()
 	if err != nil {
 		return "", nil, err
 	}
-	cmd := exec.Command(program, asService)
-	cmd.Env = append(os.Environ(), workerEnv+"="+asService)
+	cmd := exec.Command(program, serviceArg)
+	cmd.Env = append(os.Environ(), workerEnv+"="+serviceArg)
 	if verbose {
 		cmd.Stderr = logs
 	}
@@ -84,13 +84,13 @@ func startServer(logs io.Writer, verbose bool) (url string, stop func() error, e
 	}
 	stop = func() error {
 		in.Close()
-		late := time.AfterFunc(endWithin, func() { cmd.Process.Kill() })
-		defer late.Stop()
+		killTimer := time.AfterFunc(exitTimeout, func() { cmd.Process.Kill() })
+		defer killTimer.Stop()
 		return cmd.Wait()
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		return "", nil, errors.Join(fmt.Errorf("the service says no URL: %w", err), stop())
+		return "", nil, errors.Join(fmt.Errorf("service: read URL: %w", err), stop())
 	}
 	return strings.TrimSpace(line), stop, nil
 }

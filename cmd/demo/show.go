@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	startWithin  = 30 * time.Second // until all workers are ready
-	restartAfter = time.Second      // as one who watches over processes would
-	endWithin    = 15 * time.Second // after which a worker that does not end is killed
-	killAnyway   = 10 * time.Second // after the start, when there is no half of the time
-	maxCrashes   = 5                // by themselves; then something is wrong, and the demonstration over
+	readyTimeout = 30 * time.Second // until all workers are ready
+	restartDelay = time.Second      // between the end of a worker and its restart
+	exitTimeout  = 15 * time.Second // after which a worker that does not exit is killed
+	killAfter    = 10 * time.Second // from the start, for runs without a duration
+	maxCrashes   = 5                // crashes of workers after which the demo fails
 )
 
-// demo is one demonstration. All of it happens on the goroutine of [show]: the
-// workers' processes and the timers only send events.
+// demo is one run of the demonstration. Only the goroutine of [show] uses it; the
+// worker processes and the timers send events to that goroutine.
 type demo struct {
 	options
 	fleet    *fleet
@@ -28,19 +28,22 @@ type demo struct {
 	table    *table
 	records  []history.Record
 
-	start, end int64    // of history.Now; 0: not yet
-	restart    chan int // slots; has room for all there can be
-	timers     []*time.Timer
-	leader     *process // the last that said it leads
-	changes    int      // of leader, after the first
-	exchanges  int64    // of processes that are no more
-	unmet      time.Duration
-	crashes    int
-	killed     string // what was killed on purpose
+	start, end int64            // times of history.Now; 0: not yet
+	timeUp     <-chan time.Time // ends the run; nil: not started, or no duration
+	killTime   <-chan time.Time // nil: nothing to kill
+	restart    chan int         // slots to start again; buffers all that can be sent
+	timers     []*time.Timer    // that send to restart
+
+	leader          *process // the last process that reported that it leads
+	leaderChanges   int      // after the first leader
+	exchanges       int64    // with the store, of processes that have ended
+	longestUnserved time.Duration
+	crashes         int
+	killed          string // the process that killLeader killed
 }
 
-// show runs a demonstration until its time is over or ctx ends. Its error says
-// why there is nothing to sum up.
+// show runs the demonstration until its duration has passed or ctx ends. It
+// returns an error if no summary can be made.
 func show(ctx context.Context, o options, out, logs io.Writer) (summary, error) {
 	p, err := startProvider(o.limits, o.latency)
 	if err != nil {
@@ -68,9 +71,9 @@ func show(ctx context.Context, o options, out, logs io.Writer) (summary, error) 
 	if err != nil {
 		return summary{}, err
 	}
-	sum := d.sum()
+	sum := d.summarize()
 	if svc.calls != nil {
-		if n, err := svc.calls(); err != nil { // no reason to say nothing of the rest
+		if n, err := svc.calls(); err != nil { // the rest of the summary is still of use
 			fmt.Fprintln(logs, "demo: the calls to Redis are not counted:", err)
 		} else {
 			sum.StoreCalls = n
@@ -79,7 +82,8 @@ func show(ctx context.Context, o options, out, logs io.Writer) (summary, error) 
 	return sum, nil
 }
 
-// run starts the workers and watches them until it is time to stop.
+// run starts the workers, waits until they are ready, starts their callers and
+// handles events until the duration has passed or ctx ends.
 func (d *demo) run(ctx context.Context) error {
 	for slot := range d.workers {
 		if err := d.fleet.start(slot); err != nil {
@@ -88,74 +92,72 @@ func (d *demo) run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	var kill, over <-chan time.Time
-	began, late := time.Now(), time.After(startWithin)
+	started, tooLate := time.Now(), time.After(readyTimeout)
 	d.table.waiting(0)
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
 			if d.start == 0 {
-				return fmt.Errorf("interrupted: %w", d.notReady(time.Since(began)))
+				err = fmt.Errorf("interrupted: %w", d.notReady(time.Since(started)))
 			}
-			d.end = history.Now()
+			return err
+		case <-d.timeUp:
 			return nil
-		case <-over:
-			d.end = history.Now()
-			return nil
-		case <-late:
-			return d.notReady(startWithin)
+		case <-tooLate:
+			return d.notReady(readyTimeout)
 		case e := <-d.fleet.events:
-			if err := d.take(e); err != nil {
-				return err
+			err = d.handleEvent(e)
+			if err == nil && d.start == 0 && d.ready() == d.workers && d.complete() {
+				tooLate = nil
+				d.begin()
+				tick.Reset(time.Second)
 			}
-			if d.start > 0 || d.ready() < d.workers || !d.complete() {
-				continue
-			}
-			late = nil
-			d.table.waiting(d.workers)
-			d.begin()
-			tick.Reset(time.Second)
-			half := killAnyway
-			if d.duration > 0 {
-				over, half = time.After(d.duration), d.duration/2
-			}
-			if d.kill {
-				kill = time.After(half)
-			}
-		case <-kill:
-			kill = nil
-			if done, err := d.killLeader(); err != nil {
-				return err
-			} else if !done {
-				kill = time.After(tellEvery) // nobody leads at the moment
-			}
+		case <-d.killTime:
+			err = d.killLeader()
 		case slot := <-d.restart:
-			if err := d.fleet.start(slot); err != nil {
-				return err
+			if err = d.fleet.start(slot); err == nil {
+				d.fleet.begin(d.fleet.slots[slot])
 			}
-			d.fleet.begin(d.fleet.slots[slot])
 		case <-tick.C:
-			if d.start == 0 {
-				d.table.waiting(d.ready())
-				continue
-			}
-			seen := len(d.records)
-			var err error
-			if d.records, err = d.fleet.read(d.records); err != nil {
-				return err
-			}
-			d.table.row(d.elapsed(), d.records[seen:], d.waiting(), d.provider.refused.Load(), d.leads())
+			err = d.printRow()
+		}
+		if err != nil {
+			return err
 		}
 	}
 }
 
-// begin lets all callers go.
+// begin starts all callers, and the timers that count from then on.
 func (d *demo) begin() {
+	d.table.waiting(d.workers)
 	d.table.head()
 	d.start = history.Now()
 	for _, p := range d.fleet.slots {
 		d.fleet.begin(p)
 	}
+	half := killAfter
+	if d.duration > 0 {
+		d.timeUp, half = time.After(d.duration), d.duration/2
+	}
+	if d.kill {
+		d.killTime = time.After(half)
+	}
+}
+
+// printRow prints the admissions of the last second, or before the start, how
+// many workers are ready.
+func (d *demo) printRow() (err error) {
+	if d.start == 0 {
+		d.table.waiting(d.ready())
+		return nil
+	}
+	seen := len(d.records)
+	if d.records, err = d.fleet.read(d.records); err != nil {
+		return err
+	}
+	d.table.row(d.elapsed(), d.records[seen:], d.waiting(), d.provider.refused.Load(), d.leaderName())
+	return nil
 }
 
 func (d *demo) elapsed() time.Duration { return time.Duration(history.Now() - d.start) }
@@ -169,12 +171,12 @@ func (d *demo) ready() (n int) {
 	return n
 }
 
-// complete reports whether the store can do without any one worker.
+// complete reports whether the store would survive the loss of any one worker.
 func (d *demo) complete() bool {
 	return slices.ContainsFunc(d.fleet.slots, func(p *process) bool { return p.status.Complete })
 }
 
-// notReady says why it does not begin.
+// notReady returns an error that names the workers that are not ready.
 func (d *demo) notReady(after time.Duration) error {
 	err := fmt.Errorf("%d of %d workers are ready after %v", d.ready(), d.workers, after.Round(time.Millisecond))
 	if !d.complete() {
@@ -182,7 +184,7 @@ func (d *demo) notReady(after time.Duration) error {
 	}
 	for _, p := range d.fleet.slots {
 		if !p.status.Ready {
-			err = fmt.Errorf("%w; %s: %s", err, p.name, p.status.Missing)
+			err = fmt.Errorf("%w; %s: %s", err, p.name, p.status.NotReady)
 		}
 	}
 	return err
@@ -197,80 +199,90 @@ func (d *demo) waiting() (n int) {
 	return n
 }
 
-// leads names the worker that leads.
-func (d *demo) leads() string {
+// leaderName returns the name of the worker that leads, or "-" if none does.
+func (d *demo) leaderName() string {
 	if d.leader == nil || d.leader.ended || !d.leader.status.Leads {
 		return "-"
 	}
 	return d.leader.name
 }
 
-// take takes in what a process says.
-func (d *demo) take(e event) error {
-	p := e.of
+// handleEvent processes an event of a worker process. Its error ends the run.
+func (d *demo) handleEvent(e event) error {
 	if e.ended {
-		p.ended = true
-		d.exchanges += p.status.Exchanges
-		d.unmet = max(d.unmet, p.status.Unmet)
-		switch {
-		case p.killed || d.end > 0:
-		case d.start == 0:
-			return fmt.Errorf("%s ended: %w", p.name, orSilently(e.err))
-		default:
-			d.crashes++
-			d.say("%s has ended by itself: %v", p.name, orSilently(e.err))
-			if d.crashes > maxCrashes {
-				return errors.New("the workers keep ending by themselves")
-			}
-		}
-		if d.end == 0 {
-			d.timers = append(d.timers, time.AfterFunc(restartAfter, func() { d.restart <- p.slot }))
-		}
-		return nil
+		return d.handleEnd(e.process, e.err)
 	}
-	before := p.status
-	p.status = *e.status
-	if d.end > 0 {
-		return nil // who leads while all leave is of no interest
-	}
-	if p.status.Sent > 0 && before.Sent == 0 && p.incarnation > 1 {
-		d.say("%s is back, and served", p.name)
-	}
-	if p.status.Error != before.Error {
-		d.say("%s: %.160s", p.name, p.status.Error)
-	}
-	if p.status.Leads && !before.Leads && d.leader != p {
-		if d.leader != nil {
-			d.changes++
-			d.say("the leader is now %s", p.name)
-		}
-		d.leader = p
-	}
+	d.handleStatus(e.process, *e.status)
 	return nil
 }
 
-// killLeader kills the process that leads. It reports false if there should be
-// one and is not.
-func (d *demo) killLeader() (bool, error) {
+// handleEnd notes the end of p, which err caused, and schedules its restart.
+func (d *demo) handleEnd(p *process, err error) error {
+	p.ended = true
+	d.exchanges += p.status.Exchanges
+	d.longestUnserved = max(d.longestUnserved, p.status.LongestUnserved)
+	if d.end > 0 {
+		return nil
+	}
+	if !p.killed {
+		if d.start == 0 {
+			return fmt.Errorf("%s ended before the start: %w", p.name, orNoError(err))
+		}
+		d.crashes++
+		d.printEvent("%s crashed: %v", p.name, orNoError(err))
+		if d.crashes > maxCrashes {
+			return fmt.Errorf("workers crashed %d times: want at most %d", d.crashes, maxCrashes)
+		}
+	}
+	d.timers = append(d.timers, time.AfterFunc(restartDelay, func() { d.restart <- p.slot }))
+	return nil
+}
+
+// handleStatus stores the status of p and prints the changes of interest.
+func (d *demo) handleStatus(p *process, now status) {
+	before := p.status
+	p.status = now
+	if d.end > 0 {
+		return // leadership moves as the workers leave
+	}
+	if now.Sent > 0 && before.Sent == 0 && p.incarnation > 1 {
+		d.printEvent("%s was restarted and served", p.name)
+	}
+	if now.Error != before.Error {
+		d.printEvent("%s: %.160s", p.name, now.Error)
+	}
+	if now.Leads && !before.Leads && d.leader != p {
+		if d.leader != nil {
+			d.leaderChanges++
+			d.printEvent("%s became leader", p.name)
+		}
+		d.leader = p
+	}
+}
+
+// killLeader kills the process that leads, or the first one if the store has no
+// leader. If there is no leader at the moment, it tries again later.
+func (d *demo) killLeader() error {
+	d.killTime = nil
 	for _, p := range d.fleet.slots {
 		if p.ended || p.killed || d.leader != nil && !p.status.Leads {
 			continue
 		}
-		if d.leader == nil {
-			d.killed = p.name
-		} else {
-			d.killed = p.name + ", the leader"
+		d.killed = p.name
+		if d.leader != nil {
+			d.killed += ", the leader"
 		}
-		d.say("kill -9 %s", d.killed)
+		d.printEvent("kill -9 %s", d.killed)
 		if err := d.fleet.kill(p); err != nil {
-			return false, fmt.Errorf("kill %s: %w", p.name, err)
+			return fmt.Errorf("kill %s: %w", p.name, err)
 		}
-		return true, nil
+		return nil
 	}
-	return false, nil
+	d.killTime = time.After(statusEvery)
+	return nil
 }
 
-func (d *demo) say(format string, args ...any) {
+func (d *demo) printEvent(format string, args ...any) {
 	var at time.Duration
 	if d.start > 0 {
 		at = d.elapsed()
@@ -278,18 +290,18 @@ func (d *demo) say(format string, args ...any) {
 	d.table.event(at, fmt.Sprintf(format, args...))
 }
 
-// shutdown ends all processes and waits for them.
+// shutdown stops all processes and waits until they have ended.
 func (d *demo) shutdown() {
 	if d.end == 0 {
 		d.end = history.Now()
 	}
 	d.fleet.stop()
-	hurry := time.After(endWithin)
+	timeout := time.After(exitTimeout)
 	for d.fleet.running() > 0 {
 		select {
 		case e := <-d.fleet.events:
-			d.take(e)
-		case <-hurry:
+			d.handleEvent(e) // no error once d.end is set
+		case <-timeout:
 			for _, p := range d.fleet.slots {
 				if p != nil && !p.ended {
 					d.fleet.kill(p)
@@ -302,9 +314,9 @@ func (d *demo) shutdown() {
 	}
 }
 
-func orSilently(err error) error {
+func orNoError(err error) error {
 	if err == nil {
-		return errors.New("without an error")
+		return errors.New("exit status 0")
 	}
 	return err
 }

@@ -20,21 +20,21 @@ import (
 	"github.com/choked/choked/redisstore"
 )
 
-// storeKinds are the values of -store. Another kind is a case in [openStore],
-// and if it has demands on the other flags, in [checkStore].
+// storeKinds are the values of -store. [openStore] opens each kind; [checkStore]
+// checks that the other flags suit it.
 var storeKinds = []string{"cluster", "http", "redis", "local", "none"}
 
-const storeHelp = "where the workers keep their quota: a `kind`\n" +
-	"cluster: among themselves, in memory\n" +
-	"http: at a service over HTTP, in a process of its own\n" +
-	"redis: in the Redis at -redis, or in one that is started for the demo. With -kill that\n" +
-	"  one writes to disk all that it is told, and after a third of the time it is killed,\n" +
-	"  too, and started again\n" +
-	"local: nowhere shared; each has 1/workers of each limit for itself, and a worker that\n" +
-	"  is started again does not know what it has spent before\n" +
-	"none: nowhere; nothing holds them back but the provider's answers"
+const storeHelp = "`kind` of store that holds the quota of the workers\n" +
+	"cluster: the workers are the nodes of a cluster that keeps its state in memory\n" +
+	"http: an HTTP service in a process of its own\n" +
+	"redis: the Redis server at -redis, or one that the demo starts. With -kill, the demo\n" +
+	"  lets its server sync each write to disk, and kills and restarts it after a third of\n" +
+	"  the run\n" +
+	"local: none is shared: each worker has 1/workers of each limit, and a restarted worker\n" +
+	"  begins with a full burst\n" +
+	"none: no limiter: workers wait only when the provider answers 429"
 
-// checkStore reports what flags do not go together with -store.
+// checkStore returns an error if the other flags do not suit -store.
 func checkStore(o options) error {
 	if o.redis != "" && o.store != "redis" {
 		return fmt.Errorf("-redis %.80q: want -store redis, not %s", o.redis, o.store)
@@ -42,7 +42,7 @@ func checkStore(o options) error {
 	switch o.store {
 	case "cluster":
 		if o.kill && o.workers < 3 {
-			return fmt.Errorf("-workers %d -kill: want 3 or more workers, or -kill=false: fewer are no majority without the leader", o.workers)
+			return fmt.Errorf("-workers %d -kill: want 3 or more workers, or -kill=false: without the leader, fewer have no majority", o.workers)
 		}
 	case "local":
 		if _, err := shareOf(o); err != nil {
@@ -52,7 +52,7 @@ func checkStore(o options) error {
 	return nil
 }
 
-// shareOf returns the limits that each worker's limiter has.
+// shareOf returns the limits of each worker's limiter.
 func shareOf(o options) (choked.Limits, error) {
 	if o.store != "local" {
 		return o.limits, nil
@@ -69,17 +69,18 @@ func shareOf(o options) (choked.Limits, error) {
 	return l, l.Check()
 }
 
-// service is what the workers' store needs beside them.
+// service is the server that the workers' store needs, if any.
 type service struct {
 	url   string
-	calls func() (int64, error) // that the workers have made; nil: nobody counts
+	calls func() (int64, error) // calls that the workers have made; nil: not counted
 	close func() error
 }
 
+// startService starts the server that the store needs.
 func startService(o options, logs io.Writer) (service, error) {
 	switch o.store {
 	case "http":
-		url, stop, err := startServer(logs, o.verbose)
+		url, stop, err := startHTTPService(logs, o.verbose)
 		if err != nil {
 			return service{}, fmt.Errorf("-store http: %w", err)
 		}
@@ -108,30 +109,31 @@ func startRedis(o options, logs io.Writer) (service, error) {
 		return service{}, errors.Join(err, r.close())
 	}
 	if r.server != nil && o.kill {
-		after := killAnyway
+		after := killAfter
 		if o.duration > 0 {
 			after = o.duration / 3
 		}
 		var ctx context.Context
 		ctx, r.stop = context.WithCancel(context.Background())
-		r.killing.Go(func() { r.killOnce(ctx, after) }) // ends with stop
+		r.killer.Go(func() { r.killOnce(ctx, after) }) // ends with stop
 	}
 	return service{url: url, calls: r.calls, close: r.close}, nil
 }
 
-// redisService is the Redis behind the workers.
+// redisService is the Redis server of -store redis. It counts the scripts that
+// the server runs for the workers.
 type redisService struct {
-	server *redisserver.Server // that was started for the demo, if one was
+	server *redisserver.Server // started by the demo; nil with -redis
 	client *redis.Client
 	logs   io.Writer
 
-	stop    context.CancelFunc
-	killing sync.WaitGroup
+	stop   context.CancelFunc
+	killer sync.WaitGroup
 
-	mu     sync.Mutex
-	run    string // the server's run that was asked last
-	before int64  // scripts of this run that were none of the demo's, less those of earlier runs that were
-	killed string // what is to be told of that
+	mu         sync.Mutex
+	runID      string // run_id of the server: each start has another one
+	baseline   int64  // the server's count of scripts minus those that it has run for the workers
+	killReport string // printed by close
 }
 
 func (r *redisService) connect(url string) error {
@@ -140,33 +142,34 @@ func (r *redisService) connect(url string) error {
 		return errors.New(`-redis: want a URL such as "redis://user:password@host:6379/0"`)
 	}
 	r.client = redis.NewClient(opt)
-	if r.run, r.before, err = r.scripts(); err != nil {
+	if r.runID, r.baseline, err = r.scriptCalls(); err != nil {
 		return fmt.Errorf("-redis: %w", err)
 	}
 	return nil
 }
 
-// calls is how many scripts Redis has run for the demo, or 0 if that is unknown.
+// calls returns how many scripts Redis has run for the workers, or 0 if that is
+// unknown.
 func (r *redisService) calls() (int64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	run, n, err := r.scripts()
-	if err == nil && run != r.run {
-		fmt.Fprintln(r.logs, "demo: the calls are not counted: Redis was started again meanwhile")
+	runID, n, err := r.scriptCalls()
+	if err == nil && runID != r.runID {
+		fmt.Fprintln(r.logs, "demo: the calls to Redis are not counted: the server was restarted during the run")
 		return 0, nil
 	}
-	return n - r.before, err
+	return n - r.baseline, err
 }
 
-// killOnce kills the server, so long after the workers' first call, and starts
-// it again.
+// killOnce waits for the first call of a worker and for the given time after it,
+// then kills the server and starts it again. It keeps the count of scripts.
 func (r *redisService) killOnce(ctx context.Context, after time.Duration) {
-	for begun := false; !begun; {
-		if pause(ctx, tellEvery) != nil {
+	for started := false; !started; {
+		if pause(ctx, statusEvery) != nil {
 			return
 		}
 		n, err := r.calls()
-		begun = err == nil && n > 0
+		started = err == nil && n > 0
 	}
 	if pause(ctx, after) != nil {
 		return
@@ -174,17 +177,17 @@ func (r *redisService) killOnce(ctx context.Context, after time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	at := time.Now()
-	_, n, err := r.scripts()
+	_, n, err := r.scriptCalls()
 	r.server.Kill()
 	err = errors.Join(err, r.server.Restart())
-	n -= r.before
+	n -= r.baseline
 	if err == nil {
-		r.run, r.before, err = r.scripts()
-		r.before -= n
+		r.runID, r.baseline, err = r.scriptCalls()
+		r.baseline -= n
 	}
-	r.killed = fmt.Sprintf("kill -9 redis-server, which was back after %v", time.Since(at).Round(time.Millisecond))
+	r.killReport = fmt.Sprintf("kill -9 redis-server, which was back after %v", time.Since(at).Round(time.Millisecond))
 	if err != nil {
-		r.killed = fmt.Sprintf("kill -9 redis-server: %v", err)
+		r.killReport = fmt.Sprintf("kill -9 redis-server: %v", err)
 	}
 }
 
@@ -197,8 +200,9 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// scripts is how many scripts a run of the server has run.
-func (r *redisService) scripts() (run string, n int64, err error) {
+// scriptCalls returns the run_id of the server and how many scripts the server has
+// run since its start.
+func (r *redisService) scriptCalls() (runID string, n int64, err error) {
 	ctx := context.Background()
 	about, err := r.client.Info(ctx, "server").Result()
 	if err != nil {
@@ -206,7 +210,7 @@ func (r *redisService) scripts() (run string, n int64, err error) {
 	}
 	for line := range strings.Lines(about) {
 		if id, ok := strings.CutPrefix(line, "run_id:"); ok {
-			run = strings.TrimSpace(id)
+			runID = strings.TrimSpace(id)
 		}
 	}
 	stats, err := r.client.Info(ctx, "commandstats").Result()
@@ -224,16 +228,16 @@ func (r *redisService) scripts() (run string, n int64, err error) {
 			n += calls
 		}
 	}
-	return run, n, nil
+	return runID, n, nil
 }
 
 func (r *redisService) close() error {
 	if r.stop != nil {
 		r.stop()
-		r.killing.Wait()
+		r.killer.Wait()
 	}
-	if r.killed != "" {
-		fmt.Fprintln(r.logs, "demo:", r.killed)
+	if r.killReport != "" {
+		fmt.Fprintln(r.logs, "demo:", r.killReport)
 	}
 	var err error
 	if r.client != nil {
@@ -245,23 +249,22 @@ func (r *redisService) close() error {
 	return err
 }
 
-// home is where one worker's quota comes from.
-type home struct {
-	store choked.Store // nil: nothing is limited
+// workerStore is the store of one worker, with its state.
+type workerStore struct {
+	store choked.Store // nil: no limit applies
 
-	// leader says who leads, and whether that is this worker. ok is false while
-	// nobody does.
+	// leader returns the name of the leader and whether it is this worker. ok is
+	// false if there is no leader.
 	leader func() (name string, self, ok bool)
-	// ready returns nil when the worker has a part in the store, or what is
-	// missing for that.
+	// ready returns nil once the worker has joined the store, or why it has not.
 	ready func() error
-	// complete reports whether the store can lose its leader and go on, as far
-	// as this worker knows: such news may take a while to reach all.
+	// complete reports whether the store would survive the loss of its leader, as
+	// far as this worker knows. Other workers may learn of it later.
 	complete func() bool
 }
 
-func openStore(j job, log *slog.Logger) (home, error) {
-	alone := home{
+func openStore(j job, log *slog.Logger) (workerStore, error) {
+	alone := workerStore{
 		leader:   func() (string, bool, bool) { return "", false, false },
 		ready:    func() error { return nil },
 		complete: func() bool { return true },
@@ -283,13 +286,13 @@ func openStore(j job, log *slog.Logger) (home, error) {
 	case "cluster":
 		return openCluster(j, log)
 	}
-	return home{}, fmt.Errorf("store %.80q: want %s", j.Store, alternatives(storeKinds))
+	return workerStore{}, fmt.Errorf("store %.80q: want %s", j.Store, alternatives(storeKinds))
 }
 
-func openCluster(j job, log *slog.Logger) (home, error) {
+func openCluster(j job, log *slog.Logger) (workerStore, error) {
 	node, err := cluster.Start(cluster.Config{Name: j.Name, Bind: j.Bind, Join: j.Join, Secret: j.Secret, Logger: log})
 	if err != nil {
-		return home{}, err
+		return workerStore{}, err
 	}
 	leader := func() (string, bool, bool) {
 		m, ok := node.Leader()
@@ -305,5 +308,5 @@ func openCluster(j job, log *slog.Logger) (home, error) {
 		_, led := node.Leader()
 		return led && voters >= j.Voters
 	}
-	return home{node, leader, node.Health, complete}, nil
+	return workerStore{node, leader, node.Health, complete}, nil
 }

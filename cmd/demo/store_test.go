@@ -14,8 +14,8 @@ import (
 	"github.com/choked/choked/internal/testkit/redisserver"
 )
 
-// redisServer skips the test where there is no server to start, unless there has
-// to be one.
+// redisServer starts a Redis server for the test. It skips the test if none is
+// installed, unless CHOKED_REQUIRE_ALL is set.
 func redisServer(t *testing.T) *redisserver.Server {
 	t.Helper()
 	s, err := redisserver.Start()
@@ -27,9 +27,9 @@ func redisServer(t *testing.T) *redisserver.Server {
 	return s
 }
 
-// A server that forgot would admit a burst once more.
-func TestRedisHoldsTheLimitsThroughItsDeath(t *testing.T) {
-	redisServer(t) // or there is nothing to show
+// A server that lost its data would admit another burst.
+func TestRedisKeepsTheLimitsWhenKilled(t *testing.T) {
+	redisServer(t) // skips the test if Redis is not installed
 	s, table := demonstrate(t, "-for", "6s", "-store", "redis")
 	assert.Contains(t, table, "kill -9 redis-server, which was back after")
 	assert.Equal(t, "worker-1", s.Killed)
@@ -39,15 +39,15 @@ func TestRedisHoldsTheLimitsThroughItsDeath(t *testing.T) {
 	assert.Positive(t, s.StoreCalls)
 }
 
-func TestRedisOfOnesOwn(t *testing.T) {
+func TestRedisServerOfTheUser(t *testing.T) {
 	server := redisServer(t)
 	s, _ := demonstrate(t, "-for", "2s", "-store", "redis", "-redis", server.URL(), "-kill=false", "-workers", "2")
 	assert.Zero(t, s.Over)
 	assert.Positive(t, s.StoreCalls)
 }
 
-// What cannot be counted in the end is no reason to say nothing of the rest.
-func TestWithoutRedisInTheEndItSumsUp(t *testing.T) {
+// The summary lacks the calls to Redis if the server is gone, and nothing else.
+func TestSummaryWithoutRedis(t *testing.T) {
 	server := redisServer(t)
 	ctx, interrupt := context.WithCancel(t.Context())
 	var stdout bytes.Buffer
@@ -60,7 +60,7 @@ func TestWithoutRedisInTheEndItSumsUp(t *testing.T) {
 	assert.Zero(t, s.StoreCalls)
 }
 
-func TestCallsToRedisAreCountedOverARestart(t *testing.T) {
+func TestRedisCallsAreCountedAcrossARestart(t *testing.T) {
 	var logs bytes.Buffer
 	r := &redisService{server: redisServer(t), logs: &logs}
 	require.NoError(t, r.connect(r.server.URL()))
@@ -72,18 +72,18 @@ func TestCallsToRedisAreCountedOverARestart(t *testing.T) {
 	}
 	run(3)
 	r.killOnce(t.Context(), 0)
-	require.Contains(t, r.killed, "which was back after")
+	require.Contains(t, r.killReport, "which was back after")
 	run(2)
 	n, err := r.calls()
 	require.NoError(t, err)
 	assert.EqualValues(t, 5, n)
 
-	// Of what somebody else starts again, nobody knows what it did before.
+	// After a restart by another party the earlier calls are unknown.
 	r.server.Kill()
 	require.NoError(t, r.server.Restart())
 	run(1)
 	n, err = r.calls()
 	require.NoError(t, err)
 	assert.Zero(t, n)
-	assert.Contains(t, logs.String(), "the calls are not counted")
+	assert.Contains(t, logs.String(), "the calls to Redis are not counted")
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/choked/choked/internal/testkit/history"
 )
 
-// summary is what has come of a demonstration; -json prints it. Waits are from
-// when a prompt was ready to when it was admitted; the longest may be one that
-// was still going on at the end.
+// summary holds the results of a run; -json prints it. A wait lasts from when the
+// caller had the prompt until the prompt was admitted. The longest wait may be one
+// that the end of the run cut short.
 type summary struct {
 	Store   string  `json:"store"`
 	Workers int     `json:"workers"`
@@ -25,22 +25,22 @@ type summary struct {
 	Tokens   int64 `json:"tokens"`   // in them
 	Refused  int64 `json:"refused429"`
 
-	// Over is the worst excess of the admissions over burst + rate · W, over
-	// all windows W, in units, as far as it is proved; Suspect is the same if
-	// each admission is taken at the instant at which its caller learnt of it.
+	// Over is the worst excess of the admissions over burst + rate · W, over all
+	// windows W, in units, as far as it is proved. Suspect is the excess if each
+	// admission is counted at the time at which its caller learnt of it.
 	Over    float64 `json:"over"`
 	OverOf  string  `json:"over_of,omitempty"` // the limit
 	Suspect float64 `json:"suspect"`
 
-	// Use is the part that was admitted of what the tightest limit allowed,
-	// from when its burst was spent, at second Spent, until the end. 0: from the
-	// start, for the burst never was.
-	Use   float64 `json:"use"`
-	Of    string  `json:"use_of"`
-	Spent float64 `json:"use_from"`
+	// Use is the share of the quota of the tightest limit that was admitted, from
+	// second UseFrom of the run, when the limit's burst was spent, to the end. If
+	// the burst was never spent, UseFrom is 0, the start.
+	Use     float64 `json:"use"`
+	UseOf   string  `json:"use_of"` // the limit
+	UseFrom float64 `json:"use_from"`
 
-	// Calibration is what each worker's estimates of tokens were multiplied by in
-	// the end: 1/bias, once what the provider reports has corrected them.
+	// Calibration is, for each worker, the factor that corrected its token estimates
+	// at the end: about 1/bias, learnt from the usage that the provider reported.
 	Calibration []float64 `json:"calibration,omitempty"`
 
 	Jain    float64 `json:"jain"` // fairness between workers, by calls
@@ -52,15 +52,16 @@ type summary struct {
 	Exchanges     int64  `json:"exchanges"`             // with the store, by all workers
 	StoreCalls    int64  `json:"store_calls,omitempty"` // scripts that Redis has run
 	Killed        string `json:"killed,omitempty"`
-	Crashes       int    `json:"crashes"` // of workers that were not killed
+	Crashes       int    `json:"crashes"` // unexpected ends of worker processes
 
 	limits choked.Limits
 }
 
-func (d *demo) sum() summary {
+// summarize returns the results of the run, which has ended.
+func (d *demo) summarize() summary {
 	took := time.Duration(d.end - d.start)
 	s := summary{Store: d.store, Workers: d.workers, Seconds: round(took.Seconds(), 1), Refused: d.provider.refused.Load(),
-		LeaderChanges: d.changes, Exchanges: d.exchanges, Killed: d.killed, Crashes: d.crashes, limits: d.limits}
+		LeaderChanges: d.leaderChanges, Exchanges: d.exchanges, Killed: d.killed, Crashes: d.crashes, limits: d.limits}
 	slices.SortFunc(d.records, func(a, b history.Record) int { return cmp.Compare(a.After, b.After) })
 	each := make([]int64, d.workers)
 	waits := make([]time.Duration, 0, len(d.records))
@@ -71,7 +72,7 @@ func (d *demo) sum() summary {
 		waits = append(waits, r.Waited)
 	}
 	slices.Sort(waits)
-	s.WaitP50, s.WaitP99, s.WaitMax = millis(waits, 0.5), millis(waits, 0.99), max(millis(waits, 1), round(float64(d.unmet)/float64(time.Millisecond), 1))
+	s.WaitP50, s.WaitP99, s.WaitMax = millis(waits, 0.5), millis(waits, 0.99), max(millis(waits, 1), round(float64(d.longestUnserved)/float64(time.Millisecond), 1))
 	s.Jain = round(history.Jain(each), 4)
 	for u := range bucket.Tokens + 1 {
 		for _, r := range d.limits.Of(u) {
@@ -80,12 +81,12 @@ func (d *demo) sum() summary {
 				s.Over, s.OverOf = over, fmt.Sprintf("%v %v", u, r)
 			}
 			s.Suspect = max(s.Suspect, round(excess.Suspect, 3))
-			if use, from := useOf(d.records, u, r, d.start, d.end); use >= s.Use {
-				s.Use, s.Of, s.Spent = use, fmt.Sprintf("%v %v", u, r), time.Duration(from-d.start).Seconds()
+			if use, from := usedShare(d.records, u, r, d.start, d.end); use >= s.Use {
+				s.Use, s.UseOf, s.UseFrom = use, fmt.Sprintf("%v %v", u, r), time.Duration(from-d.start).Seconds()
 			}
 		}
 	}
-	s.Use, s.Spent = round(s.Use, 4), round(s.Spent, 1)
+	s.Use, s.UseFrom = round(s.Use, 4), round(s.UseFrom, 1)
 	for _, p := range d.fleet.slots {
 		if f := p.status.Calibration; f > 0 {
 			s.Calibration = append(s.Calibration, round(f, 3))
@@ -94,14 +95,14 @@ func (d *demo) sum() summary {
 	return s
 }
 
-// spent is the part of a burst with which it counts as spent.
-const spent = 0.9
+// spentShare is the share of a burst beyond which the burst counts as spent.
+const spentShare = 0.9
 
-// useOf returns which part was admitted of what a rate allowed from an instant
-// on: what was left of the burst, and what was restored until the end. The
-// instant is when the burst was first spent, or the start if it never was.
-// Records are in order of After.
-func useOf(rs []history.Record, u bucket.Unit, r bucket.Rate, start, end int64) (use float64, from int64) {
+// usedShare returns which share of a rate's quota was admitted from the time from
+// to end. from is when the burst was first spent, or start if it never was; the
+// quota is the rest of the burst at that time plus the refill until end. rs are
+// in order of After.
+func usedShare(rs []history.Record, u bucket.Unit, r bucket.Rate, start, end int64) (use float64, from int64) {
 	from, left, admitted := start, float64(r.Burst), 0.0
 	level := history.Level{Rate: r}
 	found := false
@@ -110,7 +111,7 @@ func useOf(rs []history.Record, u bucket.Unit, r bucket.Rate, start, end int64) 
 			break
 		}
 		admitted += float64(rec.Cost(u))
-		if used := level.Add(rec.After, rec.Cost(u)); !found && used >= spent*float64(r.Burst) {
+		if used := level.Add(rec.After, rec.Cost(u)); !found && used >= spentShare*float64(r.Burst) {
 			found, from, left, admitted = true, rec.After, float64(r.Burst)-used, 0
 		}
 	}
@@ -130,30 +131,30 @@ func round(x float64, digits int) float64 {
 	return math.Round(x*scale) / scale
 }
 
-// print writes the summary for people.
+// print writes the summary as text.
 func (s summary) print(out io.Writer) {
 	fmt.Fprintf(out, "\n%.1f s, %d workers, -store %s, %v\n\n", s.Seconds, s.Workers, s.Store, s.limits)
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(out, "  %-10s"+format+"\n", append([]any{name}, args...)...)
 	}
 	if s.Store == "none" {
-		line("sent", "%d calls, %d tokens: nothing holds them back, so each counts as admitted", s.Admitted, s.Tokens)
+		line("sent", "%d calls, %d tokens, without a limiter: all count as admitted", s.Admitted, s.Tokens)
 	} else {
 		line("admitted", "%d calls, %d tokens", s.Admitted, s.Tokens)
 	}
-	line("refused", "%d by the provider (429; it grants burst + rate · W and %v of the rate)", s.Refused, tolerance)
+	line("refused", "%d by the provider (429; it allows burst + rate · W, plus %v of refill)", s.Refused, tolerance)
 	if s.Over > 0 {
 		line("over", "%v units above burst + rate · W of %s, in the worst window", s.Over, s.OverOf)
 	} else {
-		line("over", "0 units above burst + rate · W, in any window (suspected: %v)", s.Suspect)
+		line("over", "0 units above burst + rate · W in every window (suspected: %v)", s.Suspect)
 	}
 	from := "from the start"
-	if s.Spent > 0 {
-		from = fmt.Sprintf("from second %.1f, when the burst was spent", s.Spent)
+	if s.UseFrom > 0 {
+		from = fmt.Sprintf("from second %.1f, when the burst was spent", s.UseFrom)
 	}
-	line("use", "%.1f%% of %s, %s", 100*s.Use, s.Of, from)
+	line("use", "%.1f%% of %s, %s", 100*s.Use, s.UseOf, from)
 	if len(s.Calibration) > 0 {
-		line("estimates", "times %.3g, by worker: calibrated by what the provider reported", s.Calibration)
+		line("estimates", "times %.3g, by worker: corrected by the usage that the provider reported", s.Calibration)
 	}
 	line("fairness", "%.4f between workers (Jain's index)", s.Jain)
 	line("waits", "half below %.0f ms, 99%% below %.0f ms, longest %.0f ms", s.WaitP50, s.WaitP99, s.WaitMax)
@@ -167,7 +168,7 @@ func (s summary) print(out io.Writer) {
 		line("leader", "%d changes", s.LeaderChanges)
 	}
 	if s.Crashes > 0 {
-		line("crashes", "%d: workers that ended by themselves", s.Crashes)
+		line("crashes", "%d worker processes", s.Crashes)
 	}
 	fmt.Fprintln(out)
 }

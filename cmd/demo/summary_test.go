@@ -12,7 +12,7 @@ import (
 	"github.com/choked/choked/internal/testkit/history"
 )
 
-func TestUseCountsFromWhenTheBurstIsSpent(t *testing.T) {
+func TestUsedShareCountsFromTheEndOfTheBurst(t *testing.T) {
 	const sec = int64(time.Second)
 	r := bucket.Rate{N: 10, Per: time.Second, Burst: 10}
 	var rs []history.Record
@@ -23,14 +23,14 @@ func TestUseCountsFromWhenTheBurstIsSpent(t *testing.T) {
 		rs = append(rs, history.Record{After: 2*sec + i, Requests: 1})
 	}
 	rs = append(rs, history.Record{After: 4 * sec, Requests: 1})
-	use, from := useOf(rs, bucket.Requests, r, 0, 3*sec)
-	assert.Equal(t, sec, from, "nine of ten are spent, and one is left")
-	assert.InDelta(t, 9.0/21, use, 1e-9, "one and eight until the end, of one left and twenty restored")
+	use, from := usedShare(rs, bucket.Requests, r, 0, 3*sec)
+	assert.Equal(t, sec, from, "nine of the ten units are spent, one is left")
+	assert.InDelta(t, 9.0/21, use, 1e-9, "9 admitted of 1 left and 20 refilled")
 
-	use, from = useOf(rs[10:], bucket.Requests, r, 0, 3*sec)
-	assert.Zero(t, from, "never spent: from the start")
+	use, from = usedShare(rs[10:], bucket.Requests, r, 0, 3*sec)
+	assert.Zero(t, from, "the burst is never spent: from the start")
 	assert.InDelta(t, 8.0/40, use, 1e-9)
-	use, _ = useOf(nil, bucket.Requests, r, 0, 0)
+	use, _ = usedShare(nil, bucket.Requests, r, 0, 0)
 	assert.Zero(t, use)
 }
 

@@ -10,23 +10,23 @@ import (
 	"github.com/choked/choked/internal/testkit/history"
 )
 
-// table prints a line a second for people, in less than 100 columns.
+// table prints a line a second, of less than 100 columns.
 type table struct {
 	options
 	out     io.Writer
 	rows    int
-	last    time.Duration // of the previous row
-	refused int64         // by then
+	last    time.Duration // when the previous row was printed
+	refused int64         // calls refused by the provider until then
 }
 
 const (
-	maxColumns = 8  // of workers; more are told by the least and the most of them
-	headEvery  = 20 // rows
+	maxColumns = 8  // most workers that have a column each; for more, two columns show the least and the most
+	headEvery  = 20 // rows between headers
 )
 
 func newTable(o options, out io.Writer) *table { return &table{options: o, out: out} }
 
-// waiting says how many workers are ready before it begins.
+// waiting prints how many workers are ready, before the start.
 func (t *table) waiting(ready int) {
 	if ready == 0 && t.rows == 0 {
 		fmt.Fprintf(t.out, "%d workers with %d callers each, -store %s, %v\n", t.workers, t.callers, t.store, t.limits)
@@ -35,8 +35,8 @@ func (t *table) waiting(ready int) {
 	fmt.Fprintf(t.out, "waiting for the workers: %d of %d ready\n", ready, t.workers)
 }
 
-// head prints the names of the columns. Those of the workers are calls admitted
-// in the second, as all but what waits and who leads is of the second.
+// head prints the names of the columns. A worker's column has the calls admitted
+// in the last second. The columns waiting and leader show the present state.
 func (t *table) head() {
 	t.rows = 0
 	var b strings.Builder
@@ -52,7 +52,7 @@ func (t *table) head() {
 	fmt.Fprintln(t.out, b.String())
 }
 
-// row prints what was admitted from the previous row to at.
+// row prints the admissions rs between the previous row and at.
 func (t *table) row(at time.Duration, rs []history.Record, waiting int, refused int64, leader string) {
 	if t.rows++; t.rows%headEvery == 0 {
 		t.head()
@@ -92,7 +92,7 @@ func (t *table) row(at time.Duration, rs []history.Record, waiting int, refused 
 	fmt.Fprintln(t.out, b.String())
 }
 
-// event prints what happened at an instant between two rows.
+// event prints a line for an event between two rows.
 func (t *table) event(at time.Duration, what string) {
 	fmt.Fprintf(t.out, "%6.1f  * %s\n", at.Seconds(), what)
 }

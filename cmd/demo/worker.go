@@ -20,39 +20,39 @@ import (
 )
 
 const (
-	tellEvery = 200 * time.Millisecond // status
-	leaveIn   = 10 * time.Second       // after the end of input, or the process just ends
+	statusEvery  = 200 * time.Millisecond // interval of the status reports
+	leaveTimeout = 10 * time.Second       // from the end of input until the process exits in any case
 )
 
-// worker is what one process of the fleet does: callers that send prompts, each
-// admitted by the limiter and written down.
+// worker is the work of one worker process: callers that send prompts. Each call
+// is admitted by the limiter and recorded.
 type worker struct {
-	job     job
-	log     *slog.Logger
-	home    home
-	limiter *choked.Limiter // nil: nothing is limited
-	guesses *estimator.Calibrated
-	records *history.Writer
-	queue   *history.Queue
-	client  *client
-	prompts []string
+	job       job
+	log       *slog.Logger
+	store     workerStore
+	limiter   *choked.Limiter // nil: no limit applies
+	estimates *estimator.Calibrated
+	records   *history.Writer
+	queue     *history.Queue
+	client    *client
+	prompts   []string
 
-	sent   atomic.Int64 // calls, admitted
-	failed atomic.Int64
-	mu     sync.Mutex
-	err    error         // the last
-	unmet  time.Duration // the longest wait that the end cut short
+	sent            atomic.Int64 // admitted calls
+	failed          atomic.Int64
+	mu              sync.Mutex
+	err             error         // the last
+	longestUnserved time.Duration // the longest wait that the end of the run cut short
 }
 
-// work is the whole life of a worker process. It returns the exit status.
+// work runs a worker process and returns its exit status.
 func work(in io.Reader, out, logs io.Writer) int {
 	err := func() error {
 		lines := bufio.NewReader(in)
 		var j job
 		if line, err := lines.ReadBytes('\n'); err != nil {
-			return fmt.Errorf("read what to do: %w", err)
+			return fmt.Errorf("read job: %w", err)
 		} else if err := json.Unmarshal(line, &j); err != nil {
-			return fmt.Errorf("read what to do: %w", err)
+			return fmt.Errorf("read job: %w", err)
 		}
 		level := slog.LevelInfo
 		if !j.Verbose {
@@ -68,7 +68,7 @@ func work(in io.Reader, out, logs io.Writer) int {
 	return 0
 }
 
-func (w *worker) run(orders *bufio.Reader, out *json.Encoder) (err error) {
+func (w *worker) run(input *bufio.Reader, out *json.Encoder) (err error) {
 	ended := make(chan struct{})
 	defer close(ended)
 	if _, w.prompts, err = loadPrompts(w.job.Prompts); err != nil {
@@ -78,16 +78,16 @@ func (w *worker) run(orders *bufio.Reader, out *json.Encoder) (err error) {
 		return err
 	}
 	defer w.records.Close()
-	if w.home, err = openStore(w.job, w.log); err != nil {
+	if w.store, err = openStore(w.job, w.log); err != nil {
 		return err
 	}
 	stats := func() choked.Stats { return choked.Stats{} }
-	if w.home.store != nil {
-		defer w.home.store.Close()
-		choke := choked.New(w.home.store)
+	if w.store.store != nil {
+		defer w.store.store.Close()
+		choke := choked.New(w.store.store)
 		defer choke.Close()
-		w.guesses = newEstimator(w.job.Bias)
-		if w.limiter, err = choke.Limiter("demo", w.job.Limits, w.guesses); err != nil {
+		w.estimates = newEstimator(w.job.Bias)
+		if w.limiter, err = choke.Limiter("demo", w.job.Limits, w.estimates); err != nil {
 			return err
 		}
 		stats = w.limiter.Stats
@@ -98,22 +98,22 @@ func (w *worker) run(orders *bufio.Reader, out *json.Encoder) (err error) {
 
 	ctx, stop := context.WithCancel(context.Background())
 	begin := make(chan struct{})
-	go func() { // ends after the input, and so after the parent
-		if _, err := orders.ReadBytes('\n'); err == nil {
+	go func() { // ends after the input, which ends with the parent process at the latest
+		if _, err := input.ReadBytes('\n'); err == nil {
 			close(begin)
-			io.Copy(io.Discard, orders)
+			io.Copy(io.Discard, input)
 		}
 		stop()
 		select {
 		case <-ended:
-		case <-time.After(leaveIn): // nobody waits for a store that cannot be left
+		case <-time.After(leaveTimeout): // the store does not close
 			os.Exit(1)
 		}
 	}()
 
 	var callers, others sync.WaitGroup
 	others.Go(func() { w.queue.Watch(ctx) })
-	others.Go(func() { w.tell(ctx, out) })
+	others.Go(func() { w.reportStatus(ctx, out) })
 	select {
 	case <-begin:
 		for range w.job.Callers {
@@ -128,7 +128,7 @@ func (w *worker) run(orders *bufio.Reader, out *json.Encoder) (err error) {
 	return out.Encode(final)
 }
 
-// call sends prompts until ctx ends, one after the other.
+// call sends prompts one after the other until ctx ends.
 func (w *worker) call(ctx context.Context) {
 	send := w.send
 	if w.limiter != nil {
@@ -137,64 +137,73 @@ func (w *worker) call(ctx context.Context) {
 	for ctx.Err() == nil {
 		p := &prompt{text: w.prompts[rand.IntN(len(w.prompts))], ready: history.Now()}
 		p.tokens = countTokens(p.text)
-		for ctx.Err() == nil {
-			p.asked, p.turn = w.queue.Join()
-			_, err := send(ctx, p)
-			if err == nil {
-				break
-			}
-			if ctx.Err() != nil {
-				w.cutShort(time.Duration(history.Now() - p.ready))
-				break
-			}
-			var refused *refusedError
-			pause := 100 * time.Millisecond
-			if errors.As(err, &refused) {
-				pause = refused.retryAfter
-				if w.limiter != nil {
-					pause = 0 // the limiter makes all workers wait
-				}
-			} else {
-				w.fail(err)
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(pause):
-			}
-			if errors.Is(err, choked.ErrCostExceedsBurst) {
-				break // another one then
-			}
+		w.sendUntilServed(ctx, send, p)
+	}
+}
+
+// sendUntilServed sends p until it is served, can never be served, or ctx ends.
+func (w *worker) sendUntilServed(ctx context.Context, send func(context.Context, *prompt) (reply, error), p *prompt) {
+	for ctx.Err() == nil {
+		p.asked, p.turn = w.queue.Join()
+		_, err := send(ctx, p)
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil {
+			w.noteUnserved(time.Duration(history.Now() - p.ready))
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(w.pauseAfter(err)):
+		}
+		if errors.Is(err, choked.ErrCostExceedsBurst) {
+			return
 		}
 	}
 }
 
-// send posts a prompt that is admitted, and writes its admission down first.
+// pauseAfter returns how long a caller pauses after a failed call. It counts the
+// failure unless the provider answered with 429.
+func (w *worker) pauseAfter(err error) time.Duration {
+	var refused *refusedError
+	if !errors.As(err, &refused) {
+		w.fail(err)
+		return 100 * time.Millisecond
+	}
+	if w.limiter != nil {
+		return 0 // the limiter lets all workers wait for the time in Retry-After
+	}
+	return refused.retryAfter
+}
+
+// send records the admission of a prompt, then posts it to the provider.
 func (w *worker) send(ctx context.Context, p *prompt) (reply, error) {
 	now := history.Now()
-	before := p.asked
+	decided := p.asked
 	if w.limiter == nil {
-		before = now // nobody else decides
-	} else if ctx.Err() == nil { // else some may have left the line unserved
-		before = w.queue.Since(p.turn, p.asked)
+		decided = now // without a limiter, sending is the decision
+	} else if ctx.Err() == nil { // once ctx has ended, callers leave the queue unserved and Since does not hold
+		decided = w.queue.Since(p.turn, p.asked)
 	}
 	err := w.records.Append(history.Record{
-		Before: before, After: now, Waited: time.Duration(now - p.ready), Requests: 1, Tokens: p.tokens,
+		Before: decided, After: now, Waited: time.Duration(now - p.ready), Requests: 1, Tokens: p.tokens,
 		Worker: uint32(w.job.Slot), Incarnation: uint32(w.job.Incarnation),
 	})
 	if err != nil {
 		return reply{}, err
 	}
 	w.sent.Add(1)
-	// It is admitted: let it go through although the worker is to stop.
+	// An admitted call completes even if the worker is about to stop.
 	return w.client.post(context.WithoutCancel(ctx), p.text)
 }
 
-// cutShort notes a wait that has not come to its end: a caller that is never
-// served leaves no record.
-func (w *worker) cutShort(wait time.Duration) {
+// noteUnserved notes a wait that the end of the run cut short. The caller was not
+// admitted, so no record has its wait.
+func (w *worker) noteUnserved(wait time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.unmet = max(w.unmet, wait)
+	w.longestUnserved = max(w.longestUnserved, wait)
 }
 
 func (w *worker) fail(err error) {
@@ -204,9 +213,9 @@ func (w *worker) fail(err error) {
 	w.err = err
 }
 
-// tell writes the status until ctx ends, or until nobody reads it.
-func (w *worker) tell(ctx context.Context, out *json.Encoder) {
-	tick := time.NewTicker(tellEvery)
+// reportStatus writes the status until ctx ends or the output is closed.
+func (w *worker) reportStatus(ctx context.Context, out *json.Encoder) {
+	tick := time.NewTicker(statusEvery)
 	defer tick.Stop()
 	for out.Encode(w.status()) == nil {
 		select {
@@ -218,21 +227,21 @@ func (w *worker) tell(ctx context.Context, out *json.Encoder) {
 }
 
 func (w *worker) status() status {
-	s := status{Complete: w.home.complete(), Sent: w.sent.Load(), Failed: w.failed.Load()}
-	if err := w.home.ready(); err != nil {
-		s.Missing = err.Error()
+	s := status{Complete: w.store.complete(), Sent: w.sent.Load(), Failed: w.failed.Load()}
+	if err := w.store.ready(); err != nil {
+		s.NotReady = err.Error()
 	} else {
 		s.Ready = true
 	}
-	s.Leader, s.Leads, _ = w.home.leader()
+	s.Leader, s.Leads, _ = w.store.leader()
 	if w.limiter != nil {
 		stats := w.limiter.Stats()
 		s.Waiting, s.Exchanges = stats.Waiting, stats.Exchanges
-		s.Calibration = w.guesses.Factor()
+		s.Calibration = w.estimates.Factor()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s.Unmet = w.unmet
+	s.LongestUnserved = w.longestUnserved
 	if w.err != nil {
 		s.Error = w.err.Error()
 	}
