@@ -26,10 +26,10 @@ func killAll(f *fleet.Fleet) error {
 	return errors.Join(errs...)
 }
 
-// clusterOf returns the id of the cluster that a slot has written down.
+// clusterOf returns the id of the cluster in the state of a slot.
 func clusterOf(t *testing.T, f *fleet.Fleet, slot int) string {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(f.State(slot), "identity.json"))
+	b, err := os.ReadFile(filepath.Join(f.StateDir(slot), "identity.json"))
 	require.NoError(t, err)
 	var id struct{ Cluster string }
 	require.NoError(t, json.Unmarshal(b, &id))
@@ -40,17 +40,17 @@ func TestNewAddresses(t *testing.T) {
 	f := begin(t, 3)
 	f.Limits = fleet.Slow
 	startAll(t, f)
-	require.NoError(t, f.Served(30*time.Second, 35))
+	require.NoError(t, f.AwaitServed(30*time.Second, 35))
 	before := clusterOf(t, f, 0)
 	old := f.Hosts
-	require.NoError(t, f.Do("move all", f.Slot(0), func() error { return killAll(f) }))
+	require.NoError(t, f.Inject("move all", f.Slot(0), func() error { return killAll(f) }))
 	require.NoError(t, f.Move())
 	assert.NotEqual(t, old, f.Hosts)
 	for slot := range 3 {
 		_, err := f.Start(slot, nil)
 		require.NoError(t, err)
 	}
-	_, err := f.Leader(10 * time.Second)
+	_, err := f.AwaitLeader(10 * time.Second)
 	require.NoError(t, err)
 	var begun, now = int64(0), history.Now()
 	for slot := range 3 {
@@ -60,13 +60,13 @@ func TestNewAddresses(t *testing.T) {
 	for slot := range 3 {
 		late += f.Slot(slot).Late(begun, now)
 	}
-	assert.LessOrEqual(t, found, allowed(2*time.Second, late), "from the start of the last of them to a leader, when the machine was late by %v", late)
-	require.NoError(t, f.Whole(30*time.Second))
-	require.NoError(t, f.Served(30*time.Second, 5))
+	assert.LessOrEqual(t, found, allowed(2*time.Second, late), "time from the last start to a leader; lateness of the machine: %v", late)
+	require.NoError(t, f.AwaitComplete(30*time.Second))
+	require.NoError(t, f.AwaitServed(30*time.Second, 5))
 	for slot := range 3 {
-		assert.Equal(t, before, clusterOf(t, f, slot), "it is the same cluster")
+		assert.Equal(t, before, clusterOf(t, f, slot), "the cluster is the same")
 	}
-	t.Logf("a leader %v after the last of them was started, the machine was late by %v", found, late)
+	t.Logf("leader elected %v after the last start; lateness of the machine: %v", found, late)
 	finish(t, f, 5*time.Second, "move all")
 }
 
@@ -75,37 +75,37 @@ func TestStartedTwiceOnOneDir(t *testing.T) {
 	first := f.Slot(1)
 	second, err := f.Start(1, func(j *fleet.Job) { j.Bind = "127.0.0.1:0" })
 	require.NoError(t, err)
-	assert.Error(t, second.Ended(20*time.Second))
-	assert.Contains(t, second.LastWords(), "raft.db is in use by another process")
-	f.Put(1, first)
-	require.NoError(t, f.Whole(30*time.Second), "nothing has changed")
-	require.NoError(t, f.Served(30*time.Second, 20))
+	assert.Error(t, second.AwaitEnd(20*time.Second))
+	assert.Contains(t, second.LogTail(), "raft.db is in use by another process")
+	f.SetSlot(1, first)
+	require.NoError(t, f.AwaitComplete(30*time.Second), "the first process still runs")
+	require.NoError(t, f.AwaitServed(30*time.Second, 20))
 	finish(t, f, 0)
 }
 
-// The founder comes back without its disk, then another one does. They join
-// what lives; nothing is founded, and no quota is new.
+// The founder loses its disk and is restarted, then another worker is. Both join
+// the running cluster: no second cluster is founded, and no quota is added.
 func TestEmptyDirs(t *testing.T) {
 	f := begin(t, 3)
 	f.Limits = fleet.Slow
 	startAll(t, f)
 	before := clusterOf(t, f, 0)
-	require.NoError(t, f.Served(30*time.Second, 35))
+	require.NoError(t, f.AwaitServed(30*time.Second, 35))
 	for slot := range 2 {
 		p := f.Slot(slot)
-		require.NoError(t, f.Do("lose a disk", p, p.Kill))
-		require.NoError(t, os.RemoveAll(f.State(slot)))
+		require.NoError(t, f.Inject("lose a disk", p, p.Kill))
+		require.NoError(t, os.RemoveAll(f.StateDir(slot)))
 		_, err := f.Start(slot, nil)
 		require.NoError(t, err)
-		require.NoError(t, f.Whole(30*time.Second))
-		assert.Equal(t, before, clusterOf(t, f, slot), "no other cluster is founded")
-		require.NoError(t, f.Served(30*time.Second, 5))
+		require.NoError(t, f.AwaitComplete(30*time.Second))
+		assert.Equal(t, before, clusterOf(t, f, slot), "no second cluster is founded")
+		require.NoError(t, f.AwaitServed(30*time.Second, 5))
 	}
 	finish(t, f, 3*time.Second, "lose a disk")
 }
 
-// Seeds that are started apart are two clusters. When they are told of each
-// other they stay two, and say so.
+// Seeds that are started separately found two clusters. If they learn of each other
+// later, the clusters do not merge, and Health says so.
 func TestTwoClustersMeet(t *testing.T) {
 	a, b := begin(t, 1), (*fleet.Fleet)(nil)
 	dir, err := os.MkdirTemp("", "choked-test-")
@@ -113,7 +113,7 @@ func TestTwoClustersMeet(t *testing.T) {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	b, err = fleet.New(dir, 1)
 	require.NoError(t, err)
-	t.Cleanup(b.Abandon)
+	t.Cleanup(b.KillAll)
 	b.Secret = a.Secret
 	startAll(t, a)
 	startAll(t, b)
@@ -125,10 +125,10 @@ func TestTwoClustersMeet(t *testing.T) {
 	_, err = b.Start(0, nil)
 	require.NoError(t, err)
 	for _, f := range []*fleet.Fleet{a, b} {
-		require.NoError(t, f.Slot(0).Await(20*time.Second, "says that it has met another", func(s fleet.Status) bool {
+		require.NoError(t, f.Slot(0).Await(20*time.Second, "health reports another cluster", func(s fleet.Status) bool {
 			return strings.Contains(s.Health, "two clusters do not merge") && s.Leads && len(s.Members) == 1
 		}))
-		require.NoError(t, f.Served(30*time.Second, 20))
+		require.NoError(t, f.AwaitServed(30*time.Second, 20))
 	}
 	finish(t, a, 0)
 	finish(t, b, 0)

@@ -17,7 +17,8 @@ import (
 	"github.com/choked/choked/internal/testkit/history"
 )
 
-// calls counts what came to nothing, over all workers.
+// calls returns how many calls of all workers failed, for want of a quorum and for
+// other reasons.
 func calls(f *fleet.Fleet) (noQuorum, failed int64) {
 	for _, p := range f.All() {
 		s := p.Status()
@@ -26,28 +27,28 @@ func calls(f *fleet.Fleet) (noQuorum, failed int64) {
 	return noQuorum, failed
 }
 
-// hadQuorum reports whether the fleet cannot have been without a leader for the
-// machine's sake: a worker that does not get its turn for half of the time that
-// an election takes is no good leader, nor one who votes in time.
+// hadQuorum reports whether no worker waited for a processor for more than half an
+// election timeout. Otherwise the load of the machine may have cost the leader its
+// majority, and calls without a quorum are no failure of the code.
 func hadQuorum(t *testing.T, f *fleet.Fleet) bool {
 	t.Helper()
-	stall := f.Stall()
+	stall := f.LongestStall()
 	if stall > 250*time.Millisecond {
-		t.Logf("a worker had to wait %v for its turn: who was refused for want of a quorum is not judged", stall)
+		t.Logf("a worker waited %v for a processor: calls without a quorum are not checked", stall)
 		return false
 	}
 	return true
 }
 
-// servedWithin reports whether nobody waited longer than span after the faults
-// named. Where finish allows more, as the machine was late, calls are refused and
-// leases expire.
+// servedWithin reports whether the recovery from each of the named faults took less
+// than span. If finish allowed more because the machine was late, calls may have
+// been refused and leases may have expired.
 func servedWithin(t *testing.T, f *fleet.Fleet, rs []history.Record, span time.Duration, faults ...string) bool {
 	t.Helper()
 	for _, what := range faults {
 		for _, r := range f.Recoveries(rs, what, 10*time.Second) {
 			if r.Gap >= span {
-				t.Logf("somebody was not served for %v after %s: who was refused, and what has expired, is not judged", r.Gap, what)
+				t.Logf("recovery after %[2]s took %[1]v: refused calls and expired leases are not checked", r.Gap, what)
 				return false
 			}
 		}
@@ -55,9 +56,9 @@ func servedWithin(t *testing.T, f *fleet.Fleet, rs []history.Record, span time.D
 	return true
 }
 
-// One worker alone is a cluster. Nineteen more come, some at a time, and nobody
-// changes any setting; all but one go again, and one of them is killed. One comes
-// back under the name of a dead one, without its disk.
+// A cluster grows from one worker to twenty and shrinks to one again, without a
+// change of settings. Meanwhile one worker is killed, and another one is started
+// under its name without its disk.
 func TestChurn(t *testing.T) {
 	const most = 20
 	f := begin(t, most)
@@ -68,13 +69,13 @@ func TestChurn(t *testing.T) {
 			_, err := f.Start(slot, func(j *fleet.Job) {
 				j.Callers = 3
 				if slot > 2 {
-					j.Dir = "" // as in a container that keeps nothing
+					j.Dir = "" // as in a container without a volume
 				}
 			})
 			require.NoError(t, err)
 		}
-		require.NoError(t, f.Whole(30*time.Second))
-		require.NoError(t, f.Served(30*time.Second, 5))
+		require.NoError(t, f.AwaitComplete(30*time.Second))
+		require.NoError(t, f.AwaitServed(30*time.Second, 5))
 	}
 	leave := func(slots ...int) {
 		t.Helper()
@@ -86,8 +87,8 @@ func TestChurn(t *testing.T) {
 		}
 		all.Wait()
 		require.NoError(t, errors.Join(errs...))
-		require.NoError(t, f.Whole(30*time.Second))
-		require.NoError(t, f.Served(30*time.Second, 20))
+		require.NoError(t, f.AwaitComplete(30*time.Second))
+		require.NoError(t, f.AwaitServed(30*time.Second, 20))
 	}
 	join(0)
 	refused, _ := calls(f)
@@ -97,9 +98,9 @@ func TestChurn(t *testing.T) {
 	}
 
 	dead := f.Slot(3)
-	require.NoError(t, f.Do("kill a member", dead, dead.Kill))
+	require.NoError(t, f.Inject("kill a member", dead, dead.Kill))
 	join(3)
-	assert.NotEqual(t, dead.Status().ID, f.Slot(3).Status().ID, "it is another node under the same name")
+	assert.NotEqual(t, dead.Status().ID, f.Slot(3).Status().ID, "a new node has the name of the dead one")
 
 	leave(0) // the founder
 	for slot := most - 5; slot >= 5; slot -= 5 {
@@ -112,31 +113,31 @@ func TestChurn(t *testing.T) {
 	assert.Zero(t, failed)
 	rs, ledger := finish(t, f, 3*time.Second, "kill a member", "leave")
 	if hadQuorum(t, f) && servedWithin(t, f, rs, bucket.TTL, "kill a member", "leave") {
-		assert.Equal(t, refused, noQuorum, "once there is a cluster, nobody is refused for want of a quorum")
-		assert.LessOrEqual(t, len(ledger.Lost), 1, "nobody but the dead one has lost a lease: %v", ledger.Lost)
+		assert.Equal(t, refused, noQuorum, "calls refused for want of a quorum, once there is a cluster")
+		assert.LessOrEqual(t, len(ledger.Lost), 1, "holders of lost leases, besides the killed worker: %v", ledger.Lost)
 	}
 }
 
-// All members are restarted, one after the other, under load. None of the others
-// notices, and no lease is lost.
+// All members are restarted, one after the other, under load. The others are served
+// without a longer gap, and no lease is lost.
 func TestRollingRestart(t *testing.T) {
 	f := begin(t, 3)
-	f.Limits = choked.MustLimits("600/s burst 60", "") // so that who is served at all is served all the time
+	f.Limits = choked.MustLimits("600/s burst 60", "") // high enough that every worker is served continually
 	startAll(t, f)
 	refused, _ := calls(f)
 	for slot := range 3 {
 		p := f.Slot(slot)
-		require.NoError(t, f.Do("leave", p, func() error { return p.Leave(20 * time.Second) }))
-		require.NoError(t, f.Do("return", p, func() error { _, err := f.Start(slot, nil); return err }))
-		require.NoError(t, f.Whole(30*time.Second))
-		require.NoError(t, f.Served(30*time.Second, 20))
+		require.NoError(t, f.Inject("leave", p, func() error { return p.Leave(20 * time.Second) }))
+		require.NoError(t, f.Inject("return", p, func() error { _, err := f.Start(slot, nil); return err }))
+		require.NoError(t, f.AwaitComplete(30*time.Second))
+		require.NoError(t, f.AwaitServed(30*time.Second, 20))
 	}
 	noQuorum, failed := calls(f)
 	assert.Zero(t, failed)
-	// Some 60 ms by themselves, 220 under the race detector with another test beside.
+	// The longest gap is some 60 ms, or 220 ms under the race detector with another test in parallel.
 	_, ledger := finish(t, f, 500*time.Millisecond, "leave", "return")
 	if hadQuorum(t, f) {
-		assert.Equal(t, refused, noQuorum, "nobody is refused for want of a quorum")
-		assert.Zero(t, ledger.Expired, "who leaves returns what it has")
+		assert.Equal(t, refused, noQuorum, "calls refused for want of a quorum")
+		assert.Zero(t, ledger.Expired, "a leaving worker returns its leases")
 	}
 }

@@ -23,12 +23,12 @@ import (
 	"github.com/choked/choked/internal/testkit/history"
 )
 
-// steppedOut is how a worker stands whose disk has failed: it says so, and is
-// served by the others.
+// steppedOut waits until a worker reports that its disk has failed, another worker
+// leads, and all are served.
 func steppedOut(t *testing.T, f *fleet.Fleet, slot int) {
 	t.Helper()
 	p := f.Slot(slot)
-	require.NoError(t, p.Await(30*time.Second, "says that its disk has failed", func(s fleet.Status) bool {
+	require.NoError(t, p.Await(30*time.Second, "health reports the failed disk", func(s fleet.Status) bool {
 		return strings.Contains(s.Health, "disk failed")
 	}))
 	f.Faults = append(f.Faults, fleet.Fault{At: history.Now(), What: "step out", Slot: slot})
@@ -38,7 +38,7 @@ func steppedOut(t *testing.T, f *fleet.Fleet, slot int) {
 			return s.Leader != "" && s.Leader != id
 		}))
 	}
-	require.NoError(t, f.Served(30*time.Second, 50), "all are served, it too")
+	require.NoError(t, f.AwaitServed(30*time.Second, 50), "all are served, the worker with the failed disk too")
 }
 
 func TestDiskFull(t *testing.T) {
@@ -46,13 +46,13 @@ func TestDiskFull(t *testing.T) {
 	for _, who := range []string{"a follower's", "the leader's"} {
 		t.Run(who, func(t *testing.T) {
 			f := begin(t, 3)
-			for slot := range 3 { // the small one must not show by its name
+			for slot := range 3 { // all disks are small, so that the file systems do not differ
 				remove, err := f.SmallDisk(slot, 8<<20)
 				require.NoError(t, err)
 				t.Cleanup(func() { assert.NoError(t, remove()) })
 			}
 			startAll(t, f)
-			leader, err := f.Leader(10 * time.Second)
+			leader, err := f.AwaitLeader(10 * time.Second)
 			require.NoError(t, err)
 			slot := leader.Job.Slot
 			if who == "a follower's" {
@@ -60,7 +60,7 @@ func TestDiskFull(t *testing.T) {
 			}
 			require.NoError(t, f.Fill(slot))
 			steppedOut(t, f, slot)
-			f.Spoiled[slot] = true
+			f.FailedDisk[slot] = true
 			finish(t, f, 3*time.Second, "step out")
 		})
 	}
@@ -72,24 +72,24 @@ func TestDiskError(t *testing.T) {
 	for slot := range 3 {
 		var wrap []string
 		if slot == 1 {
-			wrap = fleet.FailingSync(300) // of two that vote none may fail, so not before there are three
+			wrap = fleet.FailingSync(300) // late enough that three workers vote: with two, a failure would cost the majority
 		}
 		_, err := f.Start(slot, nil, wrap...)
 		require.NoError(t, err)
 	}
-	require.NoError(t, f.Whole(30*time.Second))
+	require.NoError(t, f.AwaitComplete(30*time.Second))
 	steppedOut(t, f, 1)
-	f.Spoiled[1] = true
-	leader, err := f.Leader(10 * time.Second)
+	f.FailedDisk[1] = true
+	leader, err := f.AwaitLeader(10 * time.Second)
 	require.NoError(t, err)
-	require.NoError(t, f.Do("leave", leader, func() error { return leader.Leave(20 * time.Second) }))
-	require.NoError(t, f.Served(30*time.Second, 20), "who is left is served, the one without a disk too")
+	require.NoError(t, f.Inject("leave", leader, func() error { return leader.Leave(20 * time.Second) }))
+	require.NoError(t, f.AwaitServed(30*time.Second, 20), "the remaining workers are served, the one with the failed disk too")
 	finish(t, f, 3*time.Second, "step out", "leave")
 }
 
-// What a lone worker finds on its disk is what it knows. Where that is damaged
-// it must refuse to start and say so, or not have needed what is damaged: it
-// never begins anew.
+// A worker alone has all its state on its disk. If a file there is damaged, the
+// worker must refuse to start with an error, have no leader, or not need the damaged
+// part. It must not start with an empty state, which would admit the burst again.
 func TestDiskCorrupt(t *testing.T) {
 	for _, compacted := range []bool{false, true} {
 		t.Run(map[bool]string{false: "log", true: "snapshot"}[compacted], func(t *testing.T) {
@@ -102,31 +102,31 @@ func TestDiskCorrupt(t *testing.T) {
 				require.NoError(t, f.Compact(0))
 			}
 			whole := filepath.Join(f.Dir, "whole")
-			require.NoError(t, os.CopyFS(whole, os.DirFS(f.State(0))))
+			require.NoError(t, os.CopyFS(whole, os.DirFS(f.StateDir(0))))
 			before, err := f.Records()
 			require.NoError(t, err)
 
 			rnd := rand.New(rand.NewPCG(1, 2))
-			refused, went, waits := 0, 0, 0
+			refused, unaffected, leaderless := 0, 0, 0
 			for _, d := range damages(t, whole, files(t, whole, compacted), rnd) {
-				require.NoError(t, os.RemoveAll(f.State(0)))
-				require.NoError(t, os.CopyFS(f.State(0), os.DirFS(whole)))
-				d.do(t, f.State(0))
+				require.NoError(t, os.RemoveAll(f.StateDir(0)))
+				require.NoError(t, os.CopyFS(f.StateDir(0), os.DirFS(whole)))
+				d.do(t, f.StateDir(0))
 				p, err := f.Start(0, nil)
 				require.NoError(t, err)
-				err = p.Await(20*time.Second, "leads, or says why not", func(s fleet.Status) bool {
+				err = p.Await(20*time.Second, "leads, or reports that there is no leader", func(s fleet.Status) bool {
 					return s.Leads && s.Sent > 0 || strings.Contains(s.Health, "no leader")
 				})
 				switch {
 				case err != nil:
 					require.ErrorContains(t, err, "has ended", d.what)
-					assert.Regexp(t, `worker: cluster: .*worker-1`, p.LastWords(), d.what)
+					assert.Regexp(t, `worker: cluster: .*worker-1`, p.LogTail(), d.what)
 					refused++
 				case p.Status().Leads:
-					went++
-				default: // Raft has no checksum on what a snapshot says of the members
+					unaffected++
+				default: // Raft has no checksum on the members in a snapshot
 					assert.Contains(t, d.what, "meta.json")
-					waits++
+					leaderless++
 				}
 				require.NoError(t, p.Kill())
 				after, err := history.Read(p.Job.Records)
@@ -135,9 +135,9 @@ func TestDiskCorrupt(t *testing.T) {
 					assert.LessOrEqual(t, worst.Proved, 1e-6, "%s: units over the bound", d.what)
 				}
 			}
-			require.NoError(t, f.Alarms())
-			assert.NotZero(t, refused, "times that it refused to start")
-			t.Logf("figures: %s: refused to start %d times, did not need what was damaged %d times, had no leader %d times", t.Name(), refused, went, waits)
+			require.NoError(t, f.CheckLogs())
+			assert.NotZero(t, refused, "starts that were refused")
+			t.Logf("figures: %s: refused to start %d times, did not need the damaged part %d times, had no leader %d times", t.Name(), refused, unaffected, leaderless)
 		})
 	}
 }
@@ -147,7 +147,8 @@ type damage struct {
 	do   func(t *testing.T, dir string)
 }
 
-// files returns the names of those in dir: of its latest snapshot, or all.
+// files returns the names of the files in dir that belong to the latest snapshot, or
+// of those that belong to none.
 func files(t *testing.T, dir string, snapshot bool) (list []string) {
 	t.Helper()
 	err := fs.WalkDir(os.DirFS(dir), ".", func(file string, e fs.DirEntry, err error) error {
@@ -157,7 +158,7 @@ func files(t *testing.T, dir string, snapshot bool) (list []string) {
 		return err
 	})
 	require.NoError(t, err)
-	if snapshot { // they are named by term and index, in decimal
+	if snapshot { // snapshots are named by term and index, in decimal
 		slices.SortFunc(list, func(a, b string) int {
 			return cmp.Or(cmp.Compare(len(path.Dir(a)), len(path.Dir(b))), cmp.Compare(a, b))
 		})
@@ -166,7 +167,7 @@ func files(t *testing.T, dir string, snapshot bool) (list []string) {
 	return list
 }
 
-// damages returns what can become of files in dir.
+// damages returns damages to the files in dir: truncation and flipped bits.
 func damages(t *testing.T, dir string, files []string, rnd *rand.Rand) (list []damage) {
 	t.Helper()
 	change := func(file, what string, f func(b []byte) []byte) {
@@ -189,7 +190,7 @@ func damages(t *testing.T, dir string, files []string, rnd *rand.Rand) (list []d
 		}
 		for range flips {
 			at := rnd.IntN(len(b))
-			for b[at] == 0 { // most of the file is not in use
+			for b[at] == 0 { // most of the file is unused
 				at = rnd.IntN(len(b))
 			}
 			bit := byte(1) << rnd.IntN(8)

@@ -23,15 +23,14 @@ import (
 	"github.com/choked/choked/cluster"
 )
 
-// hostile are names that somebody may give to keys who means no good.
+// hostile are key names of an attacker.
 var hostile = []string{
 	"a\nlevel=ERROR msg=forged", "\x00", "\x1b[2J\x1b[31m", `"><script>alert(1)</script>`, "\xff\xfe\xfd", "%s%n%d",
 	"../../etc/passwd", "\u202egnp.exe", "{tag}", "'; DROP TABLE buckets; --", "\u2028\r\n\r\n", "key",
 }
 
-// Somebody makes up keys, as many as he can, of names that mean no good. Each
-// costs what its bucket and its name take, and nothing when the bucket is full
-// again. CHOKED_KEYS=1000000 has as many keys as that.
+// An attacker uses many keys with hostile names. Each takes the memory of its bucket
+// and its name until the bucket is full again. CHOKED_KEYS sets the number of keys.
 func TestKeyFlood(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -42,7 +41,7 @@ func TestKeyFlood(t *testing.T) {
 		keys, err = strconv.Atoi(s)
 		require.NoError(t, err)
 	}
-	// Not beside other tests: their memory is this process's, too.
+	// Not parallel with other tests, whose memory would be counted.
 	var logs safeBuffer
 	n, err := cluster.Start(cluster.Config{Name: "flooded", Bind: "127.0.0.1:0", Dir: t.TempDir(), Logger: slog.New(slog.NewTextHandler(&logs, nil))})
 	require.NoError(t, err)
@@ -82,8 +81,8 @@ func TestKeyFlood(t *testing.T) {
 	t.Logf("figures: %d keys in %v: %d bytes each, of which %d are the name", keys, took.Round(time.Millisecond), live/keys, names/keys)
 	assert.LessOrEqual(t, live, 300*keys+names+constant, "bytes for %d keys, which have %d bytes of names", keys, names)
 
-	// All comes back, as not used after all. With each operation a few buckets are
-	// looked at, and forgotten if they are full.
+	// The whole charge is returned. Each operation checks a few buckets and forgets
+	// the full ones.
 	one := bucket.Ask{Key: "one", ID: bucket.LeaseID{Holder: 1}, Limits: limits, Need: bucket.Cost{Requests: 1}, Want: bucket.Cost{Requests: 1}}
 	lease, err := n.Lease(context.Background(), one)
 	require.NoError(t, err)
@@ -92,24 +91,24 @@ func TestKeyFlood(t *testing.T) {
 	all(func(a *bucket.Adjustment) { a.Key = one.Key })
 	assert.Zero(t, len(n.Buckets()), "buckets that are not full")
 	left := heap() - before
-	t.Logf("figures: %d bytes for each key that there was", left/keys)
+	t.Logf("figures: %d bytes left for each former key", left/keys)
 	assert.LessOrEqual(t, left, 64*keys+constant, "bytes left, when all buckets are full again")
 
 	assert.NotContains(t, logs.String(), "\x1b")
 	assert.NotContains(t, logs.String(), "\nlevel=ERROR msg=forged")
 }
 
-// heap is the bytes that are in use.
+// heap returns the bytes of the heap that are in use.
 func heap() int {
 	var m runtime.MemStats
-	for range 2 { // what has a finalizer goes at the second
+	for range 2 { // objects with finalizers are freed by the second collection
 		runtime.GC()
 	}
 	runtime.ReadMemStats(&m)
 	return int(m.HeapAlloc)
 }
 
-// safeBuffer may be written to by many.
+// safeBuffer is a buffer that is safe for concurrent use.
 type safeBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

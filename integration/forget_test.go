@@ -16,28 +16,28 @@ import (
 	"github.com/choked/choked/internal/testkit/history"
 )
 
-// All members lose their disks at once, after the burst was spent. Of that nobody
-// knows any more: a burst is spent once more, or, where the buckets are to begin
-// empty, all wait for the refill.
+// All members lose their disks at once, after the burst was spent. The cluster has
+// lost the record of it: with ColdStart Full another burst is admitted, with Empty
+// all callers wait for the refill.
 func TestTotalLoss(t *testing.T) {
-	for _, how := range []cluster.ColdStart{cluster.Full, cluster.Empty} {
-		name, err := how.MarshalText()
+	for _, coldStart := range []cluster.ColdStart{cluster.Full, cluster.Empty} {
+		name, err := coldStart.MarshalText()
 		require.NoError(t, err)
 		t.Run(string(name), func(t *testing.T) {
 			f := begin(t, 3)
 			f.Limits = choked.MustLimits("10/s burst 50", "")
-			begins := func(j *fleet.Job) { j.ColdStart = how }
-			require.NoError(t, f.StartAll(begins))
-			require.NoError(t, f.Served(30*time.Second, 20)) // more than the burst, by all together
+			configure := func(j *fleet.Job) { j.ColdStart = coldStart }
+			require.NoError(t, f.StartAll(configure))
+			require.NoError(t, f.AwaitServed(30*time.Second, 20)) // more than the burst, by all workers together
 			first := clusterOf(t, f, 0)
 
-			require.NoError(t, f.Do("lose all", f.Slot(0), func() error { return killAll(f) }))
+			require.NoError(t, f.Inject("lose all", f.Slot(0), func() error { return killAll(f) }))
 			for slot := range 3 {
-				require.NoError(t, os.RemoveAll(f.State(slot)))
+				require.NoError(t, os.RemoveAll(f.StateDir(slot)))
 			}
-			require.NoError(t, f.StartAll(begins))
-			require.NoError(t, f.Served(30*time.Second, 15))
-			assert.NotEqual(t, first, clusterOf(t, f, 0), "it is another cluster")
+			require.NoError(t, f.StartAll(configure))
+			require.NoError(t, f.AwaitServed(30*time.Second, 15))
+			assert.NotEqual(t, first, clusterOf(t, f, 0), "another cluster is founded")
 
 			rs := stop(t, f)
 			var lives [2][]history.Record
@@ -49,59 +49,59 @@ func TestTotalLoss(t *testing.T) {
 				lives[life] = append(lives[life], r)
 			}
 			for _, life := range lives {
-				assert.LessOrEqual(t, history.Check(life, f.Limits).Proved, 1e-6, "units over the bound, in one life")
+				assert.LessOrEqual(t, history.Check(life, f.Limits).Proved, 1e-6, "units over the bound, before or after the loss")
 			}
 			again := history.Check(rs, f.Limits)
 			t.Log("figures:", fleet.Row{What: t.Name(), Times: 1, Admissions: len(rs), Worst: again})
-			if how == cluster.Empty {
-				assert.LessOrEqual(t, again.Proved, 1e-6, "units over the bound, in both")
+			if coldStart == cluster.Empty {
+				assert.LessOrEqual(t, again.Proved, 1e-6, "units over the bound, in the whole run")
 				return
 			}
-			assert.LessOrEqual(t, again.Proved, 50+1e-6, "a burst is spent once more")
-			assert.Greater(t, history.Check(lives[1], choked.MustLimits("10/s burst 5", "")).Suspect, 0.0, "and it is")
+			assert.LessOrEqual(t, again.Proved, 50+1e-6, "at most one more burst is admitted")
+			assert.Greater(t, history.Check(lives[1], choked.MustLimits("10/s burst 5", "")).Suspect, 0.0, "the new cluster admits the second burst")
 		})
 	}
 }
 
-// As Kubernetes has it in a Deployment: workers that keep nothing are started
-// together, and find each other by a name that stands for all that run. A new
-// release replaces one after the other by one at another address. In the end
-// none of the first is left, and one is lost without a word.
+// The workers of a Kubernetes Deployment keep no state, are started together and
+// find each other by a name that resolves to all running ones. A new release
+// replaces them one by one at other addresses. Then the leader is killed and
+// replaced.
 func TestDeployment(t *testing.T) {
 	f := begin(t, 7)
-	forgets := func(j *fleet.Job) { j.Dir = "" }
+	stateless := func(j *fleet.Job) { j.Dir = "" }
 	for slot := range 3 {
-		_, err := f.Start(slot, forgets)
+		_, err := f.Start(slot, stateless)
 		require.NoError(t, err)
 	}
-	require.NoError(t, f.Whole(30*time.Second))
-	require.NoError(t, f.Served(30*time.Second, 20))
+	require.NoError(t, f.AwaitComplete(30*time.Second))
+	require.NoError(t, f.AwaitServed(30*time.Second, 20))
 	refused, _ := calls(f)
 	add := func(slot int, others ...int) {
 		t.Helper()
-		f.SeedBy(append([]int{slot}, others...)...) // the newcomer first: it is the one who would found
-		_, err := f.Start(slot, forgets)
+		f.SetSeeds(append([]int{slot}, others...)...) // the new worker first: the first seed is the one that founds a cluster
+		_, err := f.Start(slot, stateless)
 		require.NoError(t, err)
-		require.NoError(t, f.Whole(30*time.Second))
-		require.NoError(t, f.Served(30*time.Second, 20))
+		require.NoError(t, f.AwaitComplete(30*time.Second))
+		require.NoError(t, f.AwaitServed(30*time.Second, 20))
 	}
 	for slot := range 3 {
 		add(slot+3, slot, slot+1, slot+2)
 		old := f.Slot(slot)
-		require.NoError(t, f.Do("leave", old, func() error { return old.Leave(20 * time.Second) }))
-		require.NoError(t, f.Whole(30*time.Second))
-		require.NoError(t, f.Served(30*time.Second, 20))
+		require.NoError(t, f.Inject("leave", old, func() error { return old.Leave(20 * time.Second) }))
+		require.NoError(t, f.AwaitComplete(30*time.Second))
+		require.NoError(t, f.AwaitServed(30*time.Second, 20))
 	}
 	noQuorum, failed := calls(f)
 	if hadQuorum(t, f) {
-		assert.Equal(t, refused, noQuorum, "calls refused for want of a quorum, since there was a cluster")
+		assert.Equal(t, refused, noQuorum, "calls refused for want of a quorum, once there is a cluster")
 	}
 	assert.Zero(t, failed)
 
-	leader, err := f.Leader(10 * time.Second)
+	leader, err := f.AwaitLeader(10 * time.Second)
 	require.NoError(t, err)
-	require.NoError(t, f.Do("kill the leader", leader, leader.Kill))
-	require.NoError(t, f.Served(30*time.Second, 20))
+	require.NoError(t, f.Inject("kill the leader", leader, leader.Kill))
+	require.NoError(t, f.AwaitServed(30*time.Second, 20))
 	var left []int
 	for _, p := range f.Running() {
 		left = append(left, p.Job.Slot)

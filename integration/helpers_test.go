@@ -16,14 +16,14 @@ import (
 	"github.com/choked/choked/internal/testkit/history"
 )
 
-// The test's program is the workers' too.
+// TestMain makes the test program run as a worker if it was started as one.
 func TestMain(m *testing.M) {
 	fleet.Main()
 	os.Exit(m.Run())
 }
 
-// need skips the test when something is missing, or fails it where all tests
-// are to run.
+// need skips the test if a requirement is missing, or fails it if
+// CHOKED_REQUIRE_ALL is set.
 func need(t *testing.T, missing error) {
 	t.Helper()
 	switch {
@@ -35,12 +35,12 @@ func need(t *testing.T, missing error) {
 	}
 }
 
-// begin prepares a fleet of n workers for a test, and starts none.
+// begin prepares a fleet of n workers and starts none.
 func begin(t *testing.T, n int) *fleet.Fleet {
 	return prepare(t, func(dir string) (*fleet.Fleet, error) { return fleet.New(dir, n) })
 }
 
-// start starts a fleet of n workers for a test, which is whole.
+// start starts a fleet of n workers and waits until the cluster is complete.
 func start(t *testing.T, n int) *fleet.Fleet {
 	f := begin(t, n)
 	startAll(t, f)
@@ -50,7 +50,7 @@ func start(t *testing.T, n int) *fleet.Fleet {
 func startAll(t *testing.T, f *fleet.Fleet) {
 	t.Helper()
 	require.NoError(t, f.StartAll(nil))
-	require.NoError(t, f.Served(30*time.Second, 5))
+	require.NoError(t, f.AwaitServed(30*time.Second, 5))
 }
 
 func prepare(t *testing.T, make func(dir string) (*fleet.Fleet, error)) *fleet.Fleet {
@@ -64,7 +64,7 @@ func prepare(t *testing.T, make func(dir string) (*fleet.Fleet, error)) *fleet.F
 	f, err := make(dir)
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		f.Abandon()
+		f.KillAll()
 		if !t.Failed() && os.Getenv("CHOKED_KEEP") == "" {
 			os.RemoveAll(dir)
 			return
@@ -79,54 +79,52 @@ func prepare(t *testing.T, make func(dir string) (*fleet.Fleet, error)) *fleet.F
 	return f
 }
 
-// within returns what was admitted in a span of time after an instant.
+// within returns the admissions in a span of time that begins at a time.
 func within(rs []history.Record, at int64, span time.Duration) []history.Record {
 	return slices.DeleteFunc(slices.Clone(rs), func(r history.Record) bool {
 		return r.Before < at || r.After > at+int64(span)
 	})
 }
 
-// leaderDies is how long nobody may be served when the leader dies. Ninety-nine of a
-// hundred times it is less than a second and a half; but when two stand for election
-// at the same instant, or one that lacks the last entry, the next try is up to a second
-// later.
+// leaderDies is the longest allowed recovery from the death of the leader. In 99 of
+// 100 cases it takes less than 1.5 s. If two voters become candidates at the same time, or
+// a voter that lacks the last entry does, the next election is up to a second later.
 const leaderDies = 2500 * time.Millisecond
 
-// finish ends a test's fleet and holds what it has admitted against the bound,
-// and against what the logs say was granted. After the faults named, nobody who
-// had a demand and was not hit may have waited longer than gap, and what is allowed
-// for a machine that was late.
+// finish stops the fleet. It checks the admissions against the bound and against the
+// quota that was granted according to the logs. The recovery from each of the named
+// faults may take no longer than gap, plus an allowance for a late machine.
 func finish(t *testing.T, f *fleet.Fleet, gap time.Duration, faults ...string) ([]history.Record, fleet.Ledger) {
 	t.Helper()
 	rs := stop(t, f)
 	ledger, err := f.Audit()
 	require.NoError(t, err)
 	admitted := f.Limits.Limited(fleet.Total(rs))
-	assert.True(t, ledger.Granted.Covers(admitted), "admitted is %v, granted %v", admitted, ledger.Granted)
-	t.Log("the books:", ledger)
+	assert.True(t, ledger.Granted.Covers(admitted), "admitted %v, granted %v", admitted, ledger.Granted)
+	t.Log("ledger:", ledger)
 	judge(t, f, rs, ledger, gap, faults...)
 	return rs, ledger
 }
 
-// stop ends a test's fleet, and returns what it has admitted.
+// stop stops the fleet and returns its admissions.
 func stop(t *testing.T, f *fleet.Fleet) []history.Record {
 	t.Helper()
-	require.NoError(t, f.Stop(), "who is asked to leaves")
-	require.NoError(t, f.Alarms())
+	require.NoError(t, f.Stop(), "stop the fleet")
+	require.NoError(t, f.CheckLogs())
 	rs, err := f.Records()
 	require.NoError(t, err)
 	return rs
 }
 
-// allowed is how long something may take that is to take no longer than span, when
-// the machine was late meanwhile. Several were late at once, so that the sum of it
-// exceeds any wait: no more of it counts than as long again, or a second, or a test
-// on a slow machine could not fail.
+// allowed returns span plus an allowance for the lateness of the machine. late is a
+// sum over several workers that were late at once, so it exceeds any single wait:
+// the allowance is at most span, or a second if that is more. Without this cap, a
+// test on a slow machine could not fail.
 func allowed(span, late time.Duration) time.Duration {
 	return span + min(late, max(span, time.Second))
 }
 
-// judge is what finish does of a fleet of which there may be no log.
+// judge does the checks of finish that need no Raft log.
 func judge(t *testing.T, f *fleet.Fleet, rs []history.Record, ledger fleet.Ledger, gap time.Duration, faults ...string) {
 	t.Helper()
 	row := fleet.Row{What: t.Name(), Times: 1, Admissions: len(rs), Worst: history.Check(rs, f.Limits), Lost: ledger.Expired, Leased: ledger.Granted}
@@ -137,15 +135,15 @@ func judge(t *testing.T, f *fleet.Fleet, rs []history.Record, ledger fleet.Ledge
 	for _, what := range faults {
 		row.What, row.Times = t.Name()+": "+what, 0
 		var late []time.Duration
-		// Further than can be allowed, or a longer wait would not show.
+		// The timeout exceeds the largest allowed gap, so that a longer one shows.
 		for _, r := range f.Recoveries(rs, what, max(10*time.Second, 3*gap)) {
 			row.Times++
 			row.Recovery, late = append(row.Recovery, r.Gap), append(late, r.Late)
-			assert.LessOrEqual(t, r.Gap, allowed(gap, r.Late), "after %s, when the machine was late by %v: for how long somebody was not served", what, r.Late)
+			assert.LessOrEqual(t, r.Gap, allowed(gap, r.Late), "recovery after %s; lateness of the machine: %v", what, r.Late)
 		}
 		assert.NotZero(t, row.Times, what)
 		t.Log("figures:", row)
-		t.Logf("after %s the machine was late by %s", what, fleet.Quantiles(late))
-		row = fleet.Row{} // the rest of it is told once
+		t.Logf("lateness of the machine after %s: %s", what, fleet.Quantiles(late))
+		row = fleet.Row{} // the other columns are printed once
 	}
 }

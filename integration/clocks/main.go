@@ -1,14 +1,15 @@
 //go:build linux
 
-// Command clocks runs a storm among workers whose clocks cannot be trusted: the
-// wall clock of each is set forward and back every few seconds, and what counts
-// the time of leases runs a little fast on one worker and slow on another.
+// Command clocks runs integration/storm with workers whose clocks are wrong. The
+// wall clock of each worker is set forward and back every few seconds, and the
+// clock that measures leases is fast on some workers and slow on others.
 //
 //	go run ./integration/clocks -wall 1h -drift 1 -- -for 5m -seed 1
 //
-// What follows -- goes to ./integration/storm, which is built with other clocks
-// than those of package time. The rate may be exceeded by the drift of the worker
-// that decides, and by no more; beyond 1% that is told, not judged.
+// The arguments after -- are those of integration/storm, which is built with
+// modified copies of the clocks in package time and internal/boottime. A rate may
+// be exceeded by the drift of the leader's clock, but not by more. With a drift of
+// more than 1% no bound is promised, and the excess is only printed.
 package main
 
 import (
@@ -24,13 +25,13 @@ import (
 )
 
 func main() {
-	wall := flag.Duration("wall", time.Hour, "how far the wall clock is set forward, and back")
-	drift := flag.Int("drift", 1, "how many `percent` the clocks run fast or slow")
+	wall := flag.Duration("wall", time.Hour, "how far the wall clocks are set forward and back")
+	drift := flag.Int("drift", 1, "`percent` by which the clocks that measure leases are fast or slow")
 	flag.Parse()
 	err := run(*wall, *drift, flag.Args())
-	var ended *exec.ExitError
-	if errors.As(err, &ended) {
-		os.Exit(ended.ExitCode()) // it has said why
+	var exited *exec.ExitError
+	if errors.As(err, &exited) {
+		os.Exit(exited.ExitCode()) // storm has printed its error
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "clocks:", err)
@@ -38,7 +39,7 @@ func main() {
 	}
 }
 
-// run builds and runs the storm with some files in place of others.
+// run builds the storm with modified copies of some source files, and runs it.
 func run(wall time.Duration, drift int, args []string) error {
 	dir, err := os.MkdirTemp("", "choked-clocks-")
 	if err != nil {
@@ -53,14 +54,14 @@ func run(wall time.Duration, drift int, args []string) error {
 	if err != nil {
 		return err
 	}
-	replaced := make(map[string]string)
-	for _, f := range []struct{ path, old, new, more string }{
+	overlaid := make(map[string]string)
+	for _, f := range []struct{ path, old, new, appended string }{
 		{
 			path: filepath.Join(root, "src/time/time.go"),
 			old:  "sec, nsec, mono := runtimeNow()\n", new: "sec, nsec, mono := runtimeNow()\n\tsec += wallJump(mono)\n",
-			more: fmt.Sprintf(`
-// wallJump is by how many seconds the wall clock is wrong: another number every
-// four seconds, at another time in each process.
+			appended: fmt.Sprintf(`
+// wallJump returns the error of the wall clock in seconds. It changes every four
+// seconds, at another time in each process.
 func wallJump(mono int64) int64 {
 	return [...]int64{0, %[1]d, -%[1]d, 0, -%[1]d, %[1]d}[(mono+startNano%%1e10)/4e9%%6]
 }
@@ -69,10 +70,10 @@ func wallJump(mono int64) int64 {
 		{
 			path: filepath.Join(module, "internal/boottime/clock.go"),
 			old:  "return &Clock{start: time.Now(),", new: "return &Clock{rate: drift, start: time.Now(),",
-			more: fmt.Sprintf(`
-var aside = int64(os.Getpid()%%3-1) * %d // percent
+			appended: fmt.Sprintf(`
+var driftPercent = int64(os.Getpid()%%3-1) * %d
 
-func drift(ns int64) int64 { return ns + ns/100*aside }
+func drift(ns int64) int64 { return ns + ns/100*driftPercent }
 `, drift),
 		},
 	} {
@@ -81,19 +82,19 @@ func drift(ns int64) int64 { return ns + ns/100*aside }
 			return err
 		}
 		if n := strings.Count(string(text), f.old); n != 1 {
-			return fmt.Errorf("%s has %q %d times: want once", f.path, f.old, n)
+			return fmt.Errorf("%s contains %q %d times: want once", f.path, f.old, n)
 		}
-		changed := strings.Replace(string(text), f.old, f.new, 1) + f.more
-		if strings.Contains(f.more, "os.") {
+		changed := strings.Replace(string(text), f.old, f.new, 1) + f.appended
+		if strings.Contains(f.appended, "os.") {
 			changed = strings.Replace(changed, "import (\n", "import (\n\t\"os\"\n", 1)
 		}
-		other := filepath.Join(dir, fmt.Sprint(len(replaced), ".go"))
-		if err := os.WriteFile(other, []byte(changed), 0o600); err != nil {
+		copied := filepath.Join(dir, fmt.Sprint(len(overlaid), ".go"))
+		if err := os.WriteFile(copied, []byte(changed), 0o600); err != nil {
 			return err
 		}
-		replaced[f.path] = other
+		overlaid[f.path] = copied
 	}
-	overlay, err := json.Marshal(map[string]any{"Replace": replaced})
+	overlay, err := json.Marshal(map[string]any{"Replace": overlaid})
 	if err != nil {
 		return err
 	}

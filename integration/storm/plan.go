@@ -9,51 +9,52 @@ import (
 	"time"
 )
 
-// round is what befalls the workers between two calms, some half a minute.
+// round is a sequence of faults, of some half a minute, after which the fleet has to
+// recover.
 type round struct {
-	strikes []strike
-	wiped   int // the slot that loses its disk afterwards; -1: none
+	injections []injection
+	wipedSlot  int // slot that loses its disk after the round; -1: none
 }
 
-// strike is one fault. Which of the fields it uses depends on the fault.
-type strike struct {
+// injection is one fault with its parameters. Each kind of fault uses some of them.
+type injection struct {
 	*fault
-	slot  int
-	side  []int // slots on one side of a cut, the one above among them
-	loss  int   // percent of packets
-	lasts time.Duration
-	rests time.Duration // what comes after it
-	again bool          // those that are gone are started afterwards
+	slot       int
+	side       []int // slots on one side of a cut, slot included
+	loss       int   // percent of packets
+	duration   time.Duration
+	pauseAfter time.Duration // after the end of the fault
+	restart    bool          // start the stopped workers afterwards
 }
 
-const strikesPerRound = 6
+const injectionsPerRound = 6
 
-// draw returns a round. It follows from the seed and the round's number, and so
-// does each strike: neither time nor what was drawn before has a part in it.
-func draw(seed, number uint64, workers int, network bool) round {
+// newRound returns the round of a number. The round depends on the seed, the number
+// and the parameters alone, so that it can be repeated.
+func newRound(seed, number uint64, workers int, network bool) round {
 	random := func(part uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, number<<8|part)) }
 	var r round
-	for i := range uint64(strikesPerRound) {
-		r.strikes = append(r.strikes, drawStrike(random(i), workers, network))
+	for i := range uint64(injectionsPerRound) {
+		r.injections = append(r.injections, newInjection(random(i), workers, network))
 	}
-	rnd := random(strikesPerRound)
-	r.wiped = rnd.IntN(workers)
+	rnd := random(injectionsPerRound)
+	r.wipedSlot = rnd.IntN(workers)
 	if rnd.IntN(2) == 0 {
-		r.wiped = -1
+		r.wipedSlot = -1
 	}
 	return r
 }
 
-func drawStrike(rnd *rand.Rand, workers int, network bool) strike {
+func newInjection(rnd *rand.Rand, workers int, network bool) injection {
 	between := func(a, b time.Duration) time.Duration { return a + time.Duration(rnd.Int64N(int64(b-a))) }
 	n := len(faults)
 	if !network {
-		n = local
+		n = localFaults
 	}
-	s := strike{
+	s := injection{
 		fault: &faults[rnd.IntN(n)], slot: rnd.IntN(workers), loss: 5 + rnd.IntN(25),
-		lasts: between(500*time.Millisecond, 5*time.Second), rests: between(500*time.Millisecond, 4*time.Second),
-		again: rnd.IntN(2) == 0,
+		duration: between(500*time.Millisecond, 5*time.Second), pauseAfter: between(500*time.Millisecond, 4*time.Second),
+		restart: rnd.IntN(2) == 0,
 	}
 	for i := range workers {
 		if rnd.IntN(3) == 0 || i == s.slot {
@@ -63,62 +64,63 @@ func drawStrike(rnd *rand.Rand, workers int, network bool) strike {
 	return s
 }
 
-// fault befalls workers; end, if there is one, takes it from them again.
+// fault is a kind of fault.
 type fault struct {
 	name   string
-	leader bool // hits the slot that leads, whichever was drawn
-	all    bool // hits all: they recover when it is over
-	do     func(s *storm, k strike) (end func() error, err error)
+	leader bool // hits the leader instead of the drawn slot
+	all    bool // hits all workers: they recover after its end
+	// do injects the fault. end, unless nil, ends it.
+	do func(s *storm, k injection) (end func() error, err error)
 }
 
-// local is how many of the faults need no network of one's own: the first.
-const local = 7
+// localFaults is how many of the faults, from the first on, need no [fleet.Network].
+const localFaults = 7
 
 var faults = [...]fault{
-	{name: "kill", do: func(s *storm, k strike) (func() error, error) { return nil, s.Slot(k.slot).Kill() }},
-	{name: "kill the leader", leader: true, do: func(s *storm, k strike) (func() error, error) { return nil, s.Slot(k.slot).Kill() }},
-	{name: "pause", do: func(s *storm, k strike) (func() error, error) { return s.pause(k.slot) }},
-	{name: "pause the leader", leader: true, do: func(s *storm, k strike) (func() error, error) { return s.pause(k.slot) }},
-	{name: "leave", do: func(s *storm, k strike) (func() error, error) {
+	{name: "kill", do: func(s *storm, k injection) (func() error, error) { return nil, s.Slot(k.slot).Kill() }},
+	{name: "kill the leader", leader: true, do: func(s *storm, k injection) (func() error, error) { return nil, s.Slot(k.slot).Kill() }},
+	{name: "pause", do: func(s *storm, k injection) (func() error, error) { return s.pause(k.slot) }},
+	{name: "pause the leader", leader: true, do: func(s *storm, k injection) (func() error, error) { return s.pause(k.slot) }},
+	{name: "leave", do: func(s *storm, k injection) (func() error, error) {
 		p := s.Slot(k.slot)
 		if !p.Running() {
 			return nil, nil
 		}
-		if err := s.unwell(p.Leave(30 * time.Second)); err != nil {
+		if err := s.tolerateIfBusy(p.Leave(30 * time.Second)); err != nil {
 			return nil, err
 		}
 		return nil, p.Kill()
 	}},
-	{name: "starve", do: func(s *storm, k strike) (func() error, error) { // as on a machine that has too much to do
+	{name: "starve", do: func(s *storm, k injection) (func() error, error) { // as on an overloaded machine
 		return repeat(60*time.Millisecond, s.Slot(k.slot).Pause, s.Slot(k.slot).Resume)
 	}},
-	{name: "kill all", all: true, do: func(s *storm, _ strike) (func() error, error) { return s.startThoseGone, s.killAll() }},
+	{name: "kill all", all: true, do: func(s *storm, _ injection) (func() error, error) { return s.restartStopped, s.killAll() }},
 
-	{name: "cut", all: true, do: func(s *storm, k strike) (func() error, error) {
+	{name: "cut", all: true, do: func(s *storm, k injection) (func() error, error) {
 		return s.net.Heal, s.net.Cut(k.side, s.except(k.side...))
 	}},
-	{name: "cut the leader off", leader: true, do: func(s *storm, k strike) (func() error, error) {
+	{name: "cut the leader off", leader: true, do: func(s *storm, k injection) (func() error, error) {
 		return s.net.Heal, s.net.Cut([]int{k.slot}, s.except(k.slot))
 	}},
-	{name: "deafen", do: func(s *storm, k strike) (func() error, error) {
-		return s.net.Heal, s.net.Deaf(k.slot, s.except(k.slot)...)
+	{name: "deafen", do: func(s *storm, k injection) (func() error, error) {
+		return s.net.Heal, s.net.DropFrom(k.slot, s.except(k.slot)...)
 	}},
-	{name: "deafen the leader", leader: true, do: func(s *storm, k strike) (func() error, error) {
-		return s.net.Heal, s.net.Deaf(k.slot, s.except(k.slot)...)
+	{name: "deafen the leader", leader: true, do: func(s *storm, k injection) (func() error, error) {
+		return s.net.Heal, s.net.DropFrom(k.slot, s.except(k.slot)...)
 	}},
-	{name: "flap", do: func(s *storm, k strike) (func() error, error) {
+	{name: "flap", do: func(s *storm, k injection) (func() error, error) {
 		cut := func() error { return s.net.Cut([]int{k.slot}, s.except(k.slot)) }
 		return repeat(200*time.Millisecond, cut, s.net.Heal)
 	}},
-	{name: "ring", all: true, do: func(s *storm, _ strike) (func() error, error) { // each reaches its neighbours only
+	{name: "ring", all: true, do: func(s *storm, _ injection) (func() error, error) { // each host reaches its two neighbours only
 		var errs []error
 		n := len(s.Hosts)
 		for i := range n {
-			errs = append(errs, s.net.Deaf(i, s.except(i, (i+1)%n, (i+n-1)%n)...))
+			errs = append(errs, s.net.DropFrom(i, s.except(i, (i+1)%n, (i+n-1)%n)...))
 		}
 		return s.net.Heal, errors.Join(errs...)
 	}},
-	{name: "lose packets", all: true, do: func(s *storm, k strike) (func() error, error) {
+	{name: "lose packets", all: true, do: func(s *storm, k injection) (func() error, error) {
 		var errs []error
 		for i := range s.Hosts {
 			errs = append(errs, s.net.Rules(i, fmt.Sprintf("numgen random mod 100 < %d drop", k.loss)))
@@ -127,25 +129,25 @@ var faults = [...]fault{
 	}},
 }
 
-// repeat does something and undoes it, over and over, until end is called.
+// repeat calls do and undo in turn until end is called.
 func repeat(every time.Duration, do, undo func() error) (end func() error, err error) {
-	stop, over := make(chan struct{}), make(chan error, 1)
+	stop, done := make(chan struct{}), make(chan error, 1)
 	go func() {
 		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
 			if err := do(); err != nil {
-				over <- err
+				done <- err
 				return
 			}
 			<-tick.C
 			if err := undo(); err != nil {
-				over <- err
+				done <- err
 				return
 			}
 			select {
 			case <-stop:
-				over <- nil
+				done <- nil
 				return
 			case <-tick.C:
 			}
@@ -153,6 +155,6 @@ func repeat(every time.Duration, do, undo func() error) (end func() error, err e
 	}()
 	return func() error {
 		close(stop)
-		return <-over
+		return <-done
 	}, nil
 }

@@ -13,63 +13,69 @@ import (
 	"github.com/choked/choked/internal/testkit/history"
 )
 
-// Recovery is what a fault cost those who had a demand and were not hit.
+// Recovery is the effect of a fault on the workers that it did not hit.
 type Recovery struct {
 	Fault
-	Gap  time.Duration // for how long one of them was not served, at worst; nobody, if all were hit
-	Late time.Duration // by which the machine was late meanwhile: the three workers together that it was for most
+	Gap  time.Duration // longest time without an admission for one of them; if all were hit, for all workers together
+	Late time.Duration // lateness during Gap, summed over the latest decisionWorkers workers
 
-	Admitted []history.Record // while it was looked at
+	Admitted []history.Record // by all workers, while the fault was observed
 }
 
-// decide is how many workers a decision takes: who asks, who leads, and a voter.
-const decide = 3
+// decisionWorkers is how many workers a decision needs: the worker that asks, the
+// leader, and another voter.
+const decisionWorkers = 3
 
-// Recoveries returns what the faults named cost, each looked at until the next
-// fault, or for at most patience.
-func (f *Fleet) Recoveries(rs []history.Record, what string, patience time.Duration) (list []Recovery) {
+// Recoveries returns the recovery from each fault of the given name. A fault is
+// observed until the next fault, of any name, or for at most timeout. rs are all
+// admissions, in order of time.
+func (f *Fleet) Recoveries(rs []history.Record, what string, timeout time.Duration) (list []Recovery) {
 	for i, fault := range f.Faults {
 		if fault.What != what {
 			continue
 		}
-		until := fault.At + int64(patience)
+		until := fault.At + int64(timeout)
 		if i+1 < len(f.Faults) {
 			until = min(until, f.Faults[i+1].At)
 		}
-		r := Recovery{Fault: fault}
-		var end int64
-		worst := func(rs []history.Record) {
-			if gap, at := history.Gap(rs, fault.At, until); gap > r.Gap {
-				r.Gap, end = gap, at
-			}
-		}
-		all := true
-		r.Admitted = between(rs, fault.At, until)
-		for _, p := range f.all {
-			if p.Job.Slot != fault.Slot && p.Begun < fault.At-int64(time.Second) && !p.endedBefore(until) {
-				all = false
-				worst(p.of(r.Admitted))
-			}
-		}
-		if all {
-			worst(r.Admitted)
-		}
-		var late []time.Duration
-		for _, p := range f.all {
-			if p.Job.Slot != fault.Slot {
-				late = append(late, p.Late(end-int64(r.Gap), end))
-			}
-		}
-		slices.Sort(late)
-		for _, l := range late[max(0, len(late)-decide):] {
-			r.Late += l
-		}
-		list = append(list, r)
+		list = append(list, f.recovery(fault, rs, until))
 	}
 	return list
 }
 
-// between returns the records noted between two instants; rs is in that order.
+func (f *Fleet) recovery(fault Fault, rs []history.Record, until int64) Recovery {
+	r := Recovery{Fault: fault, Admitted: between(rs, fault.At, until)}
+	var end int64 // of the longest gap
+	observe := func(rs []history.Record) {
+		if gap, at := history.Gap(rs, fault.At, until); gap > r.Gap {
+			r.Gap, end = gap, at
+		}
+	}
+	all := true
+	for _, p := range f.all {
+		if p.Job.Slot != fault.Slot && p.Started < fault.At-int64(time.Second) && !p.endedBefore(until) {
+			all = false
+			observe(p.ownRecords(r.Admitted))
+		}
+	}
+	if all {
+		observe(r.Admitted)
+	}
+	var late []time.Duration
+	for _, p := range f.all {
+		if p.Job.Slot != fault.Slot {
+			late = append(late, p.Late(end-int64(r.Gap), end))
+		}
+	}
+	slices.Sort(late)
+	for _, l := range late[max(0, len(late)-decisionWorkers):] {
+		r.Late += l
+	}
+	return r
+}
+
+// between returns the records whose admission ended between two times. rs is in
+// order of After.
 func between(rs []history.Record, from, to int64) []history.Record {
 	at := func(t int64) int {
 		i, _ := slices.BinarySearchFunc(rs, t, func(r history.Record, t int64) int { return cmp.Compare(r.After, t) })
@@ -78,8 +84,8 @@ func between(rs []history.Record, from, to int64) []history.Record {
 	return rs[at(from):at(to)]
 }
 
-// of returns those of rs that are the process's.
-func (p *Process) of(rs []history.Record) (own []history.Record) {
+// ownRecords returns the records of rs that p has written.
+func (p *Process) ownRecords(rs []history.Record) (own []history.Record) {
 	for _, r := range rs {
 		if r.Worker == uint32(p.Job.Slot) && r.Incarnation == uint32(p.Job.Incarnation) {
 			own = append(own, r)
@@ -88,18 +94,18 @@ func (p *Process) of(rs []history.Record) (own []history.Record) {
 	return own
 }
 
-// Row is a line of the table in docs/reliability.md. What is zero stays empty.
+// Row is a row of the tables in docs/reliability.md. Zero values are left empty.
 type Row struct {
 	What         string
 	Times        int
-	Admissions   int // that were checked
+	Admissions   int // checked against the bound
 	Worst        history.Excess
 	Recovery     []time.Duration
 	Lost, Leased bucket.Cost
 }
 
 // Columns are the names of a [Row]'s columns.
-const Columns = "| fault | times | admissions checked | worst excess, units: proved, suspected | recovery: p50, p99, max | lost with a lease, of what was leased |"
+const Columns = "| fault | times | admissions checked | worst excess, units: proved, suspected | recovery: p50, p99, max | lost with leases, of the leased quota |"
 
 func (r Row) String() string {
 	admissions, recovery, lost := " | ", "", ""
@@ -117,14 +123,14 @@ func (r Row) String() string {
 	return fmt.Sprintf("| %s | %d | %s | %s | %s |", r.What, r.Times, admissions, recovery, strings.TrimPrefix(lost, ", "))
 }
 
-// Quantiles are the median of ds, what 99 of 100 do not exceed, and the longest.
+// Quantiles formats the median, the 99th percentile and the maximum of ds.
 func Quantiles(ds []time.Duration) string {
 	ds = slices.Sorted(slices.Values(ds))
 	at := func(p float64) time.Duration { return history.Quantile(ds, p).Round(time.Millisecond) }
 	return fmt.Sprintf("%v, %v, %v", at(0.5), at(0.99), at(1))
 }
 
-// Total is the cost of all records.
+// Total returns the sum of the costs of all records.
 func Total(rs []history.Record) (c bucket.Cost) {
 	for _, r := range rs {
 		c = c.Add(bucket.Cost{Requests: r.Requests, Tokens: r.Tokens})

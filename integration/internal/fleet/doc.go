@@ -1,4 +1,4 @@
-// Package fleet runs workers as processes of their own, does to them what
-// happens to processes, and checks what they have admitted and what their disks
-// say was decided. It needs Linux.
+// Package fleet runs choked workers as processes, injects faults into them, and
+// checks the bound against the calls that they admitted and against the Raft logs
+// on their disks. It is for the tests and programs in integration, and needs Linux.
 package fleet

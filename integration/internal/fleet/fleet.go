@@ -19,10 +19,11 @@ import (
 	"github.com/choked/choked/internal/testkit/history"
 )
 
-// Busy is limits of which the workers together ask for more, in both units.
+// Busy limits both units to less than the workers ask for together.
 var Busy = choked.MustLimits("100/s burst 25", "2200/s burst 600")
 
-// Slow is limits under which a burst that comes too early is not soon allowed.
+// Slow has a burst of ten seconds of refill, so that a burst admitted too early
+// shows as an excess for long.
 var Slow = choked.MustLimits("10/s burst 100", "")
 
 const (
@@ -31,43 +32,43 @@ const (
 	port    = "7946"
 )
 
-// Fleet is workers on one machine that share a key. Its methods belong to one
-// goroutine at a time.
+// Fleet is a set of workers on one machine that share a key. Only one goroutine at
+// a time may call its methods.
 type Fleet struct {
-	Dir     string        // holds all that the workers leave
-	Hosts   []string      // the address of each slot
-	Limits  choked.Limits // of the key
-	Seeds   []string      // host:port
-	Network *Network      // nil: loopback
-	Secret  string
-	Spoiled map[int]bool // slots whose logs are not to be read
-	Faults  []Fault      // what was done to it
-	slots   []*Process   // the present, or last, one of each
-	all     []*Process
-	disks   replicated // as far as they were read
+	Dir        string        // holds the logs, records and state of the workers
+	Hosts      []string      // the address of each slot
+	Limits     choked.Limits // of the key
+	Seeds      []string      // host:port
+	Network    *Network      // nil: loopback
+	Secret     string
+	FailedDisk map[int]bool // slots whose disk failed: their Raft logs are not read
+	Faults     []Fault      // injected so far, in order of time
+	slots      []*Process   // the latest process of each slot
+	all        []*Process
+	diskLog    replicatedLog // read from the disks so far
 }
 
-// Fault is what was done to a worker, and when.
+// Fault is a fault that was injected into a worker.
 type Fault struct {
-	At   int64
+	At   int64 // of history.Now
 	What string
 	Slot int
 }
 
-// New prepares a fleet of n workers, all of them seeds up to the third. Nothing
-// is started.
+// New prepares a fleet of n workers on loopback addresses. The first three workers
+// are the seeds. It starts no process.
 func New(dir string, n int) (*Fleet, error) {
-	f := &Fleet{Dir: dir, Limits: Busy, Spoiled: make(map[int]bool), slots: make([]*Process, n), Secret: rand.Text()}
+	f := &Fleet{Dir: dir, Limits: Busy, FailedDisk: make(map[int]bool), slots: make([]*Process, n), Secret: rand.Text()}
 	for _, sub := range []string{"logs", "records", "state"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err
 		}
 	}
 	var err error
-	if f.Hosts, err = loopback(n); err != nil {
+	if f.Hosts, err = freeLoopbackHosts(n); err != nil {
 		return nil, err
 	}
-	f.seed()
+	f.seedByFirst()
 	return f, nil
 }
 
@@ -78,24 +79,25 @@ func OnNetwork(dir string, net *Network) (*Fleet, error) {
 		return nil, err
 	}
 	f.Network, f.Hosts = net, net.Hosts
-	f.seed()
+	f.seedByFirst()
 	return f, nil
 }
 
-func (f *Fleet) seed() { f.SeedBy([]int{0, 1, 2}[:min(3, len(f.Hosts))]...) }
+func (f *Fleet) seedByFirst() { f.SetSeeds([]int{0, 1, 2}[:min(3, len(f.Hosts))]...) }
 
-// SeedBy has those that are started from now on look for the workers of some slots.
-func (f *Fleet) SeedBy(slots ...int) {
+// SetSeeds makes the workers of some slots the seeds of all processes that are
+// started from now on.
+func (f *Fleet) SetSeeds(slots ...int) {
 	f.Seeds = nil
 	for _, slot := range slots {
 		f.Seeds = append(f.Seeds, net.JoinHostPort(f.Hosts[slot], port))
 	}
 }
 
-// loopback returns n addresses of this machine that nobody else uses for
-// workers. The port is below those that the system hands out, so that it is
-// free, too, when a worker comes back to it.
-func loopback(n int) ([]string, error) {
+// freeLoopbackHosts returns n loopback addresses whose port is free. The port is
+// below the range from which the system chooses ports, so that it is still free
+// when a worker is restarted.
+func freeLoopbackHosts(n int) ([]string, error) {
 	var last error
 	for range 100 {
 		a, b := 1+mathrand.IntN(254), mathrand.IntN(256)
@@ -117,30 +119,30 @@ func loopback(n int) ([]string, error) {
 	return nil, fmt.Errorf("no loopback addresses are free: %w", last)
 }
 
-// Move gives a slot another address, of which its next process and those that
-// look for it later learn from the seeds.
+// Move gives all slots new addresses, and the seeds with them. Processes that are
+// started from now on use them.
 func (f *Fleet) Move() error {
-	hosts, err := loopback(len(f.Hosts))
+	hosts, err := freeLoopbackHosts(len(f.Hosts))
 	if err != nil {
 		return err
 	}
 	f.Hosts = hosts
-	f.seed()
+	f.seedByFirst()
 	return nil
 }
 
-// State is the directory of a slot's node.
-func (f *Fleet) State(slot int) string {
+// StateDir returns the directory in which a slot's node keeps its state.
+func (f *Fleet) StateDir(slot int) string {
 	return filepath.Join(f.Dir, "state", fmt.Sprintf("worker-%d", slot+1))
 }
 
-// Start starts the next process of a slot. change, which may be nil, is given
-// its job before; wrap is a command to run it by.
+// Start starts the next process of a slot. change, if not nil, may modify its job
+// before; wrap is a command that runs the process, such as strace.
 func (f *Fleet) Start(slot int, change func(*Job), wrap ...string) (*Process, error) {
 	name := fmt.Sprintf("worker-%d", slot+1)
 	job := Job{
-		Slot: slot, Incarnation: 1, Name: name, Bind: net.JoinHostPort(f.Hosts[slot], port), Dir: f.State(slot),
-		Secret: f.Secret, Join: f.Seeds, Timeout: 2 * time.Second, Key: key, Limits: f.Limits, Callers: callers, Tell: f.tell(), Look: f.look(),
+		Slot: slot, Incarnation: 1, Name: name, Bind: net.JoinHostPort(f.Hosts[slot], port), Dir: f.StateDir(slot),
+		Secret: f.Secret, Join: f.Seeds, Timeout: 2 * time.Second, Key: key, Limits: f.Limits, Callers: callers, StatusEvery: f.statusEvery(), ProbeEvery: f.probeEvery(),
 	}
 	for _, p := range f.all {
 		if p.Job.Slot == slot {
@@ -164,22 +166,21 @@ func (f *Fleet) Start(slot int, change func(*Job), wrap ...string) (*Process, er
 	return p, nil
 }
 
-// StartAll starts all slots and returns when they are a cluster that can lose
-// its leader and go on.
+// StartAll starts all slots and waits until the cluster is complete.
 func (f *Fleet) StartAll(change func(*Job)) error {
 	for slot := range f.slots {
 		if _, err := f.Start(slot, change); err != nil {
 			return err
 		}
 	}
-	return f.Whole(30 * time.Second)
+	return f.AwaitComplete(30 * time.Second)
 }
 
-// Slot returns the present, or last, process of a slot.
+// Slot returns the latest process of a slot.
 func (f *Fleet) Slot(slot int) *Process { return f.slots[slot] }
 
-// Put makes p, which was started before, the present process of a slot.
-func (f *Fleet) Put(slot int, p *Process) { f.slots[slot] = p }
+// SetSlot makes p, which was started before, the latest process of a slot.
+func (f *Fleet) SetSlot(slot int, p *Process) { f.slots[slot] = p }
 
 // All returns all processes that were ever started.
 func (f *Fleet) All() []*Process { return f.all }
@@ -194,10 +195,11 @@ func (f *Fleet) Running() (list []*Process) {
 	return list
 }
 
-// Leader returns the process that leads, waiting for one.
-func (f *Fleet) Leader(within time.Duration) (*Process, error) {
+// AwaitLeader waits until a worker leads and most running workers know it as the
+// leader, and returns its process.
+func (f *Fleet) AwaitLeader(timeout time.Duration) (*Process, error) {
 	var leader *Process
-	err := f.await(within, "a leader", func() bool {
+	err := f.await(timeout, "leader", func() bool {
 		leader = nil
 		votes := make(map[string]int)
 		running := f.Running()
@@ -214,10 +216,11 @@ func (f *Fleet) Leader(within time.Duration) (*Process, error) {
 	return leader, err
 }
 
-// Whole returns when the processes that run know the same leader and the same
-// voters, as many of them as there should be, and are well.
-func (f *Fleet) Whole(within time.Duration) error {
-	return f.await(within, "a whole cluster", func() bool {
+// AwaitComplete waits until all running workers are healthy, know the same leader,
+// and know as many members and voters as there should be: three voters, or with
+// fewer workers, one.
+func (f *Fleet) AwaitComplete(timeout time.Duration) error {
+	return f.await(timeout, "complete cluster", func() bool {
 		running := f.Running()
 		want := min(3, len(running)-(len(running)+1)%2)
 		var leader string
@@ -238,46 +241,47 @@ func (f *Fleet) Whole(within time.Duration) error {
 	})
 }
 
-// tell is how often each worker says its status, and look how often it looks how
-// things are: all of them together some hundred times a second, so that many do
-// not keep the machine busy by it.
-func (f *Fleet) tell() time.Duration {
+// statusEvery is how often a worker reports its status. It grows with the number
+// of workers, so that all of them together report a hundred times a second at most.
+func (f *Fleet) statusEvery() time.Duration {
 	return max(25*time.Millisecond, time.Duration(len(f.slots))*10*time.Millisecond)
 }
 
-func (f *Fleet) look() time.Duration {
+// probeEvery is how often a worker measures its lateness. It grows with the number
+// of workers, so that the measurement does not keep the machine busy.
+func (f *Fleet) probeEvery() time.Duration {
 	return max(10*time.Millisecond, time.Duration(len(f.slots))*2*time.Millisecond)
 }
 
-func (f *Fleet) await(within time.Duration, what string, as func() bool) error {
-	for end := time.Now().Add(within); !as(); time.Sleep(f.look()) {
+func (f *Fleet) await(timeout time.Duration, what string, done func() bool) error {
+	for end := time.Now().Add(timeout); !done(); time.Sleep(f.probeEvery()) {
 		if time.Now().After(end) {
-			var standing []error
+			var states []error
 			for _, p := range f.slots {
 				if p != nil {
-					standing = append(standing, fmt.Errorf("%s: running %v, %+v", p.Job.Name, p.Running(), p.Status()))
+					states = append(states, fmt.Errorf("%s: running %v, %+v", p.Job.Name, p.Running(), p.Status()))
 				}
 			}
-			return fmt.Errorf("no %s within %v:\n%w", what, within, errors.Join(standing...))
+			return fmt.Errorf("await %s: not within %v:\n%w", what, timeout, errors.Join(states...))
 		}
 	}
 	return nil
 }
 
-// Do notes a fault as one that happens now, and lets it happen.
-func (f *Fleet) Do(what string, p *Process, do func() error) error {
+// Inject notes a fault of p, then calls do, which causes it.
+func (f *Fleet) Inject(what string, p *Process, do func() error) error {
 	f.Faults = append(f.Faults, Fault{history.Now(), what, p.Job.Slot})
 	return do()
 }
 
-// Served returns when each running worker has had n more calls admitted.
-func (f *Fleet) Served(within time.Duration, n int64) error {
+// AwaitServed waits until each running worker has had n more calls admitted.
+func (f *Fleet) AwaitServed(timeout time.Duration, n int64) error {
 	running := f.Running()
 	want := make([]int64, len(running))
 	for i, p := range running {
 		want[i] = p.Status().Sent + n
 	}
-	end := time.Now().Add(within)
+	end := time.Now().Add(timeout)
 	for i, p := range running {
 		if err := p.Await(time.Until(end), fmt.Sprint("served ", n, " calls"), func(s Status) bool { return s.Sent >= want[i] }); err != nil {
 			return err
@@ -286,17 +290,17 @@ func (f *Fleet) Served(within time.Duration, n int64) error {
 	return nil
 }
 
-// Stall is the longest time for which a worker was kept waiting for a processor.
-func (f *Fleet) Stall() (longest time.Duration) {
+// LongestStall returns the longest time that a worker waited for a processor.
+func (f *Fleet) LongestStall() (longest time.Duration) {
 	for _, p := range f.all {
-		longest = max(longest, p.Status().Stall)
+		longest = max(longest, p.Status().LongestStall)
 	}
 	return longest
 }
 
-// Stop has all workers leave that run, one after the other, and ends the rest. Its
-// error is, too, that of each that had ended by itself, now or in a former life of
-// its slot, but for those of which a test has learnt by [Process.Ended].
+// Stop lets all running workers leave, one after the other, and kills the others.
+// Its error includes each unexpected end of a process so far, of every slot, unless
+// the test has learnt of it by [Process.AwaitEnd].
 func (f *Fleet) Stop() error {
 	var errs []error
 	f.Faults = append(f.Faults, Fault{At: history.Now(), What: "stop"})
@@ -315,14 +319,14 @@ func (f *Fleet) Stop() error {
 	return errors.Join(errs...)
 }
 
-// Abandon ends all that may still run.
-func (f *Fleet) Abandon() {
+// KillAll kills all processes that may still run.
+func (f *Fleet) KillAll() {
 	for _, p := range f.all {
-		p.kill()
+		p.killHard()
 	}
 }
 
-// Records returns all admissions so far, ordered by time.
+// Records returns all admissions so far, in order of After.
 func (f *Fleet) Records() (rs []history.Record, err error) {
 	files, err := filepath.Glob(filepath.Join(f.Dir, "records", "*"))
 	if err != nil {
@@ -339,8 +343,8 @@ func (f *Fleet) Records() (rs []history.Record, err error) {
 	return rs, nil
 }
 
-// Alarms returns what the logs have of things that must never happen.
-func (f *Fleet) Alarms() error {
+// CheckLogs returns an error if the log of a worker has a data race or a panic.
+func (f *Fleet) CheckLogs() error {
 	var errs []error
 	for _, p := range f.all {
 		b, err := os.ReadFile(p.Log)

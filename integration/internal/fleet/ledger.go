@@ -12,10 +12,11 @@ import (
 	"github.com/choked/choked/internal/ledger"
 )
 
-// Ledger is what became of all that was granted, as the log tells.
+// Ledger sums up the granted quota and its use, as the log of the cluster has it.
+// Granted is the sum of Spent, Returned, Expired and Live.
 type Ledger struct {
-	From, To                                uint64 // entries of the log
-	States                                  int    // that voters were in, and had to be in
+	From, To                                uint64 // first and last entry of the log
+	Snapshots                               int    // compared with the replayed log
 	Leases                                  int
 	Granted, Spent, Returned, Expired, Live bucket.Cost
 	Lost                                    map[uint64]bucket.Cost // expired, by holder
@@ -23,32 +24,34 @@ type Ledger struct {
 
 func (l Ledger) String() string {
 	return fmt.Sprintf("entries %d to %d, %d snapshots, %d leases: granted %v = spent %v + returned %v + expired %v + live %v",
-		l.From, l.To, l.States, l.Leases, l.Granted, l.Spent, l.Returned, l.Expired, l.Live)
+		l.From, l.To, l.Snapshots, l.Leases, l.Granted, l.Spent, l.Returned, l.Expired, l.Live)
 }
 
-// Audit reads the disks that the workers have left, which must agree with each
-// other and with what [Fleet.Read] has found before, and replays the log. It keeps
-// books of its own beside the bucket's: no lease is granted anew that was settled
-// or is out, and what was granted and is neither settled nor expired is what the
-// bucket counts as out, after each entry. Each snapshot is of the state that
-// follows from the log.
+// Audit reads the disks of all workers, replays the log and returns its ledger.
+// It returns an error if the logs contradict each other or the entries that
+// [Fleet.ReadDisk] has read before, if a settled lease is granted again, or a live
+// one with another amount, if after any entry the bucket's sum of leased quota is
+// not that of the leases which are neither settled nor expired, or if a snapshot
+// is not the state that follows from the log.
 //
-// A log that does not go back to the beginning is replayed from a snapshot.
+// If the log does not begin with the first entry, the replay begins with a
+// snapshot.
 func (f *Fleet) Audit() (Ledger, error) {
 	for slot := range f.slots {
 		if err := f.read(slot, 0); err != nil {
 			return Ledger{}, err
 		}
 	}
-	return f.disks.replay()
+	return f.diskLog.replay()
 }
 
-// longestLease is longer than any lease lives, in the store's time: bucket.TTL
-// once all of it is ripe.
-const longestLease = 2 * bucket.TTL
+// maxLeaseLife is an upper bound of the time from the grant of a lease to its
+// expiry, in the store's time: a lease expires bucket.TTL after all of it has
+// become available.
+const maxLeaseLife = 2 * bucket.TTL
 
-// books are a ledger while it is written.
-type books struct {
+// auditor computes a ledger entry by entry.
+type auditor struct {
 	Ledger
 	live    map[bucket.LeaseID]lease
 	settled map[bucket.LeaseID]bool
@@ -59,57 +62,57 @@ type lease struct {
 	expiry  int64
 }
 
-func (r *replicated) replay() (Ledger, error) {
-	b := books{Ledger{Lost: make(map[uint64]bucket.Cost)}, make(map[bucket.LeaseID]lease), make(map[bucket.LeaseID]bool)}
+func (r *replicatedLog) replay() (Ledger, error) {
+	b := auditor{Ledger{Lost: make(map[uint64]bucket.Cost)}, make(map[bucket.LeaseID]lease), make(map[bucket.LeaseID]bool)}
 	if len(r.entries) == 0 {
 		return b.Ledger, nil
 	}
-	m, first, err := r.beginning()
+	m, first, err := r.startingState()
 	if err != nil {
 		return b.Ledger, err
 	}
 	b.From, b.To = first, r.entries[len(r.entries)-1].Index
 	now := timeOf(m)
-	complete := now // once no lease is out that nobody has seen granted
+	completeFrom := now // from then on, every live lease was granted by a replayed entry
 	if first > 1 {
-		complete += int64(longestLease)
+		completeFrom += int64(maxLeaseLife)
 	}
 	rest := r.entries[first-r.entries[0].Index:]
 	for i := range rest {
 		e := &rest[i]
 		fail := func(err error) (Ledger, error) { return b.Ledger, fmt.Errorf("entry %d: %w", e.Index, err) }
 		if e.Type == raft.LogCommand {
-			if now, err = b.enter(m, e); err != nil {
+			if now, err = b.apply(m, e); err != nil {
 				return fail(err)
 			}
-			if out := leased(m, now); now >= complete && out != b.Live {
-				return fail(fmt.Errorf("%v is out on leases, the bucket counts %v", b.Live, out))
+			if out := leased(m, now); now >= completeFrom && out != b.Live {
+				return fail(fmt.Errorf("live leases sum up to %v, the bucket counts %v", b.Live, out))
 			}
 		}
-		states, err := r.agree(m, e.Index)
+		snapshots, err := r.checkSnapshots(m, e.Index)
 		if err != nil {
 			return fail(err)
 		}
-		b.States += states
+		b.Snapshots += snapshots
 	}
 	return b.Ledger, nil
 }
 
-// enter applies an entry to m and writes down what it does. It returns the
-// store's time.
-func (b *books) enter(m *fsm.Machine, l *raft.Log) (now int64, err error) {
+// apply applies an entry to m and enters its effects in the ledger. It returns
+// the store's time after the entry.
+func (b *auditor) apply(m *fsm.Machine, l *raft.Log) (now int64, err error) {
 	e, err := fsm.Decode(l.Data)
 	if err != nil {
 		return 0, err
 	}
 	results, ok := m.Apply(l).([]ledger.Result)
 	if !ok || len(results) != len(e.Ops) {
-		return 0, fmt.Errorf("%d operations have the results %v", len(e.Ops), results)
+		return 0, fmt.Errorf("results %v: want one for each of %d operations", results, len(e.Ops))
 	}
 	now = timeOf(m)
 	for id, lease := range b.live {
 		if lease.expiry <= now {
-			delete(b.live, id) // it may be asked for again, if the answer was lost
+			delete(b.live, id) // the same id may be granted again, if the answer was lost
 			b.Expired = b.Expired.Add(lease.granted)
 			b.Lost[id.Holder] = b.Lost[id.Holder].Add(lease.granted)
 		}
@@ -134,16 +137,16 @@ func (b *books) enter(m *fsm.Machine, l *raft.Log) (now int64, err error) {
 	return now, nil
 }
 
-func (b *books) grant(id bucket.LeaseID, g bucket.Grant) error {
+func (b *auditor) grant(id bucket.LeaseID, g bucket.Grant) error {
 	if !g.OK || g.Granted.IsZero() {
 		return nil
 	}
 	before, again := b.live[id]
 	switch {
 	case again && before.granted != g.Granted:
-		return fmt.Errorf("lease %v was granted as %v and now is as %v", id, before.granted, g.Granted)
+		return fmt.Errorf("lease %v of %v was granted again as %v", id, before.granted, g.Granted)
 	case b.settled[id]:
-		return fmt.Errorf("lease %v is granted again, and was settled", id)
+		return fmt.Errorf("lease %v was granted again after its settlement", id)
 	case !again:
 		b.live[id] = lease{g.Granted, g.At + int64(g.TTL)}
 		b.Leases++
@@ -152,7 +155,7 @@ func (b *books) grant(id bucket.LeaseID, g bucket.Grant) error {
 	return nil
 }
 
-func (b *books) settle(s bucket.Settlement) {
+func (b *auditor) settle(s bucket.Settlement) {
 	lease, ok := b.live[s.ID]
 	if !ok {
 		return
@@ -168,7 +171,7 @@ func timeOf(m *fsm.Machine) (now int64) {
 	return now
 }
 
-// leased is what m counts as out at an instant.
+// leased returns the leased quota that m counts at time now.
 func leased(m *fsm.Machine, now int64) (out bucket.Cost) {
 	m.View(func(t *ledger.Table) {
 		if b := t.Get(key); b != nil {

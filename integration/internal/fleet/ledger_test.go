@@ -18,9 +18,9 @@ import (
 	"github.com/choked/choked/internal/ledger"
 )
 
-// entry is one of a log that grants lease n at n tenths of a second, ten requests
-// each. Of four, one is not settled, and the others one second later, of which
-// seven requests were spent.
+// entry returns entry n of a log: it grants lease n, of ten requests, at n tenths of
+// a second. Of each four leases one is never settled; the others are settled one
+// second later, with seven requests spent.
 func entry(n uint64) raft.Log {
 	limits, err := bucket.ParseLimits("1000/s", "")
 	if err != nil {
@@ -45,11 +45,11 @@ func entries(from, to uint64) (list []raft.Log) {
 	return list
 }
 
-// disk is a slot's: a log, and snapshots of what all entries before some amount to.
+// disk is the content of a slot's disk: a log, and snapshots after some entries.
 type disk struct {
 	log       []raft.Log
 	snapshots []uint64
-	wrong     bool // they are of another state
+	wrong     bool // the snapshots lack an entry
 }
 
 func (d disk) write(t *testing.T, dir string) {
@@ -76,42 +76,42 @@ func (d disk) write(t *testing.T, dir string) {
 	}
 }
 
-func TestAudit(t *testing.T) {
+func TestAuditReplaysTheLog(t *testing.T) {
 	requests := func(n int64) bucket.Cost { return bucket.Cost{Requests: n} }
 	changed := entries(1, 100)
 	changed[49] = entry(51)
 	changed[49].Index = 50
 	uncommitted := append(entries(1, 100), command(101, &fsm.Entry{At: 1}), command(102, &fsm.Entry{At: 1}))
 	elected := append(entries(1, 100), raft.Log{Index: 101, Term: 2, Type: raft.LogNoop})
-	again := append(entries(1, 100), command(101, &fsm.Entry{At: 1, Ops: []ledger.Op{
+	regranted := append(entries(1, 100), command(101, &fsm.Entry{At: 1, Ops: []ledger.Op{
 		&bucket.Ask{Key: key, ID: bucket.LeaseID{Holder: 1, Seq: 89}, Limits: Slow, Need: requests(1), Want: requests(1)},
 	}}))
 	for _, tt := range []struct {
 		name  string
-		disks [][]disk // read one after the other, of each slot
-		want  Ledger   // as far as it is told
+		disks [][]disk // per round of reading, the disk of each slot
+		want  Ledger   // zero costs are not compared
 		err   string
 	}{
 		{
-			name: "all of a log", disks: [][]disk{{{log: entries(1, 100)}, {log: entries(1, 90)}}},
-			// Settled are those of the first 90 that are not of one of four; expired
-			// those of one of four that are older than two seconds.
+			name: "a complete log", disks: [][]disk{{{log: entries(1, 100)}, {log: entries(1, 90)}}},
+			// Three of four of the first 90 leases are settled. The others expire after
+			// two seconds.
 			want: Ledger{From: 1, To: 100, Leases: 100, Granted: requests(1000),
 				Spent: requests(68 * 7), Returned: requests(68 * 3), Expired: requests(20 * 10), Live: requests(12 * 10)},
 		},
 		{
 			name: "a log that begins with a snapshot", disks: [][]disk{{{log: entries(41, 100), snapshots: []uint64{60}}}},
-			want: Ledger{From: 61, To: 100, States: 0, Leases: 40, Granted: requests(400),
+			want: Ledger{From: 61, To: 100, Snapshots: 0, Leases: 40, Granted: requests(400),
 				Spent: requests(23 * 7), Returned: requests(23 * 3), Expired: requests(5 * 10), Live: requests(12 * 10)},
 		},
 		{
 			name: "the first of two snapshots leads to the second", disks: [][]disk{{{log: entries(41, 100), snapshots: []uint64{50, 80}}}},
-			want: Ledger{From: 51, To: 100, States: 1, Leases: 50, Granted: requests(500)},
+			want: Ledger{From: 51, To: 100, Snapshots: 1, Leases: 50, Granted: requests(500)},
 		},
 		{
 			name:  "the beginning was read before it was cut off",
 			disks: [][]disk{{{log: entries(1, 50)}, {log: entries(1, 40)}}, {{log: entries(41, 100), snapshots: []uint64{60}}, {log: entries(30, 100), snapshots: []uint64{70}}}},
-			want:  Ledger{From: 1, To: 100, States: 2, Leases: 100, Granted: requests(1000)},
+			want:  Ledger{From: 1, To: 100, Snapshots: 2, Leases: 100, Granted: requests(1000)},
 		},
 		{
 			name:  "the beginning was cut off too early",
@@ -124,33 +124,33 @@ func TestAudit(t *testing.T) {
 			want:  Ledger{From: 61, To: 100, Leases: 40, Granted: requests(400)},
 		},
 		{
-			name: "what was not committed is of no account", disks: [][]disk{{{log: uncommitted}, {log: elected}}},
+			name: "uncommitted entries do not count", disks: [][]disk{{{log: uncommitted}, {log: elected}}},
 			want: Ledger{From: 1, To: 101, Leases: 100, Granted: requests(1000)},
 		},
 		{name: "an empty disk", disks: [][]disk{{{}}}},
 		{
 			name: "logs that differ", disks: [][]disk{{{log: entries(1, 100)}, {log: changed}}},
-			err: "log of worker-2 beside the others: entry 50 differs",
+			err: "merge log of worker-2: entry 50 differs",
 		},
 		{
-			name: "a snapshot of another state", disks: [][]disk{{{log: entries(1, 100)}, {log: entries(90, 100), snapshots: []uint64{92}, wrong: true}}},
-			err: "entry 92: the snapshot of worker-2 has another state than follows from the log",
+			name: "a snapshot that differs from the log", disks: [][]disk{{{log: entries(1, 100)}, {log: entries(90, 100), snapshots: []uint64{92}, wrong: true}}},
+			err: "entry 92: snapshot of worker-2 differs from the replayed log",
 		},
 		{
-			name: "a lease is granted when it was settled", disks: [][]disk{{{log: again}}},
-			err: "entry 101: lease 1-89 is granted again, and was settled",
+			name: "a lease is granted again after its settlement", disks: [][]disk{{{log: regranted}}},
+			err: "entry 101: lease 1-89 was granted again after its settlement",
 		},
 		{
-			name: "a beginning that nobody knows", disks: [][]disk{{{log: entries(41, 100), snapshots: []uint64{30}}}},
-			err: "the log begins with entry 41, and there is no snapshot to begin with",
+			name: "no snapshot of the state before the log", disks: [][]disk{{{log: entries(41, 100), snapshots: []uint64{30}}}},
+			err: "log begins with entry 41: no snapshot of the state before it",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := &Fleet{Dir: t.TempDir(), slots: make([]*Process, 2)}
 			for _, now := range tt.disks {
 				for slot, d := range now {
-					d.write(t, f.State(slot))
-					require.True(t, f.Read(slot) == nil || tt.err != "")
+					d.write(t, f.StateDir(slot))
+					require.True(t, f.ReadDisk(slot) == nil || tt.err != "")
 				}
 			}
 			got, err := f.Audit()
@@ -160,7 +160,7 @@ func TestAudit(t *testing.T) {
 			}
 			require.NoError(t, err)
 			assert.Equal(t, [...]uint64{tt.want.From, tt.want.To}, [...]uint64{got.From, got.To}, "entries replayed")
-			assert.Equal(t, tt.want.States, got.States, "snapshots compared")
+			assert.Equal(t, tt.want.Snapshots, got.Snapshots, "snapshots compared")
 			assert.Equal(t, tt.want.Leases, got.Leases)
 			assert.Equal(t, tt.want.Granted, got.Granted, "granted")
 			if !tt.want.Spent.IsZero() {
@@ -173,7 +173,7 @@ func TestAudit(t *testing.T) {
 			for _, c := range got.Lost {
 				lost = lost.Add(c)
 			}
-			assert.Equal(t, got.Expired, lost, "each expired lease was somebody's")
+			assert.Equal(t, got.Expired, lost, "the lost quota of all holders is the expired quota")
 		})
 	}
 }

@@ -20,76 +20,77 @@ import (
 	"github.com/choked/choked/internal/ledger"
 )
 
-// replicated is what the disks of the voters have said so far: one log, and
-// states that some of them were in after an entry of it.
-type replicated struct {
-	entries []raft.Log // without a gap
-	states  []state
+// replicatedLog holds what was read from the disks of the voters so far: the log,
+// and the snapshots that the voters have of it.
+type replicatedLog struct {
+	entries   []raft.Log // consecutive
+	snapshots []snapshotState
 }
 
-// state is a snapshot that a voter has made, or was sent.
-type state struct {
-	of    string
-	index uint64
+// snapshotState is the state in a snapshot that a voter has made or received.
+type snapshotState struct {
+	owner string // name of the voter
+	index uint64 // of the last entry in the snapshot
 	*fsm.Machine
 }
 
-// overlap is how much of what is known of a log is read again, so that what follows
-// is seen to be of the same one.
+// overlap is how many known entries are read again, to check that new entries
+// follow the same log.
 const overlap = 1000
 
-// Read takes down what a slot's disk says that is new, before Raft cuts the log
-// off at its beginning or somebody wipes the disk. Its process has ended.
-func (f *Fleet) Read(slot int) error {
+// ReadDisk reads the new log entries and snapshots on a slot's disk. Call it
+// after the slot's process has ended and before Raft truncates the log or the disk
+// is wiped.
+func (f *Fleet) ReadDisk(slot int) error {
 	from := uint64(0)
-	if n := len(f.disks.entries); n > overlap {
-		from = f.disks.entries[n-overlap].Index
+	if n := len(f.diskLog.entries); n > overlap {
+		from = f.diskLog.entries[n-overlap].Index
 	}
 	return f.read(slot, from)
 }
 
 func (f *Fleet) read(slot int, from uint64) error {
-	dir := f.State(slot)
-	if _, err := os.Stat(dir); err != nil || f.Spoiled[slot] {
+	dir := f.StateDir(slot)
+	if _, err := os.Stat(dir); err != nil || f.FailedDisk[slot] {
 		return nil
 	}
 	entries, err := readLog(dir, from)
 	if err != nil {
-		return fmt.Errorf("log of %s: %w", filepath.Base(dir), err)
+		return fmt.Errorf("read log of %s: %w", filepath.Base(dir), err)
 	}
-	if f.disks.entries, err = join(f.disks.entries, entries); err != nil {
-		return fmt.Errorf("log of %s beside the others: %w", filepath.Base(dir), err)
+	if f.diskLog.entries, err = mergeLogs(f.diskLog.entries, entries); err != nil {
+		return fmt.Errorf("merge log of %s: %w", filepath.Base(dir), err)
 	}
-	states, err := readStates(dir)
+	snapshots, err := readSnapshots(dir)
 	if err != nil {
-		return fmt.Errorf("snapshots of %s: %w", filepath.Base(dir), err)
+		return fmt.Errorf("read snapshots of %s: %w", filepath.Base(dir), err)
 	}
-	for _, s := range states {
-		if !slices.ContainsFunc(f.disks.states, func(t state) bool {
-			return t.of == s.of && t.index == s.index && t.Hash() == s.Hash()
+	for _, s := range snapshots {
+		if !slices.ContainsFunc(f.diskLog.snapshots, func(t snapshotState) bool {
+			return t.owner == s.owner && t.index == s.index && t.Hash() == s.Hash()
 		}) {
-			f.disks.states = append(f.disks.states, s)
+			f.diskLog.snapshots = append(f.diskLog.snapshots, s)
 		}
 	}
 	return nil
 }
 
-// readLog returns what there is of a log, beginning with an entry. A voter that
-// was sent a snapshot keeps some entries from long before it, and what lies
-// between is missing: these do not count.
+// readLog returns the entries of a log from index from on, up to the last one. It
+// leaves out entries before a gap: a voter that received a snapshot keeps some
+// entries from long before it.
 func readLog(dir string, from uint64) ([]raft.Log, error) {
 	path := filepath.Join(dir, "raft.db")
 	options := &bbolt.Options{ReadOnly: true}
 	if info, err := os.Stat(path); errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
-		return nil, nil // killed too early
+		return nil, nil // killed before it wrote its log
 	}
 	db, err := bbolt.Open(path, 0o600, options)
 	if err != nil {
 		return nil, err
 	}
-	begun := false
-	db.View(func(tx *bbolt.Tx) error { begun = tx.Bucket([]byte("logs")) != nil; return nil }) //nolint:errcheck // it has none
-	if err := db.Close(); err != nil || !begun {
+	hasLogs := false
+	db.View(func(tx *bbolt.Tx) error { hasLogs = tx.Bucket([]byte("logs")) != nil; return nil }) //nolint:errcheck // the function returns none
+	if err := db.Close(); err != nil || !hasLogs {
 		return nil, err
 	}
 	store, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: options})
@@ -118,21 +119,21 @@ func readLog(dir string, from uint64) ([]raft.Log, error) {
 	return entries, nil
 }
 
-// readStates returns the snapshots that there are.
-func readStates(dir string) (states []state, err error) {
+// readSnapshots returns the states in the snapshots of a node.
+func readSnapshots(dir string) (snapshots []snapshotState, err error) {
 	if _, err := os.Stat(filepath.Join(dir, "snapshots")); err != nil {
 		return nil, nil
 	}
-	snapshots, err := raft.NewFileSnapshotStore(dir, 2, io.Discard)
+	store, err := raft.NewFileSnapshotStore(dir, 2, io.Discard)
 	if err != nil {
 		return nil, err
 	}
-	list, err := snapshots.List()
+	list, err := store.List()
 	if err != nil {
 		return nil, err
 	}
 	for _, meta := range list {
-		_, content, err := snapshots.Open(meta.ID)
+		_, content, err := store.Open(meta.ID)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", meta.ID, err)
 		}
@@ -140,16 +141,17 @@ func readStates(dir string) (states []state, err error) {
 		if err := m.Restore(content); err != nil {
 			return nil, fmt.Errorf("%s: %w", meta.ID, err)
 		}
-		states = append(states, state{filepath.Base(dir), meta.Index, m})
+		snapshots = append(snapshots, snapshotState{filepath.Base(dir), meta.Index, m})
 	}
-	return states, nil
+	return snapshots, nil
 }
 
-// join returns what two logs say together, or where they differ that should
-// not: if they have an entry of one term, all before it are the same. What comes
-// after may not have been committed; there the later log counts, as in an
-// election. Of two that have no entry in common the later one counts.
-func join(a, b []raft.Log) ([]raft.Log, error) {
+// mergeLogs merges two logs. By Raft's log matching property, if both have an entry of
+// the same index and term, all entries before it are equal: otherwise mergeLogs returns
+// an error. Entries after the last common one may be uncommitted, so the newer
+// log's are kept, by the order that elections use. If the logs have no entry in
+// common, mergeLogs returns the newer one.
+func mergeLogs(a, b []raft.Log) ([]raft.Log, error) {
 	switch {
 	case len(a) == 0:
 		return b, nil
@@ -158,81 +160,85 @@ func join(a, b []raft.Log) ([]raft.Log, error) {
 	case b[0].Index < a[0].Index:
 		a, b = b, a
 	}
-	behind := int(b[0].Index - a[0].Index) // of a's, b's first
-	same := min(len(a)-behind, len(b))     // that they have in common
-	for same > 0 && a[behind+same-1].Term != b[same-1].Term {
-		same--
+	offset := int(b[0].Index - a[0].Index) // position in a of b's first entry
+	common := min(len(a)-offset, len(b))   // number of entries in common
+	for common > 0 && a[offset+common-1].Term != b[common-1].Term {
+		common--
 	}
-	for i := range max(same, 0) {
-		x, y := &a[behind+i], &b[i]
+	for i := range max(common, 0) {
+		x, y := &a[offset+i], &b[i]
 		if x.Term != y.Term || x.Type != y.Type || !bytes.Equal(x.Data, y.Data) {
 			return nil, fmt.Errorf("entry %d differs", x.Index)
 		}
 	}
 	switch {
-	case later(a, b):
+	case isNewer(a, b):
 		return a, nil
-	case same <= 0:
+	case common <= 0:
 		return b, nil
 	}
-	return append(a[:behind:behind], b...), nil
+	return append(a[:offset:offset], b...), nil
 }
 
-// later reports whether a node with log a would refuse its vote to one with b.
-func later(a, b []raft.Log) bool {
+// isNewer reports whether a voter with log a would refuse its vote to a candidate
+// with log b.
+func isNewer(a, b []raft.Log) bool {
 	x, y := a[len(a)-1], b[len(b)-1]
 	return x.Term > y.Term || x.Term == y.Term && x.Index > y.Index
 }
 
-// beginning returns a machine as it was before an entry, and the index of that
-// entry: the first of the log, or the first after a state that is known.
-func (r *replicated) beginning() (*fsm.Machine, uint64, error) {
+// startingState returns the state with which a replay begins and the index of the
+// first entry to replay: the first entry of the log, or the first one after the
+// oldest snapshot that fits.
+func (r *replicatedLog) startingState() (*fsm.Machine, uint64, error) {
 	first, last := r.entries[0].Index, r.entries[len(r.entries)-1].Index
 	if first == 1 {
 		return fsm.New(), 1, nil
 	}
-	var from *state
-	for i := range r.states {
-		if s := &r.states[i]; s.index+1 >= first && s.index <= last && (from == nil || s.index < from.index) {
+	var from *snapshotState
+	for i := range r.snapshots {
+		if s := &r.snapshots[i]; s.index+1 >= first && s.index <= last && (from == nil || s.index < from.index) {
 			from = s
 		}
 	}
 	if from == nil {
-		return nil, 0, fmt.Errorf("the log begins with entry %d, and there is no snapshot to begin with", first)
+		return nil, 0, fmt.Errorf("log begins with entry %d: no snapshot of the state before it", first)
 	}
-	// Others will be compared with it: what follows changes a copy.
+	// The replay changes a copy: from is still compared with other snapshots.
 	m := fsm.New()
 	snapshot, err := from.Snapshot()
 	if err != nil {
 		return nil, 0, err
 	}
 	defer snapshot.Release()
-	var content inMemory
+	var content memorySink
 	if err := snapshot.Persist(&content); err != nil {
 		return nil, 0, err
 	}
 	return m, from.index + 1, m.Restore(io.NopCloser(&content))
 }
 
-// inMemory is where a snapshot is written to.
-type inMemory struct{ bytes.Buffer }
+// memorySink is a snapshot sink in memory.
+type memorySink struct{ bytes.Buffer }
 
-func (*inMemory) ID() string    { return "" }
-func (*inMemory) Cancel() error { return nil }
-func (*inMemory) Close() error  { return nil }
+func (*memorySink) ID() string    { return "" }
+func (*memorySink) Cancel() error { return nil }
+func (*memorySink) Close() error  { return nil }
 
-// agree reports which of the states, as of an entry, is not that of m.
-func (r *replicated) agree(m *fsm.Machine, index uint64) (states int, err error) {
-	for _, s := range r.states {
+// checkSnapshots compares the snapshots taken after an entry with m, which has
+// applied the log up to that entry. It returns their number, or an error if one
+// differs.
+func (r *replicatedLog) checkSnapshots(m *fsm.Machine, index uint64) (snapshots int, err error) {
+	for _, s := range r.snapshots {
 		if s.index != index {
 			continue
 		}
 		if s.Hash() != m.Hash() {
-			return states, fmt.Errorf("the snapshot of %s has another state than follows from the log: %v", s.of, buckets(s.Machine))
+			return snapshots, fmt.Errorf("snapshot of %s differs from the replayed log: it has the buckets %v", s.owner, buckets(s.Machine))
 		}
-		states++
+		snapshots++
 	}
-	return states, nil
+	return snapshots, nil
 }
 
 func buckets(m *fsm.Machine) (list []bucket.Info) {

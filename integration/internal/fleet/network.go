@@ -11,15 +11,17 @@ import (
 	"strings"
 )
 
-// Network is hosts of this machine's own, each a network namespace, joined by a
-// bridge in one more. Packets between them can be dropped at will.
+// Network is a virtual network on this machine: each host is a network namespace,
+// and a bridge in another namespace connects them. Rules drop packets between the
+// hosts.
 type Network struct {
 	Hosts []string // addresses
 
 	name string
 }
 
-// NeedsForNetwork returns what is missing for a [Network], or nil.
+// NeedsForNetwork returns an error that names the missing requirement of a
+// [Network], or nil.
 func NeedsForNetwork() error {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root, to make network namespaces")
@@ -32,7 +34,7 @@ func NeedsForNetwork() error {
 	return nil
 }
 
-// NewNetwork makes a network of n hosts. [Network.Close] removes it.
+// NewNetwork creates a network of n hosts.
 func NewNetwork(n int) (*Network, error) {
 	id := rand.Uint32()
 	net := &Network{name: fmt.Sprintf("choked-%08x", id)}
@@ -62,11 +64,11 @@ func NewNetwork(n int) (*Network, error) {
 
 func (n *Network) namespace(i int) string { return fmt.Sprintf("%s-%d", n.name, i+1) }
 
-// enter is the command that runs another on host i.
+// enter returns the command that runs another command on host i.
 func (n *Network) enter(i int) []string { return []string{"ip", "netns", "exec", n.namespace(i)} }
 
-// Rules sets what becomes of the packets that arrive at host i: rules of nft,
-// one a line. What they do not drop is let in.
+// Rules sets the rules for packets that arrive at host i, in the syntax of nft, one
+// a line. Packets that no rule drops are accepted.
 func (n *Network) Rules(i int, rules string) error {
 	cmd := exec.Command("ip", "netns", "exec", n.namespace(i), "nft", "-f", "-")
 	// Some versions of nft want a newline before each closing brace.
@@ -85,9 +87,9 @@ type filter hook input priority 0; policy accept;
 	return nil
 }
 
-// Deaf drops what comes to host i from the others named, and nothing that it
-// sends.
-func (n *Network) Deaf(i int, from ...int) error {
+// DropFrom drops the packets that arrive at host i from the hosts in from. Packets
+// that host i sends are not affected.
+func (n *Network) DropFrom(i int, from ...int) error {
 	var rules strings.Builder
 	for _, j := range from {
 		fmt.Fprintf(&rules, "ip saddr %s drop\n", n.Hosts[j])
@@ -95,19 +97,19 @@ func (n *Network) Deaf(i int, from ...int) error {
 	return n.Rules(i, rules.String())
 }
 
-// Cut drops all between the hosts of one side and those of the other.
+// Cut drops all packets between the hosts of one side and the hosts of the other.
 func (n *Network) Cut(one, other []int) error {
 	var errs []error
 	for _, i := range one {
-		errs = append(errs, n.Deaf(i, other...))
+		errs = append(errs, n.DropFrom(i, other...))
 	}
 	for _, j := range other {
-		errs = append(errs, n.Deaf(j, one...))
+		errs = append(errs, n.DropFrom(j, one...))
 	}
 	return errors.Join(errs...)
 }
 
-// Heal drops nothing any more.
+// Heal removes the rules of all hosts.
 func (n *Network) Heal() error {
 	var errs []error
 	for i := range n.Hosts {
@@ -116,7 +118,7 @@ func (n *Network) Heal() error {
 	return errors.Join(errs...)
 }
 
-// Close removes the network. What ran on its hosts has ended.
+// Close removes the network. Call it after all processes on its hosts have ended.
 func (n *Network) Close() error {
 	var errs []error
 	for i := range len(n.Hosts) + 1 {

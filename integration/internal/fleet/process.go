@@ -18,33 +18,33 @@ import (
 
 // Process is one incarnation of a worker. Safe for concurrent use.
 type Process struct {
-	Job   Job
-	Log   string // file
-	Begun int64  // of history.Now, as are all instants
+	Job     Job
+	Log     string // file
+	Started int64  // of history.Now, as all times here
 
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
 
-	mu     sync.Mutex
-	status Status
-	late   []lateness    // each time that there was more
-	news   chan struct{} // closed, and replaced, at each status
-	paused bool
-	killed bool
-	ended  chan struct{}
-	end    int64 // when
-	err    error // why
-	told   bool  // somebody has asked why
+	mu       sync.Mutex
+	status   Status
+	late     []lateness    // after each status in which it grew
+	updated  chan struct{} // closed and replaced at each status, and at the end
+	paused   bool
+	killed   bool
+	ended    chan struct{}
+	end      int64 // when the process ended
+	err      error // of the process, once ended
+	reported bool  // AwaitEnd has returned err
 }
 
-// lateness is how late a worker has been in all, at an instant.
+// lateness is the sum of a worker's lateness up to a time.
 type lateness struct {
 	at  int64
 	sum time.Duration
 }
 
-// launch starts this program again as a worker. wrap is a command that is to
-// run it, such as "ip netns exec".
+// launch starts this program as a worker. wrap is a command that runs it, such as
+// "ip netns exec".
 func launch(job Job, log string, wrap []string) (*Process, error) {
 	program, err := os.Executable()
 	if err != nil {
@@ -54,13 +54,13 @@ func launch(job Job, log string, wrap []string) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := append(append([]string{}, wrap...), program, job.Name) // the name is for those who list processes
-	p := &Process{Job: job, Log: log, cmd: exec.Command(args[0], args[1:]...), news: make(chan struct{}), ended: make(chan struct{})}
+	args := append(append([]string{}, wrap...), program, job.Name) // the argument shows the name in a list of processes
+	p := &Process{Job: job, Log: log, cmd: exec.Command(args[0], args[1:]...), updated: make(chan struct{}), ended: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), workerEnv+"=1")
-	if job.Busy > 0 {
+	if job.BusyLoops > 0 {
 		p.cmd.Env = append(p.cmd.Env, "GOMAXPROCS=1")
 	}
-	// One that is stopped would not notice the end of its input.
+	// A worker that is stopped by SIGSTOP does not notice the end of its input.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	logs, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -75,15 +75,17 @@ func launch(job Job, log string, wrap []string) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Begun = history.Now()
+	p.Started = history.Now()
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", job.Name, err)
 	}
 	go p.listen(stdout)               // ends with the process
-	p.stdin.Write(append(line, '\n')) //nolint:errcheck // one that is gone already says so by its end
+	p.stdin.Write(append(line, '\n')) //nolint:errcheck // fails only if the process has ended, which listen reports
 	return p, nil
 }
 
+// listen stores each status that the worker reports, and notes the end of the
+// process.
 func (p *Process) listen(stdout io.Reader) {
 	for statuses := json.NewDecoder(stdout); ; {
 		var s Status
@@ -95,11 +97,11 @@ func (p *Process) listen(stdout io.Reader) {
 			p.late = append(p.late, lateness{s.At, s.Late})
 		}
 		p.status = s
-		close(p.news)
-		p.news = make(chan struct{})
+		close(p.updated)
+		p.updated = make(chan struct{})
 		p.mu.Unlock()
 	}
-	io.Copy(io.Discard, stdout) //nolint:errcheck // it ends anyway
+	io.Copy(io.Discard, stdout) //nolint:errcheck // the output ends with the process
 	err := p.cmd.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -107,19 +109,20 @@ func (p *Process) listen(stdout io.Reader) {
 	if !p.killed {
 		p.err = err
 	}
-	close(p.news)
-	p.news = make(chan struct{})
+	close(p.updated)
+	p.updated = make(chan struct{})
 	close(p.ended)
 }
 
-// Status returns what the worker has said last.
+// Status returns the last status that the worker reported.
 func (p *Process) Status() Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.status
 }
 
-// Late returns by how much the worker was late between two instants, or a little more.
+// Late returns the sum of the worker's lateness between two times. It may include a
+// little of the lateness after them, up to the next status.
 func (p *Process) Late(from, to int64) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -140,17 +143,17 @@ func (p *Process) Late(from, to int64) time.Duration {
 func (p *Process) Running() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.over() && !p.paused
+	return !p.hasEnded() && !p.paused
 }
 
-// endedBefore reports whether the process had ended at an instant.
+// endedBefore reports whether the process ended before the time at.
 func (p *Process) endedBefore(at int64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.over() && p.end < at
+	return p.hasEnded() && p.end < at
 }
 
-func (p *Process) over() bool {
+func (p *Process) hasEnded() bool {
 	select {
 	case <-p.ended:
 		return true
@@ -159,103 +162,104 @@ func (p *Process) over() bool {
 	}
 }
 
-// Await returns when the worker's status is as wanted. The error says that it
-// was not in time, or that the process has ended.
-func (p *Process) Await(within time.Duration, what string, as func(Status) bool) error {
-	timer := time.NewTimer(within)
+// Await waits until ok returns true for the worker's status. It returns an error
+// if that takes longer than timeout or the process ends. what describes the wanted
+// status in the error.
+func (p *Process) Await(timeout time.Duration, what string, ok func(Status) bool) error {
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	for {
 		p.mu.Lock()
-		s, news, over := p.status, p.news, p.over()
+		s, updated, hasEnded := p.status, p.updated, p.hasEnded()
 		p.mu.Unlock()
-		if s.At != 0 && as(s) {
+		if s.At != 0 && ok(s) {
 			return nil
 		}
-		if over {
-			return fmt.Errorf("%s: %s: has ended: %w\n%s", p.Job.Name, what, errors.Join(p.err, errEnded), p.LastWords())
+		if hasEnded {
+			return fmt.Errorf("%s: await %q: process has ended: %w\n%s", p.Job.Name, what, errors.Join(p.err, errGone), p.LogTail())
 		}
 		select {
-		case <-news:
+		case <-updated:
 		case <-timer.C:
-			return fmt.Errorf("%s: %s: not within %v: %+v", p.Job.Name, what, within, s)
+			return fmt.Errorf("%s: await %q: not within %v: status %+v", p.Job.Name, what, timeout, s)
 		}
 	}
 }
 
-var errEnded = errors.New("the process is gone")
+var errGone = errors.New("no further status")
 
-// ErrRuns means that a process has not ended.
-var ErrRuns = errors.New("the process still runs")
+// ErrRunning means that a process has not ended.
+var ErrRunning = errors.New("process is still running")
 
-// Ended waits for the end of a process that ends by itself, and returns its
-// error.
-func (p *Process) Ended(within time.Duration) error {
+// AwaitEnd waits until the process has ended and returns its error.
+func (p *Process) AwaitEnd(timeout time.Duration) error {
 	select {
-	case <-p.ended: // also if within is zero
-		return p.why()
+	case <-p.ended: // checked first, for a timeout of zero
+		return p.endError()
 	default:
 	}
 	select {
 	case <-p.ended:
-		return p.why()
-	case <-time.After(within):
-		return fmt.Errorf("%s: %w after %v", p.Job.Name, ErrRuns, within)
+		return p.endError()
+	case <-time.After(timeout):
+		return fmt.Errorf("%s: %w after %v", p.Job.Name, ErrRunning, timeout)
 	}
 }
 
-// why returns the error of a process that has ended, to one who expects that it has.
-func (p *Process) why() error {
+// endError returns the error of a process that has ended, and notes that the end
+// was expected.
+func (p *Process) endError() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.told = true
+	p.reported = true
 	return p.err
 }
 
-// unexpected returns the error of a process that has ended by itself, if nobody has
-// asked for it: who looks at those that run does not see that one is missing.
+// unexpected returns the error of a process that has ended by itself, unless the
+// end was expected. Tests that look at the running processes only would miss it.
 func (p *Process) unexpected() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.over() || p.told || p.err == nil {
+	if !p.hasEnded() || p.reported || p.err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s has ended by itself: %w\n%s", p.Job.Name, p.err, p.LastWords())
+	return fmt.Errorf("%s has ended by itself: %w\n%s", p.Job.Name, p.err, p.LogTail())
 }
 
-// Tell tells the worker how many callers to have.
-func (p *Process) Tell(callers int) error {
+// SendCallers sends the worker an order that sets its number of callers.
+func (p *Process) SendCallers(callers int) error {
 	line, err := json.Marshal(Order{callers})
 	if err != nil {
 		return err
 	}
 	if _, err := p.stdin.Write(append(line, '\n')); err != nil {
-		return fmt.Errorf("tell %s: %w", p.Job.Name, err)
+		return fmt.Errorf("send order to %s: %w", p.Job.Name, err)
 	}
 	return nil
 }
 
-// Order is [Process.Tell], and waits until it is so.
-func (p *Process) Order(callers int) error {
-	if err := p.Tell(callers); err != nil {
+// SetCallers sets the worker's number of callers and waits until it has them.
+func (p *Process) SetCallers(callers int) error {
+	if err := p.SendCallers(callers); err != nil {
 		return err
 	}
 	return p.Await(10*time.Second, fmt.Sprint(callers, " callers"), func(s Status) bool { return s.Callers == callers })
 }
 
-// Leave has the worker end of its own accord, and returns its error.
-func (p *Process) Leave(within time.Duration) error {
+// Leave makes the worker leave the cluster and exit, and returns its error.
+func (p *Process) Leave(timeout time.Duration) error {
 	p.stdin.Close()
-	if err := p.Ended(within); err != nil {
-		return fmt.Errorf("%s: leave: %w\n%s", p.Job.Name, err, p.LastWords())
+	if err := p.AwaitEnd(timeout); err != nil {
+		return fmt.Errorf("%s: leave: %w\n%s", p.Job.Name, err, p.LogTail())
 	}
 	return nil
 }
 
-// Kill ends the process as kill -9 does, and returns when it has ended.
-// One that is gone already is left at that.
+// Kill sends SIGKILL to the worker and waits for its end. If the process has
+// ended, Kill does nothing.
 func (p *Process) Kill() error {
 	p.mu.Lock()
-	if p.over() {
+	if p.hasEnded() {
 		p.mu.Unlock()
 		return nil
 	}
@@ -264,23 +268,23 @@ func (p *Process) Kill() error {
 	if err := p.signal(syscall.SIGKILL); err != nil {
 		return err
 	}
-	if err := p.Ended(10 * time.Second); err != nil {
+	if err := p.AwaitEnd(10 * time.Second); err != nil {
 		return err
 	}
 	p.stdin.Close()
 	return nil
 }
 
-// kill is Kill for those that may be gone, or not yet there.
-func (p *Process) kill() {
-	if p.over() {
+// killHard kills the worker and the command that runs it. Either may not be running.
+func (p *Process) killHard() {
+	if p.hasEnded() {
 		return
 	}
 	p.Kill()             //nolint:errcheck // see below
-	p.cmd.Process.Kill() //nolint:errcheck // what runs the worker
+	p.cmd.Process.Kill() //nolint:errcheck // the command that runs the worker
 }
 
-// Pause stops the process until [Process.Resume].
+// Pause stops the process by SIGSTOP until [Process.Resume].
 func (p *Process) Pause() error {
 	p.mu.Lock()
 	p.paused = true
@@ -288,7 +292,7 @@ func (p *Process) Pause() error {
 	return p.signal(syscall.SIGSTOP)
 }
 
-// Resume lets the process go on.
+// Resume continues a paused process by SIGCONT.
 func (p *Process) Resume() error {
 	p.mu.Lock()
 	p.paused = false
@@ -296,23 +300,23 @@ func (p *Process) Resume() error {
 	return p.signal(syscall.SIGCONT)
 }
 
-// signal reaches the worker itself, not what runs it.
+// signal sends sig to the worker itself, not to the command that runs it.
 func (p *Process) signal(sig syscall.Signal) error {
 	pid := p.Status().PID
 	if pid == 0 {
 		pid = p.cmd.Process.Pid
 	}
-	if p.over() {
+	if p.hasEnded() {
 		return nil
 	}
 	if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return fmt.Errorf("%v to %s: %w", sig, p.Job.Name, err)
+		return fmt.Errorf("send signal %v to %s: %w", sig, p.Job.Name, err)
 	}
 	return nil
 }
 
-// LastWords is the end of the worker's log.
-func (p *Process) LastWords() string {
+// LogTail returns the end of the worker's log.
+func (p *Process) LogTail() string {
 	b, err := os.ReadFile(p.Log)
 	if err != nil {
 		return err.Error()

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Relay carries all that arrives at one address on to another, somewhat later:
-// streams and packets, as a long way does that has room enough.
+// Relay forwards TCP streams and UDP packets from one address to another with a
+// fixed delay, like a long link of ample bandwidth.
 type Relay struct {
 	to    string
 	delay time.Duration
@@ -19,31 +19,31 @@ type Relay struct {
 	streams net.Listener
 	packets *net.UDPConn
 
-	mu    sync.Mutex
-	conns map[net.Conn]bool // nil: closed
-	all   sync.WaitGroup
+	mu         sync.Mutex
+	conns      map[net.Conn]bool // nil: closed
+	goroutines sync.WaitGroup
 }
 
-// NewRelay listens at from, TCP and UDP, both host:port.
+// NewRelay starts a relay from one address to another, both host:port.
 func NewRelay(from, to string, delay time.Duration) (*Relay, error) {
 	r := &Relay{to: to, delay: delay, conns: make(map[net.Conn]bool)}
 	var err error
 	if r.streams, err = net.Listen("tcp", from); err != nil {
 		return nil, err
 	}
-	at, err := netip.ParseAddrPort(r.streams.Addr().String())
+	addr, err := netip.ParseAddrPort(r.streams.Addr().String())
 	if err != nil {
 		return nil, errors.Join(err, r.streams.Close())
 	}
-	if r.packets, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at)); err != nil {
+	if r.packets, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr)); err != nil {
 		return nil, errors.Join(err, r.streams.Close())
 	}
-	r.all.Go(r.accept)       // ends with the listener
-	r.all.Go(r.carryPackets) // ends with its socket
+	r.goroutines.Go(r.accept)       // ends with the listener
+	r.goroutines.Go(r.carryPackets) // ends with its socket
 	return r, nil
 }
 
-// Close cuts all streams off, and returns when nothing is under way any more.
+// Close closes all streams and waits until all goroutines of the relay have ended.
 func (r *Relay) Close() error {
 	r.mu.Lock()
 	for conn := range r.conns {
@@ -52,12 +52,13 @@ func (r *Relay) Close() error {
 	r.conns = nil
 	r.mu.Unlock()
 	err := errors.Join(r.streams.Close(), r.packets.Close())
-	r.all.Wait()
+	r.goroutines.Wait()
 	return err
 }
 
-// keep notes a connection, so that Close ends it; false if it is too late.
-func (r *Relay) keep(conn net.Conn) bool {
+// track registers a connection, so that Close closes it. If the relay is closed,
+// it closes the connection and returns false.
+func (r *Relay) track(conn net.Conn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.conns == nil {
@@ -68,7 +69,7 @@ func (r *Relay) keep(conn net.Conn) bool {
 	return true
 }
 
-func (r *Relay) drop(conn net.Conn) {
+func (r *Relay) untrack(conn net.Conn) {
 	conn.Close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,62 +78,61 @@ func (r *Relay) drop(conn net.Conn) {
 
 func (r *Relay) accept() {
 	for {
-		near, err := r.streams.Accept()
+		client, err := r.streams.Accept()
 		if err != nil {
 			return
 		}
-		r.all.Go(func() { r.carryStream(near) })
+		r.goroutines.Go(func() { r.carryStream(client) })
 	}
 }
 
-func (r *Relay) carryStream(near net.Conn) {
-	if !r.keep(near) {
+func (r *Relay) carryStream(client net.Conn) {
+	if !r.track(client) {
 		return
 	}
-	defer r.drop(near)
-	far, err := net.Dial("tcp", r.to)
-	if err != nil || !r.keep(far) {
+	defer r.untrack(client)
+	server, err := net.Dial("tcp", r.to)
+	if err != nil || !r.track(server) {
 		return
 	}
-	defer r.drop(far)
+	defer r.untrack(server)
 	var both sync.WaitGroup
-	both.Go(func() { r.copy(far, near) })
-	both.Go(func() { r.copy(near, far) })
+	both.Go(func() { r.copy(server, client) })
+	both.Go(func() { r.copy(client, server) })
 	both.Wait()
 }
 
-// late is what was read, and when it may be written.
-type late struct {
-	at   time.Time
+// chunk is data that was read, with the time at which it is written.
+type chunk struct {
+	due  time.Time
 	data []byte
 }
 
-// copy writes what it reads from src to dst, each piece after the delay, the end
-// too.
+// copy copies src to dst with the delay, the end of the stream too.
 func (r *Relay) copy(dst, src net.Conn) {
-	under := make(chan late, 1<<12)
+	pending := make(chan chunk, 1<<12)
 	go func() { // ends when src does
-		defer close(under)
+		defer close(pending)
 		for {
 			b := make([]byte, 32<<10)
 			n, err := src.Read(b)
-			under <- late{time.Now().Add(r.delay), b[:n]}
+			pending <- chunk{time.Now().Add(r.delay), b[:n]}
 			if err != nil {
 				return
 			}
 		}
 	}()
-	for l := range under {
-		time.Sleep(time.Until(l.at))
-		if _, err := dst.Write(l.data); err != nil {
+	for c := range pending {
+		time.Sleep(time.Until(c.due))
+		if _, err := dst.Write(c.data); err != nil {
 			break
 		}
 	}
-	if half, ok := dst.(*net.TCPConn); ok {
-		half.CloseWrite() //nolint:errcheck // it may be gone
+	if tcp, ok := dst.(*net.TCPConn); ok {
+		tcp.CloseWrite() //nolint:errcheck // the connection may be closed
 	}
 	src.Close()
-	for range under { // until the reader has ended
+	for range pending { // drain until the reader has ended
 	}
 }
 
@@ -142,17 +142,17 @@ func (r *Relay) carryPackets() {
 		return
 	}
 	defer out.Close()
-	var under sync.WaitGroup
-	defer under.Wait()
+	var pending sync.WaitGroup
+	defer pending.Wait()
 	for b := make([]byte, 64<<10); ; {
 		n, _, err := r.packets.ReadFromUDP(b)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		packet := append([]byte(nil), b[:n]...)
-		under.Go(func() {
+		pending.Go(func() {
 			time.Sleep(r.delay)
-			out.Write(packet) //nolint:errcheck // packets get lost
+			out.Write(packet) //nolint:errcheck // UDP may lose packets
 		})
 	}
 }

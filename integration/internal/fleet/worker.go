@@ -26,68 +26,70 @@ import (
 	"github.com/choked/choked/internal/testkit/history"
 )
 
-// workerEnv is set in the processes that a program starts from itself.
+// workerEnv is the environment variable that is set in worker processes, which run
+// the program that starts the fleet.
 const workerEnv = "CHOKED_INTEGRATION_WORKER"
 
-// Main makes the program a worker if it was started as one, and does not return
-// then. A program that starts a [Fleet] calls it first.
+// Main runs a worker and exits if the process was started as one; otherwise it
+// returns at once. A program that starts a [Fleet] calls it first.
 func Main() {
 	if os.Getenv(workerEnv) != "" {
 		os.Exit(work(os.Stdin, os.Stdout, os.Stderr))
 	}
 }
 
-// Job is what a worker has to do: the first line on its standard input.
+// Job is the configuration of a worker: the first line on its standard input.
 type Job struct {
 	Slot, Incarnation int
 
-	// Of the node.
+	// Of the cluster node.
 	Name, Bind, Advertise, Dir, Secret string
 	Join                               []string
 	Timeout                            time.Duration
 	ColdStart                          cluster.ColdStart
 
-	Key     string
-	Limits  choked.Limits
-	Callers int           // that ask for more as soon as they are served
-	Records string        // file of admissions
-	Tell    time.Duration // how often it says its status
-	Look    time.Duration // how often it looks at its line, and whether it is late
-	Busy    int           // loops that never rest, beside the rest on one processor; 0: on all there are
+	Key         string
+	Limits      choked.Limits
+	Callers     int           // each asks again as soon as it is admitted
+	Records     string        // file to which admissions are written
+	StatusEvery time.Duration // how often it reports its status
+	ProbeEvery  time.Duration // how often it measures its lateness and samples its queue
+	BusyLoops   int           // busy loops, which share a single processor with the worker; 0: no loops, all processors
 }
 
-// Order is each further line. The end of input tells the worker to leave.
+// Order is each further line on standard input. The end of input makes the worker
+// leave the cluster and exit.
 type Order struct {
-	Callers int // from now on
+	Callers int // new number of callers
 }
 
-// Status is how a worker stands: each line on its standard output.
+// Status is the state of a worker: each line on its standard output.
 type Status struct {
 	At      int64 // of history.Now
 	PID     int
 	ID      string // of the node
-	Health  string // or what is wrong
-	Leader  string // the id, as far as it knows
+	Health  string // error of Node.Health; "": healthy
+	Leader  string // id of the leader, as far as the worker knows
 	Leads   bool
 	Members []cluster.Member
-	Callers int // as ordered last
+	Callers int // as set by the last order
 
-	Sent     int64       // calls, admitted
-	NoQuorum int64       // calls refused for want of one
-	Failed   int64       // other calls that came to nothing
-	Error    string      // the last, of either kind
-	Failure  string      // the last of the other calls'
-	Leased   choked.Cost // in hand
+	Sent     int64       // admitted calls
+	NoQuorum int64       // calls that failed with ErrNoQuorum
+	Failed   int64       // calls that failed with another error
+	Error    string      // the last of either kind
+	Failure  string      // the last that counts as Failed
+	Leased   choked.Cost // quota in the leases of the worker
 
-	Up    int64         // since when it runs
-	Late  time.Duration // by which it was kept waiting for a processor and the disk, in all
-	Stall time.Duration // for a processor, at once, at most
+	Up           int64         // start of the worker, of history.Now
+	Late         time.Duration // total time that it waited for a processor or the disk
+	LongestStall time.Duration // longest single wait for a processor
 
-	Final bool          // it admits no more
+	Final bool          // this is the last status: the worker admits no more calls
 	Leave time.Duration // when Final: how long its node took to leave
 }
 
-// worker is what one process of the fleet does.
+// worker is the work of one process of the fleet.
 type worker struct {
 	job     Job
 	node    *cluster.Node
@@ -102,27 +104,27 @@ type worker struct {
 	err, failure error // the last
 }
 
-// raftLeaves is what Raft v1.8.0 leaves behind, now and then, when it hands over
-// leadership and loses it meanwhile: what it sends to the replication to the
-// follower, which has ended, nobody takes.
-var raftLeaves = []goleak.Option{
+// raftLeaks are goroutines that Raft v1.8.0 leaks now and then, when it loses
+// leadership during a leadership transfer: they send to the replication goroutine
+// of the follower, which has ended.
+var raftLeaks = []goleak.Option{
 	goleak.IgnoreTopFunction("github.com/hashicorp/raft.(*Raft).leadershipTransfer"),
 	goleak.IgnoreTopFunction("github.com/hashicorp/raft.(*Raft).leaderLoop.func2"),
 }
 
-// work is the whole life of a worker process. It returns the exit status.
+// work runs a worker process and returns its exit status.
 func work(in io.Reader, out, logs io.Writer) int {
-	signal.Ignore(os.Interrupt) // it reaches all processes of a terminal
+	signal.Ignore(os.Interrupt) // Ctrl-C signals all processes of a terminal; only the parent reacts
 	before := goleak.IgnoreCurrent()
 	if err := run(bufio.NewReader(in), json.NewEncoder(out), logs); err != nil {
 		fmt.Fprintln(logs, "worker:", err)
 		return 1
 	}
-	// Gossip's last probe of a member that doesn't answer ends by its own time,
-	// which is up to AwarenessMaxMultiplier probe intervals: 4 s.
+	// The last gossip probe of a member that does not answer ends after up to
+	// AwarenessMaxMultiplier probe intervals: 4 s.
 	var err error
 	for began := time.Now(); time.Since(began) < 8*time.Second; {
-		if err = goleak.Find(append(raftLeaves, before)...); err == nil {
+		if err = goleak.Find(append(raftLeaks, before)...); err == nil {
 			return 0
 		}
 	}
@@ -134,7 +136,7 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	orders := json.NewDecoder(in)
 	w := &worker{up: history.Now()}
 	if err := orders.Decode(&w.job); err != nil {
-		return fmt.Errorf("read what to do: %w", err)
+		return fmt.Errorf("read job: %w", err)
 	}
 	if w.records, err = history.Open(w.job.Records); err != nil {
 		return err
@@ -156,7 +158,7 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	ctx, stop := context.WithCancel(context.Background())
 	counts := make(chan int, 1)
 	counts <- w.job.Callers
-	go func() { // ends after the input, and so after the parent
+	go func() { // ends after the input, which ends with the parent process at the latest
 		defer stop()
 		var o Order
 		for orders.Decode(&o) == nil {
@@ -167,12 +169,12 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 		}
 	}()
 	var others sync.WaitGroup
-	others.Go(func() { w.tell(ctx, out) })
-	others.Go(func() { w.pulse(ctx) })
+	others.Go(func() { w.reportStatus(ctx, out) })
+	others.Go(func() { w.measureWakeups(ctx) })
 	if w.job.Dir != "" {
-		others.Go(func() { w.touch(ctx) })
+		others.Go(func() { w.measureDisk(ctx) })
 	}
-	for range w.job.Busy {
+	for range w.job.BusyLoops {
 		others.Go(func() { spin(ctx) })
 	}
 	w.serve(ctx, counts)
@@ -181,7 +183,7 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	final := w.status()
 	began := time.Now()
 	err = choke.Close()
-	if errors.Is(err, choked.ErrNoQuorum) || errors.Is(err, context.Canceled) { // its leases are lost, which is no fault of its own
+	if errors.Is(err, choked.ErrNoQuorum) || errors.Is(err, context.Canceled) { // its leases could not be returned, which is no failure of the worker
 		err = nil
 	}
 	err = errors.Join(err, w.node.Close())
@@ -189,7 +191,7 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	return errors.Join(err, out.Encode(final))
 }
 
-// serve keeps as many callers as was said last, until ctx ends.
+// serve runs as many callers as the last order says, until ctx ends.
 func (w *worker) serve(ctx context.Context, counts <-chan int) {
 	var callers sync.WaitGroup
 	stop := func() {}
@@ -213,20 +215,19 @@ func (w *worker) serve(ctx context.Context, counts <-chan int) {
 	}
 }
 
-// call asks for one admission after the other and writes each down, until ctx
-// ends.
+// call waits for one admission after the other and records each, until ctx ends.
 func (w *worker) call(ctx context.Context) {
 	for ctx.Err() == nil {
 		cost := choked.Cost{Requests: 1, Tokens: 1 + rand.Int64N(40)}
 		asked, turn := w.queue.Join()
 		err := w.limiter.Wait(ctx, cost)
 		if err == nil {
-			now, before := history.Now(), asked
-			if ctx.Err() == nil { // else some may have left the line unserved
-				before = w.queue.Since(turn, asked)
+			now, decided := history.Now(), asked
+			if ctx.Err() == nil { // once ctx has ended, callers leave the queue unserved and Since does not hold
+				decided = w.queue.Since(turn, asked)
 			}
 			err = w.records.Append(history.Record{
-				Before: before, After: now, Waited: time.Duration(now - asked), Requests: cost.Requests, Tokens: cost.Tokens,
+				Before: decided, After: now, Waited: time.Duration(now - asked), Requests: cost.Requests, Tokens: cost.Tokens,
 				Worker: uint32(w.job.Slot), Incarnation: uint32(w.job.Incarnation),
 			})
 		}
@@ -253,27 +254,27 @@ func (w *worker) call(ctx context.Context) {
 	}
 }
 
-// grain is how late something may be that is nobody's fault.
+// grain is the lateness that is not counted: timers and disks take as long.
 const grain = time.Millisecond
 
-// pulse sleeps for a moment, over and over, until ctx ends. By how much it wakes
-// too late, the others of this process may have been late as well, each time that
-// they had something to do. Then it looks at the line of callers.
-func (w *worker) pulse(ctx context.Context) {
+// measureWakeups sleeps for ProbeEvery again and again until ctx ends, and sums up
+// by how much it wakes late: other goroutines of the worker wake as late. After
+// each sleep it samples the queue of callers.
+func (w *worker) measureWakeups(ctx context.Context) {
 	for ctx.Err() == nil {
 		began := time.Now()
-		time.Sleep(w.job.Look)
-		late := int64(max(0, time.Since(began)-w.job.Look-grain))
+		time.Sleep(w.job.ProbeEvery)
+		late := int64(max(0, time.Since(began)-w.job.ProbeEvery-grain))
 		w.late.Add(late)
 		w.stall.Store(max(w.stall.Load(), late))
 		w.queue.Join()
 	}
 }
 
-// touch does the same with the disk: it waits for a byte to be there, as Raft does
-// for each entry.
-func (w *worker) touch(ctx context.Context) {
-	f, err := os.CreateTemp(filepath.Dir(filepath.Dir(w.job.Records)), "touched-")
+// measureDisk sums up how long the disk takes to sync a byte: Raft waits as long for
+// each entry.
+func (w *worker) measureDisk(ctx context.Context) {
+	f, err := os.CreateTemp(filepath.Dir(filepath.Dir(w.job.Records)), "sync-")
 	if err != nil {
 		return
 	}
@@ -290,15 +291,15 @@ func (w *worker) touch(ctx context.Context) {
 	}
 }
 
-// spin does nothing, and gives way to nobody of its own accord, until ctx ends.
+// spin keeps a processor busy until ctx ends.
 func spin(ctx context.Context) {
 	for ctx.Err() == nil {
 	}
 }
 
-// tell writes the status until ctx ends, or until nobody reads it.
-func (w *worker) tell(ctx context.Context, out *json.Encoder) {
-	tick := time.NewTicker(w.job.Tell)
+// reportStatus writes the status until ctx ends or the output is closed.
+func (w *worker) reportStatus(ctx context.Context, out *json.Encoder) {
+	tick := time.NewTicker(w.job.StatusEvery)
 	defer tick.Stop()
 	for out.Encode(w.status()) == nil {
 		select {
@@ -314,7 +315,7 @@ func (w *worker) status() Status {
 	s := Status{
 		At: history.Now(), PID: os.Getpid(), ID: w.node.ID(), Members: w.node.Members(), Callers: int(w.callers.Load()),
 		Sent: w.sent.Load(), NoQuorum: w.noQuorum.Load(), Failed: w.failed.Load(), Leased: stats.Leased,
-		Up: w.up, Late: time.Duration(w.late.Load()), Stall: time.Duration(w.stall.Load()),
+		Up: w.up, Late: time.Duration(w.late.Load()), LongestStall: time.Duration(w.stall.Load()),
 	}
 	if m, ok := w.node.Leader(); ok {
 		s.Leader, s.Leads = m.ID, m.Self
