@@ -21,21 +21,21 @@ import (
 	"github.com/choked/choked/internal/testkit/ports"
 )
 
-// The test's program is the nodes' too.
+// TestMain makes the test program run as a node if it was started as one.
 func TestMain(m *testing.M) {
-	beNode()
+	runAsNode()
 	os.Exit(m.Run())
 }
 
-func TestAllKeysAreTakenFrom(t *testing.T) {
+func TestRandomOrderHasNearlyAllKeys(t *testing.T) {
 	seen := make(map[int]bool)
-	for _, i := range atRandom(10_000) {
+	for _, i := range randomOrder(10_000) {
 		seen[i] = true
 	}
 	assert.Greater(t, len(seen), 9900)
 }
 
-func TestAMissIsAnErrorUnlessTheRunHasShownWhy(t *testing.T) {
+func TestMissedGoalIsAnErrorUnlessExplained(t *testing.T) {
 	var g goals
 	g.add("speed", "≤ 1", "0.9", true, "")
 	g.add("first", "≤ 2", "3", false, "the disk")
@@ -50,11 +50,11 @@ func TestAMissIsAnErrorUnlessTheRunHasShownWhy(t *testing.T) {
 	assert.Contains(t, text.String(), "| speed | ≤ 1 | 0.9 | reached |  |")
 }
 
-func TestAPartThatFailsLosesNothingOfTheOthers(t *testing.T) {
+func TestFailedPartKeepsTheResultsOfOthers(t *testing.T) {
 	defer func(before []part) { parts = before }(parts)
 	parts = []part{
-		{"broken", "What fails", func(context.Context, *config) ([]table, error) { return nil, errors.New("no disk\nno network") }},
-		{"sound", "What works", func(context.Context, *config) ([]table, error) {
+		{"broken", "A failing part", func(context.Context, *config) ([]table, error) { return nil, errors.New("no disk\nno network") }},
+		{"sound", "A working part", func(context.Context, *config) ([]table, error) {
 			return []table{{head: []string{"a"}, rows: [][]string{{"1"}}}}, nil
 		}},
 	}
@@ -62,12 +62,12 @@ func TestAPartThatFailsLosesNothingOfTheOthers(t *testing.T) {
 	assert.EqualError(t, run(t.Context(), []string{"-o", file, "-only", "broken,sound"}, io.Discard), "broken: no disk\nno network")
 	written, err := os.ReadFile(file)
 	require.NoError(t, err)
-	assert.Contains(t, string(written), "## What fails\n\n`go run . -only broken`\n\nFailed: no disk\n")
-	assert.Contains(t, string(written), "## What works\n\n`go run . -only sound`\n\n| a |\n|---|\n| 1 |\n")
+	assert.Contains(t, string(written), "## A failing part\n\n`go run . -only broken`\n\nFailed: no disk\n")
+	assert.Contains(t, string(written), "## A working part\n\n`go run . -only sound`\n\n| a |\n|---|\n| 1 |\n")
 }
 
-// A port that was free may be taken by who dials before it is bound.
-func TestGubernatorTakesOtherPortsThanThoseInUse(t *testing.T) {
+// A connection may take a free port as its source port before a daemon binds it.
+func TestGubernatorRetriesWithOtherPorts(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer taken.Close()
@@ -85,45 +85,45 @@ func TestGubernatorTakesOtherPortsThanThoseInUse(t *testing.T) {
 	assert.Equal(t, 3, tries)
 }
 
-func TestNothingIsMeasuredOfWrongVerdicts(t *testing.T) {
+func TestWrongVerdictsAreAnError(t *testing.T) {
 	broken := errors.New("broken")
-	giving := func(ok bool, err error) contestant {
+	answering := func(ok bool, err error) contestant {
 		return contestant{name: "fake", ours: true, open: func(int, choked.Rate) (func(int) (bool, error), func(), error) {
 			return func(int) (bool, error) { return ok, err }, func() {}, nil
 		}}
 	}
-	admitted, refused := scene{keys: 1}, scene{keys: 1, refused: true}
+	admitted, refused := scenario{keys: 1}, scenario{keys: 1, refused: true}
 	for _, tt := range []struct {
 		name string
-		s    scene
+		s    scenario
 		who  contestant
 		want string
 	}{
-		{"all are to be admitted", admitted, giving(false, nil), "0.0% admitted"},
-		{"nearly all are to be refused", refused, giving(true, nil), "100.0% admitted"},
-		{"an error is no verdict", admitted, giving(true, broken), "broken"},
+		{"refusals where all should be admitted", admitted, answering(false, nil), "0.0% admitted"},
+		{"admissions where nearly all should be refused", refused, answering(true, nil), "100.0% admitted"},
+		{"errors", admitted, answering(true, broken), "broken"},
 	} {
 		assert.EqualError(t, tt.s.measure(tt.who, new(sample)), tt.want, tt.name)
 	}
 }
 
-// deaf is a store that decides nothing.
-type deaf struct{ choked.Store }
+// failingStore is a store whose leases fail.
+type failingStore struct{ choked.Store }
 
-func (deaf) Lease(context.Context, choked.Ask) (choked.Lease, error) {
+func (failingStore) Lease(context.Context, choked.Ask) (choked.Lease, error) {
 	return choked.Lease{}, choked.ErrNoQuorum
 }
 
-func TestALoadTellsWhatFailed(t *testing.T) {
+func TestLoadReturnsErrorsOfCallers(t *testing.T) {
 	local := choked.NewLocal()
 	defer local.Close()
-	l := load{stores: []choked.Store{local, deaf{local}}, keys: []string{"k"}, limits: choked.MustLimits("10/s", ""), callers: 1, span: 100 * time.Millisecond}
+	l := load{stores: []choked.Store{local, failingStore{local}}, keys: []string{"k"}, limits: choked.MustLimits("10/s", ""), callers: 1, duration: 100 * time.Millisecond}
 	s, err := l.run(t.Context())
 	assert.ErrorIs(t, err, choked.ErrNoQuorum)
-	assert.Positive(t, s.admitted, "the others go on")
+	assert.Positive(t, s.admitted, "the callers on the other store are admitted")
 }
 
-func TestCallsThatFailAreCounted(t *testing.T) {
+func TestFailedCallsAreCounted(t *testing.T) {
 	broken := errors.New("broken")
 	fails := func(context.Context) (bool, time.Duration, error) { return false, 0, broken }
 	r := compete(t.Context(), []taker{fails}, false, 2, perSecond(10), 50*time.Millisecond)
@@ -131,12 +131,12 @@ func TestCallsThatFailAreCounted(t *testing.T) {
 	assert.ErrorIs(t, r.err, broken)
 
 	n, f := flatOut(t.Context(), []taker{fails}, 2, 10*time.Millisecond)
-	assert.Zero(t, n, "it is no decision")
+	assert.Zero(t, n, "failed calls are no decisions")
 	assert.Positive(t, f.failed)
 	assert.ErrorIs(t, f.err, broken)
 }
 
-func TestGapsAreThoseOfTheOthers(t *testing.T) {
+func TestGapsExcludeTheEndedWorker(t *testing.T) {
 	const ms = int64(time.Millisecond)
 	at := func(key uint32, instants ...int64) (rs []history.Record) {
 		for _, i := range instants {
@@ -150,14 +150,14 @@ func TestGapsAreThoseOfTheOthers(t *testing.T) {
 		append(at(1, 1001), at(0, 1300, 2000, 2600, 3400)...),
 	}
 	gaps, all := gapsOf([]fault{{at: 1000 * ms, worker: 0}}, records, 0)
-	assert.Equal(t, []time.Duration{500 * time.Millisecond, 800 * time.Millisecond}, gaps, "not that of the dead one")
-	assert.Len(t, all, 14, "of this key, by all")
+	assert.Equal(t, []time.Duration{500 * time.Millisecond, 800 * time.Millisecond}, gaps, "without the gap of the ended worker")
+	assert.Len(t, all, 14, "admissions of this key by all workers")
 }
 
-func TestCPUOfAProcess(t *testing.T) {
+func TestCPUTimeOfAProcess(t *testing.T) {
 	d, err := parseStat("42 (a) b) S 1 42 42 0 -1 4194304 1 0 0 0 150 25 0 0 20 0 1 0")
 	require.NoError(t, err)
-	assert.Equal(t, 1750*time.Millisecond, d, "150 ticks of its own and 25 of the system")
+	assert.Equal(t, 1750*time.Millisecond, d, "150 ticks of user time and 25 of system time")
 	_, err = parseStat("42 (a) S 1")
 	assert.Error(t, err)
 	d, err = cpuOf(os.Getpid())
@@ -165,7 +165,7 @@ func TestCPUOfAProcess(t *testing.T) {
 	assert.LessOrEqual(t, d, cpu()+20*time.Millisecond)
 }
 
-func TestThreeProcessesTheirMembersAndClients(t *testing.T) {
+func TestTrioWithMembersAndClients(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
@@ -185,5 +185,5 @@ func TestThreeProcessesTheirMembersAndClients(t *testing.T) {
 	require.NoError(t, err)
 	three.procs[i].end(syscall.SIGKILL)
 	_, err = three.leader(t.Context())
-	assert.NoError(t, err, "another leads")
+	assert.NoError(t, err, "another voter leads")
 }

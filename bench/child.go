@@ -24,25 +24,26 @@ import (
 	"github.com/choked/choked/server"
 )
 
-// jobVar has the job of a process that this program starts of itself.
-const jobVar = "CHOKED_BENCH_NODE"
+// jobEnv is the environment variable with the job of a child process, which runs this
+// same program.
+const jobEnv = "CHOKED_BENCH_NODE"
 
-// job is a node in a process of its own, and callers there who take what they
-// can get.
+// job is the configuration of a child process: a cluster node, with callers that
+// wait for admission again and again.
 type job struct {
 	Name, Bind, Dir string
 	Join            []string
-	Serve           string // address of its HTTP service; empty: none
+	Serve           string // address of the HTTP service; empty: none
 	Worker          int
-	Callers         int    // under each of the demands; none: it only decides
-	Records         string // file of what was admitted
+	Callers         int    // number for each of the demands; zero: the process is a voter without callers
+	Records         string // file to which admissions are written
 }
 
-// demand is what callers in such a process want of a key.
+// demand is the demand of the callers in a child process on one key.
 type demand struct {
-	name  string
-	limit choked.Rate
-	every time.Duration // a caller needs one; zero: at once again
+	name     string
+	limit    choked.Rate
+	interval time.Duration // pause of a caller after each admission; zero: none
 }
 
 var demands = []demand{
@@ -50,17 +51,17 @@ var demands = []demand{
 	{"below the limit of 2,000/s", perSecond(2000), 20 * time.Millisecond},
 }
 
-// What a process says of itself, in lines.
+// Lines that a child process prints.
 const (
-	sayWhole   = "whole"   // three vote, one leads
-	sayLeads   = "leads"   // this one
-	sayFollows = "follows" // not this one
+	reportComplete = "complete" // the node sees three voters and a leader
+	reportLeads    = "leads"    // the node became leader
+	reportFollows  = "follows"  // the node lost leadership
 )
 
-// beNode does its job and ends, in a process that was started for one: when it
-// is told to, or when who started it has ended.
-func beNode() {
-	text := os.Getenv(jobVar)
+// runAsNode runs a job and exits, if the process was started for one; otherwise it
+// returns at once. The job ends on SIGTERM, or when the parent process has ended.
+func runAsNode() {
+	text := os.Getenv(jobEnv)
 	if text == "" {
 		return
 	}
@@ -79,9 +80,9 @@ func beNode() {
 func (j job) do() (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	signal.Ignore(os.Interrupt) // it is for who started this one
+	signal.Ignore(os.Interrupt) // Ctrl-C signals all processes of a terminal; only the parent reacts
 	go func() {
-		os.Stdin.Read(make([]byte, 1)) //nolint:errcheck // it ends with the other process
+		os.Stdin.Read(make([]byte, 1)) //nolint:errcheck // returns when the parent has ended
 		stop()
 	}()
 	node, err := cluster.Start(cluster.Config{Name: j.Name, Bind: j.Bind, Join: j.Join, Dir: j.Dir, Secret: secret})
@@ -90,12 +91,12 @@ func (j job) do() (err error) {
 	}
 	choke := choked.New(node)
 	var work sync.WaitGroup
-	work.Go(func() { j.tell(ctx, node) })
+	work.Go(func() { j.report(ctx, node) })
 	if j.Serve != "" {
 		err = j.serve(ctx, node, &work)
 	}
 	if j.Callers > 0 && err == nil {
-		err = j.work(ctx, choke, &work)
+		err = j.startCallers(ctx, choke, &work)
 	}
 	if err != nil {
 		stop()
@@ -106,16 +107,17 @@ func (j job) do() (err error) {
 	return errors.Join(err, node.Close())
 }
 
-// tell says what this node is, until ctx ends.
-func (j job) tell(ctx context.Context, node *cluster.Node) {
-	if whole(ctx, node, len(j.Join)) == nil {
-		fmt.Println(sayWhole)
+// report prints when the cluster is complete and when the node becomes leader or loses
+// leadership, until ctx ends.
+func (j job) report(ctx context.Context, node *cluster.Node) {
+	if awaitComplete(ctx, node, len(j.Join)) == nil {
+		fmt.Println(reportComplete)
 	}
 	led := false
 	for tick := time.NewTicker(2 * time.Millisecond); ctx.Err() == nil; {
 		if m, ok := node.Leader(); led != (ok && m.Self) {
 			led = !led
-			fmt.Println(map[bool]string{true: sayLeads, false: sayFollows}[led])
+			fmt.Println(map[bool]string{true: reportLeads, false: reportFollows}[led])
 		}
 		select {
 		case <-ctx.Done():
@@ -124,14 +126,14 @@ func (j job) tell(ctx context.Context, node *cluster.Node) {
 	}
 }
 
-// serve is the node's HTTP service, until ctx ends.
+// serve runs the node's HTTP service until ctx ends.
 func (j job) serve(ctx context.Context, node *cluster.Node, work *sync.WaitGroup) error {
 	l, err := net.Listen("tcp", j.Serve)
 	if err != nil {
 		return err
 	}
 	s := server.New(server.Config{Store: node})
-	work.Go(func() { s.Serve(l) }) //nolint:errcheck // how it ended shows at its clients
+	work.Go(func() { s.Serve(l) }) //nolint:errcheck // an error shows at the clients
 	work.Go(func() {
 		<-ctx.Done()
 		s.Shutdown(context.Background()) //nolint:errcheck // as above
@@ -139,44 +141,47 @@ func (j job) serve(ctx context.Context, node *cluster.Node, work *sync.WaitGroup
 	return nil
 }
 
-// work has callers take until ctx ends, or their choke closes. Each admission is
-// in the file when the next is asked for.
-func (j job) work(ctx context.Context, choke *choked.Choke, work *sync.WaitGroup) error {
+// startCallers starts the callers, which end with ctx or when choke closes.
+func (j job) startCallers(ctx context.Context, choke *choked.Choke, work *sync.WaitGroup) error {
 	w, err := history.Open(j.Records)
 	if err != nil {
 		return err
 	}
-	for i, d := range demands {
+	for key, d := range demands {
 		l, err := choke.Limiter(d.name, choked.Limits{Requests: []choked.Rate{d.limit}}, nil)
 		if err != nil {
 			return err
 		}
 		for range j.Callers {
-			work.Go(func() {
-				for ctx.Err() == nil {
-					r := history.Record{Before: history.Now(), Requests: 1, Worker: uint32(j.Worker), Key: uint32(i)}
-					err := l.Wait(ctx, choked.Cost{Requests: 1})
-					if r.After = history.Now(); err == nil {
-						err = w.Append(r)
-					}
-					if err != nil && !errors.Is(err, choked.ErrNoQuorum) {
-						break
-					}
-					sleep(ctx, d.every) //nolint:errcheck // the loop looks
-				}
-			})
+			work.Go(func() { j.call(ctx, l, w, key) })
 		}
 	}
 	return nil
 }
 
-// process is one that does a job.
+// call waits for one admission after the other under the key of a demand. It records
+// each before it asks for the next. An outage of the cluster does not end it.
+func (j job) call(ctx context.Context, l *choked.Limiter, w *history.Writer, key int) {
+	for ctx.Err() == nil {
+		r := history.Record{Before: history.Now(), Requests: 1, Worker: uint32(j.Worker), Key: uint32(key)}
+		err := l.Wait(ctx, choked.Cost{Requests: 1})
+		if r.After = history.Now(); err == nil {
+			err = w.Append(r)
+		}
+		if err != nil && !errors.Is(err, choked.ErrNoQuorum) {
+			return
+		}
+		sleep(ctx, demands[key].interval) //nolint:errcheck // the loop checks ctx
+	}
+}
+
+// process is a child process with its job.
 type process struct {
-	job   job
-	cmd   *exec.Cmd
-	whole chan struct{} // closed when it has seen three that vote
-	leads atomic.Bool
-	ended chan struct{}
+	job      job
+	cmd      *exec.Cmd
+	complete chan struct{} // closed when the node has reported three voters and a leader
+	leads    atomic.Bool
+	ended    chan struct{}
 }
 
 func start(j job) (*process, error) {
@@ -188,10 +193,10 @@ func start(j job) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{job: j, cmd: exec.Command(self), whole: make(chan struct{}), ended: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), jobVar+"="+string(text))
+	p := &process{job: j, cmd: exec.Command(self), complete: make(chan struct{}), ended: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), jobEnv+"="+string(text))
 	p.cmd.Stderr = os.Stderr
-	if _, err := p.cmd.StdinPipe(); err != nil { // it ends when this process does
+	if _, err := p.cmd.StdinPipe(); err != nil { // its end lets the child exit when this process does
 		return nil, err
 	}
 	out, err := p.cmd.StdoutPipe()
@@ -205,21 +210,21 @@ func start(j job) (*process, error) {
 		defer close(p.ended)
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			switch lines.Text() {
-			case sayWhole:
-				close(p.whole)
-			case sayLeads, sayFollows:
-				p.leads.Store(lines.Text() == sayLeads)
+			case reportComplete:
+				close(p.complete)
+			case reportLeads, reportFollows:
+				p.leads.Store(lines.Text() == reportLeads)
 			}
 		}
 		p.leads.Store(false)
-		p.cmd.Wait() //nolint:errcheck // how it ended shows in what it did
+		p.cmd.Wait() //nolint:errcheck // a failure shows in its records
 	}()
 	return p, nil
 }
 
 // end sends the process a signal and waits for its end.
 func (p *process) end(s syscall.Signal) {
-	p.cmd.Process.Signal(s) //nolint:errcheck // it has ended
+	p.cmd.Process.Signal(s) //nolint:errcheck // fails only if the process has ended
 	select {
 	case <-p.ended:
 	case <-time.After(10 * time.Second):
@@ -228,14 +233,14 @@ func (p *process) end(s syscall.Signal) {
 	}
 }
 
-// trio is three nodes that vote, in processes of their own.
+// trio is three voters in processes of their own.
 type trio struct {
 	dir   string
 	procs []*process
 }
 
-// startTrio starts them, all with the callers of j and an HTTP service, and returns
-// when they are a whole.
+// startTrio starts three voters with the callers of j and an HTTP service, and waits
+// until all of them see a complete cluster. With dirs they keep their state on disk.
 func startTrio(ctx context.Context, j job, dirs bool) (*trio, error) {
 	addrs, err := ports.Free(6)
 	if err != nil {
@@ -271,14 +276,14 @@ func startTrio(ctx context.Context, j job, dirs bool) (*trio, error) {
 
 func (p *process) await(ctx context.Context) error {
 	select {
-	case <-p.whole:
+	case <-p.complete:
 		return nil
 	case <-p.ended:
-		return fmt.Errorf("%s has ended", p.job.Name)
+		return fmt.Errorf("%s has exited", p.job.Name)
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(60 * time.Second):
-		return fmt.Errorf("%s does not find three that vote", p.job.Name)
+		return fmt.Errorf("%s: not three voters after 60s", p.job.Name)
 	}
 }
 
@@ -289,7 +294,7 @@ func (t *trio) stop() error {
 	return os.RemoveAll(t.dir)
 }
 
-// leader is the one that leads, once there is one.
+// leader waits until one of the processes leads and returns its index.
 func (t *trio) leader(ctx context.Context) (i int, err error) {
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
 		for i, p := range t.procs {
@@ -298,11 +303,11 @@ func (t *trio) leader(ctx context.Context) (i int, err error) {
 			}
 		}
 	}
-	return 0, errors.Join(errors.New("none of three processes leads"), ctx.Err())
+	return 0, errors.Join(errors.New("no leader among three processes after 20s"), ctx.Err())
 }
 
-// replace starts another process in place of the i-th, which has ended, and
-// returns when all are a whole again.
+// replace starts another process in place of the i-th, which has ended, and waits
+// until it sees a complete cluster.
 func (t *trio) replace(ctx context.Context, i int) (err error) {
 	if t.procs[i], err = start(t.procs[i].job); err != nil {
 		return err
@@ -310,16 +315,16 @@ func (t *trio) replace(ctx context.Context, i int) (err error) {
 	return t.procs[i].await(ctx)
 }
 
-// members starts n nodes in this process, which are clients of the three, and
-// waits until they have found each other.
+// members starts n nodes in this process, which join the three voters, and waits until
+// all nodes know each other.
 func (t *trio) members(ctx context.Context, n int) (stores []choked.Store, stop func() error, err error) {
 	addrs, err := ports.Free(n)
 	if err != nil {
 		return nil, nil, err
 	}
 	var nodes []*cluster.Node
-	stop = func() error { // all at once: each waits until its good-bye has spread
-		return sameTime(nodes, (*cluster.Node).Close)
+	stop = func() error { // all at once: each waits until gossip has spread its leave
+		return forAll(nodes, (*cluster.Node).Close)
 	}
 	for i, addr := range addrs {
 		node, err := cluster.Start(cluster.Config{Name: fmt.Sprint("member-", i+1), Bind: addr, Join: t.procs[0].job.Join, Secret: secret})
@@ -329,18 +334,18 @@ func (t *trio) members(ctx context.Context, n int) (stores []choked.Store, stop 
 		nodes = append(nodes, node)
 	}
 	for _, node := range nodes {
-		if err := whole(ctx, node, n+3); err != nil {
+		if err := awaitComplete(ctx, node, n+3); err != nil {
 			return nil, nil, errors.Join(err, stop())
 		}
 	}
 	return spread(nodes, n), stop, nil
 }
 
-// clients are n workers in this process that are no members: each has connections
-// of its own to the HTTP service of one of the three, and has been served once.
+// clients returns n stores that are clients of the voters' HTTP services, with their
+// own connections. Each client has made a call.
 func (t *trio) clients(ctx context.Context, n int) (stores []choked.Store, stop func() error, err error) {
 	var remote []*httpstore.Store
-	stop = func() error { return sameTime(remote, (*httpstore.Store).Close) }
+	stop = func() error { return forAll(remote, (*httpstore.Store).Close) }
 	for i := range n {
 		s, err := httpstore.New("http://"+t.procs[i%len(t.procs)].job.Serve, "")
 		if err != nil {
@@ -348,7 +353,7 @@ func (t *trio) clients(ctx context.Context, n int) (stores []choked.Store, stop 
 		}
 		remote = append(remote, s)
 	}
-	err = sameTime(remote, func(s *httpstore.Store) error {
+	err = forAll(remote, func(s *httpstore.Store) error {
 		return s.Adjust(ctx, bucket.Adjustment{Key: "hello", Limits: choked.MustLimits("100/s", "")})
 	})
 	if err != nil {
@@ -357,8 +362,8 @@ func (t *trio) clients(ctx context.Context, n int) (stores []choked.Store, stop 
 	return spread(remote, n), stop, nil
 }
 
-// sameTime calls f for all of them at the same time.
-func sameTime[T any](all []T, f func(T) error) error {
+// forAll calls f for all elements of all at the same time.
+func forAll[T any](all []T, f func(T) error) error {
 	errs := make([]error, len(all))
 	var wg sync.WaitGroup
 	for i, x := range all {

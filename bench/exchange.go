@@ -14,21 +14,21 @@ import (
 	"github.com/choked/choked"
 )
 
-// exchange measures what an admission costs of what is shared: exchanges with
-// the leader, entries of the log, bytes in it and on the wire.
+// exchange measures the shared resources that an admission takes: exchanges with the
+// leader, log entries, and bytes in the log and on the wire.
 func exchange(ctx context.Context, c *config) ([]table, error) {
 	t := table{
-		note: "Three nodes that write to disk, four callers on each, one key; for each admission, the medians of " + fmt.Sprint(c.repeats, " runs of ", c.seconds/2) + ". On the wire is all that goes over loopback, TCP's and IP's own bytes included; CPU is of all nodes and callers.",
+		note: "Three nodes that write to disk, four callers on each, one key; for each admission, the medians of " + fmt.Sprint(c.repeats, " runs of ", c.runTime/2) + ". Bytes on the wire are all bytes over loopback, with the headers of TCP and IP; CPU is that of all nodes and callers.",
 		head: []string{"limit", "admitted", "exchanges", "entries", "bytes in the log", "bytes on the wire", "CPU"},
 	}
 	for _, limit := range []string{"50/s", "1000/s", "20000/s"} {
 		var runs [][]float64
 		for range c.repeats {
-			s, entries, size, err := logged(ctx, limit, c.seconds/2)
+			s, entries, size, err := runLogged(ctx, limit, c.runTime/2)
 			if err != nil {
 				return nil, err
 			}
-			runs = append(runs, []float64{float64(s.admitted), s.each(s.exchanges), s.each(entries), s.each(size), s.each(s.wire), float64(s.cpuEach())})
+			runs = append(runs, []float64{float64(s.admitted), s.perAdmission(s.exchanges), s.perAdmission(entries), s.perAdmission(size), s.perAdmission(s.wire), float64(s.cpuPerAdmission())})
 		}
 		m := medians(runs)
 		t.row(limit, int(m[0]), fmt.Sprintf("%.3f", m[1]), fmt.Sprintf("%.3f", m[2]), fmt.Sprintf("%.1f", m[3]), fmt.Sprintf("%.0f", m[4]), time.Duration(m[5]))
@@ -36,9 +36,9 @@ func exchange(ctx context.Context, c *config) ([]table, error) {
 	return []table{t}, nil
 }
 
-// logged runs a load on nodes that write to disk, and counts what is in the log
-// when they have ended.
-func logged(ctx context.Context, limit string, d time.Duration) (s spent, entries, size int64, err error) {
+// runLogged runs a load on nodes that write to disk, and counts the entries in the log
+// after the nodes have closed.
+func runLogged(ctx context.Context, limit string, d time.Duration) (s loadCost, entries, size int64, err error) {
 	dir, err := os.MkdirTemp("", "choked-bench-")
 	if err != nil {
 		return s, 0, 0, err
@@ -48,7 +48,7 @@ func logged(ctx context.Context, limit string, d time.Duration) (s spent, entrie
 	if err != nil {
 		return s, 0, 0, err
 	}
-	s, err = load{stores: spread(nodes, 3), keys: []string{"cost"}, limits: choked.MustLimits(limit, ""), callers: 4, span: d}.run(ctx)
+	s, err = load{stores: spread(nodes, 3), keys: []string{"cost"}, limits: choked.MustLimits(limit, ""), callers: 4, duration: d}.run(ctx)
 	if err = errors.Join(err, stop()); err != nil {
 		return s, 0, 0, err
 	}
@@ -56,8 +56,8 @@ func logged(ctx context.Context, limit string, d time.Duration) (s spent, entrie
 	if err != nil {
 		return s, 0, 0, err
 	}
-	for _, log := range logs { // they are alike, but for those who left before the end
-		n, b, err := count(log)
+	for _, log := range logs { // equal, except that a node that left early lacks the last entries
+		n, b, err := countEntries(log)
 		if err != nil {
 			return s, 0, 0, err
 		}
@@ -68,8 +68,9 @@ func logged(ctx context.Context, limit string, d time.Duration) (s spent, entrie
 	return s, entries, size, nil
 }
 
-// count is how many entries a log has, and their bytes.
-func count(file string) (entries, size int64, err error) {
+// countEntries returns the number of command entries in a log, and the size of their
+// data in bytes.
+func countEntries(file string) (entries, size int64, err error) {
 	db, err := raftboltdb.NewBoltStore(file)
 	if err != nil {
 		return 0, 0, err

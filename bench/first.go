@@ -17,21 +17,21 @@ import (
 	"github.com/choked/choked"
 )
 
-// firsts is how many first admissions are measured at each node.
-const firsts = 300
+// firstsPerNode is how many first admissions are measured at each node.
+const firstsPerNode = 300
 
-// first measures how long the first admission under a new key takes, against
-// what it has to wait for, and where the time goes.
+// first measures how long the first admission under a new key takes, compared with the
+// disk writes and round trips that it needs, and which step takes how long.
 func first(ctx context.Context, c *config) ([]table, error) {
-	fsync, err := fsyncs(firsts)
+	fsync, err := measureFsyncs(firstsPerNode)
 	if err != nil {
 		return nil, err
 	}
-	trip, err := trips(firsts)
+	trip, err := measureRoundTrips(firstsPerNode)
 	if err != nil {
 		return nil, err
 	}
-	one, three, err := entries(firsts)
+	one, three, err := measureLogStores(firstsPerNode)
 	if err != nil {
 		return nil, err
 	}
@@ -40,8 +40,8 @@ func first(ctx context.Context, c *config) ([]table, error) {
 		return nil, err
 	}
 	t := table{
-		note: "One caller, one new key after the other, the leases given back and " + settled.String() + " waited before the next. What it needs at least is an fsync of 1 KiB and the exchange of a byte over TCP on loopback. " +
-			"raft-boltdb makes two fsyncs for an entry of the log, and Raft has the leader store it before the followers do, of whom one has to: three such stores on this disk, written in that order, and a round trip are what it needs in fact.",
+		note: "One caller asks for one new key after the other. Its lease is returned before the next, and " + settleTime.String() + " pass. The lower bound is an fsync of 1 KiB and a round trip of a byte over TCP on loopback. " +
+			"raft-boltdb makes two fsyncs for a log entry, and Raft stores an entry at the leader, then at the followers, of which one must have it. In fact an admission needs stores in this order, three on this disk, and a round trip.",
 		head: []string{"", "p50", "p99", "against fsync and round trip", "against the stores and a round trip"},
 	}
 	least := quantile(fsync, 0.5) + quantile(trip, 0.5)
@@ -53,7 +53,7 @@ func first(ctx context.Context, c *config) ([]table, error) {
 		t.row(x.name, quantile(x.took, 0.5), quantile(x.took, 0.99), "", "")
 	}
 	parts := table{
-		note: "Where the time of these went: the medians of each part. Raft's own measurements tell what its stores took.",
+		note: "How these times divide: the median of each part. The times of the stores are Raft's own metrics.",
 		head: []string{"", "the leader's store", "the first follower's store", "all the rest", "of it on disk"},
 	}
 	var worst time.Duration
@@ -63,7 +63,7 @@ func first(ctx context.Context, c *config) ([]table, error) {
 		if !dirs {
 			disk = ", nothing on disk"
 		}
-		if err := firstOn(ctx, dirs, stages, func(node string, fs []admission) {
+		if err := measureFirst(ctx, dirs, stages, func(node string, fs []admission) {
 			var took, leads, follows, rest []time.Duration
 			for _, f := range fs {
 				took, leads, follows, rest = append(took, f.took), append(leads, f.leads), append(follows, f.follows), append(rest, f.took-f.leads-f.follows)
@@ -79,22 +79,23 @@ func first(ctx context.Context, c *config) ([]table, error) {
 			return nil, err
 		}
 	}
-	because := ""
+	reason := ""
 	if onDisk > 0.5 {
-		because = fmt.Sprintf("%s of it is the leader's and a follower's store of the entry, one after the other, two fsyncs each: %v by themselves, and a round trip %v", percent(onDisk), quantile(three, 0.5), quantile(trip, 0.5))
+		reason = fmt.Sprintf("%s of it are the stores of the entry at the leader and then at a follower, two fsyncs each: %v by themselves; a round trip is %v", percent(onDisk), quantile(three, 0.5), quantile(trip, 0.5))
 	}
-	c.goals.add("cold key, first admission, 3 nodes, p50", fmt.Sprintf("≤ 2 × (fsync + round trip) = %v", 2*least), worst.String(), worst <= 2*least, because)
+	c.goals.add("cold key, first admission, 3 nodes, p50", fmt.Sprintf("≤ 2 × (fsync + round trip) = %v", 2*least), worst.String(), worst <= 2*least, reason)
 	return []table{t, parts}, nil
 }
 
-// settled is how long the followers have at most to store what came last.
-const settled = 5 * time.Millisecond
+// settleTime is the pause in which the followers store the last entries.
+const settleTime = 5 * time.Millisecond
 
-// admission is how long one took, and of that, what the stores did.
+// admission holds the duration of an admission, and of the stores at the leader and at
+// the first follower.
 type admission struct{ took, leads, follows time.Duration }
 
-// firstOn reports the first admissions at each of three nodes.
-func firstOn(ctx context.Context, dirs bool, stages *trace, report func(node string, fs []admission)) (err error) {
+// measureFirst reports the first admissions at each of three nodes.
+func measureFirst(ctx context.Context, dirs bool, stages *trace, report func(node string, fs []admission)) (err error) {
 	nodes, stop, err := startNodes(ctx, 3, dirs)
 	if err != nil {
 		return err
@@ -106,22 +107,22 @@ func firstOn(ctx context.Context, dirs bool, stages *trace, report func(node str
 			name += ", the leader"
 		}
 		var fs []admission
-		for j := range firsts {
-			f, err := firstUnder(ctx, node, fmt.Sprint("first-", i, "-", j), stages)
+		for j := range firstsPerNode {
+			f, err := admitFirst(ctx, node, fmt.Sprint("first-", i, "-", j), stages)
 			if err != nil {
 				return err
 			}
 			fs = append(fs, f)
-			time.Sleep(settled)
+			time.Sleep(settleTime)
 		}
 		report(name, fs)
 	}
 	return nil
 }
 
-// firstUnder has one admitted under a new key. What was leased is back when it
-// returns.
-func firstUnder(ctx context.Context, store choked.Store, key string, stages *trace) (f admission, err error) {
+// admitFirst measures the first admission under a new key, and returns after the lease
+// was settled.
+func admitFirst(ctx context.Context, store choked.Store, key string, stages *trace) (f admission, err error) {
 	choke := choked.New(store)
 	defer func() { err = errors.Join(err, choke.Close()) }()
 	l, err := choke.Limiter(key, choked.MustLimits("100/s", ""), nil)
@@ -129,21 +130,21 @@ func firstUnder(ctx context.Context, store choked.Store, key string, stages *tra
 		return f, err
 	}
 	stages.reset()
-	begun := time.Now()
+	started := time.Now()
 	if err := l.Wait(ctx, choked.Cost{Requests: 1}); err != nil {
 		return f, err
 	}
-	f.took = time.Since(begun)
+	f.took = time.Since(started)
 	f.leads, f.follows = stages.stored()
 	return f, nil
 }
 
-// trace listens to what Raft measures of itself, in all nodes of the process.
+// trace receives the metrics of Raft from all nodes of the process.
 type trace struct {
-	metrics.BlackholeSink // of all the rest
+	metrics.BlackholeSink // ignores all other metrics
 
 	mu             sync.Mutex
-	leads, follows time.Duration // the first since reset
+	leads, follows time.Duration // the first of each since reset
 }
 
 func newTrace() (*trace, error) {
@@ -156,8 +157,8 @@ func newTrace() (*trace, error) {
 
 func (t *trace) AddSample(key []string, ms float32) { t.AddSampleWithLabels(key, ms, nil) }
 
-// AddSampleWithLabels implements [metrics.MetricSink]. The first of the
-// followers is the one that the leader waits for.
+// AddSampleWithLabels implements [metrics.MetricSink]. The leader waits for the first
+// follower only, so later samples are ignored.
 func (t *trace) AddSampleWithLabels(key []string, ms float32, _ []metrics.Label) {
 	took := time.Duration(float64(ms) * float64(time.Millisecond))
 	is := func(name ...string) bool { return fmt.Sprint(key) == fmt.Sprint(append([]string{"raft"}, name...)) }
@@ -183,19 +184,20 @@ func (t *trace) stored() (leads, follows time.Duration) {
 	return t.leads, t.follows
 }
 
-// timed is how long each of n calls of f took.
+// timed returns how long each of n calls of f took.
 func timed(n int, f func() error) (took []time.Duration, err error) {
 	for range n {
-		begun := time.Now()
+		started := time.Now()
 		if err := f(); err != nil {
 			return nil, err
 		}
-		took = append(took, time.Since(begun))
+		took = append(took, time.Since(started))
 	}
 	return took, nil
 }
 
-func fsyncs(n int) (took []time.Duration, err error) {
+// measureFsyncs returns the durations of n writes of 1 KiB with fsync.
+func measureFsyncs(n int) (took []time.Duration, err error) {
 	f, err := os.CreateTemp("", "choked-bench-")
 	if err != nil {
 		return nil, err
@@ -209,8 +211,9 @@ func fsyncs(n int) (took []time.Duration, err error) {
 	})
 }
 
-// trips are round trips of a byte between two connections on loopback.
-func trips(n int) (took []time.Duration, err error) {
+// measureRoundTrips returns the durations of n round trips of a byte over TCP on
+// loopback.
+func measureRoundTrips(n int) (took []time.Duration, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -218,7 +221,7 @@ func trips(n int) (took []time.Duration, err error) {
 	defer l.Close()
 	go func() { // ends with the connection
 		if conn, err := l.Accept(); err == nil {
-			io.Copy(conn, conn) //nolint:errcheck // it ends with one
+			io.Copy(conn, conn) //nolint:errcheck // ends with an error when the connection closes
 			conn.Close()
 		}
 	}()
@@ -237,10 +240,10 @@ func trips(n int) (took []time.Duration, err error) {
 	})
 }
 
-// entries returns how long it takes to append an entry to a log as nodes keep
-// it: to one, and to three on the same disk as Raft does, to the leader's and
-// then, at the same time, to those of two followers until the first has it.
-func entries(n int) (one, three []time.Duration, err error) {
+// measureLogStores returns how long it takes to append an entry to one log of
+// raft-boltdb, and to three on the same disk, in Raft's order: to the leader's log,
+// then at the same time to those of two followers until the first one has it.
+func measureLogStores(n int) (one, three []time.Duration, err error) {
 	dir, err := os.MkdirTemp("", "choked-bench-")
 	if err != nil {
 		return nil, nil, err
@@ -262,7 +265,7 @@ func entries(n int) (one, three []time.Duration, err error) {
 	}
 	for range n {
 		index++
-		begun := time.Now()
+		started := time.Now()
 		if err := store(logs[0]); err != nil {
 			return nil, nil, err
 		}
@@ -271,7 +274,7 @@ func entries(n int) (one, three []time.Duration, err error) {
 			go func() { done <- store(log) }()
 		}
 		err := <-done
-		three = append(three, time.Since(begun))
+		three = append(three, time.Since(started))
 		if err = errors.Join(err, <-done); err != nil {
 			return nil, nil, err
 		}

@@ -5,40 +5,40 @@ import (
 	"fmt"
 )
 
-const reachTitle = "What was to be reached"
+const goalsTitle = "Goals"
 
-// goal is one figure that was to be reached.
+// goal is a target for one figure.
 type goal struct {
-	what, reach, measured string
-	reached               bool
-	because               string // why not, if the run has shown it
+	what, target, measured string
+	reached                bool
+	reason                 string // why it was missed, if the run shows it
 }
 
 type goals []goal
 
-func (g *goals) add(what, reach, measured string, reached bool, because string) {
-	*g = append(*g, goal{what, reach, measured, reached, because})
+func (g *goals) add(what, target, measured string, reached bool, reason string) {
+	*g = append(*g, goal{what, target, measured, reached, reason})
 }
 
 func (g goals) table() table {
-	t := table{head: []string{"what", "reach", "measured", "", "why not"}}
+	t := table{head: []string{"figure", "goal", "measured", "", "reason"}}
 	for _, x := range g {
 		verdict := "reached"
 		if !x.reached {
 			verdict = "NOT REACHED"
 		} else {
-			x.because = ""
+			x.reason = ""
 		}
-		t.row(x.what, x.reach, x.measured, verdict, x.because)
+		t.row(x.what, x.target, x.measured, verdict, x.reason)
 	}
 	return t
 }
 
-// err is what was missed for no reason that the run has shown.
+// err returns an error that names the goals which were missed without a reason.
 func (g goals) err() (err error) {
 	for _, x := range g {
-		if !x.reached && x.because == "" {
-			err = errors.Join(err, fmt.Errorf("not reached: %s: %s, want %s", x.what, x.measured, x.reach))
+		if !x.reached && x.reason == "" {
+			err = errors.Join(err, fmt.Errorf("not reached: %s: %s, want %s", x.what, x.measured, x.target))
 		}
 	}
 	return err

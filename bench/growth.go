@@ -13,11 +13,11 @@ import (
 	"github.com/choked/choked/cluster"
 )
 
-// total is what all keys together admit in growth, a second.
+// total is the limit of all keys together in growth, in requests a second.
 const total = 5000
 
-// growth measures how the cost of an admission grows with what there is more of,
-// while as much is admitted, and draws it.
+// growth measures how the cost of an admission grows with the number of keys, holders
+// and rates, at the same number of admissions, and draws it.
 func growth(ctx context.Context, c *config) (tables []table, err error) {
 	nodes, stop, err := startNodes(ctx, 3, false)
 	if err != nil {
@@ -25,11 +25,11 @@ func growth(ctx context.Context, c *config) (tables []table, err error) {
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	run := 0
-	measure := func(keys, holders, rates int) (spent, error) {
+	measure := func(keys, holders, rates int) (loadCost, error) {
 		run++
-		l, err := growing(nodes, run, keys, holders, rates)
+		l, err := growthLoad(nodes, run, keys, holders, rates)
 		if err != nil {
-			return spent{}, err
+			return loadCost{}, err
 		}
 		return l.run(ctx)
 	}
@@ -37,14 +37,14 @@ func growth(ctx context.Context, c *config) (tables []table, err error) {
 	for _, of := range []struct {
 		what string
 		ns   []int
-		cost func(n int) (spent, error)
+		cost func(n int) (loadCost, error)
 	}{
-		{"keys", []int{1, 10, 100, 1000}, func(n int) (spent, error) { return measure(n, 3, 1) }},
-		{"holders of leases", []int{1, 3, 10, 30, 100, 300}, func(n int) (spent, error) { return measure(1, n, 1) }},
-		{"rates of the key", []int{1, 2, 4, 8}, func(n int) (spent, error) { return measure(1, 3, n) }},
+		{"keys", []int{1, 10, 100, 1000}, func(n int) (loadCost, error) { return measure(n, 3, 1) }},
+		{"holders of leases", []int{1, 3, 10, 30, 100, 300}, func(n int) (loadCost, error) { return measure(1, n, 1) }},
+		{"rates of the key", []int{1, 2, 4, 8}, func(n int) (loadCost, error) { return measure(1, 3, n) }},
 	} {
 		t := table{
-			note: fmt.Sprintf("More %s. All keys together admit %d a second, to as many callers as two for each key and holder. A holder is a Choke with leases of its own; they share three nodes.", of.what, total),
+			note: fmt.Sprintf("More %s. All keys together admit %d a second, with at least two callers for each key and holder. A holder is a Choke with leases of its own; the holders share three nodes.", of.what, total),
 			head: []string{of.what, "admitted", "exchanges an admission", "CPU an admission"},
 		}
 		p := panel{of: of.what}
@@ -53,8 +53,8 @@ func growth(ctx context.Context, c *config) (tables []table, err error) {
 			if err != nil {
 				return nil, err
 			}
-			t.row(n, s.admitted, fmt.Sprintf("%.3f", s.each(s.exchanges)), s.cpuEach())
-			p.cpu = append(p.cpu, plotter.XY{X: float64(n), Y: float64(s.cpuEach()) / 1e3})
+			t.row(n, s.admitted, fmt.Sprintf("%.3f", s.perAdmission(s.exchanges)), s.cpuPerAdmission())
+			p.cpu = append(p.cpu, plotter.XY{X: float64(n), Y: float64(s.cpuPerAdmission()) / 1e3})
 		}
 		tables, panels = append(tables, t), append(panels, p)
 	}
@@ -64,12 +64,13 @@ func growth(ctx context.Context, c *config) (tables []table, err error) {
 	return tables, drawGrowth(c.plot, panels)
 }
 
-func growing(nodes []*cluster.Node, run, keys, holders, rates int) (l load, err error) {
-	l = load{stores: spread(nodes, holders), callers: max(2, (2*keys+holders-1)/holders), span: 4 * time.Second}
+// growthLoad returns the load of one measurement, on keys that no other run uses.
+func growthLoad(nodes []*cluster.Node, run, keys, holders, rates int) (l load, err error) {
+	l = load{stores: spread(nodes, holders), callers: max(2, (2*keys+holders-1)/holders), duration: 4 * time.Second}
 	for i := range keys {
 		l.keys = append(l.keys, fmt.Sprintf("growth-%d-%d", run, i))
 	}
-	// A burst of a tenth of a second: little more than the rate is measured.
+	// The burst is a tenth of a second of refill, so that the rate dominates.
 	var all [2][]string
 	for i := range rates {
 		seconds := i + 1

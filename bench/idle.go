@@ -12,16 +12,15 @@ import (
 	"time"
 )
 
-// idle measures what a cluster costs that nobody asks anything, beside what the
-// machine takes for the messages that three nodes of Raft exchange to know that
-// the leader lives.
+// idle measures the CPU time of a cluster without calls, and beside it that of bare
+// messages as frequent as Raft's heartbeats.
 func idle(ctx context.Context, c *config) ([]table, error) {
-	bare, err := beats(ctx, c)
+	bare, err := heartbeatCost(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	t := table{
-		note: fmt.Sprintf("Three nodes in this process; the median of %d times %v.", c.repeats, c.seconds),
+		note: fmt.Sprintf("Three nodes in this process; the median of %d times %v.", c.repeats, c.runTime),
 		head: []string{"", "of a core, for each node"},
 	}
 	for _, s := range []struct {
@@ -29,62 +28,62 @@ func idle(ctx context.Context, c *config) ([]table, error) {
 		dirs bool
 		keys int
 	}{{"nothing on disk", false, 0}, {"on disk", true, 0}, {"on disk, 100,000 live keys", true, 100_000}} {
-		share, err := idling(ctx, c, s.dirs, s.keys)
+		share, err := measureIdle(ctx, c, s.dirs, s.keys)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
 		t.row(s.name, fmt.Sprintf("%.2f%%", 100*share))
-		because := fmt.Sprintf("Raft's heartbeats alone, as bare messages over TCP: %.2f%%", 100*bare)
+		reason := fmt.Sprintf("Raft's heartbeats alone, as bare messages over TCP: %.2f%%", 100*bare)
 		if bare < share/3 {
-			because = "" // that is not why
+			reason = "" // the heartbeats do not explain it
 		}
-		c.goals.add("a node without work, "+s.name, "≤ 1% of a core", fmt.Sprintf("%.2f%%", 100*share), share <= 0.01, because)
+		c.goals.add("a node without work, "+s.name, "≤ 1% of a core", fmt.Sprintf("%.2f%%", 100*share), share <= 0.01, reason)
 	}
 	t.row("Raft's heartbeats alone, as bare messages over TCP", fmt.Sprintf("%.2f%%", 100*bare))
 	return []table{t}, nil
 }
 
-func idling(ctx context.Context, c *config, dirs bool, keys int) (share float64, err error) {
+func measureIdle(ctx context.Context, c *config, dirs bool, keys int) (share float64, err error) {
 	nodes, stop, err := startNodes(ctx, 3, dirs)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	if err := charged(ctx, nodes[0], liveKey, liveLimits, keys); err != nil {
+	if err := chargeKeys(ctx, nodes[0], liveKey, liveLimits, keys); err != nil {
 		return 0, err
 	}
-	debug.FreeOSMemory()                              // nothing is left to do for what came before
-	if err := sleep(ctx, 2*time.Second); err != nil { // the last of them has found all
+	debug.FreeOSMemory()                              // collects the garbage of earlier parts
+	if err := sleep(ctx, 2*time.Second); err != nil { // gossip settles
 		return 0, err
 	}
-	return taken(ctx, c, len(nodes))
+	return cpuShare(ctx, c, len(nodes))
 }
 
-// beats is what a node's part of the heartbeats takes: to each of two followers
-// Raft speaks twice in 50 to 100 ms, at a HeartbeatTimeout of 500 ms, and is
-// answered.
-func beats(ctx context.Context, c *config) (share float64, err error) {
+// heartbeatCost returns the CPU time of a node's share of Raft's heartbeats, as a
+// share of a core. At a HeartbeatTimeout of 500 ms, Raft sends two messages to each of
+// two followers every 50 to 100 ms, and each is answered.
+func heartbeatCost(ctx context.Context, c *config) (share float64, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}
 	ctx, stop := context.WithCancel(ctx)
-	var both sync.WaitGroup
-	defer both.Wait()
+	var goroutines sync.WaitGroup
+	defer goroutines.Wait()
 	defer stop()
 	context.AfterFunc(ctx, func() { l.Close() })
 	echo := func(conn net.Conn) {
 		defer conn.Close()
 		defer context.AfterFunc(ctx, func() { conn.Close() })()
-		io.Copy(conn, conn) //nolint:errcheck // it ends with ctx
+		io.Copy(conn, conn) //nolint:errcheck // ends with an error when ctx does
 	}
-	both.Go(func() {
+	goroutines.Go(func() {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
-			both.Go(func() { echo(conn) })
+			goroutines.Go(func() { echo(conn) })
 		}
 	})
 	for range 2 * 2 {
@@ -92,7 +91,7 @@ func beats(ctx context.Context, c *config) (share float64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		both.Go(func() {
+		goroutines.Go(func() {
 			defer conn.Close()
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
 			beat := make([]byte, 100)
@@ -106,18 +105,18 @@ func beats(ctx context.Context, c *config) (share float64, err error) {
 			}
 		})
 	}
-	return taken(ctx, c, 3)
+	return cpuShare(ctx, c, 3)
 }
 
-// taken is the share of a core that this process takes for each of some nodes.
-func taken(ctx context.Context, c *config, nodes int) (float64, error) {
+// cpuShare returns the CPU time of this process for each node, as a share of a core.
+func cpuShare(ctx context.Context, c *config, nodes int) (float64, error) {
 	var shares []float64
 	for range c.repeats {
-		before, begun := cpu(), time.Now()
-		if err := sleep(ctx, c.seconds); err != nil {
+		before, started := cpu(), time.Now()
+		if err := sleep(ctx, c.runTime); err != nil {
 			return 0, err
 		}
-		shares = append(shares, float64(cpu()-before)/float64(time.Since(begun))/float64(nodes))
+		shares = append(shares, float64(cpu()-before)/float64(time.Since(started))/float64(nodes))
 	}
 	return median(shares), nil
 }

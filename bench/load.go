@@ -10,33 +10,35 @@ import (
 	"github.com/choked/choked"
 )
 
-// load is callers that take as much as they can get, or as they need.
+// load is a number of callers that wait for admission again and again.
 type load struct {
-	stores  []choked.Store // of the workers
-	keys    []string
-	limits  choked.Limits
-	callers int           // on each worker, spread over the keys
-	every   time.Duration // on average, at random, a caller needs one; zero: at once again
-	span    time.Duration
+	stores   []choked.Store // one for each worker
+	keys     []string
+	limits   choked.Limits
+	callers  int           // of each worker, spread over the keys
+	interval time.Duration // mean time between the calls of a caller, at random; zero: the next call follows at once
+	duration time.Duration
 }
 
-// spent is what a load has cost, all nodes and callers of this process together.
-type spent struct {
+// loadCost is the cost of a load, of all nodes and callers of this process together.
+type loadCost struct {
 	admitted  int64
 	exchanges int64
 	cpu       time.Duration
-	wire      int64 // bytes over loopback
+	wire      int64 // bytes sent over loopback
 }
 
-func (s spent) each(n int64) float64 { return float64(n) / float64(max(s.admitted, 1)) }
+// perAdmission returns n divided by the number of admissions.
+func (s loadCost) perAdmission(n int64) float64 { return float64(n) / float64(max(s.admitted, 1)) }
 
-// cpuEach is what an admission took of it.
-func (s spent) cpuEach() time.Duration {
+// cpuPerAdmission returns the CPU time of an admission.
+func (s loadCost) cpuPerAdmission() time.Duration {
 	return (s.cpu / time.Duration(max(s.admitted, 1))).Round(100 * time.Nanosecond)
 }
 
-func (l load) run(ctx context.Context) (s spent, err error) {
-	ctx, cancel := context.WithTimeout(ctx, l.span)
+// run runs the callers for the duration of the load.
+func (l load) run(ctx context.Context) (s loadCost, err error) {
+	ctx, cancel := context.WithTimeout(ctx, l.duration)
 	defer cancel()
 	var chokes []*choked.Choke
 	defer func() {
@@ -54,7 +56,7 @@ func (l load) run(ctx context.Context) (s spent, err error) {
 				return s, err
 			}
 			callers = append(callers, lim)
-			if j < len(l.keys) { // the first that this worker has of the key
+			if j < len(l.keys) { // Stats of a key are the same at all limiters of a worker
 				limiters = append(limiters, lim)
 			}
 		}
@@ -74,11 +76,12 @@ func (l load) run(ctx context.Context) (s spent, err error) {
 	return s, errors.Join(errs...)
 }
 
-// call takes until ctx ends. An error before is one.
+// call waits for admission again and again until ctx ends. It returns an error that
+// ctx did not cause.
 func (l load) call(ctx context.Context, lim *choked.Limiter) error {
 	for next := time.Now(); ; {
-		if l.every > 0 {
-			next = next.Add(time.Duration(rand.ExpFloat64() * float64(l.every)))
+		if l.interval > 0 {
+			next = next.Add(time.Duration(rand.ExpFloat64() * float64(l.interval)))
 			select {
 			case <-ctx.Done():
 				return nil
@@ -88,7 +91,7 @@ func (l load) call(ctx context.Context, lim *choked.Limiter) error {
 		err := lim.Wait(ctx, l.limits.Limited(choked.Cost{Requests: 1, Tokens: 1}))
 		switch {
 		case err == nil:
-		case ctx.Err() != nil, errors.Is(err, choked.ErrDeadline): // the end of the run comes before the turn
+		case ctx.Err() != nil, errors.Is(err, choked.ErrDeadline): // not admitted before the end of the run
 			return nil
 		default:
 			return err

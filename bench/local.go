@@ -17,16 +17,16 @@ import (
 	"github.com/choked/choked"
 )
 
-// contestant makes a limiter over n keys: a function that takes one from key i,
-// and whether it got it.
+// contestant is a limiter to compare. open creates it for n keys; take takes one unit
+// of key i and reports whether the limiter admitted it.
 type contestant struct {
 	name  string
-	waits bool // and never refuses
-	ours  bool // an error ends the run; of others they are counted
+	waits bool // take waits for admission and never refuses
+	ours  bool // an error ends the run; errors of others are counted
 	open  func(n int, limit choked.Rate) (take func(i int) (bool, error), close func(), err error)
 }
 
-const plenty = 1_000_000_000 // a second: nobody is refused
+const unlimited = 1_000_000_000 // requests a second: no call is refused
 
 var contestants = []contestant{
 	{name: "choked", ours: true, open: func(n int, limit choked.Rate) (func(int) (bool, error), func(), error) {
@@ -39,7 +39,7 @@ var contestants = []contestant{
 	xTime, uber, goLimiter, throttledGCRA,
 }
 
-// Those who limit one process.
+// Limiters of a single process.
 var (
 	xTime = contestant{name: "x/time/rate", open: func(n int, limit choked.Rate) (func(int) (bool, error), func(), error) {
 		ls := make([]*rate.Limiter, n)
@@ -57,7 +57,7 @@ var (
 	}}
 	goLimiter = contestant{name: "sethvargo/go-limiter", open: func(n int, limit choked.Rate) (func(int) (bool, error), func(), error) {
 		interval := limit.Per
-		if limit.N == plenty { // it restores interval/tokens, and so one token a second of so many
+		if limit.N == unlimited { // go-limiter adds a token each interval/tokens, which rounds to a rate of one a second here
 			interval = time.Hour
 		}
 		store, err := memorystore.New(&memorystore.Config{Tokens: uint64(limit.N), Interval: interval})
@@ -115,8 +115,8 @@ func openLocal(n int, limits choked.Limits) (func(int) (bool, error), func(), er
 	}, stop, nil
 }
 
-// scene is how the contestants are called.
-type scene struct {
+// scenario is one way in which the contestants are called.
+type scenario struct {
 	title    string
 	keys     int
 	rate     choked.Rate // of each key
@@ -124,12 +124,12 @@ type scene struct {
 	parallel bool
 }
 
-// hourly refuses all but the first.
+// hourly admits the first call only.
 var hourly = choked.Rate{N: 1, Per: time.Hour, Burst: 1}
 
-var scenes = []scene{
-	{"hot key, admitted", 1, perSecond(plenty), false, false},
-	{"hot key, admitted, from all CPUs", 1, perSecond(plenty), false, true},
+var scenarios = []scenario{
+	{"hot key, admitted", 1, perSecond(unlimited), false, false},
+	{"hot key, admitted, from all CPUs", 1, perSecond(unlimited), false, true},
 	{"hot key, refused", 1, hourly, true, false},
 	{"hot key, refused, from all CPUs", 1, hourly, true, true},
 	{"10,000 keys at random, admitted", 10_000, perSecond(10_000), false, false},
@@ -138,27 +138,15 @@ var scenes = []scene{
 	{"10,000 keys at random, refused, from all CPUs", 10_000, hourly, true, true},
 }
 
-// sample is what calls have cost, and how many of them have failed.
+// sample holds, for each round, the cost of a call and the share of failed calls.
 type sample struct{ ns, allocs, failed []float64 }
 
+// local measures the time of one call of each limiter, in one process.
 func local(ctx context.Context, c *config) (tables []table, err error) {
-	for _, s := range scenes {
-		found := make(map[string]*sample)
-		for range c.rounds {
-			for _, who := range contestants {
-				if s.refused && who.waits {
-					continue
-				}
-				if found[who.name] == nil {
-					found[who.name] = new(sample)
-				}
-				if err := s.measure(who, found[who.name]); err != nil {
-					return nil, fmt.Errorf("%s: %s: %w", s.title, who.name, err)
-				}
-			}
-			if ctx.Err() != nil {
-				return nil, ctx.Err()
-			}
+	for _, s := range scenarios {
+		found, err := s.measureAll(ctx, c.rounds)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.title, err)
 		}
 		tables = append(tables, s.table(found))
 		if s.keys == 1 && !s.refused {
@@ -171,7 +159,32 @@ func local(ctx context.Context, c *config) (tables []table, err error) {
 	return tables, nil
 }
 
-func (s scene) table(found map[string]*sample) table {
+// measureAll measures all contestants in each round, one after the other, and returns
+// the samples of each by name. Contestants that cannot refuse are left out where calls
+// are to be refused.
+func (s scenario) measureAll(ctx context.Context, rounds int) (map[string]*sample, error) {
+	found := make(map[string]*sample)
+	for range rounds {
+		for _, who := range contestants {
+			if s.refused && who.waits {
+				continue
+			}
+			if found[who.name] == nil {
+				found[who.name] = new(sample)
+			}
+			if err := s.measure(who, found[who.name]); err != nil {
+				return nil, fmt.Errorf("%s: %w", who.name, err)
+			}
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+	return found, nil
+}
+
+// table returns the table of the samples in found.
+func (s scenario) table(found map[string]*sample) table {
 	t := table{note: s.title, head: []string{"", "ns/op, median", "least–most", "allocs/op", "against x/time/rate", "calls that failed"}}
 	base := median(found[xTime.name].ns)
 	for _, who := range contestants {
@@ -189,21 +202,22 @@ func (s scene) table(found map[string]*sample) table {
 	return t
 }
 
-// warmUp is longer than demand is averaged over, and than a lease lies idle.
+// warmUp is longer than the time over which demand is averaged and the time after
+// which an idle lease is returned.
 const warmUp = 700 * time.Millisecond
 
-// measure adds to x what a call costs, once all keys are in use. That the
-// verdicts are those of the scene is part of it.
-func (s scene) measure(who contestant, x *sample) error {
+// measure adds to x the cost of a call once all keys are in use. It returns an error
+// if the verdicts are not those of the scenario.
+func (s scenario) measure(who contestant, x *sample) error {
 	take, done, err := who.open(s.keys, s.rate)
 	if err != nil {
 		return err
 	}
 	defer done()
-	d := drive{take: take, order: atRandom(s.keys), parallel: s.parallel}
+	d := driver{take: take, order: randomOrder(s.keys), parallel: s.parallel}
 	for end := time.Now().Add(warmUp); time.Now().Before(end); {
 		for _, i := range d.order {
-			take(i) //nolint:errcheck // those that count come next
+			take(i) //nolint:errcheck // warm-up calls do not count
 		}
 	}
 	r := testing.Benchmark(d.run)
@@ -219,9 +233,9 @@ func (s scene) measure(who contestant, x *sample) error {
 	return nil
 }
 
-// atRandom is in what order the keys come: at random, and so many that none of
-// 10,000 is likely to be left out.
-func atRandom(keys int) []int {
+// randomOrder returns a random sequence of keys, so long that it has nearly all of
+// 10,000 keys.
+func randomOrder(keys int) []int {
 	order := make([]int, 1<<16)
 	for i := range order {
 		order[i] = rand.IntN(keys)
@@ -229,28 +243,28 @@ func atRandom(keys int) []int {
 	return order
 }
 
-// drive calls take for the keys in order, again and again.
-type drive struct {
+// driver calls take for the keys in order, again and again.
+type driver struct {
 	take     func(int) (bool, error)
 	order    []int
 	parallel bool
 
 	calls, admitted, failed atomic.Int64
-	err                     atomic.Pointer[error] // one of them
+	err                     atomic.Pointer[error] // the last
 }
 
-func (d *drive) run(b *testing.B) {
+func (d *driver) run(b *testing.B) {
 	b.ReportAllocs()
 	if !d.parallel {
 		i := 0
-		d.calling(0, func() bool { i++; return i <= b.N })
+		d.callLoop(0, func() bool { i++; return i <= b.N })
 		return
 	}
 	var next atomic.Int64
-	b.RunParallel(func(pb *testing.PB) { d.calling(int(next.Add(9973)), pb.Next) })
+	b.RunParallel(func(pb *testing.PB) { d.callLoop(int(next.Add(9973)), pb.Next) })
 }
 
-func (d *drive) calling(i int, more func() bool) {
+func (d *driver) callLoop(i int, more func() bool) {
 	calls, admitted := int64(0), int64(0)
 	for ; more(); i++ {
 		ok, err := d.take(d.order[i&(len(d.order)-1)])
@@ -266,7 +280,7 @@ func (d *drive) calling(i int, more func() bool) {
 	d.admitted.Add(admitted)
 }
 
-func (d *drive) fail(err error) { // on its own, so that err of the loop stays where it is
+func (d *driver) fail(err error) { // a method of its own, so that the err of callLoop does not escape to the heap
 	d.failed.Add(1)
 	d.err.Store(&err)
 }

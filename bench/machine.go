@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// machine says when, of what source, on what, and beside what versions.
+// machine describes the run: date, commit, Go version, hardware, and the versions of
+// the other limiters.
 func machine(ctx context.Context) string {
 	s := fmt.Sprintf("%s, commit %s. %s, %d CPUs (%s), %s/%s. Beside ", time.Now().UTC().Format(time.DateOnly), commit(ctx),
 		runtime.Version(), runtime.NumCPU(), cpuModel(), runtime.GOOS, runtime.GOARCH)
@@ -36,8 +37,8 @@ func machine(ctx context.Context) string {
 	return s + strings.Join(vs, ", ") + "."
 }
 
-// commit is that of the source which is measured; "dirty" if it has been changed
-// since. go run leaves it out of the build's own information.
+// commit returns the commit of the measured source, with the suffix "dirty" if the
+// source differs from it. The build information of go run has no commit.
 func commit(ctx context.Context) string {
 	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty").Output()
 	if err != nil {
@@ -56,7 +57,7 @@ func cpuModel() string {
 	return "unknown"
 }
 
-// cpuOf is how much of it another process has used, to a hundredth of a second.
+// cpuOf returns the CPU time of another process, to a hundredth of a second.
 func cpuOf(pid int) (time.Duration, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -65,12 +66,13 @@ func cpuOf(pid int) (time.Duration, error) {
 	return parseStat(string(b))
 }
 
-// parseStat reads utime and stime, in ticks of a hundredth of a second: the
-// fields 14 and 15, counted behind the name, which may hold anything.
+// parseStat returns the sum of utime and stime, which are fields 14 and 15, in ticks of
+// a hundredth of a second. Fields are counted after the name, which may hold spaces
+// and parentheses.
 func parseStat(stat string) (time.Duration, error) {
 	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 13 {
-		return 0, fmt.Errorf("stat %q: want 15 fields and more", stat)
+		return 0, fmt.Errorf("stat %q: want at least 15 fields", stat)
 	}
 	var ticks int64
 	for _, f := range fields[11:13] {
@@ -83,7 +85,7 @@ func parseStat(stat string) (time.Duration, error) {
 	return time.Duration(ticks) * 10 * time.Millisecond, nil
 }
 
-// loopback is how many bytes have been sent over it.
+// loopback returns the number of bytes sent over the loopback interface.
 func loopback() int64 {
 	b, err := os.ReadFile("/sys/class/net/lo/statistics/tx_bytes")
 	if err != nil {

@@ -11,19 +11,19 @@ import (
 	"github.com/choked/choked"
 )
 
-// many measures 10,000 keys at once, and workers by the hundred, as members and
-// as clients of the members.
+// many measures 10,000 keys at once, and hundreds of workers, as members and as HTTP
+// clients of the members.
 func many(ctx context.Context, c *config) ([]table, error) {
-	at, err := rushes(ctx, c)
+	at, err := measureNewKeys(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	head := func(who string) []string {
-		return []string{who + "s", "limit of a key", "joined after", "admitted", "of the limit", "exchanges a second and " + who, "exchanges an admission", "CPU of all " + who + "s", "CPU of the leader", "CPU of the leader, nothing asked"}
+		return []string{who + "s", "limit of a key", "joined after", "admitted", "of the limit", "exchanges a second and " + who, "exchanges an admission", "CPU of all " + who + "s", "CPU of the leader", "CPU of the idle leader"}
 	}
 	clients := table{
-		note: fmt.Sprintf("Workers that are no members, all in one process; each has connections of its own to the HTTP service of one of three that vote, in processes of their own. "+
-			"All of them take under 100 keys and want more, for %v, in which they open their connections. CPU is of the process with the workers, and of the one that leads. Where a worker's part of a limit is small, it asks for each admission, and the CPUs, with the other two voters on them, may be too few for that.", c.seconds),
+		note: fmt.Sprintf("Workers that are not members, all in one process, each with its own connections to the HTTP service of one of three voters, which are processes of their own. "+
+			"All of them want more than the limits of 100 keys allow, for %v, in which they open their connections. CPU is that of the process of the workers and that of the leader. A worker with a small share of a limit asks the store for each admission, and the CPUs, which also run the other two voters, may be too slow for that.", c.runTime),
 		head: head("worker"),
 	}
 	type size struct {
@@ -35,25 +35,25 @@ func many(ctx context.Context, c *config) ([]table, error) {
 		sizes = append(sizes, size{n, "100/s"})
 	}
 	for _, s := range append(sizes, size{c.workers, "20/s"}) {
-		row, err := crowd(ctx, c, s.n, s.limit, (*trio).clients)
+		row, err := measureWorkers(ctx, c, s.n, s.limit, (*trio).clients)
 		if err != nil {
 			return nil, fmt.Errorf("%d workers: %w", s.n, err)
 		}
 		clients.row(row...)
 	}
 	members := table{
-		note: fmt.Sprintf("Members that do not vote, each a node with its own stream to the leader, all in one process; three that vote in processes of their own. "+
-			"All of them take under 100 keys and want more, for %v. CPU is of the process with the members, and of the one that leads. Each of them knows all others by gossip, so that what gossip takes grows with the square of them: where the CPUs are too few for it, joining takes long and calls wait, or fail when they have found no way to the leader for 5s.", c.seconds),
+		note: fmt.Sprintf("Members that do not vote, all in one process, each a node with its own stream to the leader; the three voters are processes of their own. "+
+			"All of them want more than the limits of 100 keys allow, for %v. CPU is that of the process of the members and that of the leader. Gossip tells each member of all others, so its cost grows with the square of their number: if the CPUs are too slow for it, joining takes long and calls wait, or fail if they cannot reach the leader for 5s.", c.runTime),
 		head: head("member"),
 	}
 	for n := 10; n <= c.members; n *= 3 {
-		row, err := crowd(ctx, c, n, "100/s", (*trio).members)
+		row, err := measureWorkers(ctx, c, n, "100/s", (*trio).members)
 		failed := ""
 		switch {
-		case errors.Is(err, errNotWhole):
-			failed = fmt.Sprint("not within ", joinWithin)
+		case errors.Is(err, errIncomplete):
+			failed = fmt.Sprint("not within ", joinTimeout)
 		case errors.Is(err, choked.ErrNoQuorum):
-			failed = "joined, but calls failed: too late to the leader"
+			failed = "joined, but calls failed: leader not reached in time"
 		case err != nil:
 			return nil, fmt.Errorf("%d members: %w", n, err)
 		}
@@ -66,8 +66,9 @@ func many(ctx context.Context, c *config) ([]table, error) {
 	return []table{at, clients, members}, nil
 }
 
-// rushes measures how long it takes until all of many new keys have been served.
-func rushes(ctx context.Context, c *config) (t table, err error) {
+// measureNewKeys measures how long it takes until a call under each of many new keys
+// is admitted.
+func measureNewKeys(ctx context.Context, c *config) (t table, err error) {
 	nodes, stop, err := startNodes(ctx, 3, false)
 	if err != nil {
 		return t, err
@@ -80,7 +81,7 @@ func rushes(ctx context.Context, c *config) (t table, err error) {
 	for _, n := range []int{100, 1000, 10_000} {
 		var runs [][]float64
 		for run := range c.repeats {
-			took, exchanges, err := rush(ctx, spread(nodes, 3), n, run)
+			took, exchanges, err := admitAll(ctx, spread(nodes, 3), n, run)
 			if err != nil {
 				return t, err
 			}
@@ -93,8 +94,8 @@ func rushes(ctx context.Context, c *config) (t table, err error) {
 	return t, nil
 }
 
-// rush waits once under each of n new keys, all at once.
-func rush(ctx context.Context, stores []choked.Store, n, run int) (took []time.Duration, exchanges float64, err error) {
+// admitAll waits for one admission under each of n new keys, for all at once.
+func admitAll(ctx context.Context, stores []choked.Store, n, run int) (took []time.Duration, exchanges float64, err error) {
 	var chokes []*choked.Choke
 	defer func() {
 		for _, c := range chokes {
@@ -114,11 +115,11 @@ func rush(ctx context.Context, stores []choked.Store, n, run int) (took []time.D
 	took = make([]time.Duration, n)
 	errs := make([]error, n)
 	var wg sync.WaitGroup
-	begun := time.Now()
+	started := time.Now()
 	for i, l := range ls {
 		wg.Go(func() {
 			errs[i] = l.Wait(ctx, choked.Cost{Requests: 1})
-			took[i] = time.Since(begun)
+			took[i] = time.Since(started)
 		})
 	}
 	wg.Wait()
@@ -128,40 +129,42 @@ func rush(ctx context.Context, stores []choked.Store, n, run int) (took []time.D
 	return took, exchanges, errors.Join(errs...)
 }
 
-// crowd has n workers, which join somehow, take what they can under 100 keys.
-func crowd(ctx context.Context, c *config, n int, limit string, join func(*trio, context.Context, int) ([]choked.Store, func() error, error)) (row []any, err error) {
+// measureWorkers measures n workers that want more than the limits of 100 keys allow.
+// join creates their stores.
+func measureWorkers(ctx context.Context, c *config, n int, limit string, join func(*trio, context.Context, int) ([]choked.Store, func() error, error)) (row []any, err error) {
 	const keys = 100
 	t, err := startTrio(ctx, job{}, false)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, t.stop()) }()
-	begun := time.Now()
+	started := time.Now()
 	stores, stop, err := join(t, ctx, n)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	joined := time.Since(begun)
-	idle, err := t.working(ctx, func() error { return sleep(ctx, c.seconds/2) })
+	joined := time.Since(started)
+	idle, err := t.leaderCPU(ctx, func() error { return sleep(ctx, c.runTime/2) })
 	if err != nil {
 		return nil, err
 	}
-	// Each worker is busy under as many keys as there are workers for a key.
-	l := load{stores: stores, limits: choked.MustLimits(limit, ""), callers: 2 * max(1, keys/n), span: c.seconds}
+	// Each worker has one caller under each of 2 · max(1, keys/n) keys, so that each key
+	// is used by two workers or more.
+	l := load{stores: stores, limits: choked.MustLimits(limit, ""), callers: 2 * max(1, keys/n), duration: c.runTime}
 	for i := range keys {
 		l.keys = append(l.keys, fmt.Sprint("crowd-", i))
 	}
-	var s spent
-	leads, err := t.working(ctx, func() (err error) { s, err = l.run(ctx); return err })
+	var s loadCost
+	leads, err := t.leaderCPU(ctx, func() (err error) { s, err = l.run(ctx); return err })
 	if err != nil {
 		return nil, err
 	}
-	d := c.seconds.Seconds()
+	d := c.runTime.Seconds()
 	r := l.limits.Requests[0]
 	return []any{
-		n, limit, joined.Round(10 * time.Millisecond), s.admitted, percent(float64(s.admitted) / float64(keys*(r.Burst+r.In(c.seconds)))),
-		fmt.Sprintf("%.1f", float64(s.exchanges)/d/float64(n)), fmt.Sprintf("%.2f", s.each(s.exchanges)),
+		n, limit, joined.Round(10 * time.Millisecond), s.admitted, percent(float64(s.admitted) / float64(keys*(r.Burst+r.In(c.runTime)))),
+		fmt.Sprintf("%.1f", float64(s.exchanges)/d/float64(n)), fmt.Sprintf("%.2f", s.perAdmission(s.exchanges)),
 		fmt.Sprintf("%.2f cores", s.cpu.Seconds()/d), fmt.Sprintf("%.2f cores", leads), fmt.Sprintf("%.2f cores", idle),
 	}, nil
 }

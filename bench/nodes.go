@@ -14,8 +14,8 @@ import (
 
 const secret = "bench"
 
-// startNodes starts n nodes on loopback, and waits until there is a leader and
-// three of them vote. With dirs each keeps its state on disk.
+// startNodes starts n nodes on loopback and waits until there are a leader and three
+// voters. With dirs, each node keeps its state on disk.
 func startNodes(ctx context.Context, n int, dirs bool) (nodes []*cluster.Node, stop func() error, err error) {
 	if !dirs {
 		return startNodesIn(ctx, n, "")
@@ -31,8 +31,8 @@ func startNodes(ctx context.Context, n int, dirs bool) (nodes []*cluster.Node, s
 	return nodes, func() error { return errors.Join(end(), os.RemoveAll(dir)) }, nil
 }
 
-// startNodesIn is startNodes, the state of each in a directory of its own in
-// dir. With none, nothing is written.
+// startNodesIn is startNodes with the state of each node in a subdirectory of dir. If
+// dir is empty, the nodes keep their state in memory.
 func startNodesIn(ctx context.Context, n int, dir string) (nodes []*cluster.Node, stop func() error, err error) {
 	addrs, err := ports.Free(n)
 	if err != nil {
@@ -52,8 +52,8 @@ func startNodesIn(ctx context.Context, n int, dir string) (nodes []*cluster.Node
 			return nil, nil, errors.Join(err, stop())
 		}
 		nodes = append(nodes, node)
-		if i == 2 || i == n-1 { // those that vote first
-			if err := whole(ctx, nodes[0], i+1); err != nil {
+		if i == 2 || i == n-1 { // the first three are the voters
+			if err := awaitComplete(ctx, nodes[0], i+1); err != nil {
 				return nil, nil, errors.Join(err, stop())
 			}
 		}
@@ -61,8 +61,7 @@ func startNodesIn(ctx context.Context, n int, dir string) (nodes []*cluster.Node
 	return nodes, stop, nil
 }
 
-// closeAll closes nodes, the last first: those that vote go when nobody needs
-// them.
+// closeAll closes the nodes in reverse order, the voters last: the others need them.
 func closeAll(nodes []*cluster.Node) (err error) {
 	for i := len(nodes) - 1; i >= 0; i-- {
 		err = errors.Join(err, nodes[i].Close())
@@ -70,15 +69,15 @@ func closeAll(nodes []*cluster.Node) (err error) {
 	return err
 }
 
-// errNotWhole means that nodes have not found each other.
-var errNotWhole = errors.New("not whole")
+// errIncomplete means that the nodes have not found each other in time.
+var errIncomplete = errors.New("cluster is not complete")
 
-// joinWithin is how long they may take to.
-const joinWithin = time.Minute
+// joinTimeout is how long the nodes may take to find each other.
+const joinTimeout = time.Minute
 
-// whole waits until node sees n members, of whom three vote and one leads.
-func whole(ctx context.Context, node *cluster.Node, n int) error {
-	for end := time.Now().Add(joinWithin); ; time.Sleep(20 * time.Millisecond) {
+// awaitComplete waits until node sees n members, three voters and a leader.
+func awaitComplete(ctx context.Context, node *cluster.Node, n int) error {
+	for end := time.Now().Add(joinTimeout); ; time.Sleep(20 * time.Millisecond) {
 		members, voters := node.Members(), 0
 		for _, m := range members {
 			if m.Voter {
@@ -90,12 +89,12 @@ func whole(ctx context.Context, node *cluster.Node, n int) error {
 			return nil
 		}
 		if time.Now().After(end) || ctx.Err() != nil {
-			return fmt.Errorf("%w: %d members of %d, %d of them vote, leader: %v", errNotWhole, len(members), n, voters, led)
+			return fmt.Errorf("%w: %d of %d members, %d voters, leader %v", errIncomplete, len(members), n, voters, led)
 		}
 	}
 }
 
-// spread gives n workers a store each, of those that there are in turn.
+// spread returns a store for each of n workers, from stores in turn.
 func spread[S choked.Store](stores []S, n int) []choked.Store {
 	out := make([]choked.Store, n)
 	for i := range out {

@@ -13,13 +13,14 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// panel is one curve: what an admission costs, by how many there are of
-// something.
+// panel is one curve: the cost of an admission against the number of keys, holders or
+// rates.
 type panel struct {
 	of  string
 	cpu plotter.XYs // microseconds
 }
 
+// drawGrowth writes the panels to an SVG file.
 func drawGrowth(file string, panels []panel) error {
 	var plots []*plot.Plot
 	most := 1.0

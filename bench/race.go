@@ -13,19 +13,19 @@ import (
 	"github.com/choked/choked/internal/testkit/history"
 )
 
-// result is what came of callers that take as much as they can get.
-type result struct {
-	admitted int
-	over     float64 // worst excess over the bound, proved
-	share    float64 // of all that the bound allows, what was admitted
-	use      float64 // of what was restored, what was admitted beyond the burst
-	jain     float64 // of all; then: of those after the burst
-	then     float64
-	longest  time.Duration
+// raceResult holds the results of callers that want more than the limit.
+type raceResult struct {
+	admitted       int
+	over           float64       // worst proved excess over the bound, in units
+	share          float64       // admissions / (burst + refill)
+	use            float64       // (admissions − burst) / refill
+	jain           float64       // Jain's index of all admissions by worker
+	jainAfterBurst float64       // Jain's index of the admissions after the burst
+	longest        time.Duration // longest wait
 	failures
 }
 
-// failures are calls that came back with an error.
+// failures counts calls that returned an error.
 type failures struct {
 	failed int
 	err    error // the first
@@ -38,8 +38,8 @@ func (f *failures) add(g failures) {
 	}
 }
 
-// race opens a team and has it compete.
-func race(ctx context.Context, tm team, n, callers int, limit choked.Rate, d time.Duration) (r result, err error) {
+// race opens a team and lets its workers compete.
+func race(ctx context.Context, tm team, n, callers int, limit choked.Rate, d time.Duration) (r raceResult, err error) {
 	takers, stop, err := tm.open(ctx, n, limit)
 	if err != nil {
 		return r, err
@@ -52,10 +52,11 @@ func race(ctx context.Context, tm team, n, callers int, limit choked.Rate, d tim
 	return r, err
 }
 
-// compete has callers take from one limit for d, some for each taker. Who is
-// refused comes again when it was told to. With waits, a call lasts as long as
-// it waits.
-func compete(ctx context.Context, takers []taker, waits bool, callers int, limit choked.Rate, d time.Duration) (r result) {
+// compete runs callers that take from one limit for d, the given number for each
+// taker. A refused caller retries after the time that the refusal names. If waits is
+// set, the takers wait for admission by themselves, and the time of a decision is only
+// known to lie between the call and its return.
+func compete(ctx context.Context, takers []taker, waits bool, callers int, limit choked.Rate, d time.Duration) (r raceResult) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	end := history.Now() + int64(d)
@@ -79,11 +80,11 @@ func compete(ctx context.Context, takers []taker, waits bool, callers int, limit
 	r.share = float64(r.admitted) / (float64(limit.Burst) + restored)
 	r.use = float64(int64(r.admitted)-limit.Burst) / restored
 	r.jain = jain(records, len(takers))
-	r.then = jain(records[min(int(limit.Burst), len(records)):], len(takers))
+	r.jainAfterBurst = jain(records[min(int(limit.Burst), len(records)):], len(takers))
 	return r
 }
 
-// racer is one caller.
+// racer is one caller in a race.
 type racer struct {
 	take    taker
 	waits   bool
@@ -94,23 +95,24 @@ type racer struct {
 	failures
 }
 
+// run takes until ctx ends and records each admission before the end of the race.
 func (r *racer) run(ctx context.Context) {
 	wanted := history.Now()
 	for ctx.Err() == nil {
 		before := history.Now()
-		ok, again, err := r.take(ctx)
+		ok, retryAfter, err := r.take(ctx)
 		now := history.Now()
 		if err != nil {
 			if ctx.Err() != nil {
 				break
 			}
 			r.add(failures{1, err})
-			ok, again = false, 10*time.Millisecond
+			ok, retryAfter = false, 10*time.Millisecond
 		}
 		if !ok {
 			select {
 			case <-ctx.Done():
-			case <-time.After(min(max(again, time.Millisecond), time.Second)):
+			case <-time.After(min(max(retryAfter, time.Millisecond), time.Second)):
 			}
 			continue
 		}
@@ -126,25 +128,25 @@ func (r *racer) run(ctx context.Context) {
 	r.longest = max(r.longest, time.Duration(r.end-wanted))
 }
 
-// jain is Jain's index of what each of n workers was admitted.
+// jain returns Jain's index of the admissions by each of n workers.
 func jain(rs []history.Record, n int) float64 {
-	each := make([]int64, n)
+	counts := make([]int64, n)
 	for _, r := range rs {
-		each[r.Worker] += r.Requests
+		counts[r.Worker] += r.Requests
 	}
-	return history.Jain(each)
+	return history.Jain(counts)
 }
 
-// middle is the median of some results, each figure by itself, and the worst of
-// what is over the bound.
-func middle(rs []result) (m result) {
+// medianResult returns the median of each figure of rs, but the sum of the failures and
+// the largest excess over the bound.
+func medianResult(rs []raceResult) (m raceResult) {
 	var runs [][]float64
 	for _, r := range rs {
 		m.over = max(m.over, r.over)
 		m.add(r.failures)
-		runs = append(runs, []float64{float64(r.admitted), r.share, r.use, r.jain, r.then, float64(r.longest)})
+		runs = append(runs, []float64{float64(r.admitted), r.share, r.use, r.jain, r.jainAfterBurst, float64(r.longest)})
 	}
 	f := medians(runs)
-	m.admitted, m.share, m.use, m.jain, m.then, m.longest = int(f[0]), f[1], f[2], f[3], f[4], time.Duration(f[5])
+	m.admitted, m.share, m.use, m.jain, m.jainAfterBurst, m.longest = int(f[0]), f[1], f[2], f[3], f[4], time.Duration(f[5])
 	return m
 }

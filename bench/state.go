@@ -24,22 +24,22 @@ var liveLimits = choked.MustLimits("100/d", "100000/d")
 
 func liveKey(i int) string { return fmt.Sprintf("tenant-%04d/key-%d", i%1000, i) }
 
-// state measures the state machine under a million keys that are neither full
-// nor leased, and what they cost the one that leads.
+// state measures memory, snapshots and the leader's CPU time with a million live keys:
+// keys whose buckets are not full and have no leases.
 func state(ctx context.Context, c *config) ([]table, error) {
 	t := table{head: []string{"", ""}}
 	empty := heap()
-	m := &machineAt{Machine: fsm.New(), at: 1}
+	m := &stateMachine{Machine: fsm.New(), at: 1}
 	for i := 0; i < liveKeys; i += 1000 {
 		m.charge(1000, func(j int) int { return i + j })
 	}
-	each := (heap() - empty) / liveKeys
-	t.row("memory a key, the key's own bytes included", fmt.Sprintf("%d bytes", each))
-	c.goals.add("memory per idle-but-live key in the FSM", "≤ 300 B", fmt.Sprintf("%d B", each), each <= 300, "")
+	bytesPerKey := (heap() - empty) / liveKeys
+	t.row("memory a key, the key's own bytes included", fmt.Sprintf("%d bytes", bytesPerKey))
+	c.goals.add("memory per idle-but-live key in the FSM", "≤ 300 B", fmt.Sprintf("%d B", bytesPerKey), bytesPerKey <= 300, "")
 	if err := m.snapshots(c, &t); err != nil {
 		return nil, err
 	}
-	m.at += int64(48 * time.Hour) // by then all are full
+	m.at += int64(48 * time.Hour) // all buckets are full by then
 	const more = 2_000_000
 	for range more / 1000 {
 		m.charge(1000, func(j int) int { return j })
@@ -47,7 +47,7 @@ func state(ctx context.Context, c *config) ([]table, error) {
 	left := max(heap(), empty) - empty
 	t.row(fmt.Sprintf("memory a key when all but 1,000 are full, %d operations later", more), fmt.Sprintf("%.1f bytes", float64(left)/liveKeys))
 	runtime.KeepAlive(m)
-	if err := leading(ctx, c, &t); err != nil {
+	if err := measureLeader(ctx, c, &t); err != nil {
 		return nil, err
 	}
 	return []table{t}, nil
@@ -61,27 +61,27 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// machineAt is a state machine and where its log and its time have come to.
-type machineAt struct {
+// stateMachine is a state machine with the index and time of its last entry.
+type stateMachine struct {
 	*fsm.Machine
 	index uint64
 	at    int64
 }
 
 // charge applies an entry that charges n keys.
-func (m *machineAt) charge(n int, key func(i int) int) {
+func (m *stateMachine) charge(n int, key func(i int) int) {
 	m.index++
 	entry := &fsm.Entry{At: m.at}
 	for i := range n {
 		entry.Ops = append(entry.Ops, &bucket.Adjustment{Key: liveKey(key(i)), Limits: liveLimits, Defined: 1, Charge: bucket.Cost{Requests: 10, Tokens: 1000}})
 	}
 	if err, ok := m.Apply(&raft.Log{Index: m.index, Data: entry.Encode()}).(error); ok {
-		panic(err) // it is of this program's own making
+		panic(err) // the entry is invalid
 	}
 }
 
-// snapshots measures what they take, and what entries wait for meanwhile.
-func (m *machineAt) snapshots(c *config, t *table) error {
+// snapshots measures the time of snapshots, and of entries applied during them.
+func (m *stateMachine) snapshots(c *config, t *table) error {
 	var snapped, persisted, restored, applied []time.Duration
 	var longest []time.Duration
 	var size int64
@@ -95,8 +95,8 @@ func (m *machineAt) snapshots(c *config, t *table) error {
 	}
 	ms := func(ds []time.Duration) time.Duration { return median(ds).Round(time.Millisecond) }
 	t.row(fmt.Sprintf("snapshot, median of %d", c.repeats), fmt.Sprintf("%v, %d bytes a key", ms(persisted), size/liveKeys))
-	t.row("of that, while Raft waits", median(snapped).Round(time.Microsecond))
-	t.row(fmt.Sprintf("an entry applied meanwhile, of %d: p99, longest of each, median", len(applied)), fmt.Sprintf("%v, %v", quantile(applied, 0.99), median(longest).Round(time.Microsecond)))
+	t.row("of that, time in which Raft waits", median(snapped).Round(time.Microsecond))
+	t.row(fmt.Sprintf("entry applied during it, of %d: p99; median of the longest of each run", len(applied)), fmt.Sprintf("%v, %v", quantile(applied, 0.99), median(longest).Round(time.Microsecond)))
 	t.row("restore, median", ms(restored))
 	c.goals.add("1,000,000 live keys: snapshot", "≤ 2 s", ms(persisted).String(), median(persisted) <= 2*time.Second, "")
 	c.goals.add("1,000,000 live keys: restore", "≤ 2 s", ms(restored).String(), median(restored) <= 2*time.Second, "")
@@ -104,14 +104,14 @@ func (m *machineAt) snapshots(c *config, t *table) error {
 	return nil
 }
 
-// snapshotted is what a snapshot took.
-type snapshotted struct {
+// snapshotTimes holds the measurements of one snapshot.
+type snapshotTimes struct {
 	snapped, persisted, restored time.Duration
-	applied                      []time.Duration // entries meanwhile
+	applied                      []time.Duration // of each entry during the snapshot
 	size                         int64
 }
 
-func (m *machineAt) snapshot() (found snapshotted, err error) {
+func (m *stateMachine) snapshot() (found snapshotTimes, err error) {
 	file, err := os.CreateTemp("", "choked-bench-")
 	if err != nil {
 		return found, err
@@ -120,14 +120,14 @@ func (m *machineAt) snapshot() (found snapshotted, err error) {
 	defer file.Close()
 	runtime.GC()
 	done := make(chan error)
-	begun := time.Now()
+	started := time.Now()
 	go func() {
 		s, err := m.Snapshot()
-		found.snapped = time.Since(begun)
+		found.snapped = time.Since(started)
 		if err == nil {
 			err = s.Persist(sink{file})
 		}
-		found.persisted = time.Since(begun)
+		found.persisted = time.Since(started)
 		done <- err
 	}()
 	for over := false; !over; {
@@ -147,22 +147,22 @@ func (m *machineAt) snapshot() (found snapshotted, err error) {
 		return found, err
 	}
 	n := fsm.New()
-	begun = time.Now()
+	started = time.Now()
 	err = n.Restore(io.NopCloser(io.NewSectionReader(file, 0, found.size)))
-	found.restored = time.Since(begun)
+	found.restored = time.Since(started)
 	return found, err
 }
 
-// sink is a snapshot in a file, as Raft keeps it.
+// sink writes a snapshot to a file and syncs it, as Raft does.
 type sink struct{ *os.File }
 
 func (s sink) ID() string    { return "" }
 func (s sink) Cancel() error { return nil }
 func (s sink) Close() error  { return s.Sync() }
 
-// leading measures the CPU of the one that leads, in a process of its own, with
-// as many live keys.
-func leading(ctx context.Context, c *config, t *table) (err error) {
+// measureLeader measures the CPU time of a leader with a million live keys, in a
+// process of its own.
+func measureLeader(ctx context.Context, c *config, t *table) (err error) {
 	three, err := startTrio(ctx, job{}, false)
 	if err != nil {
 		return err
@@ -173,28 +173,28 @@ func leading(ctx context.Context, c *config, t *table) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	begun := time.Now()
-	if err := charged(ctx, stores[0], liveKey, liveLimits, liveKeys); err != nil {
+	started := time.Now()
+	if err := chargeKeys(ctx, stores[0], liveKey, liveLimits, liveKeys); err != nil {
 		return err
 	}
-	t.row("charging each in a cluster of three, in memory", time.Since(begun).Round(10*time.Millisecond))
-	if err := sleep(ctx, c.seconds/2); err != nil { // the last snapshot ends
+	t.row("time to charge all keys in a cluster of three, in memory", time.Since(started).Round(10*time.Millisecond))
+	if err := sleep(ctx, c.runTime/2); err != nil { // until the last snapshot is complete
 		return err
 	}
-	idle, err := three.working(ctx, func() error { return sleep(ctx, c.seconds) })
+	idle, err := three.leaderCPU(ctx, func() error { return sleep(ctx, c.runTime) })
 	if err != nil {
 		return err
 	}
-	t.row("CPU of the leader, nothing asked", percent(idle)+" of a core")
-	l := load{stores: stores, limits: liveLimits, callers: 1000, every: time.Second, span: c.seconds}
+	t.row("CPU of the idle leader", percent(idle)+" of a core")
+	l := load{stores: stores, limits: liveLimits, callers: 1000, interval: time.Second, duration: c.runTime}
 	for range l.callers {
 		l.keys = append(l.keys, liveKey(rand.IntN(liveKeys)))
 	}
-	var s spent
-	busy, err := three.working(ctx, func() (err error) { s, err = l.run(ctx); return err })
+	var s loadCost
+	busy, err := three.leaderCPU(ctx, func() (err error) { s, err = l.run(ctx); return err })
 	if err != nil {
 		return err
 	}
-	t.row(fmt.Sprintf("CPU of the leader, 1,000 of the keys taken from once a second each, %d exchanges", s.exchanges), percent(busy)+" of a core")
+	t.row(fmt.Sprintf("CPU of the leader, one call a second under each of 1,000 keys, %d exchanges", s.exchanges), percent(busy)+" of a core")
 	return nil
 }

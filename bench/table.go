@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// table is what a part has found.
+// table is a table of results in Markdown, with a note above it.
 type table struct {
 	note string
 	head []string
@@ -38,7 +38,7 @@ func median[T int64 | float64 | time.Duration](xs []T) T {
 	return xs[len(xs)/2]
 }
 
-// medians is the median of each figure of some runs.
+// medians returns the median of each figure over all runs.
 func medians(runs [][]float64) []float64 {
 	out := make([]float64, len(runs[0]))
 	for i := range out {
@@ -56,7 +56,7 @@ func quantile(ds []time.Duration, p float64) time.Duration {
 	return ds[min(int(p*float64(len(ds))), len(ds)-1)].Round(time.Microsecond)
 }
 
-// ratio is how many times better than a something is.
+// ratio formats a as a multiple of b.
 func ratio(a, b float64) string {
 	if b == 0 {
 		return "–"

@@ -19,30 +19,30 @@ import (
 	"github.com/choked/choked/redisstore"
 )
 
-// taker takes one from a key, or waits. When it does not get it, it says when
-// to come again, as far as it knows.
-type taker func(ctx context.Context) (ok bool, again time.Duration, err error)
+// taker takes one unit of a key, or waits for it. If it is refused, it returns after
+// what time to retry, as far as the limiter tells.
+type taker func(ctx context.Context) (ok bool, retryAfter time.Duration, err error)
 
-// team is several nodes that share a limit, each seen by its own workers.
+// team is a limiter on several nodes that share a limit.
 type team struct {
 	name string
-	// open returns a taker for each of n nodes, on a key that is new.
+	// open returns a taker for each of n nodes, all on one new key.
 	open  func(ctx context.Context, n int, limit choked.Rate) ([]taker, func() error, error)
-	waits bool // the taker waits its turn by itself
-	split bool // each node has its part of the limit, and knows of no other
-	ours  bool // an error is one of the run; those of others are counted
+	waits bool // the takers wait for admission and do not refuse
+	split bool // each node limits its calls to an equal part of the limit, without the others
+	ours  bool // an error ends the run; errors of others are counted
 }
 
-// sharing are the teams that share a limit, choked's first.
-func sharing(wait bool) []team {
+// sharedTeams returns the teams that share a limit, those of choked first.
+func sharedTeams(wait bool) []team {
 	return []team{chokedTeam(wait), chokedRedisTeam(wait), redisRate, batching, global}
 }
 
-// splitting are those that cannot: what limits a process gets its part.
-var splitting = []team{splitTeam(xTime), splitTeam(uber), splitTeam(goLimiter), splitTeam(throttledGCRA)}
+// splitTeams limit single processes, so that each node has a part of the limit.
+var splitTeams = []team{splitTeam(xTime), splitTeam(uber), splitTeam(goLimiter), splitTeam(throttledGCRA)}
 
-// choking makes takers of stores.
-func choking(stores []choked.Store, key string, limit choked.Rate, wait bool) ([]taker, func() error, error) {
+// chokedTakers returns a taker for each store, on one key.
+func chokedTakers(stores []choked.Store, key string, limit choked.Rate, wait bool) ([]taker, func() error, error) {
 	var takers []taker
 	var chokes []*choked.Choke
 	stop := func() error {
@@ -64,7 +64,7 @@ func choking(stores []choked.Store, key string, limit choked.Rate, wait bool) ([
 		if wait {
 			takers = append(takers, func(ctx context.Context) (bool, time.Duration, error) {
 				err := l.Wait(ctx, one)
-				if errors.Is(err, choked.ErrDeadline) { // the end of the run comes before the turn
+				if errors.Is(err, choked.ErrDeadline) { // not admitted before the end of the run
 					return false, time.Second, nil
 				}
 				return err == nil, 0, err
@@ -85,7 +85,7 @@ func chokedTeam(wait bool) team {
 		if err != nil {
 			return nil, nil, err
 		}
-		takers, end, err := choking(spread(nodes, n), "bench", limit, wait)
+		takers, end, err := chokedTakers(spread(nodes, n), "bench", limit, wait)
 		if err != nil {
 			return nil, nil, errors.Join(err, stop())
 		}
@@ -114,7 +114,7 @@ func chokedRedisTeam(wait bool) team {
 			}
 			stores = append(stores, s)
 		}
-		takers, end, err := choking(spread(stores, n), "bench", limit, wait)
+		takers, end, err := chokedTakers(spread(stores, n), "bench", limit, wait)
 		if err != nil {
 			return nil, nil, errors.Join(err, stop())
 		}
@@ -122,8 +122,9 @@ func chokedRedisTeam(wait bool) team {
 	}}
 }
 
-// most is how many callers a node has at most: as many connections has a pool.
-const most = 128
+// maxCallers is the largest number of callers on a node, and the size of a connection
+// pool.
+const maxCallers = 128
 
 var redisRate = team{name: "redis_rate", open: func(ctx context.Context, n int, limit choked.Rate) ([]taker, func() error, error) {
 	server, err := redisserver.Start()
@@ -134,7 +135,7 @@ var redisRate = team{name: "redis_rate", open: func(ctx context.Context, n int, 
 	var clients []*redis.Client
 	theirs := redis_rate.Limit{Rate: int(limit.N), Burst: int(limit.Burst), Period: limit.Per}
 	for range n {
-		client := redis.NewClient(&redis.Options{Addr: server.Addr, PoolSize: most})
+		client := redis.NewClient(&redis.Options{Addr: server.Addr, PoolSize: maxCallers})
 		clients = append(clients, client)
 		l := redis_rate.NewLimiter(client)
 		takers = append(takers, func(ctx context.Context) (bool, time.Duration, error) {
@@ -159,22 +160,22 @@ var (
 	global   = gubernatorTeam("gubernator, GLOBAL", gubernator.Behavior_GLOBAL)
 )
 
-// behaviors are gubernator's own defaults, but that global limits are told twice
-// as often, and that nothing fails for being late.
+// behaviors are the defaults of gubernator, except that global limits are synchronized
+// twice as often and timeouts are long enough that no call fails by them.
 var behaviors = gubernator.BehaviorConfig{
 	BatchWait: 500 * time.Microsecond, BatchLimit: 1000, BatchTimeout: 5 * time.Second,
 	GlobalSyncWait: 50 * time.Millisecond, GlobalBatchLimit: 1000, GlobalTimeout: 5 * time.Second,
 }
 
-// settings says how the peers are set up.
+// settings describes the settings of the other teams.
 func settings() string {
 	b := behaviors
 	return fmt.Sprintf("redis_rate: one server, a pool of %d connections for each node. gubernator: leaky bucket, BatchWait %v, BatchLimit %d, GlobalSyncWait %v, GlobalBatchLimit %d, timeouts %v.",
-		most, b.BatchWait, b.BatchLimit, b.GlobalSyncWait, b.GlobalBatchLimit, b.BatchTimeout)
+		maxCallers, b.BatchWait, b.BatchLimit, b.GlobalSyncWait, b.GlobalBatchLimit, b.BatchTimeout)
 }
 
-// startGubernator starts a daemon at each of the peers. stop gives up waiting
-// after a while: now and then a daemon hangs when it is stopped after load.
+// startGubernator starts a daemon at each of the peers. stop waits for 5 s at most: now
+// and then a daemon does not stop after a load.
 func startGubernator(ctx context.Context, peers []gubernator.PeerInfo) (stop func(), err error) {
 	var daemons []*gubernator.Daemon
 	stop = func() {
@@ -209,9 +210,9 @@ func startGubernator(ctx context.Context, peers []gubernator.PeerInfo) (stop fun
 	return stop, nil
 }
 
-// openGubernator starts a daemon for each two of the addresses that free finds. A
-// contestant that dials meanwhile may be given a port that was free: then others
-// are found.
+// openGubernator starts a daemon for each two of the addresses that free returns. A
+// connection may take such a port as its source port before the daemon binds it: then
+// openGubernator tries again with other addresses.
 func openGubernator(ctx context.Context, free func() ([]string, error)) (peers []gubernator.PeerInfo, stop func(), err error) {
 	for range 10 {
 		addrs, err := free()
@@ -229,8 +230,8 @@ func openGubernator(ctx context.Context, free func() ([]string, error)) (peers [
 	return nil, nil, err
 }
 
-// gubernatorTeam is a daemon for each node in this process, the worker of each
-// asking its own.
+// gubernatorTeam runs a daemon for each node in this process. The workers of a node
+// call the daemon of their node.
 func gubernatorTeam(name string, behavior gubernator.Behavior) team {
 	return team{name: name, open: func(ctx context.Context, n int, limit choked.Rate) ([]taker, func() error, error) {
 		peers, stop, err := openGubernator(ctx, func() ([]string, error) { return ports.Free(2 * n) })
@@ -263,7 +264,7 @@ func gubernatorTeam(name string, behavior gubernator.Behavior) team {
 	}}
 }
 
-// splitTeam gives each node a limiter of its own, with its part of the limit.
+// splitTeam gives each node a limiter of its own with an equal part of the limit.
 func splitTeam(who contestant) team {
 	return team{name: who.name, waits: who.waits, split: true, open: func(ctx context.Context, n int, limit choked.Rate) ([]taker, func() error, error) {
 		var takers []taker

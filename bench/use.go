@@ -10,11 +10,11 @@ import (
 	"github.com/choked/choked"
 )
 
-// use measures how much of a limit is used under demand, by few and by many
-// workers, small and large.
+// use measures which share of a small or large limit is used by few and by many workers
+// that want more than the limit.
 func use(ctx context.Context, c *config) ([]table, error) {
 	t := table{
-		note: fmt.Sprintf("Workers that are members, all in one process, four callers on each, flat out for %v, on 50/s three times as long; three that vote in processes of their own. Use is what was admitted beyond the burst, of what was restored.", c.seconds),
+		note: fmt.Sprintf("Workers that are members, all in one process, with four callers each and unlimited demand for %v, on 50/s three times as long; the three voters are processes of their own. Use is the quota admitted beyond the burst, as a share of the refill.", c.runTime),
 		head: []string{"workers", "limit", "admitted", "over, units", "use", "Jain after the burst", "longest wait"},
 	}
 	least := 1.0
@@ -23,9 +23,9 @@ func use(ctx context.Context, c *config) ([]table, error) {
 		if n == 3 {
 			limits = append(limits, choked.Rate{N: 50, Per: time.Second, Burst: 1})
 		}
-		if err := used(ctx, c, n, limits, func(limit choked.Rate, r result) {
-			t.row(n, limit, r.admitted, fmt.Sprintf("%.1f", r.over), percent(r.use), fmt.Sprintf("%.4f", r.then), r.longest.Round(time.Millisecond))
-			c.bound(r.over)
+		if err := measureUse(ctx, c, n, limits, func(limit choked.Rate, r raceResult) {
+			t.row(n, limit, r.admitted, fmt.Sprintf("%.1f", r.over), percent(r.use), fmt.Sprintf("%.4f", r.jainAfterBurst), r.longest.Round(time.Millisecond))
+			c.noteExcess(r.over)
 			if limit.Burst > 1 {
 				least = min(least, r.use)
 				return
@@ -35,13 +35,13 @@ func use(ctx context.Context, c *config) ([]table, error) {
 			return nil, err
 		}
 	}
-	c.goals.add("use of the limit, 3–50 workers, 50/s–100,000/s, the least", "≥ 99%", percent(least), least >= 0.99, "")
-	below, err := below(ctx, c)
-	return []table{t, below}, err
+	c.goals.add("lowest use of the limit, 3–50 workers, 50/s–100,000/s", "≥ 99%", percent(least), least >= 0.99, "")
+	measureBelow, err := measureBelow(ctx, c)
+	return []table{t, measureBelow}, err
 }
 
-// used has n workers compete for one limit after the other.
-func used(ctx context.Context, c *config, n int, limits []choked.Rate, report func(choked.Rate, result)) (err error) {
+// measureUse lets n workers compete for one limit after the other.
+func measureUse(ctx context.Context, c *config, n int, limits []choked.Rate, report func(choked.Rate, raceResult)) (err error) {
 	three, err := startTrio(ctx, job{}, false)
 	if err != nil {
 		return err
@@ -52,12 +52,12 @@ func used(ctx context.Context, c *config, n int, limits []choked.Rate, report fu
 		return err
 	}
 	for _, limit := range limits {
-		takers, end, err := choking(stores, fmt.Sprint("use-", limit), limit, true)
+		takers, end, err := chokedTakers(stores, fmt.Sprint("use-", limit), limit, true)
 		if err != nil {
 			return errors.Join(err, stop())
 		}
-		d := c.seconds
-		if limit.N <= 50 { // each of few units counts
+		d := c.runTime
+		if limit.N <= 50 { // with few units, a single one makes a difference
 			d *= 3
 		}
 		r := compete(ctx, takers, true, 4, limit, d)
@@ -69,13 +69,13 @@ func used(ctx context.Context, c *config, n int, limits []choked.Rate, report fu
 	return stop()
 }
 
-// below measures the exchanges of workers that need less than the limit: calls
-// come at random, and wait for nothing but the store.
-func below(ctx context.Context, c *config) (table, error) {
+// measureBelow measures the exchanges of workers that need less than the limit: calls
+// come at random and wait for the store only.
+func measureBelow(ctx context.Context, c *config) (table, error) {
 	const workers = 10
 	t := table{
-		note: fmt.Sprintf("Load below the limit of 1,000/s: calls come at random, 80 a second at each of %d workers that are nodes of a cluster. The median of %d runs of %v.", workers, c.repeats, c.seconds),
-		head: []string{"calls a second, all", "admitted", "exchanges a second and worker", "exchanges an admission"},
+		note: fmt.Sprintf("Load below the limit of 1,000/s: random calls, 80 a second at each of %d workers that are nodes of a cluster. Medians of %d runs of %v.", workers, c.repeats, c.runTime),
+		head: []string{"calls a second of all workers", "admitted", "exchanges a second and worker", "exchanges an admission"},
 	}
 	nodes, stop, err := startNodes(ctx, workers, false)
 	if err != nil {
@@ -84,11 +84,11 @@ func below(ctx context.Context, c *config) (table, error) {
 	var runs [][]float64
 	for run := range c.repeats {
 		s, err := load{stores: spread(nodes, workers), keys: []string{fmt.Sprint("below-", run)}, limits: choked.MustLimits("1000/s", ""),
-			callers: 1, every: time.Second / 80, span: c.seconds}.run(ctx)
+			callers: 1, interval: time.Second / 80, duration: c.runTime}.run(ctx)
 		if err != nil {
 			return t, errors.Join(err, stop())
 		}
-		runs = append(runs, []float64{float64(s.admitted) / c.seconds.Seconds(), float64(s.exchanges) / c.seconds.Seconds() / workers, s.each(s.exchanges)})
+		runs = append(runs, []float64{float64(s.admitted) / c.runTime.Seconds(), float64(s.exchanges) / c.runTime.Seconds() / workers, s.perAdmission(s.exchanges)})
 	}
 	m := medians(runs)
 	t.row(workers*80, fmt.Sprintf("%.0f a second", m[0]), fmt.Sprintf("%.1f", m[1]), fmt.Sprintf("%.2f", m[2]))
@@ -96,41 +96,41 @@ func below(ctx context.Context, c *config) (table, error) {
 	return t, stop()
 }
 
-// fairness measures how evenly a small limit is shared, and who waits longest.
+// fairness measures how evenly a small limit is shared, and the longest wait.
 func fairness(ctx context.Context, c *config) ([]table, error) {
-	const note = "Use is what was admitted beyond the burst, of what was restored. Jain's index is 1 when all workers get the same; of the burst, those get most who are there first."
+	const note = "Use is the quota admitted beyond the burst, as a share of the refill. Jain's index is 1 if all workers get the same; the first workers get most of the burst."
 	head := []string{"", "admitted", "over, units", "use", "Jain", "Jain after the burst", "longest wait", "calls that failed"}
-	fast := table{note: fmt.Sprintf("50/s, 4 callers on each worker, 30 s. %s gubernator says of a refusal only when the bucket will be full: who asks again then, or after a second, leaves much of it unused.", note), head: head}
+	fast := table{note: fmt.Sprintf("50/s, 4 callers on each worker, 30 s. %s A refusal of gubernator only names the time at which the bucket will be full: callers that retry then, or after a second, leave much of the limit unused.", note), head: head}
 	slow := table{note: "60/m, one caller on each worker, two minutes, all contestants at the same time.", head: head}
-	row := func(t *table, tm team, r result) {
-		t.row(tm.name, r.admitted, fmt.Sprintf("%.1f", r.over), percent(r.use), fmt.Sprintf("%.4f", r.jain), fmt.Sprintf("%.4f", r.then), r.longest.Round(time.Millisecond), r.failed)
+	row := func(t *table, tm team, r raceResult) {
+		t.row(tm.name, r.admitted, fmt.Sprintf("%.1f", r.over), percent(r.use), fmt.Sprintf("%.4f", r.jain), fmt.Sprintf("%.4f", r.jainAfterBurst), r.longest.Round(time.Millisecond), r.failed)
 	}
-	teams := sharing(true)
+	teams := sharedTeams(true)
 	for i, tm := range teams {
-		r, err := race(ctx, tm, 8, 4, perSecond(50), 3*c.seconds)
+		r, err := race(ctx, tm, 8, 4, perSecond(50), 3*c.runTime)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", tm.name, err)
 		}
 		row(&fast, tm, r)
 		if i == 0 {
-			c.goals.add("fairness between equal workers, 30 s (Jain, after the burst)", "≥ 0.99", fmt.Sprintf("%.4f", r.then), r.then >= 0.99, "")
+			c.goals.add("fairness between equal workers, 30 s (Jain, after the burst)", "≥ 0.99", fmt.Sprintf("%.4f", r.jainAfterBurst), r.jainAfterBurst >= 0.99, "")
 		}
 		if tm.waits {
-			c.bound(r.over)
+			c.noteExcess(r.over)
 		}
 	}
-	results, errs := make([]result, len(teams)), make([]error, len(teams))
+	results, errs := make([]raceResult, len(teams)), make([]error, len(teams))
 	var wg sync.WaitGroup
 	for i, tm := range teams {
 		wg.Go(func() {
-			results[i], errs[i] = race(ctx, tm, 8, 1, choked.Rate{N: 60, Per: time.Minute, Burst: 60}, 12*c.seconds)
+			results[i], errs[i] = race(ctx, tm, 8, 1, choked.Rate{N: 60, Per: time.Minute, Burst: 60}, 12*c.runTime)
 		})
 	}
 	wg.Wait()
 	for i, tm := range teams {
 		row(&slow, tm, results[i])
 		if tm.waits {
-			c.bound(results[i].over)
+			c.noteExcess(results[i].over)
 		}
 	}
 	return []table{fast, slow}, errors.Join(errs...)
