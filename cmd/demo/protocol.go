@@ -42,7 +42,7 @@ type status struct {
 	Leader    string // name of the leader, as far as the worker knows
 	Waiting   int    // callers that wait for admission
 	Exchanges int64  // with the store
-	Failed    int64  // failed calls, without those that the provider answered 429
+	Failed    int64  // calls that failed for another reason than a 429 of the provider
 	Error     string // of the last failed call
 	Final     bool   // this is the last status: the worker admits no more calls
 
