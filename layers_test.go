@@ -26,9 +26,10 @@ func TestImportsPointDown(t *testing.T) {
 		"internal/ledger":    "bucket",
 		"internal/boottime":  "",
 		"internal/httpapi":   "bucket",
+		"internal/storeerr":  "bucket",
 		"internal/waitqueue": "bucket internal/ledger",
-		"httpstore":          "bucket internal/boottime internal/httpapi",
-		"redisstore":         "bucket internal/boottime",
+		"httpstore":          "bucket internal/boottime internal/httpapi internal/storeerr",
+		"redisstore":         "bucket internal/boottime internal/storeerr",
 		"storetest":          "bucket",
 	}
 	within := func(path string) (string, bool) {
