@@ -26,7 +26,7 @@ import (
 	"github.com/choked/choked/redisstore"
 )
 
-// slow is a limit under which nothing refills while a test looks.
+// slow is a limit under which no unit refills during a test.
 var slow = choked.MustLimits("10/h", "")
 
 var holders atomic.Uint64
@@ -43,7 +43,7 @@ func lease(t *testing.T, s choked.Store, a choked.Ask) choked.Lease {
 	return l
 }
 
-// ownServer is a server that a test may do anything to.
+// ownServer returns a server that the test does not share.
 func ownServer(t *testing.T, options ...string) (*redisserver.Server, *redis.Client) {
 	t.Helper()
 	s, err := redisserver.Start(options...)
@@ -56,7 +56,7 @@ func ownServer(t *testing.T, options ...string) (*redisserver.Server, *redis.Cli
 	return s, client
 }
 
-// ownCluster is three servers that share the slots, a third each, in order.
+// ownCluster returns three servers, each with a third of the slots, in order.
 func ownCluster(t *testing.T, o *redis.ClusterOptions, options ...string) (servers []*redisserver.Server, client *redis.ClusterClient) {
 	t.Helper()
 	ctx := t.Context()
@@ -78,15 +78,15 @@ func ownCluster(t *testing.T, o *redis.ClusterOptions, options ...string) (serve
 	return servers, client
 }
 
-func openOn(t *testing.T, url string, patience time.Duration) *redisstore.Store {
+func openOn(t *testing.T, url string, timeout time.Duration) *redisstore.Store {
 	t.Helper()
-	s, err := redisstore.Open(url, redisstore.Config{Patience: patience})
+	s, err := redisstore.Open(url, redisstore.Config{Timeout: timeout})
 	require.NoError(t, err)
 	t.Cleanup(func() { s.Close() })
 	return s
 }
 
-func TestAFlushedScriptIsLoadedAgain(t *testing.T) {
+func TestFlushedScriptIsLoadedAgain(t *testing.T) {
 	server, client := ownServer(t)
 	s := openOn(t, server.URL(), 0)
 	require.True(t, lease(t, s, ask("k", slow, 4, 0)).OK)
@@ -95,7 +95,7 @@ func TestAFlushedScriptIsLoadedAgain(t *testing.T) {
 	assert.False(t, lease(t, s, ask("k", slow, 1, 0)).OK)
 }
 
-func TestAnErrorThatStaysIsTold(t *testing.T) {
+func TestPermanentErrorFailsAtOnce(t *testing.T) {
 	server, client := ownServer(t)
 	s := openOn(t, server.URL(), time.Minute)
 	require.NoError(t, client.LPush(t.Context(), "choked:taken", "x").Err())
@@ -107,11 +107,7 @@ func TestAnErrorThatStaysIsTold(t *testing.T) {
 	_, err = s.Lease(t.Context(), ask("newer", slow, 1, time.Hour))
 	assert.ErrorContains(t, err, "bucket of version 2, want 1")
 
-	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "1").Err())
-	_, err = s.Lease(t.Context(), ask("k", slow, 1, time.Hour))
-	assert.ErrorContains(t, err, "OOM")
-	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "0").Err())
-	assert.True(t, lease(t, s, ask("k", slow, 10, 0)).OK, "what failed has taken nothing")
+	assert.NotErrorIs(t, err, bucket.ErrUnavailable, "a retry does not change it")
 
 	wrong := openOn(t, strings.Replace(server.URL(), "redis://", "redis://user:hunter2@", 1), time.Minute)
 	_, err = wrong.Lease(t.Context(), ask("k", slow, 1, time.Hour))
@@ -119,44 +115,67 @@ func TestAnErrorThatStaysIsTold(t *testing.T) {
 	assert.NotContains(t, err.Error(), "hunter2")
 }
 
-func TestABadURLIsNotRepeated(t *testing.T) {
-	for _, url := range []string{"", "http://user:hunter2@host", "redis://user:hunter2@host:port/0", "redis://user:hunter2@host/zero"} {
-		_, err := redisstore.Open(url, redisstore.Config{})
-		require.ErrorContains(t, err, `want a URL such as "redis://user:password@host:6379/0"`, url)
-		assert.NotContains(t, err.Error(), "hunter2")
-	}
+// A full server refuses grants at once. Nothing is spent, and settlements go on.
+func TestFullServerIsUnavailableAtOnce(t *testing.T) {
+	server, client := ownServer(t)
+	s := openOn(t, server.URL(), time.Minute)
+	a := ask("leased", slow, 10, 0)
+	require.True(t, lease(t, s, a).OK)
+	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "1").Err())
+	begun := time.Now()
+	_, err := s.Lease(t.Context(), ask("k", slow, 1, time.Hour))
+	require.ErrorIs(t, err, bucket.ErrUnavailable)
+	assert.ErrorContains(t, err, "store unavailable: redis: OOM command not allowed")
+	assert.Less(t, time.Since(begun), 30*time.Second)
+	require.NoError(t, s.Settle(t.Context(), []choked.Settlement{{Key: "leased", ID: a.ID, Spent: bucket.Cost{Requests: 3}}}))
+	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "0").Err())
+	assert.True(t, lease(t, s, ask("k", slow, 10, 0)).OK, "the refused ask spent nothing")
+	assert.True(t, lease(t, s, ask("leased", slow, 7, 0)).OK, "it was settled")
 }
 
-func TestAnOptionOfTheURLThatCannotBeIsNamed(t *testing.T) {
+func TestBadURLIsShownWithoutItsPassword(t *testing.T) {
+	for _, url := range []string{"", "http://user:hunter2@host", "redis://user:hunter2@host:port/0", "redis://user:hunter2@host/zero"} {
+		_, err := redisstore.Open(url, redisstore.Config{})
+		require.ErrorContains(t, err, `want "redis://user:password@host:6379/0"`, url)
+		assert.NotContains(t, err.Error(), "hunter2")
+	}
+	_, err := redisstore.Open("localhost:6379", redisstore.Config{})
+	assert.EqualError(t, err, `redisstore: URL "localhost:6379": want "redis://user:password@host:6379/0"`)
+	_, err = redisstore.Open("redis://user:hunter2@host/zero", redisstore.Config{})
+	assert.EqualError(t, err, `redisstore: URL "redis://***@host/zero": want "redis://user:password@host:6379/0"`)
+}
+
+func TestBadOptionOfTheURLIsNamed(t *testing.T) {
 	for query, name := range map[string]string{"nonsense=1": "nonsense", "pool_size=many": "pool_size", "read_timeout=1s&db=x": "db"} {
 		_, err := redisstore.Open("redis://user:hunter2@host/0?"+query, redisstore.Config{})
-		require.ErrorContains(t, err, fmt.Sprintf("redis: option %q of the URL", name))
+		require.ErrorContains(t, err, fmt.Sprintf(`redisstore: URL "redis://***@host/0?***": option %q: want one`, name))
 	}
 	_, err := redisstore.Open("redis://user:hun?ter2@host/0", redisstore.Config{})
 	require.Error(t, err)
 	assert.NotContains(t, err.Error(), "ter2")
 }
 
-// The options of the client library hold where they are given: else its timeouts
-// are as long as Patience.
-func TestOptionsOfTheURLHold(t *testing.T) {
+// Options of the client library in the URL take precedence over the timeouts that
+// Timeout implies.
+func TestOptionsOfTheURLTakePrecedence(t *testing.T) {
 	server, _ := ownServer(t)
 	s := openOn(t, server.URL()+"?read_timeout=50ms", 2*time.Second)
 	require.True(t, lease(t, s, ask("k", slow, 1, 0)).OK)
 	thaw := freeze(t, server)
 	defer thaw()
 	_, err := s.Lease(t.Context(), ask("k", slow, 1, 0))
-	assert.ErrorContains(t, err, "i/o timeout, for 2s")
+	assert.ErrorContains(t, err, "store unavailable: redis: no answer within 2s: ")
+	assert.ErrorContains(t, err, "i/o timeout")
 }
 
 func TestNewWithoutAClient(t *testing.T) {
 	s := redisstore.New(nil, redisstore.Config{})
 	_, err := s.Lease(t.Context(), ask("k", slow, 1, 0))
-	assert.ErrorContains(t, err, "the client given to New is nil")
+	assert.ErrorContains(t, err, "redisstore: the client given to New is nil")
 	assert.NoError(t, s.Close())
 }
 
-func TestAWindowOfNanosecondsIsRefused(t *testing.T) {
+func TestWindowOfNanosecondsIsRefused(t *testing.T) {
 	s := openOn(t, "redis://127.0.0.1:1", 0)
 	odd := choked.Limits{Requests: bucket.Rates{{N: 1, Per: time.Second + 1, Burst: 1}}}
 	_, err := s.Lease(t.Context(), ask("k", odd, 1, 0))
@@ -164,15 +183,15 @@ func TestAWindowOfNanosecondsIsRefused(t *testing.T) {
 	assert.ErrorContains(t, s.Adjust(t.Context(), choked.Adjustment{Key: "k", Limits: odd}), "want a window of whole microseconds")
 }
 
-// A replica that becomes the master, a server that starts: the call goes on.
-func TestAnErrorThatPassesIsOutlived(t *testing.T) {
+// A call retries until its replica has become the master.
+func TestReadOnlyReplicaIsRetried(t *testing.T) {
 	server, client := ownServer(t)
 	s := openOn(t, server.URL(), 20*time.Second)
 	require.NoError(t, client.ReplicaOf(t.Context(), "127.0.0.1", "1").Err())
-	impatient := openOn(t, server.URL(), time.Second)
-	_, err := impatient.Lease(t.Context(), ask("k", slow, 1, time.Hour))
-	require.ErrorContains(t, err, "READONLY")
-	require.ErrorContains(t, err, "for 1s")
+	hasty := openOn(t, server.URL(), time.Second)
+	_, err := hasty.Lease(t.Context(), ask("k", slow, 1, time.Hour))
+	require.ErrorIs(t, err, bucket.ErrUnavailable)
+	require.ErrorContains(t, err, "store unavailable: redis: no answer within 1s: READONLY")
 
 	granted := make(chan choked.Lease)
 	go func() { granted <- lease(t, s, ask("k", slow, 10, 0)) }()
@@ -180,19 +199,23 @@ func TestAnErrorThatPassesIsOutlived(t *testing.T) {
 	assert.True(t, (<-granted).OK)
 }
 
-func TestErrorsThatPassAreOutlived(t *testing.T) {
+func TestPassingErrorsAreRetried(t *testing.T) {
 	mini := miniredis.RunT(t)
 	client := redis.NewClient(&redis.Options{Addr: mini.Addr(), MaxRetries: -1})
 	defer client.Close()
 	var trips atomic.Int64
 	client.AddHook(tripCounter{&trips})
-	s := redisstore.New(client, redisstore.Config{Patience: time.Minute})
+	s := redisstore.New(client, redisstore.Config{Timeout: time.Minute})
 	defer s.Close()
 	require.True(t, lease(t, s, ask("warm", slow, 1, 0)).OK)
 	for _, e := range []string{
 		"LOADING Redis is loading the dataset in memory",
 		"READONLY You can't write against a read only replica.",
 		"MASTERDOWN Link with MASTER is down",
+		"NOREPLICAS Not enough good replicas to write.",
+		"BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+		"ERR max number of clients reached",
+		"ERR Error running script (call to f_12ab): @user_script:7: @user_script: 7: -NOREPLICAS Not enough good replicas to write.",
 		"CLUSTERDOWN The cluster is down",
 		"TRYAGAIN Multiple keys request during rehashing of slot",
 		"MOVED 3999 127.0.0.1:6381",
@@ -205,17 +228,17 @@ func TestErrorsThatPassAreOutlived(t *testing.T) {
 			_, err := s.Lease(t.Context(), ask(e, slow, 10, 0))
 			answer <- err
 		}()
-		require.Eventually(t, func() bool { return trips.Load() > before+1 }, 20*time.Second, time.Millisecond, "it tries again after %q", e)
+		require.Eventually(t, func() bool { return trips.Load() > before+1 }, 20*time.Second, time.Millisecond, "a retry after %q", e)
 		mini.SetError("")
 		require.NoError(t, <-answer, e)
 	}
 	mini.SetError("NOPERM No permissions to run the command")
 	_, err := s.Lease(t.Context(), ask("k", slow, 1, 0))
 	require.ErrorContains(t, err, "NOPERM")
-	require.NotContains(t, err.Error(), "for 1m", "it is told at once")
+	require.NotErrorIs(t, err, bucket.ErrUnavailable, "it fails at once")
 }
 
-func TestARedisThatIsAwayIsABoundedWait(t *testing.T) {
+func TestServerThatIsAwayIsABoundedWait(t *testing.T) {
 	server, _ := ownServer(t)
 	s, patient := openOn(t, server.URL(), 100*time.Millisecond), openOn(t, server.URL(), time.Minute)
 	require.True(t, lease(t, patient, ask("k", slow, 1, 0)).OK)
@@ -228,8 +251,16 @@ func TestARedisThatIsAwayIsABoundedWait(t *testing.T) {
 	} {
 		end := fault()
 		_, err := s.Lease(t.Context(), ask(name, slow, 1, time.Hour))
-		require.ErrorContains(t, err, "for 100ms", name)
-		require.ErrorContains(t, s.Adjust(t.Context(), choked.Adjustment{Key: name, Limits: slow}), "for 100ms", name)
+		require.ErrorIs(t, err, bucket.ErrUnavailable, name)
+		require.ErrorContains(t, err, "store unavailable: redis: no answer within 100ms", name)
+		require.NotErrorIs(t, err, context.DeadlineExceeded, "that is the caller's")
+		if name == "killed" {
+			require.ErrorIs(t, err, syscall.ECONNREFUSED)
+			require.ErrorContains(t, err, ": dial tcp "+server.Addr+": connect: connection refused")
+		}
+		err = s.Adjust(t.Context(), choked.Adjustment{Key: name, Limits: slow})
+		require.ErrorContains(t, err, "no answer within 100ms", name)
+		require.ErrorIs(t, err, bucket.ErrUnavailable, name)
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		_, err = patient.Lease(ctx, ask(name, slow, 1, time.Hour))
 		cancel()
@@ -239,12 +270,12 @@ func TestARedisThatIsAwayIsABoundedWait(t *testing.T) {
 		a := ask(name, slow, 7, 0)
 		go func() { granted <- lease(t, patient, a) }()
 		end()
-		require.True(t, (<-granted).OK, "%s: it goes on", name)
+		require.True(t, (<-granted).OK, "%s: a retry succeeds", name)
 	}
 }
 
-// An ask that was given up may reach Redis after all.
-func TestWhatIsGivenUpIsTakenBack(t *testing.T) {
+// An ask that was given up may still reach Redis.
+func TestAskThatWasGivenUpIsWithdrawn(t *testing.T) {
 	server, _ := ownServer(t)
 	s := openOn(t, server.URL(), time.Minute)
 	require.True(t, lease(t, s, ask("warm", slow, 1, 0)).OK)
@@ -257,7 +288,7 @@ func TestWhatIsGivenUpIsTakenBack(t *testing.T) {
 	require.Eventually(t, func() bool { return lease(t, s, ask("k", slow, 10, 0)).OK }, 20*time.Second, time.Millisecond)
 }
 
-func TestAPlaceInLineIsGivenUp(t *testing.T) {
+func TestWaiterThatEndsLeavesTheQueue(t *testing.T) {
 	url := realServer(t)
 	opt, err := redis.ParseURL(url)
 	require.NoError(t, err)
@@ -268,26 +299,26 @@ func TestAPlaceInLineIsGivenUp(t *testing.T) {
 		s := openOn(t, url, 0)
 		key := fmt.Sprint("leave", holders.Add(1), time.Now().UnixNano())
 		require.NoError(t, s.Adjust(t.Context(), choked.Adjustment{Key: key, Limits: limits, Defined: 1, Charge: bucket.Cost{Requests: 20}}))
-		inLine := func() bool { return client.HExists(t.Context(), "choked:"+key, "q").Val() }
+		queued := func() bool { return client.HExists(t.Context(), "choked:"+key, "q").Val() }
 		ctx, cancel := context.WithCancel(t.Context())
 		left := make(chan error, 1)
 		go func() {
 			_, err := s.Lease(ctx, ask(key, limits, 1, time.Minute))
 			left <- err
 		}()
-		require.Eventually(t, inLine, 20*time.Second, time.Millisecond)
+		require.Eventually(t, queued, 20*time.Second, time.Millisecond)
 		if end == "by Close" {
 			require.NoError(t, s.Close())
-			require.False(t, inLine(), "Close waits for that")
+			require.False(t, queued(), "Close waits until it has left")
 		}
 		cancel()
 		require.Error(t, <-left)
-		require.Eventually(t, func() bool { return !inLine() }, 20*time.Second, time.Millisecond, end)
+		require.Eventually(t, func() bool { return !queued() }, 20*time.Second, time.Millisecond, end)
 	}
 }
 
-// However long an outage was, what is granted after it can be spent.
-func TestALeaseIsValidFromTheAttemptThatWasAnswered(t *testing.T) {
+// A lease that is granted after a long outage is valid long enough to be spent.
+func TestLeaseIsValidFromTheAnsweredAttempt(t *testing.T) {
 	const outage = 3 * time.Second // longer than any lease is valid
 	server, _ := ownServer(t)
 	clock := boottime.New()
@@ -297,15 +328,15 @@ func TestALeaseIsValidFromTheAttemptThatWasAnswered(t *testing.T) {
 	begun := clock.Now()
 	granted := make(chan choked.Lease)
 	go func() { granted <- lease(t, s, ask("k", slow, 10, 0)) }()
-	time.Sleep(outage) // what the test is about: it passes however long it is
+	time.Sleep(outage) // not a wait for an event: the outage itself
 	require.NoError(t, server.Restart())
 	l := <-granted
 	require.True(t, l.OK)
 	assert.Greater(t, l.ValidFor, outage, "granted after %v", clock.Since(begun))
 }
 
-// Close waits for what is under way to a server that does not answer.
-func TestCloseLeavesNothingBehind(t *testing.T) {
+// Close waits for calls under way to a server that does not answer.
+func TestCloseLeavesNoGoroutines(t *testing.T) {
 	server, client := ownServer(t)
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	given := redis.NewClient(&redis.Options{Addr: client.Options().Addr, ReadTimeout: 500 * time.Millisecond})
@@ -323,7 +354,7 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 		begun := time.Now()
 		require.NoError(t, s.Close(), name)
 		assert.Less(t, time.Since(begun), 30*time.Second, name)
-		assert.NotContains(t, stacks(), "redisstore.(*flights)", name)
+		assert.NotContains(t, stacks(), "redisstore.(*pipelines)", name)
 		thaw()
 	}
 }
@@ -333,22 +364,22 @@ func stacks() string {
 	return string(buf[:runtime.Stack(buf, true)])
 }
 
-// The keys of one server of a cluster do not wait for those of another.
-func TestAFrozenShardHoldsUpItsOwnKeysOnly(t *testing.T) {
+// The keys of one server of a cluster do not wait for the keys of another.
+func TestFrozenShardDelaysItsOwnKeysOnly(t *testing.T) {
 	servers, client := ownCluster(t, &redis.ClusterOptions{ReadTimeout: time.Minute, MaxRetries: -1}, "--cluster-node-timeout", "60000")
 	var trips atomic.Int64
 	client.AddHook(tripCounter{&trips})
-	s := redisstore.New(client, redisstore.Config{Patience: 20 * time.Second})
+	s := redisstore.New(client, redisstore.Config{Timeout: 20 * time.Second})
 	defer s.Close()
-	var there, elsewhere []string
-	for i := 0; len(there) < 8 || len(elsewhere) < 8; i++ {
+	var frozen, others []string
+	for i := 0; len(frozen) < 8 || len(others) < 8; i++ {
 		key := fmt.Sprint("k", i)
 		slot, err := client.ClusterKeySlot(t.Context(), "choked:"+key).Result()
 		require.NoError(t, err)
 		if slot < 16384/3 {
-			there = append(there, key)
+			frozen = append(frozen, key)
 		} else {
-			elsewhere = append(elsewhere, key)
+			others = append(others, key)
 		}
 		require.True(t, lease(t, s, ask(key, slow, 1, 0)).OK)
 	}
@@ -356,14 +387,14 @@ func TestAFrozenShardHoldsUpItsOwnKeysOnly(t *testing.T) {
 	trips.Store(0)
 	var answered atomic.Int64
 	var wg sync.WaitGroup
-	for _, key := range there {
+	for _, key := range frozen {
 		wg.Go(func() {
 			lease(t, s, ask(key, slow, 1, 0))
 			answered.Add(1)
 		})
 	}
-	require.Eventually(t, func() bool { return trips.Load() == 4 }, 20*time.Second, time.Millisecond, "as many flights as there may be")
-	for _, key := range elsewhere {
+	require.Eventually(t, func() bool { return trips.Load() == 4 }, 20*time.Second, time.Millisecond, "as many pipelines as are allowed")
+	for _, key := range others {
 		assert.True(t, lease(t, s, ask(key, slow, 1, 0)).OK)
 	}
 	assert.Zero(t, answered.Load())
@@ -371,8 +402,8 @@ func TestAFrozenShardHoldsUpItsOwnKeysOnly(t *testing.T) {
 	wg.Wait()
 }
 
-// What is leased is spent although Redis is away.
-func TestAWorkerGoesOnWithWhatItHas(t *testing.T) {
+// A worker spends its leases while Redis is away.
+func TestWorkerSpendsItsLeasesWhileRedisIsAway(t *testing.T) {
 	server, _ := ownServer(t)
 	choke := choked.New(openOn(t, server.URL(), 3*time.Second))
 	defer choke.Close()
@@ -391,11 +422,12 @@ func TestAWorkerGoesOnWithWhatItHas(t *testing.T) {
 	for last == nil {
 		last = limiter.Wait(t.Context(), choked.Cost{Requests: 1})
 	}
+	assert.ErrorIs(t, last, bucket.ErrUnavailable)
 	assert.ErrorContains(t, last, "redis: ")
 }
 
-// With an append-only file, nothing is forgotten when the server is killed.
-func TestWhatIsOnDiskSurvivesAKill(t *testing.T) {
+// With an append-only file, a server that is killed keeps its buckets.
+func TestAppendOnlyFileSurvivesAKill(t *testing.T) {
 	server, _ := ownServer(t, "--appendonly", "yes", "--appendfsync", "always")
 	s := openOn(t, server.URL(), 20*time.Second)
 	a := ask("k", slow, 10, 0)
@@ -407,9 +439,9 @@ func TestWhatIsOnDiskSurvivesAKill(t *testing.T) {
 	assert.True(t, lease(t, s, ask("k", slow, 1, 0)).OK)
 }
 
-// One who waits and is gone without a word holds the others up for no longer
-// than a grace.
-func TestAWaiterThatVanishesIsPassedOver(t *testing.T) {
+// A waiter whose process is killed delays the others only until its queue entry
+// lapses.
+func TestVanishedWaiterIsSkipped(t *testing.T) {
 	url := realServer(t)
 	key := fmt.Sprint("vanish", holders.Add(1), time.Now().UnixNano())
 	limits := choked.MustLimits("20/s", "")
@@ -427,7 +459,7 @@ func TestAWaiterThatVanishesIsPassedOver(t *testing.T) {
 		_, err := gone.Lease(ctx, ask(key, limits, 10, time.Minute))
 		first <- err
 	}()
-	require.Eventually(t, func() bool { // it stands in line
+	require.Eventually(t, func() bool { // it is in the queue
 		return client.HExists(t.Context(), "choked:"+key, "q").Val()
 	}, 5*time.Second, time.Millisecond)
 	require.NoError(t, client.Close())
@@ -438,8 +470,8 @@ func TestAWaiterThatVanishesIsPassedOver(t *testing.T) {
 	assert.Less(t, time.Since(begun), 5*time.Second)
 }
 
-// The key outlives the debt, and is gone soon after.
-func TestAKeyLivesAsLongAsItsDebt(t *testing.T) {
+// The key of a bucket expires soon after its debt has been refilled.
+func TestKeyExpiresAfterItsDebt(t *testing.T) {
 	mini := miniredis.RunT(t)
 	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
 	defer client.Close()
@@ -450,12 +482,12 @@ func TestAKeyLivesAsLongAsItsDebt(t *testing.T) {
 	assert.Greater(t, left, 10*time.Hour)
 	assert.Less(t, left, 10*time.Hour+2*time.Minute)
 	require.NoError(t, s.Settle(t.Context(), []choked.Settlement{{Key: "unknown"}}))
-	assert.Equal(t, []string{"mine:k"}, mini.Keys(), "a settlement of nothing leaves nothing")
+	assert.Equal(t, []string{"mine:k"}, mini.Keys(), "a settlement of an unknown key creates no key")
 }
 
-// A step of the server's clock, back by an hour, neither refills a bucket nor
-// stops it for an hour.
-func TestAClockThatStepsBack(t *testing.T) {
+// A server's clock that steps back by an hour neither refills a bucket nor stops its
+// refill for an hour.
+func TestClockThatStepsBack(t *testing.T) {
 	mini := miniredis.RunT(t)
 	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
 	defer client.Close()
@@ -477,21 +509,21 @@ func TestAClockThatStepsBack(t *testing.T) {
 		now = now.Add(step)
 		mini.SetTime(now)
 		require.False(t, spend(1))
-		now = now.Add(7 * time.Second) // a unit takes 6 s, of which one may be promised
+		now = now.Add(7 * time.Second) // a unit takes 6 s, 1 s of which may be promised
 		mini.SetTime(now)
 		require.True(t, spend(1), "after a step by %v", step)
 		require.False(t, spend(1))
 	}
 }
 
-// Calls that come together go together.
-func TestHotKeysShareAPipeline(t *testing.T) {
+// Calls that are made at the same time share pipelines.
+func TestConcurrentCallsShareAPipeline(t *testing.T) {
 	mini := miniredis.RunT(t)
 	client := redis.NewClient(&redis.Options{Addr: mini.Addr(), ReadTimeout: time.Minute})
 	defer client.Close()
 	var trips atomic.Int64
 	client.AddHook(tripCounter{&trips})
-	s := redisstore.New(client, redisstore.Config{Patience: time.Minute}) // it interprets 400 scripts, on a machine that may be busy
+	s := redisstore.New(client, redisstore.Config{Timeout: time.Minute}) // 400 interpreted scripts, on a machine that may be busy
 	defer s.Close()
 	require.True(t, lease(t, s, ask("warm", slow, 1, 0)).OK)
 	trips.Store(0)
@@ -504,7 +536,7 @@ func TestHotKeysShareAPipeline(t *testing.T) {
 	assert.Less(t, trips.Load(), int64(n/2))
 }
 
-// tripCounter counts what goes to the server and back.
+// tripCounter counts commands and pipelines that are sent.
 type tripCounter struct{ n *atomic.Int64 }
 
 func (h tripCounter) DialHook(next redis.DialHook) redis.DialHook {
@@ -525,13 +557,13 @@ func (h tripCounter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.P
 	}
 }
 
-// Redis tells an adjustment that comes twice by its number, so the next one is
-// not sent before the one before it is answered.
-func TestAdjustmentsOfAKeyGoOneAtATime(t *testing.T) {
+// Redis recognizes a repeated adjustment by its number, so an adjustment is sent only
+// after the one before it was answered.
+func TestAdjustmentsOfAKeyAreSequential(t *testing.T) {
 	mini := miniredis.RunT(t)
 	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
 	defer client.Close()
-	s := redisstore.New(client, redisstore.Config{Patience: time.Minute})
+	s := redisstore.New(client, redisstore.Config{Timeout: time.Minute})
 	defer s.Close()
 	require.True(t, lease(t, s, ask("warm", slow, 1, 0)).OK)
 	overtaken := make(chan struct{})
@@ -551,8 +583,7 @@ func TestAdjustmentsOfAKeyGoOneAtATime(t *testing.T) {
 	assert.EqualValues(t, 5, lease(t, s, ask("k", slow, 1, 0)).Level.Requests)
 }
 
-// holdFirst holds the first pipeline until another one has come through, or
-// until none can be expected any more.
+// holdFirst holds the first pipeline until another one has ended, or for 200 ms.
 type holdFirst struct {
 	holds       *atomic.Bool
 	held, until chan struct{}
@@ -574,16 +605,15 @@ func (h holdFirst) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 	}
 }
 
-// Three servers share the slots: each key is one hash, so any key may be
-// anywhere.
+// Each bucket is one hash, so that its key may be in any slot of a cluster.
 func TestStoreOnACluster(t *testing.T) {
 	_, client := ownCluster(t, &redis.ClusterOptions{}, "--cluster-node-timeout", "2000")
-	s := redisstore.New(client, redisstore.Config{Patience: 20 * time.Second}) // until they have met
+	s := redisstore.New(client, redisstore.Config{Timeout: 20 * time.Second}) // covers the time until the servers have met
 	defer s.Close()
 	ctx := t.Context()
 
 	done := make([]choked.Settlement, 60)
-	for inTime := false; !inTime; { // while they meet, some leases expire before the last is granted
+	for inTime := false; !inTime; { // while the servers meet, leases may expire before the last is granted
 		var wg sync.WaitGroup
 		begun := time.Now()
 		for i := range done {
@@ -606,7 +636,7 @@ func TestStoreOnACluster(t *testing.T) {
 		return nil
 	}))
 
-	// A hash tag in a key is one in Redis.
+	// A hash tag in a key is a hash tag in Redis.
 	a, err := client.ClusterKeySlot(ctx, "choked:{team}:a").Result()
 	require.NoError(t, err)
 	require.True(t, lease(t, s, ask("{team}:a", slow, 1, 0)).OK)
@@ -615,9 +645,8 @@ func TestStoreOnACluster(t *testing.T) {
 	assert.Equal(t, a, b)
 }
 
-// What has reached the replica when the master is killed is kept; what has not is
-// forgotten. WAIT tells.
-func TestAFailoverKeepsWhatWasReplicated(t *testing.T) {
+// A failover keeps the writes that reached the replica, as WAIT confirms.
+func TestFailoverKeepsReplicatedWrites(t *testing.T) {
 	const name = "choked"
 	master, client := ownServer(t)
 	_, replica := ownServer(t)
@@ -626,7 +655,7 @@ func TestAFailoverKeepsWhatWasReplicated(t *testing.T) {
 	require.NoError(t, replica.ReplicaOf(t.Context(), host, port).Err())
 	require.Eventually(t, func() bool {
 		return client.Wait(t.Context(), 1, time.Second).Val() == 1
-	}, 20*time.Second, time.Millisecond, "it follows")
+	}, 20*time.Second, time.Millisecond, "the replica follows")
 	sentinel, err := redisserver.StartSentinel(name, master.Addr)
 	installed(t, err)
 	defer sentinel.Stop()
@@ -635,26 +664,26 @@ func TestAFailoverKeepsWhatWasReplicated(t *testing.T) {
 	require.Eventually(t, func() bool {
 		replicas, err := watch.Replicas(t.Context(), name).Result()
 		return err == nil && len(replicas) == 1 && replicas[0]["master-link-status"] == "ok"
-	}, 30*time.Second, 10*time.Millisecond, "the sentinel knows it")
+	}, 30*time.Second, 10*time.Millisecond, "the sentinel knows the replica")
 
 	failover := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: name, SentinelAddrs: []string{sentinel.Addr}})
 	defer failover.Close()
-	s := redisstore.New(failover, redisstore.Config{Patience: time.Minute})
+	s := redisstore.New(failover, redisstore.Config{Timeout: time.Minute})
 	defer s.Close()
 	a := ask("k", slow, 8, 0)
 	require.True(t, lease(t, s, a).OK)
 	require.NoError(t, s.Settle(t.Context(), []choked.Settlement{{Key: "k", ID: a.ID, Spent: a.Need}}))
-	conn := client.Conn() // WAIT is about what was written on the same one
+	conn := client.Conn() // WAIT confirms the writes of its own connection
 	defer conn.Close()
 	require.NoError(t, conn.Set(t.Context(), "last", 1, 0).Err())
-	require.EqualValues(t, 1, conn.Wait(t.Context(), 1, 20*time.Second).Val(), "all is there")
+	require.EqualValues(t, 1, conn.Wait(t.Context(), 1, 20*time.Second).Val(), "all writes are replicated")
 	master.Kill()
 	assert.False(t, lease(t, s, ask("k", slow, 3, 0)).OK, "no fresh burst")
 	assert.True(t, lease(t, s, ask("k", slow, 2, 0)).OK)
 }
 
 func TestRedisOverTLS(t *testing.T) {
-	certified := httptest.NewTLSServer(nil) // by nobody
+	certified := httptest.NewTLSServer(nil) // not by a known authority
 	defer certified.Close()
 	mini := miniredis.NewMiniRedis()
 	require.NoError(t, mini.StartTLS(certified.TLS))
@@ -663,11 +692,11 @@ func TestRedisOverTLS(t *testing.T) {
 	url := "rediss://user:hunter2@" + mini.Addr()
 	_, err := openOn(t, url, time.Minute).Lease(t.Context(), ask("k", slow, 1, 0))
 	require.ErrorContains(t, err, "certificate")
-	require.NotContains(t, err.Error(), "for 1m", "it is told at once")
+	require.NotErrorIs(t, err, bucket.ErrUnavailable, "it fails at once")
 	require.True(t, lease(t, openOn(t, url+"?skip_verify=true", time.Minute), ask("k", slow, 1, 0)).OK)
 }
 
-func TestCloseEndsTheClientThatItOpened(t *testing.T) {
+func TestCloseClosesOnlyTheClientThatOpenMade(t *testing.T) {
 	mini := miniredis.RunT(t)
 	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
 	defer client.Close()
@@ -679,6 +708,6 @@ func TestCloseEndsTheClientThatItOpened(t *testing.T) {
 	require.True(t, lease(t, opened, ask("k", slow, 1, 0)).OK)
 	require.Greater(t, mini.CurrentConnectionCount(), before)
 	require.NoError(t, errors.Join(given.Close(), opened.Close(), opened.Close()))
-	assert.NoError(t, client.Ping(t.Context()).Err(), "a client that was given is its owner's")
+	assert.NoError(t, client.Ping(t.Context()).Err(), "a client given to New stays open")
 	assert.Eventually(t, func() bool { return mini.CurrentConnectionCount() == before }, 10*time.Second, time.Millisecond)
 }

@@ -8,137 +8,147 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Bounds of what is under way at a time to one server. Calls beyond them wait
-// and go together.
+// Bounds for one server. Calls beyond maxPipelines wait in the server's queue and
+// then share a pipeline.
 const (
-	maxFlights = 4
-	maxCalls   = 256 // in one flight
+	maxPipelines = 4   // under way at a time
+	maxCalls     = 256 // in one pipeline
 )
 
 // call is one run of the script.
 type call struct {
 	key    string
 	args   words
-	sent   int64 // when, of the store's clock
+	sent   int64 // reading of the store's clock
 	answer string
 	err    error
 	done   chan struct{} // closed once answer or err is set
 
-	// Of these, flights.mu is the lock.
-	queue   *list.List // where it waits, once its server is known
-	place   *list.Element
-	flown   bool // it is under way, or over
+	// The mutex of pipelines guards the following fields.
+	server  *serverQueue  // nil until the server is known
+	entry   *list.Element // in server.waiting
+	taken   bool          // a pipeline has taken the call
 	dropped bool
 }
 
-// flights sends calls. Those that come while others are under way to the same
-// server share a pipeline. One server does not wait for another.
-type flights struct {
+// pipelines sends calls. Calls that are made while maxPipelines pipelines to their
+// server are under way share the next one. Servers do not wait for each other.
+type pipelines struct {
 	client redis.UniversalClient
-	ctx    context.Context // with which all is given up that has not been sent
+	ctx    context.Context // its end fails all calls that have not been sent
 	work   sync.WaitGroup
 
 	mu      sync.Mutex
-	servers map[string]*departures // by address; those for which there is something to do
+	servers map[string]*serverQueue // by address; servers without calls are removed
 }
 
-type departures struct {
+// serverQueue holds the calls that wait for a pipeline to one server.
+type serverQueue struct {
 	waiting list.List // of *call
-	flying  int
+	running int       // pipelines under way
+	lastErr error     // of the last pipeline that ended: nil if the server answered
 }
 
-// next takes those who go together out of the queue.
-func (d *departures) next() []*call {
-	calls := make([]*call, min(d.waiting.Len(), maxCalls))
+// take removes the calls of the next pipeline from the queue.
+func (q *serverQueue) take() []*call {
+	calls := make([]*call, min(q.waiting.Len(), maxCalls))
 	for i := range calls {
-		calls[i] = d.waiting.Remove(d.waiting.Front()).(*call)
-		calls[i].flown = true
+		calls[i] = q.waiting.Remove(q.waiting.Front()).(*call)
+		calls[i].taken = true
 	}
 	return calls
 }
 
-// send sends c, which is over when c.done is closed, unless it is dropped.
-func (f *flights) send(c *call) {
-	f.work.Go(func() { // ends when nothing waits for the server
-		addr := f.server(c.key)
-		f.mu.Lock()
-		defer f.mu.Unlock()
+// send queues c. Unless c is dropped, c.done is closed once there is an answer or
+// an error.
+func (p *pipelines) send(c *call) {
+	p.work.Go(func() { // ends when the server's queue is empty
+		addr := p.server(c.key)
+		p.mu.Lock()
+		defer p.mu.Unlock()
 		if c.dropped {
 			return
 		}
-		d := f.servers[addr]
-		if d == nil {
-			d = new(departures)
-			f.servers[addr] = d
+		q := p.servers[addr]
+		if q == nil {
+			q = new(serverQueue)
+			p.servers[addr] = q
 		}
-		c.queue, c.place = &d.waiting, d.waiting.PushBack(c)
-		if d.flying == maxFlights {
+		c.server, c.entry = q, q.waiting.PushBack(c)
+		if q.running == maxPipelines {
 			return
 		}
-		d.flying++
-		for d.waiting.Len() > 0 {
-			calls := d.next()
-			f.mu.Unlock()
-			f.run(calls)
+		q.running++
+		for q.waiting.Len() > 0 {
+			calls := q.take()
+			p.mu.Unlock()
+			p.run(calls)
+			lastErr := calls[0].err
+			if !passing(lastErr) {
+				lastErr = nil
+			}
 			for _, c := range calls {
 				close(c.done)
 			}
-			f.mu.Lock()
+			p.mu.Lock()
+			q.lastErr = lastErr
 		}
-		if d.flying--; d.flying == 0 {
-			delete(f.servers, addr)
+		if q.running--; q.running == 0 {
+			delete(p.servers, addr)
 		}
 	})
 }
 
-// drop gives c up and reports whether it will not be sent. While a server does
-// not answer nothing piles up that would have to be done first later.
-func (f *flights) drop(c *call) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if c.flown {
+// drop gives up c and reports whether it will not be sent. The error of a dropped
+// call is the last one of its server, if any. Since callers that leave take their
+// calls along, a server that does not answer accumulates no calls which it would
+// have to execute later.
+func (p *pipelines) drop(c *call) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.taken {
 		return false
 	}
-	if c.dropped = true; c.queue != nil {
-		c.queue.Remove(c.place)
+	if c.dropped = true; c.server != nil {
+		c.server.waiting.Remove(c.entry)
+		c.err = c.server.lastErr
 	}
 	return true
 }
 
-// server is the address of the one of a cluster that keeps key, as far as the
-// client knows, which may ask for that when it is first used.
-func (f *flights) server(key string) string {
-	cluster, ok := f.client.(interface {
+// server returns the address of the cluster's server for key, as far as the client
+// knows it. The client may ask the cluster when it is first used.
+func (p *pipelines) server(key string) string {
+	cluster, ok := p.client.(interface {
 		MasterForKey(context.Context, string) (*redis.Client, error)
 	})
 	if !ok {
 		return ""
 	}
-	master, err := cluster.MasterForKey(f.ctx, key)
+	master, err := cluster.MasterForKey(p.ctx, key)
 	if err != nil {
-		return "" // the call will meet the same error
+		return "" // the call will fail with the same error
 	}
 	return master.Options().Addr
 }
 
-// run runs the calls by the script's hash, and those for which the server does
-// not know it, by its text. What is on its way to Redis may be carried out
-// whether or not the answer is awaited.
-func (f *flights) run(calls []*call) {
+// run executes calls by the script's hash, and by its text where the server does
+// not have the script. Redis may execute a call even if its answer is lost.
+func (p *pipelines) run(calls []*call) {
 	cmds := make([]*redis.Cmd, len(calls))
-	_, err := f.client.Pipelined(f.ctx, func(p redis.Pipeliner) error {
+	_, err := p.client.Pipelined(p.ctx, func(pipe redis.Pipeliner) error {
 		for i, c := range calls {
-			cmds[i] = script.EvalSha(f.ctx, p, []string{c.key}, c.args...)
+			cmds[i] = script.EvalSha(p.ctx, pipe, []string{c.key}, c.args...)
 		}
 		return nil
 	})
 	for i, c := range calls {
 		if err != nil && cmds[i].Val() == nil && cmds[i].Err() == nil {
-			c.err = err // it was not sent
+			c.err = err // the command was not sent
 			continue
 		}
 		if c.answer, c.err = cmds[i].Text(); redis.HasErrorPrefix(c.err, "NOSCRIPT") {
-			c.answer, c.err = script.Eval(f.ctx, f.client, []string{c.key}, c.args...).Text()
+			c.answer, c.err = script.Eval(p.ctx, p.client, []string{c.key}, c.args...).Text()
 		}
 	}
 }

@@ -18,16 +18,16 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// gate is before a server. While it is shut, flights that set out are under way
-// until it is opened.
+// gate stands in front of a server. While it is shut, pipelines that were sent wait
+// until it opens.
 type gate struct {
 	shut  atomic.Bool
 	open  chan struct{}
-	held  atomic.Int64 // flights
-	calls atomic.Int64 // that have set out
+	held  atomic.Int64 // pipelines that wait
+	calls atomic.Int64 // calls that were sent
 
-	lose atomic.Bool   // the answer to the next flight
-	lost chan struct{} // closed when that is to be known
+	lose atomic.Bool   // lose the answer to the next pipeline
+	lost chan struct{} // closed by the test: report the loss
 }
 
 func (g *gate) DialHook(next redis.DialHook) redis.DialHook {
@@ -38,7 +38,7 @@ func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return ne
 
 func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if cmds[0].Name() != "evalsha" { // a new connection says hello
+		if cmds[0].Name() != "evalsha" { // the handshake of a new connection
 			return next(ctx, cmds)
 		}
 		g.calls.Add(int64(len(cmds)))
@@ -67,13 +67,14 @@ func (g *gate) awaitHeld(t *testing.T, n int) {
 	require.Eventually(t, func() bool { return g.held.Load() == int64(n) }, 20*time.Second, time.Millisecond)
 }
 
-// gated is a store behind a gate that has let one call through.
+// gated returns a store behind a gate that one call has passed, so that the script is
+// loaded.
 func gated(t *testing.T) (*Store, *gate) {
 	client := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr(), MaxRetries: -1})
 	t.Cleanup(func() { client.Close() })
 	g := &gate{open: make(chan struct{}), lost: make(chan struct{})}
 	client.AddHook(g)
-	s := New(client, Config{Patience: time.Minute})
+	s := New(client, Config{Timeout: time.Minute})
 	t.Cleanup(func() { s.Close() })
 	require.NoError(t, takeAll(t.Context(), s, "warm"))
 	g.calls.Store(0)
@@ -82,7 +83,7 @@ func gated(t *testing.T) (*Store, *gate) {
 
 var asked atomic.Uint64
 
-// takeAll leases all of a bucket.
+// takeAll leases a whole bucket.
 func takeAll(ctx context.Context, s *Store, key string) error {
 	limits, err := bucket.ParseLimits("10/h", "")
 	if err != nil {
@@ -97,10 +98,10 @@ func takeAll(ctx context.Context, s *Store, key string) error {
 }
 
 func (s *Store) waiting() int {
-	s.flights.mu.Lock()
-	defer s.flights.mu.Unlock()
-	if d := s.flights.servers[""]; d != nil {
-		return d.waiting.Len()
+	s.pipelines.mu.Lock()
+	defer s.pipelines.mu.Unlock()
+	if q := s.pipelines.servers[""]; q != nil {
+		return q.waiting.Len()
 	}
 	return 0
 }
@@ -110,14 +111,14 @@ func (s *Store) awaitQueue(t *testing.T, n int) {
 	require.Eventually(t, func() bool { return s.waiting() == n }, 20*time.Second, time.Millisecond)
 }
 
-// While Redis does not answer, callers come and go. Their calls do not pile up,
-// and those who are there when it answers again come first.
-func TestWhatIsGivenUpBeforeItIsSentIsNotSent(t *testing.T) {
+// While Redis does not answer, the calls of callers that leave do not accumulate, so
+// that callers which still wait are served first once it answers.
+func TestCanceledCallsInTheQueueAreNotSent(t *testing.T) {
 	s, g := gated(t)
 	g.shut.Store(true)
-	var there sync.WaitGroup
-	for i := range maxFlights {
-		there.Go(func() { assert.NoError(t, takeAll(t.Context(), s, fmt.Sprint("under way ", i))) })
+	var waiting sync.WaitGroup
+	for i := range maxPipelines {
+		waiting.Go(func() { assert.NoError(t, takeAll(t.Context(), s, fmt.Sprint("under way ", i))) })
 		g.awaitHeld(t, i+1)
 	}
 	const n = 1000
@@ -132,17 +133,17 @@ func TestWhatIsGivenUpBeforeItIsSentIsNotSent(t *testing.T) {
 		gone.Wait()
 		require.Zero(t, s.waiting())
 	}
-	there.Go(func() { assert.NoError(t, takeAll(t.Context(), s, "k")) })
+	waiting.Go(func() { assert.NoError(t, takeAll(t.Context(), s, "k")) })
 	s.awaitQueue(t, 1)
 	close(g.open)
-	there.Wait()
+	waiting.Wait()
 	require.NoError(t, s.Close())
-	assert.EqualValues(t, maxFlights+1, g.calls.Load(), "and nothing is to be taken back")
+	assert.EqualValues(t, maxPipelines+1, g.calls.Load(), "nothing was granted, so nothing is withdrawn")
 }
 
-// An attempt whose answer was lost may have been granted, though the one after it
-// is not sent any more.
-func TestAnAttemptBeforeTheOneThatWasNotSentIsTakenBack(t *testing.T) {
+// An attempt whose answer was lost may have been granted, even if the retry after it
+// is never sent.
+func TestAttemptBeforeACanceledRetryIsWithdrawn(t *testing.T) {
 	s, g := gated(t)
 	g.lose.Store(true)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -150,16 +151,16 @@ func TestAnAttemptBeforeTheOneThatWasNotSentIsTakenBack(t *testing.T) {
 	go func() { left <- takeAll(ctx, s, "k") }()
 	require.Eventually(t, g.shut.Load, 20*time.Second, time.Millisecond)
 	var others sync.WaitGroup
-	for i := range maxFlights { // the last goes when the first is over
+	for i := range maxPipelines { // the last one is sent when the first has ended
 		others.Go(func() { assert.NoError(t, takeAll(t.Context(), s, fmt.Sprint("other ", i))) })
-		if i < maxFlights-1 {
+		if i < maxPipelines-1 {
 			g.awaitHeld(t, i+1)
 		}
 	}
 	s.awaitQueue(t, 1)
 	close(g.lost)
-	g.awaitHeld(t, maxFlights)
-	s.awaitQueue(t, 1) // it tries again
+	g.awaitHeld(t, maxPipelines)
+	s.awaitQueue(t, 1) // the retry
 	cancel()
 	require.ErrorIs(t, <-left, context.Canceled)
 	close(g.open)

@@ -5,18 +5,20 @@ import (
 	"sync"
 )
 
-// lines knows who waits in this process, key by key. They stand in line at the
-// server; here they are told when something has happened to their key.
-type lines struct {
+// localQueues holds the asks of this process that wait in Redis, in order of
+// arrival for each key. The queue itself is in Redis; localQueues wakes an ask
+// early when an operation of this process may have freed quota.
+type localQueues struct {
 	mu   sync.Mutex
 	keys map[string][]*waiter
 }
 
 type waiter struct {
-	woken chan struct{} // has room for one
+	woken chan struct{} // buffered, capacity 1
 }
 
-func (l *lines) enter(key string) *waiter {
+// add appends a waiter to the queue of key.
+func (l *localQueues) add(key string) *waiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.keys == nil {
@@ -27,29 +29,28 @@ func (l *lines) enter(key string) *waiter {
 	return w
 }
 
-// leave is for one who has been served, or has given up. It may be the next
-// one's turn then.
-func (l *lines) leave(key string, w *waiter) {
+// remove takes w out of the queue of key and wakes the waiter that is first now.
+func (l *localQueues) remove(key string, w *waiter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	line := l.keys[key]
-	if i := slices.Index(line, w); i >= 0 {
-		line = slices.Delete(line, i, i+1)
+	queue := l.keys[key]
+	if i := slices.Index(queue, w); i >= 0 {
+		queue = slices.Delete(queue, i, i+1)
 	}
-	if len(line) == 0 {
+	if len(queue) == 0 {
 		delete(l.keys, key)
 		return
 	}
-	l.keys[key] = line
-	line[0].wake()
+	l.keys[key] = queue
+	queue[0].wake()
 }
 
-// freed wakes the first who waits for key.
-func (l *lines) freed(key string) {
+// wakeFirst wakes the first waiter of key.
+func (l *localQueues) wakeFirst(key string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if line := l.keys[key]; len(line) > 0 {
-		line[0].wake()
+	if queue := l.keys[key]; len(queue) > 0 {
+		queue[0].wake()
 	}
 }
 

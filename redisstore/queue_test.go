@@ -9,18 +9,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const places = 128 // PLACES of store.lua
-
-// crowd is a bucket of ten, 100 a second, without a unit in it, and n who wait
-// for one each: holders 10 and up, in this order, a tenth of a millisecond apart.
-func crowd(t *testing.T, n int) (s *scene, waits []time.Duration) {
+// newQueue returns an empty bucket of "100/s burst 10" and n waiters that need one
+// unit each: holders 10 and up, in this order, 0.1 ms apart.
+func newQueue(t *testing.T, n int) (s *scene, waits []time.Duration) {
 	s = newScene(t, "100/s burst 10")
 	require.True(t, s.ask(1, 10, 0).OK)
 	s.settle(1, 10)
 	for i := range n {
 		s.at(time.Duration(i) * 100 * time.Microsecond)
 		r := s.ask(uint64(10+i), 1, time.Minute)
-		if r.OK { // promised, within the horizon
+		if r.OK { // promised within the horizon
 			s.settle(uint64(10+i), 1)
 		}
 		waits = append(waits, r.wait)
@@ -28,17 +26,17 @@ func crowd(t *testing.T, n int) (s *scene, waits []time.Duration) {
 	return s, waits
 }
 
-func (s *scene) line() []string {
+func (s *scene) queue() []string {
 	q, err := s.client.HGet(s.Context(), "k", "q").Result()
 	require.NoError(s, err)
 	return strings.Split(q, "\n")[1:]
 }
 
-// Who waits beyond the last place comes at a time of its own, too, and after
-// all who came before.
-func TestALongLineIsBounded(t *testing.T) {
-	s, waits := crowd(t, 400)
-	require.Len(t, s.line(), places)
+// A waiter beyond the full queue gets a slot of its own, too, after the slots of all
+// that arrived before.
+func TestQueueIsBounded(t *testing.T) {
+	s, waits := newQueue(t, 400)
+	require.Len(t, s.queue(), queueCap)
 	due := make([]time.Duration, len(waits))
 	for i, d := range waits {
 		due[i] = time.Duration(i)*100*time.Microsecond + d
@@ -47,20 +45,21 @@ func TestALongLineIsBounded(t *testing.T) {
 		require.InDelta(t, 10*time.Millisecond, due[i+1]-due[i], 1e6, "holder %d", i)
 	}
 	s.at(200 * time.Millisecond)
-	require.False(t, s.ask(9, 1, 0).OK, "who does not wait")
+	require.False(t, s.ask(9, 1, 0).OK, "an ask that does not wait")
 	r := s.ask(8, 1, time.Second)
 	require.False(t, r.OK)
-	require.Zero(t, r.wait, "its turn comes after its patience: it is refused at once")
+	require.Zero(t, r.wait, "its slot is after its MaxWait: refused at once")
 	require.Greater(t, r.RetryAfter, 3*time.Second)
 }
 
-// look has one come again as a Store does that was told at now to wait for d.
-func look(now, d time.Duration) time.Duration {
-	return now + min(d, max(d/2, lookAgain)) + 300*time.Microsecond
+// probe returns when a Store asks again that was told at now to wait for d.
+func probe(now, d time.Duration) time.Duration {
+	return now + min(d, max(d/2, probeEvery)) + 300*time.Microsecond
 }
 
-// serve lets those in next come, each at its time, and again until it is served.
-// It returns who was served, in this order, and when, and how many calls it took.
+// serve has each waiter of next ask at its time, and again until it is served. It
+// returns the waiters in the order in which they were served, the times, and the
+// number of calls.
 func (s *scene) serve(next map[int]time.Duration) (served []int, when map[int]time.Duration, calls int) {
 	when = make(map[int]time.Duration)
 	for ; len(next) > 0; calls++ {
@@ -78,20 +77,20 @@ func (s *scene) serve(next map[int]time.Duration) (served []int, when map[int]ti
 			delete(next, first)
 		} else {
 			require.Positive(s, r.wait)
-			next[first] = look(now, r.wait)
+			next[first] = probe(now, r.wait)
 		}
 	}
 	return served, when, calls
 }
 
-// All are served, at the limit's rate, and nobody is overtaken but by the few who
-// look early just while one is on its way.
-func TestThoseBeyondTheLineAreServedInTurn(t *testing.T) {
-	s, waits := crowd(t, 300)
+// All waiters are served at the limit's rate. Only the few that probe while another
+// one's call is under way may overtake it.
+func TestWaitersBeyondTheQueueAreServedInOrder(t *testing.T) {
+	s, waits := newQueue(t, 300)
 	next := make(map[int]time.Duration)
 	for i, d := range waits {
 		if d > 0 {
-			next[i] = look(time.Duration(i)*100*time.Microsecond, d)
+			next[i] = probe(time.Duration(i)*100*time.Microsecond, d)
 		}
 	}
 	waiting := len(next)
@@ -103,9 +102,9 @@ func TestThoseBeyondTheLineAreServedInTurn(t *testing.T) {
 	}
 }
 
-// The time of those who leave is free for those who come.
-func TestThoseBeyondTheLineLeaveNoGap(t *testing.T) {
-	s, waits := crowd(t, 300)
+// The slots of waiters that leave are free for later ones.
+func TestWaitersBeyondTheQueueLeaveNoGap(t *testing.T) {
+	s, waits := newQueue(t, 300)
 	last := waits[299]
 	require.Greater(t, s.ask(1000, 1, time.Minute).wait, last)
 	s.leave(1000, 1)
@@ -116,21 +115,21 @@ func TestThoseBeyondTheLineLeaveNoGap(t *testing.T) {
 	require.InDelta(t, last-time.Second, r.wait, 20e6)
 	s.leave(1001, 1)
 
-	// Those who stay do not wait longer than it takes.
+	// The waiters that stay do not wait longer than the refill takes.
 	for i := range 150 {
 		s.leave(uint64(10+i), 1)
 	}
 	s.at(500 * time.Millisecond)
-	require.True(t, s.ask(10+199, 1, time.Minute).OK, "it looks early, and nobody is before it")
+	require.True(t, s.ask(10+199, 1, time.Minute).OK, "it probes early, and is first")
 }
 
-// The turns of those beyond the line who were killed hold nobody up once the
-// places before them have lapsed, and the bucket is full.
-func TestTheDeadBeyondTheLineArePassedOver(t *testing.T) {
-	s, _ := crowd(t, 400)
+// The slots of killed waiters beyond the queue delay later asks only until the
+// entries of the queue have lapsed and the bucket is full.
+func TestKilledWaitersBeyondTheQueueAreSkipped(t *testing.T) {
+	s, _ := newQueue(t, 400)
 	s.at(2500 * time.Millisecond)
-	require.True(t, s.ask(9, 1, 0).OK, "who does not wait")
-	require.True(t, s.ask(8, 1, time.Second).OK, "who would not wait until they have had their turns")
+	require.True(t, s.ask(9, 1, 0).OK, "an ask that does not wait")
+	require.True(t, s.ask(8, 1, time.Second).OK, "one that would not wait for their slots")
 	s.settle(9, 1)
 	s.settle(8, 1)
 	for holder := uint64(5); holder < 8; holder++ { // a quarter of a second is promised
@@ -140,26 +139,26 @@ func TestTheDeadBeyondTheLineArePassedOver(t *testing.T) {
 	require.Equal(t, 70*time.Millisecond, s.ask(4, 10, time.Minute).wait, "10 + 25 + 7 units are 42")
 }
 
-// Those who are alive among the dead are served by the turn that they were told,
-// and in their order, whoever has come meanwhile.
-func TestTheLivingBeyondTheLineKeepTheirTurns(t *testing.T) {
-	s, waits := crowd(t, 400)
-	turn, next := make(map[int]time.Duration), make(map[int]time.Duration)
+// Among killed waiters, the live ones are served by the slot that they were told, in
+// their order, whatever asks have arrived meanwhile.
+func TestLiveWaitersBeyondTheQueueKeepTheirSlots(t *testing.T) {
+	s, waits := newQueue(t, 400)
+	slot, next := make(map[int]time.Duration), make(map[int]time.Duration)
 	for i := 300; i < 320; i++ {
 		came := time.Duration(i) * 100 * time.Microsecond
-		turn[i], next[i] = came+waits[i], look(came, waits[i])
+		slot[i], next[i] = came+waits[i], probe(came, waits[i])
 	}
-	for i := range 200 { // once the places have lapsed
+	for i := range 200 { // after the entries of the queue have lapsed
 		next[1000+i] = 1850*time.Millisecond + time.Duration(i)*100*time.Microsecond
 	}
 	served, when, _ := s.serve(next)
-	require.Equal(t, 1000, served[0], "the bucket is full, and nobody looks")
-	var living []int
+	require.Equal(t, 1000, served[0], "the bucket is full, and none of the waiters probes")
+	var live []int
 	for _, i := range served {
 		if i < 1000 {
-			living = append(living, i)
-			require.LessOrEqual(t, when[i], turn[i], "holder %d", i)
+			live = append(live, i)
+			require.LessOrEqual(t, when[i], slot[i], "holder %d", i)
 		}
 	}
-	require.True(t, slices.IsSorted(living), "%v", living)
+	require.True(t, slices.IsSorted(live), "%v", live)
 }

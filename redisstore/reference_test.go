@@ -19,8 +19,8 @@ import (
 	"github.com/choked/choked/internal/testkit/redisserver"
 )
 
-// bare is the bucket in Lua without line, fairness and clock: it does what a
-// ledger.Table does, in nanoseconds, at the instant that it is given.
+// bare is the bucket in Lua without queue, fairness and clock: it does what a
+// ledger.Table does, in nanoseconds, at the given instant.
 var bare = redis.NewScript(bucketLua + settings(1) + `
 local taken = 0
 local function word() taken = taken + 1; return ARGV[taken] end
@@ -62,7 +62,7 @@ func mini(t *testing.T) redis.UniversalClient {
 	return client
 }
 
-// real is the server at CHOKED_REDIS, or one that is started for the test.
+// real returns the server at CHOKED_REDIS, or starts one for the test.
 func real(t *testing.T) redis.UniversalClient {
 	t.Helper()
 	url := os.Getenv("CHOKED_REDIS")
@@ -82,26 +82,26 @@ func real(t *testing.T) redis.UniversalClient {
 	return client
 }
 
-// Whatever is done to a bucket, Redis answers what package bucket does, to the
-// last nanosecond and the last unit.
-func TestScriptIsTheBucket(t *testing.T) {
+// For any history of operations, Redis answers as package bucket does, to the
+// nanosecond and the unit.
+func TestScriptMatchesTheBucket(t *testing.T) {
 	t.Parallel()
-	isTheBucket(t, mini(t), 0, 40, rapid.Custom(drawLimits))
+	matchesTheBucket(t, mini(t), 0, 40, rapid.Custom(drawLimits))
 }
 
-// So it does with numbers as large as they get: the instants are those of today
-// in the tick of a store, and units come a million at a time.
-func TestScriptIsTheBucketInLargeNumbers(t *testing.T) {
+// The same with the largest numbers in use: today's instants in the tick of a store,
+// and costs of up to a million units.
+func TestScriptMatchesTheBucketInLargeNumbers(t *testing.T) {
 	t.Parallel()
 	today := int64(1_800_000_000 * time.Second / tick)
 	for name, server := range map[string]func(*testing.T) redis.UniversalClient{"miniredis": mini, "redis": real} {
-		t.Run(name, func(t *testing.T) { isTheBucket(t, server(t), today, 1_000_000, rapid.Custom(drawLargeLimits)) })
+		t.Run(name, func(t *testing.T) { matchesTheBucket(t, server(t), today, 1_000_000, rapid.Custom(drawLargeLimits)) })
 	}
 }
 
-// isTheBucket compares histories that begin at an instant, in which costs are at
-// most so large.
-func isTheBucket(t *testing.T, client redis.UniversalClient, begin, most int64, limits *rapid.Generator[bucket.Limits]) {
+// matchesTheBucket compares histories that begin at the instant begin and whose costs
+// are at most most.
+func matchesTheBucket(t *testing.T, client redis.UniversalClient, begin, most int64, limits *rapid.Generator[bucket.Limits]) {
 	run := 0
 	name := fmt.Sprintf("choked:test:%x:", rand.Uint64())
 	rapid.Check(t, func(t *rapid.T) {
@@ -176,8 +176,8 @@ func isTheBucket(t *testing.T, client redis.UniversalClient, begin, most int64, 
 	})
 }
 
-// drawLimits draws rates of any kind: slow and fast, whose units take a whole
-// number of nanoseconds and whose do not.
+// drawLimits draws slow and fast rates, with units that take a whole number of
+// nanoseconds and with others.
 func drawLimits(t *rapid.T) bucket.Limits {
 	rates := func(label string) (rs bucket.Rates) {
 		for _, per := range rapid.SliceOfNDistinct(rapid.SampledFrom([]time.Duration{
@@ -194,8 +194,8 @@ func drawLimits(t *rapid.T) bucket.Limits {
 	return l
 }
 
-// drawLargeLimits draws rates up to a billion a second, whose bursts take no
-// longer than half a day to be restored, if a tick is a microsecond.
+// drawLargeLimits draws rates of up to a billion units a second, whose bursts refill
+// within half a day if a tick is a microsecond.
 func drawLargeLimits(t *rapid.T) bucket.Limits {
 	const halfADay = 43_200 * time.Second / tick
 	rates := func(label string) (rs bucket.Rates) {
@@ -215,7 +215,7 @@ func drawLargeLimits(t *rapid.T) bucket.Limits {
 	return l
 }
 
-// lowest brings the rates of drips to lowest terms, as they are in Redis.
+// lowest reduces the rates of drips to lowest terms, as Redis keeps them.
 func lowest(drips []bucket.Drip) {
 	for i := range drips {
 		d := &drips[i]
@@ -224,7 +224,7 @@ func lowest(drips []bucket.Drip) {
 	}
 }
 
-// Products of more than 53 bits are as exact as others.
+// Products of more than 53 bits are exact, too.
 func TestMulDivIsExact(t *testing.T) {
 	t.Parallel()
 	client := mini(t)

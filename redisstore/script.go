@@ -13,9 +13,12 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// tick is the unit of time in Redis. In microseconds, instants since 1970 are
-// exact in Lua's numbers, and before END, 2⁵², until the year 2112.
+// tick is the unit of time in Redis. Instants in microseconds since 1970 are exact
+// in Lua's numbers, and lie before END, 2⁵², until the year 2112.
 const tick = time.Microsecond
+
+// queueCap is how many waiters of a key are queued in Redis.
+const queueCap = 128
 
 //go:embed bucket.lua
 var bucketLua string
@@ -23,7 +26,7 @@ var bucketLua string
 //go:embed store.lua
 var storeLua string
 
-// The script reads the server's clock, so all workers share one.
+// script reads the server's clock, so that all workers share one.
 var script = redis.NewScript(bucketLua + settings(tick) + `
 local t = redis.call('TIME')
 local clock = tonumber(t[1]) * 1e6 + tonumber(t[2])
@@ -33,13 +36,13 @@ func settings(tick time.Duration) string {
 	return fmt.Sprintf("\nlocal tick, ttl = %d, %d\n", tick, bucket.TTL/tick)
 }
 
-// words are the arguments of a script.
+// words are the arguments of the script, which store.lua describes.
 type words []any
 
 func (w words) cost(c bucket.Cost) words { return append(w, c.Requests, c.Tokens) }
 
-// limits adds a definition: when, in twenty digits, which order as numbers do,
-// and of what.
+// limits appends a definition of limits: its time as twenty digits, which sort as
+// the numbers do, and the limits, with a line of numbers for each rate.
 func (w words) limits(defined int64, l bucket.Limits, tick time.Duration) words {
 	text := l.String()
 	for u := range bucket.Tokens + 1 {
@@ -53,7 +56,7 @@ func (w words) limits(defined int64, l bucket.Limits, tick time.Duration) words 
 	return append(w, fmt.Sprintf("%020d", uint64(defined)^1<<63), text)
 }
 
-// fill is the time in which burst units are restored, rounded up.
+// fill returns the time in which burst units refill, rounded up.
 func fill(r bucket.Rate, burst int64) int64 { return int64(r.Span(burst)) }
 
 func gcd(a, b int64) int64 {
@@ -63,16 +66,17 @@ func gcd(a, b int64) int64 {
 	return a
 }
 
-// askWords asks for a. turn is that of the answer before this ask, if there is one.
-func askWords(a *bucket.Ask, done []bucket.Settlement, patience time.Duration, turn int64, tick time.Duration) words {
+// askWords returns the arguments of an ask that may wait for maxWait. slot is the
+// one in the answer to the ask before, or zero.
+func askWords(a *bucket.Ask, done []bucket.Settlement, maxWait time.Duration, slot int64, tick time.Duration) words {
 	w := words{"ask", a.ID.String()}.cost(a.Need).cost(a.Want)
-	w = append(w, int64((patience+tick-1)/tick), turn).limits(a.Defined, a.Limits, tick)
+	w = append(w, int64((maxWait+tick-1)/tick), slot).limits(a.Defined, a.Limits, tick)
 	return w.settlements(done)
 }
 
-// leaveWords give a up.
-func leaveWords(a *bucket.Ask, turn int64) words {
-	return append(words{"leave", a.ID.String()}.cost(a.Need), turn)
+// leaveWords returns the arguments that withdraw a.
+func leaveWords(a *bucket.Ask, slot int64) words {
+	return append(words{"leave", a.ID.String()}.cost(a.Need), slot)
 }
 
 func (w words) settlements(done []bucket.Settlement) words {
@@ -83,27 +87,22 @@ func (w words) settlements(done []bucket.Settlement) words {
 	return w
 }
 
-// adjustWords are the adjustment number seq of client, which may send it again
-// for as long as its patience lasts.
-func adjustWords(client string, seq int64, patience time.Duration, a *bucket.Adjustment, tick time.Duration) words {
-	w := append(words{"adjust", client, seq, int64(patience / tick)}.cost(a.Return), a.Since/int64(tick)).cost(a.Charge)
+// adjustWords returns the arguments of adjustment number seq of a client, which may
+// send it again until its timeout.
+func adjustWords(client string, seq int64, timeout time.Duration, a *bucket.Adjustment, tick time.Duration) words {
+	w := append(words{"adjust", client, seq, int64(timeout / tick)}.cost(a.Return), a.Since/int64(tick)).cost(a.Charge)
 	return append(w, int64((a.Empty+tick-1)/tick)).limits(a.Defined, a.Limits, tick)
 }
 
-// reply is what a script answers to an ask.
+// reply is the script's answer to an ask.
 type reply struct {
 	bucket.Grant
-	wait   time.Duration // when positive: come again after so long
-	turn   int64         // and say then that this was to be your turn, an instant of the script's
-	exceed string        // the limits in force, when the ask needs more than their burst
+	wait   time.Duration // positive: ask again after this time
+	slot   int64         // and pass this instant of the script's clock then
+	exceed string        // not empty: the limits in force, whose burst the need exceeds
 }
 
-// parse reads the words of an answer:
-//
-//	grant  <now> <level> <level> <ttl> <granted> <granted> [<unit> <ready> <n> <per>]…
-//	wait   <now> <level> <level> <for how long> <turn>
-//	refuse <now> <level> <level> <retry after>
-//	burst  <limits>
+// parse reads an answer, whose words store.lua describes.
 func parse(answer string, tick time.Duration) (reply, error) {
 	kind, rest, _ := strings.Cut(answer, " ")
 	if kind == "burst" {
@@ -129,7 +128,7 @@ func parse(answer string, tick time.Duration) (reply, error) {
 			r.Drips = append(r.Drips, bucket.Drip{Unit: bucket.Unit(d[0] - 1), Ready: time.Duration(d[1] * t), N: d[2], Per: time.Duration(d[3] * t)})
 		}
 	case "wait":
-		r.wait, r.turn = time.Duration(f[3]*t), f[4]
+		r.wait, r.slot = time.Duration(f[3]*t), f[4]
 	case "refuse":
 		r.RetryAfter = time.Duration(f[3] * t)
 	default:
@@ -138,7 +137,7 @@ func parse(answer string, tick time.Duration) (reply, error) {
 	return r, nil
 }
 
-// parseNumber reads a whole number, or the level of a unit without limit.
+// parseNumber reads a whole number, or "inf", the level of a unit without limit.
 func parseNumber(word string) (int64, error) {
 	if word == "inf" {
 		return math.MaxInt64 / 4, nil

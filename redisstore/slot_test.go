@@ -15,27 +15,27 @@ import (
 	"github.com/choked/choked/internal/boottime"
 )
 
-// scene is the script on a server whose clock the test moves. Each holder has
-// one ask, and knows its turn.
+// scene is the script on a server whose clock the test sets. Each holder has one ask
+// and remembers its slot.
 type scene struct {
 	*testing.T
 	mini   *miniredis.Miniredis
 	client *redis.Client
 	limits bucket.Limits
-	turns  map[uint64]int64
+	slots  map[uint64]int64
 }
 
 func newScene(t *testing.T, requests string) *scene {
 	limits, err := bucket.ParseLimits(requests, "")
 	require.NoError(t, err)
-	s := &scene{T: t, mini: miniredis.RunT(t), limits: limits, turns: make(map[uint64]int64)}
+	s := &scene{T: t, mini: miniredis.RunT(t), limits: limits, slots: make(map[uint64]int64)}
 	s.client = redis.NewClient(&redis.Options{Addr: s.mini.Addr()})
 	t.Cleanup(func() { s.client.Close() })
 	s.at(0)
 	return s
 }
 
-// at moves the clock to so long after the beginning.
+// at sets the clock to d after the beginning.
 func (s *scene) at(d time.Duration) {
 	s.mini.SetTime(time.Unix(1_800_000_000, 0).Add(d))
 }
@@ -52,30 +52,30 @@ func (s *scene) asking(holder uint64, need int64) *bucket.Ask {
 	return &bucket.Ask{ID: bucket.LeaseID{Holder: holder, Seq: 1}, Limits: s.limits, Need: n, Want: n}
 }
 
-func (s *scene) ask(holder uint64, need int64, patience time.Duration) reply {
+func (s *scene) ask(holder uint64, need int64, maxWait time.Duration) reply {
 	s.Helper()
-	return s.askFor(holder, need, need, patience)
+	return s.askFor(holder, need, need, maxWait)
 }
 
-func (s *scene) askFor(holder uint64, need, want int64, patience time.Duration) reply {
+func (s *scene) askFor(holder uint64, need, want int64, maxWait time.Duration) reply {
 	s.Helper()
 	a := s.asking(holder, need)
 	a.Want.Requests = want
-	r, err := parse(s.run(askWords(a, nil, patience, s.turns[holder], tick)), tick)
+	r, err := parse(s.run(askWords(a, nil, maxWait, s.slots[holder], tick)), tick)
 	require.NoError(s, err)
-	s.turns[holder] = r.turn
+	s.slots[holder] = r.slot
 	return r
 }
 
 func (s *scene) leave(holder uint64, need int64) {
-	s.run(leaveWords(s.asking(holder, need), s.turns[holder]))
+	s.run(leaveWords(s.asking(holder, need), s.slots[holder]))
 }
 
 func (s *scene) settle(holder uint64, spent int64) string {
 	return s.run(words{"settle"}.settlements([]bucket.Settlement{{ID: bucket.LeaseID{Holder: holder, Seq: 1}, Spent: bucket.Cost{Requests: spent}}}))
 }
 
-// drained has a bucket of ten, ten a second, without a unit in it.
+// drained returns an empty bucket of "10/s".
 func drained(t *testing.T) *scene {
 	s := newScene(t, "10/s")
 	require.True(t, s.ask(1, 10, 0).OK)
@@ -83,11 +83,11 @@ func drained(t *testing.T) *scene {
 	return s
 }
 
-// Each who waits has a turn of its own, in the order in which they came, and
-// is served when it comes again.
-func TestTurnsAreDistinct(t *testing.T) {
+// Each waiter has a slot of its own, in order of arrival, and is served when it asks
+// again then.
+func TestSlotsAreDistinct(t *testing.T) {
 	s := drained(t)
-	for i := range uint64(2) { // a quarter of a second is promised: 250 ms, 2 units
+	for i := range uint64(2) { // the horizon of 250 ms promises 2 units
 		require.True(t, s.ask(10+i, 1, time.Minute).OK)
 	}
 	var due []time.Duration
@@ -105,32 +105,32 @@ func TestTurnsAreDistinct(t *testing.T) {
 	}
 }
 
-func TestAPromiseNeedsNoSecondCall(t *testing.T) {
+func TestPromiseNeedsOneCall(t *testing.T) {
 	s := drained(t)
 	r := s.ask(2, 2, time.Minute)
 	require.True(t, r.OK)
 	require.Equal(t, 200*time.Millisecond, r.Drips[0].Ready)
 }
 
-// Nobody takes all that is there while others hold leases or wait.
-func TestTheRoomIsShared(t *testing.T) {
+// An ask does not get all available quota while others hold leases or wait.
+func TestRoomIsSharedAmongHolders(t *testing.T) {
 	s := newScene(t, "100/s")
 	require.EqualValues(t, 60, s.askFor(1, 1, 60, 0).Granted.Requests, "alone")
-	require.EqualValues(t, 20, s.askFor(2, 1, 100, 0).Granted.Requests, "half of 40, beside one who holds a lease")
+	require.EqualValues(t, 20, s.askFor(2, 1, 100, 0).Granted.Requests, "half of 40, since another holds a lease")
 }
 
-func TestNobodyOvertakesTheLine(t *testing.T) {
+func TestQueueIsNotOvertaken(t *testing.T) {
 	s := drained(t)
 	require.Positive(t, s.ask(2, 8, time.Minute).wait)
-	s.at(400 * time.Millisecond) // 4 are there, and 2 more may be promised
-	require.False(t, s.ask(3, 1, 0).OK, "who does not wait")
-	require.Positive(t, s.ask(4, 1, time.Minute).wait, "who comes later and needs less")
+	s.at(400 * time.Millisecond) // 4 are available, and 2 more may be promised
+	require.False(t, s.ask(3, 1, 0).OK, "an ask that does not wait")
+	require.Positive(t, s.ask(4, 1, time.Minute).wait, "a later ask that needs less")
 	s.at(600 * time.Millisecond)
 	require.True(t, s.ask(2, 8, time.Minute).OK)
 }
 
-// The place of one who does not come again is kept for half a second.
-func TestAPlaceLapses(t *testing.T) {
+// The entry of a waiter that does not ask again lapses half a second after its slot.
+func TestQueueEntryLapses(t *testing.T) {
 	s := drained(t)
 	due := s.ask(2, 8, time.Minute).wait
 	s.at(due + 400*time.Millisecond)
@@ -139,28 +139,28 @@ func TestAPlaceLapses(t *testing.T) {
 	require.True(t, s.ask(3, 8, 0).OK)
 }
 
-// One who comes after its place has lapsed stands where it stood.
-func TestOneWhoIsLateKeepsItsTurn(t *testing.T) {
+// A waiter that asks after its entry has lapsed keeps its position.
+func TestLateWaiterKeepsItsSlot(t *testing.T) {
 	s := drained(t)
 	due := s.ask(2, 8, time.Minute).wait
 	require.Positive(t, s.ask(3, 8, time.Minute).wait)
 	s.at(due + 501*time.Millisecond)
-	require.Positive(t, s.ask(4, 10, time.Minute).wait) // and by that the place is gone
+	require.Positive(t, s.ask(4, 10, time.Minute).wait) // which drops the lapsed entry
 	require.True(t, s.ask(2, 8, time.Minute).OK)
 }
 
-func TestOneWhoLeavesLeavesNothing(t *testing.T) {
+func TestWithdrawnAskLeavesNothing(t *testing.T) {
 	s := drained(t)
 	require.Positive(t, s.ask(2, 8, time.Minute).wait)
 	s.leave(2, 8)
-	require.True(t, s.ask(3, 2, time.Minute).OK, "a promise, and nobody before it")
+	require.True(t, s.ask(3, 2, time.Minute).OK, "a promise, with an empty queue")
 	s.leave(3, 2)
-	require.True(t, s.ask(4, 2, time.Minute).OK, "what was granted meanwhile is back")
+	require.True(t, s.ask(4, 2, time.Minute).OK, "the grant was returned")
 	s.leave(5, 2)
 }
 
-// Quota that is there, and out on leases, may come back at any time.
-func TestWhoWaitsForLeasesLooksAgainSoon(t *testing.T) {
+// Quota that is leased to others may be returned at any time.
+func TestWaiterForLeasedQuotaRetriesSoon(t *testing.T) {
 	s := newScene(t, "50/s burst 1")
 	require.True(t, s.ask(1, 1, 0).OK)
 	s.at(time.Second)
@@ -169,8 +169,9 @@ func TestWhoWaitsForLeasesLooksAgainSoon(t *testing.T) {
 	require.True(t, s.ask(2, 1, time.Minute).OK)
 }
 
-// They do not look all at once, and the longer it has been in vain, the seldomer.
-func TestWhoWaitsForLeasesLooksOneAfterTheOther(t *testing.T) {
+// Waiters for leased quota retry one after the other, and less often the longer they
+// have waited.
+func TestWaitersForLeasedQuotaRetryInSequence(t *testing.T) {
 	s := newScene(t, "1000/s")
 	require.True(t, s.ask(1, 1000, 0).OK)
 	s.at(time.Second)
@@ -190,7 +191,7 @@ func TestWhoWaitsForLeasesLooksOneAfterTheOther(t *testing.T) {
 	require.Equal(t, []time.Duration{10, 20, 40, 80, 160, 250, 250}, waits, "in milliseconds")
 }
 
-func TestASettlementTellsWhetherItLetsSomebodyThrough(t *testing.T) {
+func TestSettlementReportsWhetherItFreedQuota(t *testing.T) {
 	s := newScene(t, "10/s")
 	require.True(t, s.ask(1, 4, 0).OK)
 	require.True(t, s.ask(2, 5, 0).OK)
@@ -204,8 +205,8 @@ func (s *scene) adjust(client string, seq int64, a *bucket.Adjustment) {
 	s.run(adjustWords(client, seq, time.Minute, a, tick))
 }
 
-// A client library may send a command again when the connection breaks.
-func TestAnAdjustmentIsAppliedOnce(t *testing.T) {
+// A client library may send a command again after the connection breaks.
+func TestAdjustmentIsAppliedOnce(t *testing.T) {
 	s := newScene(t, "10/h")
 	two := &bucket.Adjustment{Charge: bucket.Cost{Requests: 2}}
 	for range 3 {
@@ -215,12 +216,12 @@ func TestAnAdjustmentIsAppliedOnce(t *testing.T) {
 	}
 	s.adjust("you", 1, two)
 	s.at(90 * time.Second)
-	s.adjust("you", 1, two) // its patience is a minute
+	s.adjust("you", 1, two) // within its timeout of a minute
 	require.Equal(t, int64(4), s.ask(1, 9, 0).Level.Requests)
 }
 
-// A worker that is gone leaves nothing for ever in a bucket that others use.
-func TestAdjustersAreForgotten(t *testing.T) {
+// The record of a client's last adjustment is removed after the client has ended.
+func TestRecordsOfAdjustmentsAreRemoved(t *testing.T) {
 	s := newScene(t, "10/h")
 	for i := range 30 {
 		s.at(time.Duration(i) * time.Minute)
@@ -231,10 +232,10 @@ func TestAdjustersAreForgotten(t *testing.T) {
 	require.Less(t, len(fields), 10, "%q", fields)
 }
 
-// What somebody has waited minutes for can still be spent when it comes.
-func TestALeaseDoesNotRunOutInLine(t *testing.T) {
+// A lease that was granted after minutes in the queue is valid from its grant.
+func TestLeaseDoesNotExpireInTheQueue(t *testing.T) {
 	s, _ := gated(t)
-	limits, err := bucket.ParseLimits("1/2s burst 1", "") // of which a second may be promised
+	limits, err := bucket.ParseLimits("1/2s burst 1", "") // a second of it may be promised
 	require.NoError(t, err)
 	ask := bucket.Ask{
 		Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}, Limits: limits,
@@ -246,7 +247,7 @@ func TestALeaseDoesNotRunOutInLine(t *testing.T) {
 	ask.ID.Seq++
 
 	const long = 10 * time.Minute
-	s.clock = boottime.Distorted(func(ns int64) int64 { // what passes while it waits is that long
+	s.clock = boottime.Distorted(func(ns int64) int64 { // the wait appears that long
 		if ns > int64(time.Second/4) {
 			ns += int64(long)
 		}
@@ -255,5 +256,5 @@ func TestALeaseDoesNotRunOutInLine(t *testing.T) {
 	l, err = s.Lease(t.Context(), ask)
 	require.NoError(t, err)
 	require.True(t, l.OK)
-	assert.Greater(t, l.ValidFor, long, "from when it was asked for")
+	assert.Greater(t, l.ValidFor, long, "counted from when it was asked for")
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/choked/choked/storetest"
 )
 
-// server is the real one that tests share, unless there is one at CHOKED_REDIS.
+// server is the real server that tests share, unless CHOKED_REDIS names one.
 var server = sync.OnceValues(func() (*redisserver.Server, error) {
 	s, err := redisserver.Start()
 	if err == nil {
@@ -35,8 +35,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// installed skips the test where there is no Redis to start, unless there has
-// to be one.
+// installed skips the test if Redis is not installed, or fails it if
+// CHOKED_REQUIRE_ALL is set.
 func installed(t *testing.T, err error) {
 	t.Helper()
 	if err != nil && os.Getenv("CHOKED_REQUIRE_ALL") == "" {
@@ -63,14 +63,15 @@ func open(t *testing.T, url string) *redisstore.Store {
 	return s
 }
 
-// A store far away, on a busy machine, may answer late.
+// slack is how late a store may answer over a network, on a busy machine.
 const slack = 250 * time.Millisecond
 
-// inLine looks at who stands in line. Where Redis cannot be asked, nobody is seen.
-func inLine(client *redis.Client) func(key string, id bucket.LeaseID) bool {
+// queued reports whether an ask is in the queue of its key. If Redis cannot be asked,
+// it is not.
+func queued(client *redis.Client) func(key string, id bucket.LeaseID) bool {
 	return func(key string, id bucket.LeaseID) bool {
-		line := client.HGet(context.Background(), "choked:"+key, "q").Val()
-		return strings.Contains(line, "\n"+id.String()+" ")
+		queue := client.HGet(context.Background(), "choked:"+key, "q").Val()
+		return strings.Contains(queue, "\n"+id.String()+" ")
 	}
 }
 
@@ -81,10 +82,10 @@ func TestStoreOnRedis(t *testing.T) {
 	require.NoError(t, err)
 	client := redis.NewClient(opt)
 	t.Cleanup(func() { client.Close() })
-	t.Run("law", func(t *testing.T) { // ends before the client does
+	t.Run("rules", func(t *testing.T) { // ends before the client is closed
 		storetest.Test(t, storetest.Harness{
 			Open:   func(t *testing.T) storetest.Store { return open(t, url) },
-			InLine: inLine(client),
+			InLine: queued(client),
 			Slack:  slack,
 		})
 	})
@@ -95,10 +96,10 @@ func TestStoreOnMiniredis(t *testing.T) {
 	mini := miniredis.RunT(t)
 	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
 	t.Cleanup(func() { client.Close() })
-	t.Run("law", func(t *testing.T) { // ends before the server does
+	t.Run("rules", func(t *testing.T) { // ends before the server is stopped
 		storetest.Test(t, storetest.Harness{
 			Open:   func(t *testing.T) storetest.Store { return redisstore.New(client, redisstore.Config{}) },
-			InLine: inLine(client),
+			InLine: queued(client),
 			Slack:  slack,
 		})
 	})
