@@ -347,7 +347,7 @@ func (t *trio) clients(ctx context.Context, n int) (stores []choked.Store, stop 
 	var remote []*httpstore.Store
 	stop = func() error { return forAll(remote, (*httpstore.Store).Close) }
 	for i := range n {
-		s, err := httpstore.New("http://"+t.procs[i%len(t.procs)].job.Serve, "")
+		s, err := httpstore.Open(httpstore.Config{URL: "http://" + t.procs[i%len(t.procs)].job.Serve})
 		if err != nil {
 			return nil, nil, errors.Join(err, stop())
 		}

@@ -7,31 +7,31 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// leaseOf names a lease as the caller knows it.
-type leaseOf struct {
+// leaseName identifies a lease by the id that the caller gave it.
+type leaseName struct {
 	key string
 	id  bucket.LeaseID
 }
 
-// alias is the id by which the service knows a lease that was not granted at
-// the first attempt.
+// alias is the id by which the service knows a lease that was granted by a retry
+// under a new id.
 type alias struct {
 	id      bucket.LeaseID
-	expires int64
+	expires int64 // reading of the store's clock
 }
 
-// keepAlias is for how long after the end of a lease it may still be settled.
+// keepAlias is how long after its end a lease may still be settled.
 const keepAlias = time.Minute
 
-// granted notes by which id a lease was granted.
-func (s *Store) granted(name leaseOf, id bucket.LeaseID, validFor time.Duration) {
+// granted records that the service granted the lease name under id.
+func (s *Store) granted(name leaseName, id bucket.LeaseID, validFor time.Duration) {
 	if name.id == id {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.clock.Now()
-	for n, a := range s.aliases { // few: they come of answers that were lost
+	for n, a := range s.aliases { // few: each stands for an answer that was lost
 		if a.expires < now {
 			delete(s.aliases, n)
 		}
@@ -39,8 +39,8 @@ func (s *Store) granted(name leaseOf, id bucket.LeaseID, validFor time.Duration)
 	s.aliases[name] = alias{id, now + int64(validFor+keepAlias)}
 }
 
-// wireID is the id by which the service knows a lease.
-func (s *Store) wireID(name leaseOf) bucket.LeaseID {
+// wireID returns the id by which the service knows a lease.
+func (s *Store) wireID(name leaseName) bucket.LeaseID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a, ok := s.aliases[name]; ok {
@@ -49,11 +49,11 @@ func (s *Store) wireID(name leaseOf) bucket.LeaseID {
 	return name.id
 }
 
-// wireIDs are settlements as the service knows the leases.
+// wireIDs returns settlements with the ids by which the service knows their leases.
 func (s *Store) wireIDs(done []bucket.Settlement) []bucket.Settlement {
 	done = slices.Clone(done)
 	for i := range done {
-		done[i].ID = s.wireID(leaseOf{done[i].Key, done[i].ID})
+		done[i].ID = s.wireID(leaseName{done[i].Key, done[i].ID})
 	}
 	return done
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/choked/choked/server"
 )
 
-func ExampleNew() {
-	s := server.New(server.Config{Store: choked.NewLocal()}) // or another process: choked serve
-	service := httptest.NewServer(s)
+func ExampleOpen() {
+	// The service, which usually is another process: choked serve.
+	service := httptest.NewServer(server.New(server.Config{Store: choked.NewLocal()}))
 	defer service.Close()
 
 	store, err := httpstore.Open(httpstore.Config{URL: service.URL, HTTP1: true})

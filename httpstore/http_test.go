@@ -37,21 +37,23 @@ func ask(holder uint64, n int64, maxWait time.Duration) bucket.Ask {
 	}
 }
 
-func TestAddressesThatCannotBe(t *testing.T) {
+func TestBadConfigIsAnErrorWithoutSecrets(t *testing.T) {
 	for _, url := range []string{"", "host:7980", "ftp://host", "http://", "://", "http://user:SECRET@host", "http://SECRET@host", "user:SECRET@host",
 		"http:SECRET@host", "http://host/?token=SECRET", "http://host/?", "http://host/#SECRET", "http://SECRET@ho st"} {
-		_, err := New(url, "")
+		_, err := Open(Config{URL: url})
 		if assert.ErrorContains(t, err, "want \"https://host:port\"", url) {
 			assert.NotContains(t, err.Error(), "SECRET")
 		}
 		assert.NotContains(t, Config{URL: url}.String(), "SECRET")
 	}
-	assert.Contains(t, Config{URL: "https://user@host:1/path?query"}.String(), `"https://host:1/path"`)
-	_, err := New("http://host", "SECRET\r\nX: y")
-	require.ErrorContains(t, err, "the token")
+	assert.Contains(t, Config{URL: "https://user@host:1/path?query"}.String(), `"https://***@host:1/path?***"`)
+	_, err := Open(Config{URL: "localhost:7980"})
+	assert.EqualError(t, err, `httpstore: URL "localhost:7980": want "https://host:port"`)
+	_, err = Open(Config{URL: "http://host", Token: "SECRET\r\nX: y"})
+	require.ErrorContains(t, err, "httpstore: Token holds")
 	assert.NotContains(t, err.Error(), "SECRET")
 	_, err = Open(Config{URL: "http://host", Timeout: -1})
-	require.ErrorContains(t, err, "timeout")
+	require.ErrorContains(t, err, "httpstore: Timeout -1ns: want")
 }
 
 func TestSecretsAreNotShown(t *testing.T) {
@@ -64,7 +66,7 @@ func TestSecretsAreNotShown(t *testing.T) {
 	out.Write(b)
 	assert.NotContains(t, out.String(), "SECRET")
 
-	s, err := New("http://127.0.0.1:1", "SECRET")
+	s, err := Open(Config{URL: "http://127.0.0.1:1", Token: "SECRET"})
 	require.NoError(t, err)
 	defer s.Close()
 	s.cfg.Timeout = time.Millisecond
@@ -72,7 +74,7 @@ func TestSecretsAreNotShown(t *testing.T) {
 	assert.NotContains(t, fmt.Sprintf("%v %+v %#v", err, err, err), "SECRET")
 }
 
-func TestAServiceThatIsAwayIsABoundedWait(t *testing.T) {
+func TestServiceThatIsAwayIsABoundedWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
 		defer b.Close()
@@ -86,7 +88,9 @@ func TestAServiceThatIsAwayIsABoundedWait(t *testing.T) {
 		} {
 			began := time.Now()
 			err := do(t.Context())
-			assert.ErrorIs(t, err, ErrUnavailable, name)
+			assert.ErrorIs(t, err, bucket.ErrUnavailable, name)
+			assert.ErrorIs(t, err, net.ErrClosed, "the cause")
+			assert.ErrorContains(t, err, "store unavailable: httpstore: no answer within 5s: Post \"http://service.test/v1/")
 			assert.NotErrorIs(t, err, context.DeadlineExceeded, "that is the caller's")
 			assert.InDelta(t, 5*time.Second, time.Since(began), float64(time.Second), name)
 
@@ -99,8 +103,8 @@ func TestAServiceThatIsAwayIsABoundedWait(t *testing.T) {
 	})
 }
 
-// A service that accepts connections and says nothing, as one that is paused.
-func TestAServiceThatIsSilentIsABoundedWait(t *testing.T) {
+// A service that accepts connections and does not answer, such as a paused process.
+func TestSilentServiceIsABoundedWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
 		defer b.Close()
@@ -110,23 +114,23 @@ func TestAServiceThatIsSilentIsABoundedWait(t *testing.T) {
 		})
 		began := time.Now()
 		_, err := b.Lease(t.Context(), ask(1, 1, 0))
-		assert.ErrorIs(t, err, ErrUnavailable)
-		assert.LessOrEqual(t, time.Since(began), 5*time.Second+tryWithin)
+		assert.ErrorIs(t, err, bucket.ErrUnavailable)
+		assert.LessOrEqual(t, time.Since(began), 5*time.Second+attemptTimeout)
 	})
 }
 
-func TestTheTokenIsRefused(t *testing.T) {
+func TestRefusedTokenFailsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
 		defer b.Close()
 		b.Store.cfg.Token = "another"
 		began := time.Now()
-		for range 30 { // until the service hears no more of them
+		for range 30 { // until the service blocks this address
 			_, err := b.Lease(t.Context(), ask(1, 1, time.Hour))
 			assert.ErrorIs(t, err, ErrUnauthorized)
-			assert.NotErrorIs(t, err, ErrUnavailable)
+			assert.NotErrorIs(t, err, bucket.ErrUnavailable)
 		}
-		assert.Zero(t, time.Since(began), "it is no use to try again")
+		assert.Zero(t, time.Since(began), "a retry cannot help")
 	})
 }
 
@@ -136,7 +140,7 @@ func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f
 
 type answer = func(*http.Request) (*http.Response, error)
 
-// answers makes a service of one answer after the other, nil for its own.
+// answers replaces the first answers of the service. Nil stands for its own answer.
 func answers(b *bubbled, list ...answer) *atomic.Int64 {
 	next, n := b.http.Transport, new(atomic.Int64)
 	b.http.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
@@ -163,7 +167,7 @@ func failure(code int, why string) answer {
 	return status(code, string(b))
 }
 
-// dropped is an answer that does not arrive.
+// dropped loses the answer of next.
 func dropped(next http.RoundTripper) answer {
 	return func(r *http.Request) (*http.Response, error) {
 		response, err := next.RoundTrip(r)
@@ -176,7 +180,7 @@ func dropped(next http.RoundTripper) answer {
 	}
 }
 
-func TestWhatIsTriedAgain(t *testing.T) {
+func TestWhichErrorsAreRetried(t *testing.T) {
 	refused := func(*http.Request) (*http.Response, error) {
 		return nil, &net.OpError{Op: "dial", Err: errors.New("refused")}
 	}
@@ -184,20 +188,21 @@ func TestWhatIsTriedAgain(t *testing.T) {
 	for _, c := range []struct {
 		name                  string
 		answer                answer
-		lease, settle, adjust bool // is tried again
+		lease, settle, adjust bool // is retried
 	}{
-		{"nobody there", refused, true, true, true},
+		{"connection refused", refused, true, true, true},
 		{"node stops", failure(503, httpapi.Closing), true, true, true},
 		{"over the caps", failure(429, httpapi.Busy), true, true, true},
 		{"ask is lost", failure(410, httpapi.Lost), true, true, false},
 		{"connection is cut", cut, true, true, false},
 		{"store is closed", failure(503, httpapi.Closed), true, true, false},
-		{"something before it is down", status(502, "<html>"), true, true, false},
-		{"something before it speaks", status(200, "<html>"), true, true, false},
+		{"a proxy has no service", status(502, "<html>"), true, true, false},
+		{"a proxy answers", status(200, "<html>"), true, true, false},
 		{"no quorum", failure(503, httpapi.NoQuorum), false, false, false},
+		{"store unavailable", failure(503, httpapi.Unavailable), false, false, false},
 		{"store fails", failure(500, httpapi.Failed), false, false, false},
-		{"something before it refuses", status(403, "<html>"), false, false, false},
-		{"elsewhere", status(307, "", "Location", "http://elsewhere.test/"), false, false, false},
+		{"a proxy refuses", status(403, "<html>"), false, false, false},
+		{"redirect", status(307, "", "Location", "http://elsewhere.test/"), false, false, false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := bubble(t)
@@ -223,24 +228,28 @@ func TestWhatIsTriedAgain(t *testing.T) {
 	}
 }
 
-func TestErrorsThatCallersBranchOn(t *testing.T) {
+func TestErrorsOfTheStoreComeThrough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
 		defer b.Close()
 		answers(b, failure(503, httpapi.NoQuorum))
 		_, err := b.Lease(t.Context(), ask(1, 1, 0))
 		assert.ErrorIs(t, err, choked.ErrNoQuorum)
+		assert.ErrorIs(t, err, bucket.ErrUnavailable)
+		answers(b, failure(503, httpapi.Unavailable))
+		_, err = b.Lease(t.Context(), ask(1, 1, 0))
+		assert.ErrorIs(t, err, bucket.ErrUnavailable)
+		assert.NotErrorIs(t, err, choked.ErrNoQuorum)
 		_, err = b.Lease(t.Context(), ask(1, 11, 0))
 		assert.ErrorIs(t, err, choked.ErrCostExceedsBurst)
 	})
 }
 
-// However many, settlements reach the store as they were, whatever the bytes of
-// their keys.
-func TestManySettlements(t *testing.T) {
+// Any number of settlements reach the store unchanged, whatever bytes their keys hold.
+func TestManySettlementsArriveUnchanged(t *testing.T) {
 	for name, key := range map[string]string{
-		"short": "k", "of what HTML escapes": strings.Repeat("<", bucket.MaxKey), "of what JSON escapes": strings.Repeat("\x1f", bucket.MaxKey),
-		"of quotes": strings.Repeat(`"`, bucket.MaxKey), "not UTF-8": strings.Repeat("\xff", bucket.MaxKey),
+		"short": "k", "escaped in HTML": strings.Repeat("<", bucket.MaxKey), "escaped in JSON": strings.Repeat("\x1f", bucket.MaxKey),
+		"quotes": strings.Repeat(`"`, bucket.MaxKey), "not UTF-8": strings.Repeat("\xff", bucket.MaxKey),
 		"UTF-8 cut short": strings.Repeat("\u2028", bucket.MaxKey/3) + "\xe2\x80",
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -260,13 +269,13 @@ func TestManySettlements(t *testing.T) {
 
 			store.done = nil
 			a := ask(1, 1, time.Hour)
-			a.Key, a.Done = key, done[1:] // an ask brings no more
+			a.Key, a.Done = key, done[1:] // the most that an ask may carry
 			answers(b, dropped(b.pool))
 			l, err := b.Lease(t.Context(), a)
 			require.NoError(t, err, name)
 			assert.True(t, l.OK, name)
 			settled := make(map[bucket.Settlement]bool)
-			for _, d := range store.done { // some of them twice: an answer was lost
+			for _, d := range store.done { // some arrive twice, since an answer was lost
 				settled[d] = true
 			}
 			for _, d := range a.Done {
@@ -276,7 +285,7 @@ func TestManySettlements(t *testing.T) {
 	}
 }
 
-// ledger is a store that keeps what is settled.
+// ledger is a store that records settlements.
 type ledger struct {
 	choked.Store
 	done []bucket.Settlement
@@ -292,10 +301,9 @@ func (l *ledger) Settle(ctx context.Context, done []bucket.Settlement) error {
 	return l.Store.Settle(ctx, done)
 }
 
-// A lease whose answer is lost is asked for again by another id, and what was
-// granted first goes back: nothing is missing, nothing is there twice. The
-// caller knows it by the id that it gave.
-func TestAnAnswerThatIsLost(t *testing.T) {
+// After a lost answer, the ask is retried under a new id and the lease that was lost is
+// returned: no quota is missing and none is granted twice. The caller uses its own id.
+func TestLostAnswerIsWithdrawnAndRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
 		defer b.Close()
@@ -305,7 +313,7 @@ func TestAnAnswerThatIsLost(t *testing.T) {
 		require.NoError(t, err)
 		assert.True(t, l.OK)
 		assert.Equal(t, a.ID, l.ID)
-		assert.Empty(t, l.Drips, "it did not wait for what was lost")
+		assert.Empty(t, l.Drips, "it did not wait for the quota of the lost lease")
 
 		again, err := b.Lease(t.Context(), a)
 		require.NoError(t, err)
@@ -322,7 +330,7 @@ func TestAnAnswerThatIsLost(t *testing.T) {
 	})
 }
 
-func TestAliasesAreForgotten(t *testing.T) {
+func TestAliasesExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
 		defer b.Close()
@@ -339,7 +347,7 @@ func TestAliasesAreForgotten(t *testing.T) {
 	})
 }
 
-// Validity counts from the first attempt, though a later one was answered.
+// ValidFor counts from the first attempt, even if a later one was answered.
 func TestValidityCountsFromTheFirstAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
@@ -357,15 +365,15 @@ func TestValidityCountsFromTheFirstAttempt(t *testing.T) {
 	})
 }
 
-// The wait is resumed when the service says that it goes on, and its end does
-// not move.
-// empty leaves nothing in the bucket for 22 seconds: several polls.
+// empty keeps the bucket empty for 22 seconds, which is several polls.
 func (b *bubbled) empty(t *testing.T) {
 	t.Helper()
 	require.NoError(t, b.Adjust(t.Context(), bucket.Adjustment{Key: "k", Limits: ask(1, 1, 0).Limits, Empty: 22 * time.Second}))
 }
 
-func TestALongWait(t *testing.T) {
+// A wait is resumed as long as the service reports that it goes on, and its end does
+// not move.
+func TestLongWaitIsResumed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
 		defer b.Close()
@@ -390,8 +398,8 @@ func TestALongWait(t *testing.T) {
 	})
 }
 
-// The same through the loss of what waits, again and again.
-func TestALongWaitThroughLosses(t *testing.T) {
+// The same while the waiting request is lost again and again.
+func TestLongWaitSurvivesLostRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
 		defer b.Close()
@@ -409,9 +417,9 @@ func TestALongWaitThroughLosses(t *testing.T) {
 	})
 }
 
-// When it is the answer that is lost that says that the ask waits, what is asked
-// instead does not stand in line behind it.
-func TestALongWaitIsNotBehindWhatWasLost(t *testing.T) {
+// If the lost answer reported that the ask waits, the retry does not queue behind the
+// lost ask.
+func TestRetryDoesNotQueueBehindTheLostAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
 		defer b.Close()
@@ -422,25 +430,25 @@ func TestALongWaitIsNotBehindWhatWasLost(t *testing.T) {
 		l, err := b.Lease(t.Context(), ask(1, 10, time.Hour))
 		require.NoError(t, err)
 		assert.True(t, l.OK)
-		assert.LessOrEqual(t, time.Since(began), 6500*time.Millisecond, "then 10 are there")
+		assert.LessOrEqual(t, time.Since(began), 6500*time.Millisecond, "10 units are available then")
 	})
 }
 
-// One that waits at the service is called for in vain, and keeps its place. Only
-// when that takes too long for the service it begins anew.
-func TestALongWaitThroughRefusals(t *testing.T) {
+// An ask that waits at the service keeps its position if requests to resume it fail.
+// Only if they fail for too long does it start again.
+func TestLongWaitKeepsItsPositionThroughRefusals(t *testing.T) {
 	refused := func(*http.Request) (*http.Response, error) {
 		return nil, &net.OpError{Op: "dial", Err: errors.New("refused")}
 	}
 	for _, c := range []struct {
-		name       string
-		answer     answer
-		times      int
-		keepsPlace bool
+		name          string
+		answer        answer
+		times         int
+		keepsPosition bool
 	}{
 		{"over the caps", failure(429, httpapi.Busy), 2, true},
-		{"nobody there", refused, 2, true},
-		{"nobody there for long", refused, 20, false}, // of 4 s at least
+		{"connection refused", refused, 2, true},
+		{"connection refused for long", refused, 20, false}, // 4 s at least
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := bubble(t)
@@ -466,14 +474,14 @@ func TestALongWaitThroughRefusals(t *testing.T) {
 			both.Go(wait(other, 2))
 			both.Wait()
 			assert.Greater(t, calls.Load(), int64(1+c.times), c.name)
-			assert.Equal(t, c.keepsPlace, <-order == 1, c.name)
+			assert.Equal(t, c.keepsPosition, <-order == 1, c.name)
 		})
 	}
 }
 
-// The service is ended while an ask waits there: as long as it waited is not how long
-// the service was away.
-func TestALongWaitOutlivesItsConnection(t *testing.T) {
+// The connection of a waiting ask breaks: the time that the ask waited does not count
+// as time without an answer.
+func TestLongWaitSurvivesItsConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
 		defer b.Close()
@@ -487,8 +495,8 @@ func TestALongWaitOutlivesItsConnection(t *testing.T) {
 	})
 }
 
-// Cancelled while the answer is on its way, a lease goes back at once.
-func TestCancelledWithTheAnswerOnItsWay(t *testing.T) {
+// A lease whose caller is canceled while the answer is under way is returned at once.
+func TestCanceledWhileTheAnswerIsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
 		defer b.Close()
@@ -508,9 +516,9 @@ func TestCancelledWithTheAnswerOnItsWay(t *testing.T) {
 	})
 }
 
-// Over a network that loses requests and answers and cuts connections, no more
-// is admitted than may be, and most of that is.
-func TestTheBoundHoldsOverABadNetwork(t *testing.T) {
+// Over a network that loses requests and answers and cuts connections, the bound holds
+// and most of the limit is used.
+func TestBoundHoldsOverABadNetwork(t *testing.T) {
 	for seed := range uint64(8) {
 		synctest.Test(t, func(t *testing.T) {
 			b := bubble(t)
@@ -562,7 +570,7 @@ func TestTheBoundHoldsOverABadNetwork(t *testing.T) {
 	}
 }
 
-// bad is the network next, made to fail by seed.
+// bad returns the network next with random failures.
 func bad(next http.RoundTripper, seed uint64) http.RoundTripper {
 	var mu sync.Mutex
 	dice := rand.New(rand.NewPCG(seed, 7))
@@ -576,10 +584,10 @@ func bad(next http.RoundTripper, seed uint64) http.RoundTripper {
 		time.Sleep(time.Duration(roll(20)) * time.Millisecond)
 		switch roll(10) {
 		case 0:
-			return nil, &net.OpError{Op: "dial", Err: errors.New("lost on the way there")}
+			return nil, &net.OpError{Op: "dial", Err: errors.New("request lost")}
 		case 1:
 			return lose(r)
-		case 2: // the service hears the end of it soon
+		case 2: // the request is cut after a short time
 			ctx, cancel := context.WithTimeout(r.Context(), time.Duration(roll(100))*time.Millisecond)
 			defer cancel()
 			response, err := next.RoundTrip(r.WithContext(ctx))

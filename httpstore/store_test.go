@@ -23,13 +23,13 @@ import (
 	"github.com/choked/choked/storetest"
 )
 
-// service is one that runs as long as a test.
+// service is a service that runs as long as its test.
 type service struct {
 	*server.Server
 	token string
 }
 
-// newService returns a server over a store of its own, to which a token admits.
+// newService returns a service over a store of its own, with a token.
 func newService(t *testing.T) service { return serviceOver(t, choked.NewLocal()) }
 
 func serviceOver(t *testing.T, store choked.Store) service {
@@ -41,7 +41,7 @@ func serviceOver(t *testing.T, store choked.Store) service {
 	return service{server.New(server.Config{Store: store, Tokens: tokens}), token}
 }
 
-// listen serves on a loopback address until the test is over.
+// listen serves on a loopback address until the test ends.
 func (s service) listen(t *testing.T) (url string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -56,10 +56,10 @@ func (s service) listen(t *testing.T) (url string) {
 	return "http://" + l.Addr().String()
 }
 
-// arrivals is a store that knows whose asks have come and are not answered yet.
+// arrivals is a store that records the asks that have arrived and are not answered yet.
 type arrivals struct {
 	choked.Store
-	asks sync.Map // a bucket.LeaseID each
+	asks sync.Map // keys are of type bucket.LeaseID
 }
 
 func (a *arrivals) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error) {
@@ -68,9 +68,9 @@ func (a *arrivals) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, err
 	return a.Store.Lease(ctx, ask)
 }
 
-func (a *arrivals) inLine(_ string, id bucket.LeaseID) bool {
-	_, in := a.asks.Load(id)
-	return in
+func (a *arrivals) queued(_ string, id bucket.LeaseID) bool {
+	_, ok := a.asks.Load(id)
+	return ok
 }
 
 func TestStore(t *testing.T) {
@@ -78,21 +78,20 @@ func TestStore(t *testing.T) {
 	behind := &arrivals{Store: choked.NewLocal()}
 	s := serviceOver(t, behind)
 	url := s.listen(t)
-	t.Run("law", func(t *testing.T) { // ends before the service does
+	t.Run("rules", func(t *testing.T) { // ends before the service is stopped
 		storetest.Test(t, storetest.Harness{
 			Open: func(t *testing.T) storetest.Store {
-				store, err := New(url, s.token)
+				store, err := Open(Config{URL: url, Token: s.token})
 				require.NoError(t, err)
 				return store
 			},
-			InLine: behind.inLine,
+			InLine: behind.queued,
 			Slack:  200 * time.Millisecond,
 		})
 	})
 }
 
-// bubbled is a store and the service that it is at, in one bubble. Closing it
-// ends both.
+// bubbled is a store and its service in one bubble. Close ends both.
 type bubbled struct {
 	*Store
 	service service
@@ -119,15 +118,15 @@ func bubble(t *testing.T) *bubbled {
 	return b
 }
 
-// The same over HTTP/1.1, on a clock that stands still while nothing waits.
-func TestStoreToTheNanosecond(t *testing.T) {
+// The same over HTTP/1.1, on the virtual clock of a bubble.
+func TestStoreInABubble(t *testing.T) {
 	storetest.Test(t, storetest.Harness{
 		Open: func(t *testing.T) storetest.Store { return bubble(t) },
 		In:   synctest.Test,
 	})
 }
 
-// counting counts what it accepts.
+// counting counts the connections that it accepts.
 type counting struct {
 	net.Listener
 	n atomic.Int64
@@ -172,7 +171,7 @@ func TestManyKeysShareAFewConnections(t *testing.T) {
 	serving.Wait()
 }
 
-// However many wait, over HTTP/1.1 as well, what is settled is not behind them.
+// Settlements do not queue behind waiting asks, over HTTP/1.1 either.
 func TestSettlementsDoNotWaitBehindAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := bubble(t)
@@ -198,9 +197,9 @@ func TestSettlementsDoNotWaitBehindAsks(t *testing.T) {
 	})
 }
 
-// Who did not ask for HTTP/1.1 is told that it would be spoken, at once, and of
-// what it may have been granted nothing is lost.
-func TestHTTP1IsAskedForOrRefused(t *testing.T) {
+// Without Config.HTTP1, a service that speaks HTTP/1.1 is an error at once, and a
+// lease that it may have granted is returned.
+func TestHTTP1NeedsConfigHTTP1(t *testing.T) {
 	s := newService(t)
 	serve := func(start func(*httptest.Server)) string {
 		h := httptest.NewUnstartedServer(s)
@@ -218,10 +217,10 @@ func TestHTTP1IsAskedForOrRefused(t *testing.T) {
 		require.NoError(t, err)
 		_, err = store.Lease(t.Context(), all)
 		assert.ErrorContains(t, err, "want httpstore.Config.HTTP1", url)
-		assert.NotErrorIs(t, err, ErrUnavailable)
+		assert.NotErrorIs(t, err, bucket.ErrUnavailable)
 		err = store.Settle(t.Context(), []bucket.Settlement{{Key: "k"}})
 		assert.ErrorContains(t, err, "want httpstore.Config.HTTP1", url)
-		store.work.Wait() // it gives back
+		store.work.Wait() // the lease is returned
 		require.NoError(t, store.Close())
 		all.ID.Holder++
 	}
@@ -237,18 +236,18 @@ func TestHTTP1IsAskedForOrRefused(t *testing.T) {
 	}
 }
 
-// The service restarts, over the same store: those who wait, and those who come
-// meanwhile, notice nothing but the time it takes.
-func TestTheServiceRestarts(t *testing.T) {
+// The service restarts over the same store: callers that wait, and callers that arrive
+// meanwhile, notice only the delay.
+func TestServiceRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		shared := choked.NewLocal()
 		defer shared.Close()
 		b := &bubbled{service: service{Server: server.New(server.Config{Store: shared})}, net: pipes.New()}
 		b.serving.Go(func() { b.service.Serve(b.net) })
-		way := &atomic.Pointer[pipes.Network]{}
-		way.Store(b.net)
+		route := &atomic.Pointer[pipes.Network]{}
+		route.Store(b.net)
 		store, err := Open(Config{URL: "http://service.test", HTTP1: true, dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return way.Load().Dial(ctx, network, addr)
+			return route.Load().Dial(ctx, network, addr)
 		}})
 		require.NoError(t, err)
 		b.Store = store
@@ -263,7 +262,7 @@ func TestTheServiceRestarts(t *testing.T) {
 				for limiter.Wait(ctx, choked.Cost{Requests: 1}) == nil {
 					admitted.Add(1)
 				}
-				assert.Error(t, ctx.Err(), "nobody gets an error before the end")
+				assert.Error(t, ctx.Err(), "no caller gets an error before the end")
 			})
 		}
 		for range 5 {
@@ -274,12 +273,12 @@ func TestTheServiceRestarts(t *testing.T) {
 			time.Sleep(time.Second)
 			b.service, b.net = service{Server: server.New(server.Config{Store: shared})}, pipes.New()
 			b.serving.Go(func() { b.service.Serve(b.net) })
-			way.Store(b.net)
+			route.Store(b.net)
 		}
 		time.Sleep(2 * time.Second)
 		cancel()
 		callers.Wait()
-		assert.Greater(t, admitted.Load(), int64(1200-5*(100+60)), "17 s, of which 5 are without a service")
+		assert.Greater(t, admitted.Load(), int64(1200-5*(100+60)), "17 s, 5 of them without a service")
 		require.NoError(t, choke.Close())
 		b.service.token = ""
 		require.NoError(t, b.Close())

@@ -84,7 +84,7 @@ func BenchmarkAcquire(b *testing.B) {
 func BenchmarkLease(b *testing.B) {
 	stores(b, func(b *testing.B, store choked.Store) {
 		url, token := serve(b, store)
-		p, err := httpstore.New(url, token)
+		p, err := httpstore.Open(httpstore.Config{URL: url, Token: token})
 		require.NoError(b, err)
 		defer p.Close()
 		limits := choked.MustLimits("1000000/s", "1000000000/s")

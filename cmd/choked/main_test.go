@@ -30,6 +30,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/httpstore"
 	"github.com/choked/choked/internal/httpapi"
 )
@@ -201,7 +202,7 @@ func TestServeFromStartToShutdown(t *testing.T) {
 		assert.NotContains(t, p.log(), secret)
 	}
 	_, err = store.Lease(t.Context(), choked.Ask{Key: "k", Limits: choked.MustLimits("1/s", "")})
-	assert.ErrorIs(t, err, httpstore.ErrUnavailable)
+	assert.ErrorIs(t, err, bucket.ErrUnavailable)
 	require.NoError(t, store.Close())
 }
 

@@ -140,7 +140,7 @@ func TestClientsSurviveTheDeathOfANodeBehindOneName(t *testing.T) {
 	last := make([]time.Duration, 12)
 	var callers sync.WaitGroup
 	for worker := range 4 {
-		store, err := httpstore.New("http://choked.test:"+api, token)
+		store, err := httpstore.Open(httpstore.Config{URL: "http://choked.test:" + api, Token: token})
 		require.NoError(t, err)
 		defer store.Close()
 		choke := choked.New(store)

@@ -276,7 +276,7 @@ func openStore(j job, log *slog.Logger) (workerStore, error) {
 		alone.store = choked.NewLocal()
 		return alone, nil
 	case "http":
-		store, err := httpstore.New(j.StoreURL, "")
+		store, err := httpstore.Open(httpstore.Config{URL: j.StoreURL})
 		alone.store = store
 		return alone, err
 	case "redis":
