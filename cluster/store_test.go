@@ -60,6 +60,13 @@ func TestStoreOnThreeNodes(t *testing.T) {
 				require.Eventually(t, func() bool { return n.Health() == nil }, 30*time.Second, 5*time.Millisecond)
 				return n
 			},
+			Unavailable: func(t *testing.T) (storetest.Store, string) {
+				n, err := cluster.Start(cluster.Config{
+					Name: "alone", Bind: "127.0.0.1:0", Join: []string{"127.0.0.1:1"}, Secret: "open sesame", QuorumTimeout: 100 * time.Millisecond,
+				})
+				require.NoError(t, err)
+				return n, "no quorum"
+			},
 			Slack: 250 * time.Millisecond,
 		})
 	})

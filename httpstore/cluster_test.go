@@ -37,7 +37,7 @@ func TestStoreOverAClusterNode(t *testing.T) {
 				require.NoError(t, err)
 				return store
 			},
-			InLine: behind.queued,
+			Queued: behind.queued,
 			Slack:  250 * time.Millisecond,
 		})
 	})

@@ -85,7 +85,12 @@ func TestStore(t *testing.T) {
 				require.NoError(t, err)
 				return store
 			},
-			InLine: behind.queued,
+			Unavailable: func(t *testing.T) (storetest.Store, string) {
+				store, err := Open(Config{URL: "http://127.0.0.1:1", Timeout: 100 * time.Millisecond})
+				require.NoError(t, err)
+				return store, "connection refused"
+			},
+			Queued: behind.queued,
 			Slack:  200 * time.Millisecond,
 		})
 	})
@@ -122,7 +127,12 @@ func bubble(t *testing.T) *bubbled {
 func TestStoreInABubble(t *testing.T) {
 	storetest.Test(t, storetest.Harness{
 		Open: func(t *testing.T) storetest.Store { return bubble(t) },
-		In:   synctest.Test,
+		Unavailable: func(t *testing.T) (storetest.Store, string) {
+			b := bubble(t)
+			b.net.Close()
+			return b, net.ErrClosed.Error()
+		},
+		In: synctest.Test,
 	})
 }
 

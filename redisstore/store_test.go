@@ -84,8 +84,13 @@ func TestStoreOnRedis(t *testing.T) {
 	t.Cleanup(func() { client.Close() })
 	t.Run("rules", func(t *testing.T) { // ends before the client is closed
 		storetest.Test(t, storetest.Harness{
-			Open:   func(t *testing.T) storetest.Store { return open(t, url) },
-			InLine: queued(client),
+			Open: func(t *testing.T) storetest.Store { return open(t, url) },
+			Unavailable: func(t *testing.T) (storetest.Store, string) {
+				s, err := redisstore.Open("redis://127.0.0.1:1", redisstore.Config{Timeout: 100 * time.Millisecond})
+				require.NoError(t, err)
+				return s, "connection refused"
+			},
+			Queued: queued(client),
 			Slack:  slack,
 		})
 	})
@@ -98,8 +103,15 @@ func TestStoreOnMiniredis(t *testing.T) {
 	t.Cleanup(func() { client.Close() })
 	t.Run("rules", func(t *testing.T) { // ends before the server is stopped
 		storetest.Test(t, storetest.Harness{
-			Open:   func(t *testing.T) storetest.Store { return redisstore.New(client, redisstore.Config{}) },
-			InLine: queued(client),
+			Open: func(t *testing.T) storetest.Store { return redisstore.New(client, redisstore.Config{}) },
+			Unavailable: func(t *testing.T) (storetest.Store, string) {
+				loading := miniredis.RunT(t)
+				loading.SetError("LOADING Redis is loading the dataset in memory")
+				client := redis.NewClient(&redis.Options{Addr: loading.Addr()})
+				t.Cleanup(func() { client.Close() })
+				return redisstore.New(client, redisstore.Config{Timeout: time.Second}), "LOADING"
+			},
+			Queued: queued(client),
 			Slack:  slack,
 		})
 	})

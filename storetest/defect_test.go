@@ -15,37 +15,41 @@ type defect int
 
 const (
 	none       defect = iota
-	overtaking        // serves whoever can be served, as stores do that poll
-	hoping            // lets asks wait that cannot be met in time
-	impatient         // lets nobody wait
-	ghosts            // forgets to take cancelled asks out of line
-	careless          // grants to those who have left already
-	stubborn          // has settlements stand in line, too
-	doneLate          // settles what an ask has done when it is its turn
-	crediting         // returns leases that expire
-	forgiving         // takes no debt
-	doubling          // settles again what was settled
-	forgetful         // gives another lease to the same id
-	unripe            // forgets to say that promises drip
-	generous          // says that leases are valid for longer than they are
-	spoiling          // spends on refusals
-	partial           // grants less than was needed
-	blind             // limits requests, not tokens
-	stale             // keeps to the limits that it saw first
-	amnesic           // forgets the debt when limits change
-	muddled           // takes keys for text that ends with a zero byte
-	splitBrain        // keeps two buckets for a key
+	overtaking        // serves any ask that can be served, as a store that polls does
+	hoping            // queues asks that cannot be granted within MaxWait
+	impatient         // refuses every ask that would wait
+	ghosts            // leaves canceled asks in the queue
+	careless          // grants asks whose context has ended
+	stubborn          // queues settlements behind asks
+	doneLate          // applies the settlements of an ask only when the ask is served
+	crediting         // refunds leases that expire
+	forgiving         // forgets debts
+	doubling          // applies a repeated settlement again
+	forgetful         // grants another lease to a repeated id
+	undripped         // omits the drips of promised units
+	generous          // reports a ValidFor that is too long
+	spoiling          // spends units on refusals
+	partial           // grants less than the need
+	blind             // limits requests, but not tokens
+	stale             // keeps the limits that it saw first
+	amnesic           // forgets the debt when the limits change
+	muddled           // ends keys at a zero byte
+	splitBrain        // has two buckets for a key
 	leaking           // loses a unit with each settlement
-	lenient           // takes bad input for a refusal
+	lenient           // answers bad input with a refusal
 	undead            // answers after Close
-	abandoning        // leaves waiting asks alone on Close
-	greedy            // grants more than is wanted
-	keyless           // keeps one bucket for all keys
-	lopsided          // knows only the first rate of a unit
+	abandoning        // leaves waiting asks without an answer on Close
+	greedy            // grants more than the want
+	keyless           // has one bucket for all keys
+	lopsided          // applies only the first rate of a unit
+	anonymous         // is unavailable without ErrUnavailable
+	causeless         // is unavailable without the cause
+	mistaken          // is unavailable with a deadline that reads as the caller's
+	deaf              // ignores the end of the caller's context while unavailable
 	defects
 )
 
-// faults is what the defects remember.
+// faults is the state of the defects.
 type faults struct {
 	seq    uint64
 	loans  []bucket.Settlement
@@ -54,8 +58,7 @@ type faults struct {
 	spent  map[bucket.LeaseID]bucket.Settlement
 }
 
-// applyLocked hands op to the table, unless the store's defect is that it hands
-// on something else.
+// applyLocked applies op to the table, or what the store's defect makes of it.
 func (m *memory) applyLocked(op ledger.Op) ledger.Result {
 	now := m.now()
 	switch op := op.(type) {
@@ -154,10 +157,10 @@ func (m *memory) spoilKey(key string) string {
 	return key
 }
 
-// spoil changes an answer on its way out.
+// spoil changes an answer as the defect does.
 func (m *memory) spoil(l bucket.Lease) bucket.Lease {
 	switch m.defect {
-	case unripe:
+	case undripped:
 		l.Drips = nil
 	case generous:
 		l.ValidFor *= 2
@@ -165,8 +168,8 @@ func (m *memory) spoil(l bucket.Lease) bucket.Lease {
 	return l
 }
 
-// repayLocked returns what expires, which is what crediting does wrong.
-func (m *memory) repayLocked() {
+// refundExpiredLocked refunds expired leases, which is the defect of crediting.
+func (m *memory) refundExpiredLocked() {
 	for i := 0; i < len(m.faults.loans); i++ {
 		if s := &m.faults.loans[i]; m.faults.ends[i]-1 <= m.now() {
 			if b := m.table.Get(s.Key); b != nil {
@@ -180,13 +183,13 @@ func (m *memory) repayLocked() {
 	}
 }
 
-// standBehind waits until nobody is in line.
-func (m *memory) standBehind(ctx context.Context) {
+// awaitEmptyQueues waits until no ask waits.
+func (m *memory) awaitEmptyQueues(ctx context.Context) {
 	for ctx.Err() == nil {
 		m.mu.Lock()
 		n := 0
-		for _, line := range m.lines {
-			n += len(line)
+		for _, queue := range m.queues {
+			n += len(queue)
 		}
 		m.mu.Unlock()
 		if n == 0 {

@@ -2,6 +2,8 @@ package storetest_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -10,26 +12,26 @@ import (
 	"github.com/choked/choked/internal/ledger"
 )
 
-// memory is the simplest store that passes: a table, a lock, and a line for
-// each key that is looked at whenever something happens. defect breaks it on
-// purpose.
+// memory is the simplest store that passes: a table, a mutex, and a queue for each key
+// that every operation serves. defect breaks it on purpose.
 type memory struct {
 	defect defect
 	start  time.Time
 
 	mu     sync.Mutex
 	table  *ledger.Table
-	lines  map[string][]*waiter
+	queues map[string][]*waiter
 	timer  *time.Timer
+	down   bool // the store cannot decide
 	closed bool
-	faults faults // what a defect has to remember
+	faults faults // the state of a defect
 }
 
 type waiter struct {
 	ask      bucket.Ask
 	arrived  int64
 	deadline int64
-	answer   chan answer // has room for the answer
+	answer   chan answer // buffered
 }
 
 type answer struct {
@@ -38,11 +40,11 @@ type answer struct {
 }
 
 func newMemory(d defect) *memory {
-	m := &memory{defect: d, start: time.Now(), table: ledger.NewTable(), lines: make(map[string][]*waiter)}
+	m := &memory{defect: d, start: time.Now(), table: ledger.NewTable(), queues: make(map[string][]*waiter)}
 	m.timer = time.AfterFunc(time.Hour, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.turnLocked()
+		m.serveAllLocked()
 	})
 	m.timer.Stop()
 	return m
@@ -54,8 +56,11 @@ func (m *memory) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error
 	if err := ctx.Err(); err != nil && m.defect != careless {
 		return bucket.Lease{}, err
 	}
+	if m.down && m.defect == deaf {
+		time.Sleep(time.Second)
+	}
 	w := &waiter{ask: ask, answer: make(chan answer, 1)}
-	if err := m.stand(w); err != nil {
+	if err := m.enqueue(w); err != nil {
 		return bucket.Lease{}, err
 	}
 	if m.defect == careless && ctx.Err() != nil {
@@ -70,8 +75,8 @@ func (m *memory) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error
 	return bucket.Lease{}, ctx.Err()
 }
 
-// stand puts w in line.
-func (m *memory) stand(w *waiter) error {
+// enqueue appends w to the queue of its key.
+func (m *memory) enqueue(w *waiter) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.admitLocked(&w.ask); err != nil {
@@ -85,21 +90,21 @@ func (m *memory) stand(w *waiter) error {
 	}
 	w.arrived = m.now()
 	w.deadline = w.arrived + int64(w.ask.MaxWait)
-	m.lines[w.ask.Key] = append(m.lines[w.ask.Key], w)
-	m.turnLocked()
+	m.queues[w.ask.Key] = append(m.queues[w.ask.Key], w)
+	m.serveAllLocked()
 	return nil
 }
 
-// leave takes w out of line, and gives back what it was granted meanwhile.
+// leave removes w from its queue, or returns the lease that it was granted meanwhile.
 func (m *memory) leave(w *waiter) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.defect == ghosts {
 		return
 	}
-	line := m.lines[w.ask.Key]
-	if i := slices.Index(line, w); i >= 0 {
-		m.lines[w.ask.Key] = slices.Delete(line, i, i+1)
+	queue := m.queues[w.ask.Key]
+	if i := slices.Index(queue, w); i >= 0 {
+		m.queues[w.ask.Key] = slices.Delete(queue, i, i+1)
 	}
 	select {
 	case a := <-w.answer:
@@ -108,12 +113,12 @@ func (m *memory) leave(w *waiter) {
 		}
 	default:
 	}
-	m.turnLocked()
+	m.serveAllLocked()
 }
 
 func (m *memory) Settle(ctx context.Context, done []bucket.Settlement) error {
 	if m.defect == stubborn {
-		m.standBehind(ctx)
+		m.awaitEmptyQueues(ctx)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -125,7 +130,7 @@ func (m *memory) Settle(ctx context.Context, done []bucket.Settlement) error {
 	for i := range done {
 		m.applyLocked(&done[i])
 	}
-	m.turnLocked()
+	m.serveAllLocked()
 	return nil
 }
 
@@ -136,7 +141,7 @@ func (m *memory) Adjust(_ context.Context, a bucket.Adjustment) error {
 		return err
 	}
 	m.applyLocked(&a)
-	m.turnLocked()
+	m.serveAllLocked()
 	return nil
 }
 
@@ -148,12 +153,12 @@ func (m *memory) Close() error {
 	if m.defect == abandoning {
 		return nil
 	}
-	for _, line := range m.lines {
-		for _, w := range line {
+	for _, queue := range m.queues {
+		for _, w := range queue {
 			w.answer <- answer{err: bucket.ErrClosed}
 		}
 	}
-	clear(m.lines)
+	clear(m.queues)
 	return nil
 }
 
@@ -161,29 +166,48 @@ func (m *memory) admitLocked(op ledger.Op) error {
 	if m.closed && m.defect != undead {
 		return bucket.ErrClosed
 	}
+	if m.down {
+		return m.unavailable()
+	}
 	if m.defect == lenient {
 		return nil
 	}
 	return op.Check()
 }
 
-// turnLocked serves all whose turn it is, and sets the timer for the next look.
-func (m *memory) turnLocked() {
-	m.repayLocked() // a defect
+// errDown is why the store cannot decide.
+var errDown = errors.New("the power is off")
+
+func (m *memory) unavailable() error {
+	switch m.defect {
+	case anonymous:
+		return errDown
+	case causeless:
+		return bucket.ErrUnavailable
+	case mistaken:
+		return fmt.Errorf("%w: %w: %w", bucket.ErrUnavailable, errDown, context.DeadlineExceeded)
+	}
+	return fmt.Errorf("%w: %w", bucket.ErrUnavailable, errDown)
+}
+
+// serveAllLocked serves all waiters that can be served, and sets the timer for the
+// next one.
+func (m *memory) serveAllLocked() {
+	m.refundExpiredLocked() // for a defect
 	next := time.Hour
-	for key, line := range m.lines {
-		for m.serveLocked(line, &next) {
-			line = m.lines[key]
+	for key, queue := range m.queues {
+		for m.serveLocked(queue, &next) {
+			queue = m.queues[key]
 		}
 	}
 	m.timer.Reset(next)
 }
 
-// serveLocked answers the first in line, or refuses one whose wait is over or
-// hopeless. It reports whether there was someone.
-func (m *memory) serveLocked(line []*waiter, next *time.Duration) bool {
+// serveLocked answers the first waiter of a queue, or refuses one whose wait has ended
+// or is hopeless. It reports whether it answered one.
+func (m *memory) serveLocked(queue []*waiter, next *time.Duration) bool {
 	now := m.now()
-	for i, w := range line {
+	for i, w := range queue {
 		left := time.Duration(w.deadline - now)
 		if i == 0 || w.ask.Need.IsZero() || m.defect == overtaking {
 			r := m.applyLocked(&w.ask)
@@ -193,11 +217,11 @@ func (m *memory) serveLocked(line []*waiter, next *time.Duration) bool {
 			}
 			lease := r.Grant.Lease(w.ask.ID, 0)
 			lease.ValidFor += time.Duration(now - w.arrived)
-			m.answerLocked(line, i, m.spoil(lease), r.Err)
+			m.answerLocked(queue, i, m.spoil(lease), r.Err)
 			return true
 		}
 		if left <= 0 || !m.reachable(w, now, left) {
-			m.answerLocked(line, i, bucket.Lease{ID: w.ask.ID, RetryAfter: max(left, 1)}, nil)
+			m.answerLocked(queue, i, bucket.Lease{ID: w.ask.ID, RetryAfter: max(left, 1)}, nil)
 			return true
 		}
 		*next = min(*next, left)
@@ -214,8 +238,8 @@ func (m *memory) reachable(w *waiter, now int64, left time.Duration) bool {
 	return b == nil || b.Refill(now, w.ask.Need, true) <= left
 }
 
-func (m *memory) answerLocked(line []*waiter, i int, l bucket.Lease, err error) {
-	w := line[i]
-	m.lines[w.ask.Key] = slices.Delete(line, i, i+1)
+func (m *memory) answerLocked(queue []*waiter, i int, l bucket.Lease, err error) {
+	w := queue[i]
+	m.queues[w.ask.Key] = slices.Delete(queue, i, i+1)
 	w.answer <- answer{l, err}
 }

@@ -9,184 +9,184 @@ import (
 )
 
 var settleRules = []rule{
-	{"settle", "what was spent of a lease is gone, and the rest comes back", func(c *court) {
-		c.limit(slow, "")
-		a := c.ask(requests(8), 0)
-		c.granted(a)
-		c.settle(a, requests(3))
-		c.holds(7)
+	{name: "settle", sentence: "a settlement spends part of a lease, and the rest returns to the bucket", check: func(s *suite) {
+		s.limit(slow, "")
+		a := s.ask(requests(8), 0)
+		s.granted(a)
+		s.settle(a, requests(3))
+		s.holds(7)
 	}},
-	{"settle in an ask", "what an ask has done is settled first, and is there for the ask", func(c *court) {
-		c.limit(slow, "")
-		a := c.ask(requests(8), 0)
-		c.granted(a)
-		b := c.ask(requests(7), 0)
+	{name: "settle in an ask", sentence: "the settlements of an ask are applied first, and the ask can get the units that they return", check: func(s *suite) {
+		s.limit(slow, "")
+		a := s.ask(requests(8), 0)
+		s.granted(a)
+		b := s.ask(requests(7), 0)
 		b.Done = []bucket.Settlement{{Key: a.Key, ID: a.ID, Spent: requests(3)}}
-		c.granted(b)
-		c.holds(0)
+		s.granted(b)
+		s.holds(0)
 	}},
-	{"settle twice", "settling twice, or an unknown lease, changes nothing", func(c *court) {
-		c.limit(slow, "")
-		a := c.ask(requests(8), 0)
-		c.granted(a)
-		c.settle(a, requests(3))
-		c.settle(a, bucket.Cost{})
-		c.settle(c.ask(requests(1), 0), bucket.Cost{})
-		c.holds(7)
-		unknown := c.ask(requests(1), 0)
+	{name: "settle twice", sentence: "a second settlement, or that of an unknown lease, has no effect", check: func(s *suite) {
+		s.limit(slow, "")
+		a := s.ask(requests(8), 0)
+		s.granted(a)
+		s.settle(a, requests(3))
+		s.settle(a, bucket.Cost{})
+		s.settle(s.ask(requests(1), 0), bucket.Cost{})
+		s.holds(7)
+		unknown := s.ask(requests(1), 0)
 		unknown.Key += "-never-used"
-		c.settle(unknown, requests(5))
+		s.settle(unknown, requests(5))
 	}},
-	{"several at once", "one call settles any number of leases, of any keys", func(c *court) {
-		c.limit(slow, "")
-		a, b := c.ask(requests(8), 0), c.ask(requests(2), 0)
-		other := c.ask(requests(9), 0)
+	{name: "several at once", sentence: "one call settles any number of leases, of any keys", check: func(s *suite) {
+		s.limit(slow, "")
+		a, b := s.ask(requests(8), 0), s.ask(requests(2), 0)
+		other := s.ask(requests(9), 0)
 		other.Key += "-2"
 		var done []bucket.Settlement
 		for _, ask := range []bucket.Ask{a, b, other} {
-			c.granted(ask)
+			s.granted(ask)
 			done = append(done, bucket.Settlement{Key: ask.Key, ID: ask.ID, Spent: requests(1)})
 		}
-		c.do("Settle", func(ctx context.Context) error { return c.Settle(ctx, done) })
-		c.holds(8)
-		c.key = other.Key
-		c.holds(9)
+		s.do("Settle", func(ctx context.Context) error { return s.Settle(ctx, done) })
+		s.holds(8)
+		s.key = other.Key
+		s.holds(9)
 	}},
-	{"debt", "a lease of which more was spent than granted leaves a debt", func(c *court) {
-		c.limit(slow, "")
-		a := c.ask(requests(5), 0)
-		c.granted(a)
-		c.settle(a, requests(15)) // 5 below zero
-		l := c.refused(c.ask(requests(1), 0))
+	{name: "debt", sentence: "a lease that was overspent leaves a debt", check: func(s *suite) {
+		s.limit(slow, "")
+		a := s.ask(requests(5), 0)
+		s.granted(a)
+		s.settle(a, requests(15)) // 5 below zero
+		l := s.refused(s.ask(requests(1), 0))
 		if l.RetryAfter < 5*36*time.Second || l.RetryAfter > 6*36*time.Second || l.Level.Requests >= 0 {
-			c.failf("6 units below one, at one every 36s: retry after %v, level %v", l.RetryAfter, l.Level)
+			s.failf("6 units below one, at one every 36s: retry after %v, level %v", l.RetryAfter, l.Level)
 		}
-		c.returns(requests(6))
-		c.holds(1)
+		s.returns(requests(6))
+		s.holds(1)
 	}},
-	{"expiry", "an expired lease does not come back, but the room that it took is there for the refill", func(c *court) {
-		c.limit(brisk, "")
-		a := c.ask(requests(10), 0)
-		l := c.granted(a)
+	{name: "expiry", sentence: "an expired lease is not returned, but the bucket can refill the room that it took", check: func(s *suite) {
+		s.limit(brisk, "")
+		a := s.ask(requests(10), 0)
+		l := s.granted(a)
 		if l.ValidFor > bucket.TTL {
-			c.failf("a lease is valid for %v, and its store's TTL is %v", l.ValidFor, bucket.TTL)
+			s.failf("a lease is valid for %v, and its store's TTL is %v", l.ValidFor, bucket.TTL)
 		}
-		c.Advance(l.ValidFor - 300*time.Millisecond)
-		c.refused(c.prefetch(requests(1))) // all that the bucket can hold is out
-		c.Advance(bucket.Late(bucket.TTL) - l.ValidFor + 300*time.Millisecond + step)
-		c.refused(c.ask(requests(10), 0)) // it may have been spent
-		c.settle(a, bucket.Cost{})        // and it is too late to say that it was not
-		c.refused(c.ask(requests(10), 0))
-		c.Advance(time.Second + c.Slack)
-		c.granted(c.ask(requests(10), 0))
+		s.Advance(l.ValidFor - 300*time.Millisecond)
+		s.refused(s.prefetch(requests(1))) // the whole burst is leased
+		s.Advance(bucket.Late(bucket.TTL) - l.ValidFor + 300*time.Millisecond + step)
+		s.refused(s.ask(requests(10), 0)) // the lease may have been spent
+		s.settle(a, bucket.Cost{})        // too late to return it
+		s.refused(s.ask(requests(10), 0))
+		s.Advance(time.Second + s.Slack)
+		s.granted(s.ask(requests(10), 0))
 	}},
-	{"room", "leased and held never exceed the burst, however long a lease lies idle", func(c *court) {
-		c.limit(brisk, "")
-		c.granted(c.ask(requests(7), 0))
-		c.Advance(time.Second)
-		c.refused(c.ask(requests(4), 0)) // three are there, and no promise can be above the burst
-		c.granted(c.ask(requests(3), 0))
-		c.refused(c.prefetch(requests(1)))
+	{name: "room", sentence: "leased and available units never exceed the burst, however long a lease is idle", check: func(s *suite) {
+		s.limit(brisk, "")
+		s.granted(s.ask(requests(7), 0))
+		s.Advance(time.Second)
+		s.refused(s.ask(requests(4), 0)) // 3 are available, and a promise cannot exceed the burst
+		s.granted(s.ask(requests(3), 0))
+		s.refused(s.prefetch(requests(1)))
 	}},
-	{"adjust", "what is returned is there again, and what is charged is not, below zero if need be", func(c *court) {
-		c.limit(slow, "")
-		c.spend(requests(10))
-		c.returns(requests(4))
-		c.adjust(bucket.Adjustment{Charge: requests(9)})
-		c.refused(c.prefetch(requests(1)))
-		c.returns(requests(5))
-		c.refused(c.prefetch(requests(1)))
-		c.returns(requests(3))
-		c.holds(3)
+	{name: "adjust", sentence: "a refund makes units available again, and a charge takes them, below zero if need be", check: func(s *suite) {
+		s.limit(slow, "")
+		s.spend(requests(10))
+		s.returns(requests(4))
+		s.adjust(bucket.Adjustment{Charge: requests(9)})
+		s.refused(s.prefetch(requests(1)))
+		s.returns(requests(5))
+		s.refused(s.prefetch(requests(1)))
+		s.returns(requests(3))
+		s.holds(3)
 	}},
-	{"run over", "what is returned after the bucket has been full again is lost", func(c *court) {
-		c.limit(brisk, "")
-		since := c.at()
-		c.spend(requests(9))
-		c.Advance(time.Second + c.Slack)
-		c.spend(requests(10))
-		c.adjust(bucket.Adjustment{Return: requests(9), Since: since})
-		c.refused(c.ask(requests(9), 0))
+	{name: "overflow", sentence: "a refund of units that the bucket has refilled since is lost", check: func(s *suite) {
+		s.limit(brisk, "")
+		since := s.at()
+		s.spend(requests(9))
+		s.Advance(time.Second + s.Slack)
+		s.spend(requests(10))
+		s.adjust(bucket.Adjustment{Return: requests(9), Since: since})
+		s.refused(s.ask(requests(9), 0))
 	}},
-	{"never above full", "what is returned does not fill a bucket above its burst, nor what is leased of it", func(c *court) {
-		c.limit(slow, "")
-		c.granted(c.ask(requests(4), 0))
-		c.returns(requests(50))
-		c.holds(6)
+	{name: "never above full", sentence: "a refund does not raise available and leased units above the burst", check: func(s *suite) {
+		s.limit(slow, "")
+		s.granted(s.ask(requests(4), 0))
+		s.returns(requests(50))
+		s.holds(6)
 	}},
-	{"empty", "emptied until a time, a bucket gives nothing before, and then what the refill brings", func(c *court) {
-		c.limit(brisk, "")
-		a := c.ask(requests(2), 0)
-		c.granted(a)
-		c.adjust(bucket.Adjustment{Empty: 2 * time.Second})
-		c.settle(a, requests(2))
-		c.refused(c.ask(requests(1), 0))
-		c.Advance(1500 * time.Millisecond)
-		c.refused(c.prefetch(requests(1)))
-		c.Advance(700*time.Millisecond + c.Slack)
-		c.granted(c.ask(requests(1), 0))
-		c.refused(c.ask(requests(9), 0)) // not full at once
+	{name: "empty", sentence: "a bucket that is emptied for a time grants no unit before its end, and afterwards only refilled ones", check: func(s *suite) {
+		s.limit(brisk, "")
+		a := s.ask(requests(2), 0)
+		s.granted(a)
+		s.adjust(bucket.Adjustment{Empty: 2 * time.Second})
+		s.settle(a, requests(2))
+		s.refused(s.ask(requests(1), 0))
+		s.Advance(1500 * time.Millisecond)
+		s.refused(s.prefetch(requests(1)))
+		s.Advance(700*time.Millisecond + s.Slack)
+		s.granted(s.ask(requests(1), 0))
+		s.refused(s.ask(requests(9), 0)) // it is not full at once
 	}},
-	{"redefine", "the latest definition of the limits holds, and keeps what the bucket lacks", func(c *court) {
-		c.limit(slow, "")
-		c.spend(requests(7))
-		old := c.limits
-		c.limit("100/h burst 20", "")
+	{name: "redefine", sentence: "the latest definition of the limits holds, and the bucket lacks as many units as before", check: func(s *suite) {
+		s.limit(slow, "")
+		s.spend(requests(7))
+		old := s.limits
+		s.limit("100/h burst 20", "")
 		// A bucket of 10 that lacks 7 becomes one of 20 that lacks 7.
-		newer, one := c.ask(requests(13), 0), c.ask(requests(1), 0)
+		newer, one := s.ask(requests(13), 0), s.ask(requests(1), 0)
 		newer.Defined, one.Defined = 2, 2
-		c.granted(newer)
-		c.refused(one)
-		c.settle(newer, bucket.Cost{})
-		c.limits = old
-		older := c.ask(requests(13), 0) // more than its own definition allows
-		c.granted(older)
-		c.refused(c.ask(requests(1), 0))
-		c.settle(older, bucket.Cost{})
-		c.limit("100/h burst 5", "")
-		c.adjust(bucket.Adjustment{Defined: 3}) // an adjustment brings a definition, too
-		tight := c.ask(requests(1), 0)
+		s.granted(newer)
+		s.refused(one)
+		s.settle(newer, bucket.Cost{})
+		s.limits = old
+		older := s.ask(requests(13), 0) // more than its own definition allows
+		s.granted(older)
+		s.refused(s.ask(requests(1), 0))
+		s.settle(older, bucket.Cost{})
+		s.limit("100/h burst 5", "")
+		s.adjust(bucket.Adjustment{Defined: 3}) // an adjustment defines limits, too
+		tight := s.ask(requests(1), 0)
 		tight.Defined = 3
-		c.refused(tight)
+		s.refused(tight)
 	}},
-	{"redefine at once", "a later definition holds as soon as an ask brings it, even if the old one had nothing to give", func(c *court) {
-		c.limit(slow, "")
-		c.spend(requests(10))
-		c.limit("100/h burst 30", "")
-		newer := c.ask(requests(20), 0)
+	{name: "redefine at once", sentence: "a later definition holds for the ask that brings it, even if the bucket was empty under the old one", check: func(s *suite) {
+		s.limit(slow, "")
+		s.spend(requests(10))
+		s.limit("100/h burst 30", "")
+		newer := s.ask(requests(20), 0)
 		newer.Defined = 2
-		c.granted(newer)
-		c.holds(0)
+		s.granted(newer)
+		s.holds(0)
 	}},
-	{"wait under another's limits", "whose definition is older waits by the one in force, and holds nobody up", func(c *court) {
-		c.limit("10/s burst 20", "")
-		newer := c.ask(requests(20), 0)
+	{name: "wait under another's limits", sentence: "an ask with an older definition waits under the one in force, and does not delay other keys", check: func(s *suite) {
+		s.limit("10/s burst 20", "")
+		newer := s.ask(requests(20), 0)
 		newer.Defined = 2
-		c.granted(newer)
-		c.settle(newer, requests(20))
-		c.limit("10/s burst 5", "")
-		older := c.start(c.ask(requests(10), time.Minute)) // more than its own definition allows
-		c.waiting(step, older)
-		other := c.ask(requests(1), 0)
+		s.granted(newer)
+		s.settle(newer, requests(20))
+		s.limit("10/s burst 5", "")
+		older := s.start(s.ask(requests(10), time.Minute)) // more than its own definition allows
+		s.waiting(step, older)
+		other := s.ask(requests(1), 0)
 		other.Key += "-other"
-		c.granted(other)
-		if l := c.answer(time.Second+c.Slack, older); !l.OK {
-			c.failf("%s is refused: retry after %v, level %v", older.what, l.RetryAfter, l.Level)
+		s.granted(other)
+		if l := s.answer(time.Second+s.Slack, older); !l.OK {
+			s.failf("%s is refused: retry after %v, level %v", older.what, l.RetryAfter, l.Level)
 		}
 	}},
-	{"close", "Close may be called twice, and what comes after it is ErrClosed", func(c *court) {
-		c.limit(slow, "")
-		c.holds(10)
-		c.do("Close", func(context.Context) error { return errors.Join(c.Close(), c.Close()) })
+	{name: "close", sentence: "Close may be called twice, and every later call returns ErrClosed", check: func(s *suite) {
+		s.limit(slow, "")
+		s.holds(10)
+		s.do("Close", func(context.Context) error { return errors.Join(s.Close(), s.Close()) })
 		for what, err := range map[string]error{
-			"Lease":  c.fails("Lease", func(ctx context.Context) error { _, err := c.Lease(ctx, c.ask(requests(1), 0)); return err }),
-			"Settle": c.fails("Settle", func(ctx context.Context) error { return c.Settle(ctx, []bucket.Settlement{{Key: c.key}}) }),
-			"Adjust": c.fails("Adjust", func(ctx context.Context) error {
-				return c.Adjust(ctx, bucket.Adjustment{Key: c.key, Limits: c.limits})
+			"Lease":  s.fails("Lease", func(ctx context.Context) error { _, err := s.Lease(ctx, s.ask(requests(1), 0)); return err }),
+			"Settle": s.fails("Settle", func(ctx context.Context) error { return s.Settle(ctx, []bucket.Settlement{{Key: s.key}}) }),
+			"Adjust": s.fails("Adjust", func(ctx context.Context) error {
+				return s.Adjust(ctx, bucket.Adjustment{Key: s.key, Limits: s.limits})
 			}),
 		} {
 			if !errors.Is(err, bucket.ErrClosed) {
-				c.failf("%s after Close: %v, want ErrClosed", what, err)
+				s.failf("%s after Close: %v, want ErrClosed", what, err)
 			}
 		}
 	}},

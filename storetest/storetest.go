@@ -1,6 +1,6 @@
-// Package storetest is the law for stores of choked: a store that passes [Test]
-// can stand behind a limiter. The law is a list of rules, each a name and a
-// sentence, and a store that breaks one is told which.
+// Package storetest tests implementations of choked.Store. A store that passes
+// [Test] can be used behind a limiter. The tests are a list of rules. Each rule has a
+// name and a sentence, which the failure of a store prints.
 //
 //	func TestStore(t *testing.T) {
 //		storetest.Test(t, storetest.Harness{
@@ -23,7 +23,7 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// Store is what is tested: what choked.Store says.
+// Store is the interface under test. It has the methods of choked.Store.
 type Store interface {
 	Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error)
 	Settle(ctx context.Context, done []bucket.Settlement) error
@@ -31,11 +31,16 @@ type Store interface {
 	Close() error
 }
 
-// Harness says how to run a store. Only Open is needed.
+// Harness describes how to run a store. Only Open is required.
 type Harness struct {
-	// Open returns a store for one rule, which closes it. Stores may share what
-	// they stand on: each rule keeps to keys of its own.
+	// Open returns a store for one rule, which closes it. Stores may share a server:
+	// each rule has keys of its own.
 	Open func(t *testing.T) Store
+
+	// Unavailable returns a store that cannot decide, such as one whose server is
+	// away, and a part of the text of the cause. The store should give up within a few
+	// seconds. Nil, for a store that can always decide: the rules about it are skipped.
+	Unavailable func(t *testing.T) (store Store, cause string)
 
 	// Advance lets time pass for the store. Nil: time.Sleep.
 	Advance func(time.Duration)
@@ -43,28 +48,28 @@ type Harness struct {
 	// Now is the clock that Advance moves. Nil: time.Now.
 	Now func() time.Time
 
-	// In runs each rule. With synctest.Test it has a clock of its own, and takes
-	// no time. Nil: the rules run side by side on the clock as it is.
+	// In runs each rule. With synctest.Test a rule runs on a virtual clock and takes
+	// no real time. Nil: the rules run in parallel on the real clock.
 	In func(t *testing.T, rule func(t *testing.T))
 
-	// InLine reports whether an ask stands in line. Nil, for a store that cannot
-	// tell: an ask is given half the slack to get there.
-	InLine func(key string, id bucket.LeaseID) bool
+	// Queued reports whether an ask is in the queue of its key. Nil, for a store that
+	// cannot tell: a rule then allows half of Slack for an ask to get there.
+	Queued func(key string, id bucket.LeaseID) bool
 
-	// Slack is by how much answers may be late on a real clock: the network, the
-	// disk, the scheduler. Zero in a bubble; keep it below 300ms. A rule that was
-	// broken while they were late by more than half of it is judged again.
+	// Slack is how late answers may be on a real clock, because of the network, the
+	// disk or the scheduler. It is zero in a bubble and should be below 300 ms. A rule
+	// that failed while answers were late by more than half of Slack is run again.
 	Slack time.Duration
 
-	// Skip names rules that do not apply, each with the reason.
+	// Skip maps the names of rules that do not apply to the reason.
 	Skip map[string]string
 }
 
-// Test holds the stores that h opens to every rule.
+// Test checks every rule on a store that h opens.
 func Test(t *testing.T, h Harness) {
 	for _, r := range rules {
 		t.Run(r.name, func(t *testing.T) {
-			if why := h.Skip[r.name]; why != "" {
+			if why := r.skip(h); why != "" {
 				t.Skip(why)
 			}
 			in := h.In
@@ -73,54 +78,63 @@ func Test(t *testing.T, h Harness) {
 				in = func(t *testing.T, rule func(t *testing.T)) { rule(t) }
 			}
 			in(t, func(t *testing.T) {
-				if broken := r.judge(t, h); broken != "" {
-					t.Errorf("The rule: %s.\n%s", r.law, broken)
+				if verdict := r.run(t, h); verdict != "" {
+					t.Errorf("The rule: %s.\n%s", r.sentence, verdict)
 				}
 			})
 		})
 	}
 }
 
-// rule is one sentence of the law and how to find out.
+// rule is a sentence about stores and its check.
 type rule struct {
-	name  string
-	law   string
-	check func(c *court)
+	name        string
+	sentence    string
+	check       func(s *suite)
+	unavailable bool // the rule is about a store that cannot decide
 }
 
-// trials is how often a rule is judged at most.
-const trials = 5
+// skip returns why the rule does not apply to the stores of h, or "".
+func (r rule) skip(h Harness) string {
+	if r.unavailable && h.Unavailable == nil {
+		return "the harness has no store that cannot decide"
+	}
+	return h.Skip[r.name]
+}
 
-// step is how finely time is advanced while something is awaited.
+// maxRuns is how often a rule is run at most, if the machine was busy.
+const maxRuns = 5
+
+// step is how far time is advanced at a time while a rule waits for an event.
 const step = 5 * time.Millisecond
 
-// court hears one rule on one store.
-type court struct {
+// suite runs one rule on one store.
+type suite struct {
 	Harness
 	Store
+	cause  string // in the errors of a store that cannot decide
 	key    string
 	holder uint64
 	seq    uint64
 	limits bucket.Limits
 	ctx    context.Context
 	wg     sync.WaitGroup
-	late   atomic.Int64 // by how many nanoseconds in all the rule came later to its end than it would
+	late   atomic.Int64 // sum of all delays of the machine, in nanoseconds
 }
 
-// broken is what a court stops with when a rule is broken.
+// broken is the value with which a suite panics when a rule is broken.
 type broken string
 
-// judge returns how the rule is broken, or nothing. A rule says what holds at
-// some time: of a machine that was busy with something else then, nothing was
-// learned.
-func (r rule) judge(t *testing.T, h Harness) (verdict string) {
+// run returns how the rule is broken, or "". A rule is about points in time, so a run
+// on a machine that was busy at such a point is repeated.
+func (r rule) run(t *testing.T, h Harness) (verdict string) {
 	if h.Advance == nil {
 		h.Advance = time.Sleep
 	}
 	if h.Now == nil {
 		h.Now = time.Now
 	}
-	for range trials {
+	for range maxRuns {
 		var late time.Duration
 		if verdict, late = r.try(t, h); verdict == "" || late <= h.Slack/2 {
 			return verdict
@@ -130,11 +144,16 @@ func (r rule) judge(t *testing.T, h Harness) (verdict string) {
 	return verdict
 }
 
-// try judges once, and returns also by how much all answers were late.
+// try runs the rule once, and also returns the sum of all delays.
 func (r rule) try(t *testing.T, h Harness) (verdict string, late time.Duration) {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &court{Harness: h, Store: h.Open(t), ctx: ctx, holder: rand.Uint64()}
-	c.key = fmt.Sprintf("storetest-%s-%x", r.name, c.holder)
+	s := &suite{Harness: h, ctx: ctx, holder: rand.Uint64()}
+	if r.unavailable {
+		s.Store, s.cause = h.Unavailable(t)
+	} else {
+		s.Store = h.Open(t)
+	}
+	s.key = fmt.Sprintf("storetest-%s-%x", r.name, s.holder)
 	defer func() {
 		switch b := recover().(type) {
 		case nil:
@@ -144,98 +163,98 @@ func (r rule) try(t *testing.T, h Harness) (verdict string, late time.Duration) 
 			verdict = fmt.Sprintf("panic: %v\n%s", b, debug.Stack())
 		}
 		cancel()
-		if err := c.Close(); err != nil && verdict == "" {
+		if err := s.Close(); err != nil && verdict == "" {
 			verdict = fmt.Sprintf("Close: %v", err)
 		}
-		c.wg.Wait()
-		late = time.Duration(c.late.Load())
+		s.wg.Wait()
+		late = time.Duration(s.late.Load())
 	}()
-	r.check(c)
+	r.check(s)
 	return "", 0
 }
 
-// Advance lets time pass.
-func (c *court) Advance(d time.Duration) {
-	defer c.timely(c.Now(), d)
-	c.Harness.Advance(d)
+// Advance lets d pass.
+func (s *suite) Advance(d time.Duration) {
+	defer s.timely(s.Now(), d)
+	s.Harness.Advance(d)
 }
 
-// timely notes by how much what began then took longer than d. Every clock and
-// every scheduler is off by a little.
-func (c *court) timely(begun time.Time, d time.Duration) {
-	if late := c.Now().Sub(begun) - d; late >= step {
-		c.late.Add(int64(late))
+// timely records the delay of a step that began at begun and should take d. Delays
+// below one step are normal.
+func (s *suite) timely(begun time.Time, d time.Duration) {
+	if late := s.Now().Sub(begun) - d; late >= step {
+		s.late.Add(int64(late))
 	}
 }
 
-// failf ends the rule: it is broken.
-func (c *court) failf(format string, args ...any) { panic(broken(fmt.Sprintf(format, args...))) }
+// failf ends the rule as broken.
+func (s *suite) failf(format string, args ...any) { panic(broken(fmt.Sprintf(format, args...))) }
 
-// limit sets the limits that the asks to come bear.
-func (c *court) limit(requests, tokens string) {
+// limit sets the limits of the asks that follow.
+func (s *suite) limit(requests, tokens string) {
 	l, err := bucket.ParseLimits(requests, tokens)
 	if err != nil {
 		panic(err)
 	}
-	c.limits = l
+	s.limits = l
 }
 
 func requests(n int64) bucket.Cost { return bucket.Cost{Requests: n} }
 
-// ask is an ask of a holder that asked for nothing yet.
-func (c *court) ask(need bucket.Cost, wait time.Duration) bucket.Ask {
-	c.seq++
+// ask returns an ask of a new holder.
+func (s *suite) ask(need bucket.Cost, wait time.Duration) bucket.Ask {
+	s.seq++
 	return bucket.Ask{
-		Key: c.key, ID: bucket.LeaseID{Holder: c.holder + c.seq, Seq: 1}, Limits: c.limits, Defined: 1,
+		Key: s.key, ID: bucket.LeaseID{Holder: s.holder + s.seq, Seq: 1}, Limits: s.limits, Defined: 1,
 		Need: need, Want: need, MaxWait: wait,
 	}
 }
 
-// prefetch is an ask without need.
-func (c *court) prefetch(want bucket.Cost) bucket.Ask {
-	a := c.ask(bucket.Cost{}, 0)
+// prefetch returns an ask without need.
+func (s *suite) prefetch(want bucket.Cost) bucket.Ask {
+	a := s.ask(bucket.Cost{}, 0)
 	a.Want = want
 	return a
 }
 
-// call is a call under way.
+// call is a call of the store that is under way.
 type call struct {
 	what  string
 	done  chan struct{}
 	end   context.CancelFunc
 	lease bucket.Lease
 	err   error
-	at    time.Time // when it was done
+	at    time.Time // when the call ended
 }
 
-func (c *court) goCall(what string, f func(ctx context.Context, p *call)) *call {
-	ctx, cancel := context.WithCancel(c.ctx)
+func (s *suite) goCall(what string, f func(ctx context.Context, p *call)) *call {
+	ctx, cancel := context.WithCancel(s.ctx)
 	p := &call{what: what, done: make(chan struct{}), end: cancel}
-	c.wg.Go(func() {
+	s.wg.Go(func() {
 		defer close(p.done)
 		defer cancel()
 		f(ctx, p)
-		p.at = c.Now()
+		p.at = s.Now()
 	})
 	return p
 }
 
-// begin begins an ask.
-func (c *court) begin(a bucket.Ask) *call {
-	return c.goCall(describe(a), func(ctx context.Context, p *call) { p.lease, p.err = c.Lease(ctx, a) })
+// begin calls Lease and does not wait.
+func (s *suite) begin(a bucket.Ask) *call {
+	return s.goCall(describe(a), func(ctx context.Context, p *call) { p.lease, p.err = s.Lease(ctx, a) })
 }
 
-// start begins an ask and lets it stand in line. Whoever is started next comes
-// later.
-func (c *court) start(a bucket.Ask) *call {
-	p := c.begin(a)
-	if c.InLine == nil {
-		c.Advance(step + c.Slack/2)
+// start calls Lease and waits until the ask is in the queue, so that an ask that is
+// started next arrives later.
+func (s *suite) start(a bucket.Ask) *call {
+	p := s.begin(a)
+	if s.Queued == nil {
+		s.Advance(step + s.Slack/2)
 		return p
 	}
-	for end := c.Now().Add(step + 4*c.Slack); !p.over() && !c.InLine(a.Key, a.ID); c.Advance(step) {
-		if c.Now().After(end) {
-			c.failf("%s does not come to stand in line", p.what)
+	for end := s.Now().Add(step + 4*s.Slack); !p.over() && !s.Queued(a.Key, a.ID); s.Advance(step) {
+		if s.Now().After(end) {
+			s.failf("%s is not queued", p.what)
 		}
 	}
 	return p
@@ -254,123 +273,128 @@ func (p *call) over() bool {
 	}
 }
 
-// within waits for p and fails the rule if it takes longer than d.
-func (c *court) within(d time.Duration, p *call) *call {
-	defer c.timely(c.Now(), d)
+// within waits for p and fails the rule if p takes longer than d.
+func (s *suite) within(d time.Duration, p *call) *call {
+	defer s.timely(s.Now(), d)
 	pause := time.Microsecond // a prompt answer should not cost a whole step
-	// By how much an answer is late tells little on a busy machine, and no rule
-	// rests on it: what matters is that it comes.
-	for end := c.Now().Add(d + step + 4*c.Slack); !p.over(); pause = min(2*pause, step) {
-		if c.Now().After(end) {
-			c.failf("%s has no answer after %v", p.what, d)
+	// The limit is generous: no rule depends on how late an answer is, only on that
+	// it arrives.
+	for end := s.Now().Add(d + step + 4*s.Slack); !p.over(); pause = min(2*pause, step) {
+		if s.Now().After(end) {
+			s.failf("%s has no answer after %v", p.what, d)
 		}
-		c.Advance(pause)
+		s.Advance(pause)
 	}
 	return p
 }
 
-// waiting fails the rule if p is answered before d has passed.
-func (c *court) waiting(d time.Duration, p *call) {
-	for end := c.Now().Add(d); c.Now().Before(end); c.Advance(step) {
+// waiting fails the rule if p is answered within d.
+func (s *suite) waiting(d time.Duration, p *call) {
+	for end := s.Now().Add(d); s.Now().Before(end); s.Advance(step) {
 		if p.over() {
-			c.failf("%s is answered too early: %+v, %v", p.what, p.lease, p.err)
+			s.failf("%s is answered too early: %+v, %v", p.what, p.lease, p.err)
 		}
 	}
 }
 
-// now is an ask that is answered at once, without an error.
-func (c *court) now(a bucket.Ask) bucket.Lease {
-	return c.answer(0, c.begin(a))
+// now returns the answer to an ask that is decided at once.
+func (s *suite) now(a bucket.Ask) bucket.Lease {
+	return s.answer(0, s.begin(a))
 }
 
-// answer is p's, within d.
-func (c *court) answer(d time.Duration, p *call) bucket.Lease {
-	if c.within(d, p); p.err != nil {
-		c.failf("%s: %v", p.what, p.err)
+// answer returns the answer of p, which must arrive within d and without an error.
+func (s *suite) answer(d time.Duration, p *call) bucket.Lease {
+	if s.within(d, p); p.err != nil {
+		s.failf("%s: %v", p.what, p.err)
 	}
 	return p.lease
 }
 
-// granted is an ask that is granted at once.
-func (c *court) granted(a bucket.Ask) bucket.Lease { return c.isGranted(a, c.now(a)) }
+// granted returns the lease of an ask that is granted at once.
+func (s *suite) granted(a bucket.Ask) bucket.Lease { return s.isGranted(a, s.now(a)) }
 
-func (c *court) isGranted(a bucket.Ask, l bucket.Lease) bucket.Lease {
+func (s *suite) isGranted(a bucket.Ask, l bucket.Lease) bucket.Lease {
 	switch {
 	case !l.OK:
-		c.failf("%s is refused: retry after %v, level %v", describe(a), l.RetryAfter, l.Level)
+		s.failf("%s is refused: retry after %v, level %v", describe(a), l.RetryAfter, l.Level)
 	case l.ID != a.ID:
-		c.failf("%s by id %v: the lease has id %v", describe(a), a.ID, l.ID)
+		s.failf("%s by id %v: the lease has id %v", describe(a), a.ID, l.ID)
 	case !l.Granted.Covers(a.Need) || !a.Want.Max(a.Need).Covers(l.Granted):
-		c.failf("%s: granted %v", describe(a), l.Granted)
+		s.failf("%s: granted %v", describe(a), l.Granted)
 	case l.ValidFor <= 0:
-		c.failf("%s: valid for %v", describe(a), l.ValidFor)
+		s.failf("%s: valid for %v", describe(a), l.ValidFor)
 	}
 	return l
 }
 
-// refused is an ask that is refused at once.
-func (c *court) refused(a bucket.Ask) bucket.Lease { return c.isRefused(a, c.now(a)) }
+// refused returns the answer to an ask that is refused at once.
+func (s *suite) refused(a bucket.Ask) bucket.Lease { return s.isRefused(a, s.now(a)) }
 
-func (c *court) isRefused(a bucket.Ask, l bucket.Lease) bucket.Lease {
+func (s *suite) isRefused(a bucket.Ask, l bucket.Lease) bucket.Lease {
 	switch {
 	case l.OK:
-		c.failf("%s is granted %v", describe(a), l.Granted)
+		s.failf("%s is granted %v", describe(a), l.Granted)
 	case !l.Granted.IsZero():
-		c.failf("%s is refused and granted %v", describe(a), l.Granted)
+		s.failf("%s is refused and granted %v", describe(a), l.Granted)
 	case l.RetryAfter <= 0:
-		c.failf("%s is refused: retry after %v", describe(a), l.RetryAfter)
+		s.failf("%s is refused: retry after %v", describe(a), l.RetryAfter)
 	}
 	return l
 }
 
-// holds fails the rule unless the bucket has just n requests to give, and takes
-// them. It asks by need, for a store may grant a want in part. It is for limits
-// under which nothing refills meanwhile and nothing is promised.
-func (c *court) holds(n int64) {
-	if l := c.now(c.ask(requests(n), 0)); n > 0 && !l.OK {
-		c.failf("the bucket does not hold %d requests: retry after %v, level %v", n, l.RetryAfter, l.Level)
+// holds takes n requests from the bucket and fails the rule unless exactly n were
+// available. It asks by need, since a store may grant part of a want. The limit must
+// be so slow that no request refills meanwhile and none can be promised.
+func (s *suite) holds(n int64) {
+	if l := s.now(s.ask(requests(n), 0)); n > 0 && !l.OK {
+		s.failf("the bucket does not hold %d requests: retry after %v, level %v", n, l.RetryAfter, l.Level)
 	}
-	if l := c.now(c.ask(requests(1), 0)); l.OK {
-		c.failf("the bucket holds more than %d requests", n)
+	if l := s.now(s.ask(requests(1), 0)); l.OK {
+		s.failf("the bucket holds more than %d requests", n)
 	}
 }
 
-// settle closes a lease, at once.
-func (c *court) settle(a bucket.Ask, spent bucket.Cost) {
-	c.do("Settle", func(ctx context.Context) error {
-		return c.Settle(ctx, []bucket.Settlement{{Key: a.Key, ID: a.ID, Spent: spent}})
+// settle settles the lease of a at once.
+func (s *suite) settle(a bucket.Ask, spent bucket.Cost) {
+	s.do("Settle", func(ctx context.Context) error {
+		return s.Settle(ctx, []bucket.Settlement{{Key: a.Key, ID: a.ID, Spent: spent}})
 	})
 }
 
-// spend takes so much out of the bucket for good.
-func (c *court) spend(n bucket.Cost) {
-	a := c.ask(n, 0)
-	c.granted(a)
-	c.settle(a, n)
+// spend leases n and settles it as spent.
+func (s *suite) spend(n bucket.Cost) {
+	a := s.ask(n, 0)
+	s.granted(a)
+	s.settle(a, n)
 }
 
-// at is an instant of the store's time, as it tells by its answers.
-func (c *court) at() int64 { return c.now(c.prefetch(bucket.Cost{})).At }
+// at returns the current instant of the store's clock, from an answer.
+func (s *suite) at() int64 { return s.now(s.prefetch(bucket.Cost{})).At }
 
-// returns gives back what was charged just now.
-func (c *court) returns(n bucket.Cost) { c.adjust(bucket.Adjustment{Return: n, Since: c.at()}) }
+// returns refunds units that were charged at the current instant.
+func (s *suite) returns(n bucket.Cost) { s.adjust(bucket.Adjustment{Return: n, Since: s.at()}) }
 
-func (c *court) adjust(a bucket.Adjustment) {
-	a.Key, a.Limits, a.Defined = c.key, c.limits, max(a.Defined, 1)
-	c.do("Adjust", func(ctx context.Context) error { return c.Adjust(ctx, a) })
+func (s *suite) adjust(a bucket.Adjustment) {
+	a.Key, a.Limits, a.Defined = s.key, s.limits, max(a.Defined, 1)
+	s.do("Adjust", func(ctx context.Context) error { return s.Adjust(ctx, a) })
 }
 
-func (c *court) do(what string, f func(ctx context.Context) error) {
-	if p := c.within(0, c.goCall(what, func(ctx context.Context, p *call) { p.err = f(ctx) })); p.err != nil {
-		c.failf("%s: %v", what, p.err)
+func (s *suite) do(what string, f func(ctx context.Context) error) {
+	if p := s.within(0, s.goCall(what, func(ctx context.Context, p *call) { p.err = f(ctx) })); p.err != nil {
+		s.failf("%s: %v", what, p.err)
 	}
 }
 
-// fails is a call that ends with an error at once.
-func (c *court) fails(what string, f func(ctx context.Context) error) error {
-	p := c.within(0, c.goCall(what, func(ctx context.Context, p *call) { p.err = f(ctx) }))
+// fails returns the error of a call that fails at once.
+func (s *suite) fails(what string, f func(ctx context.Context) error) error {
+	return s.failsWithin(0, what, f)
+}
+
+// failsWithin returns the error of a call that fails within d.
+func (s *suite) failsWithin(d time.Duration, what string, f func(ctx context.Context) error) error {
+	p := s.within(d, s.goCall(what, func(ctx context.Context, p *call) { p.err = f(ctx) }))
 	if p.err == nil {
-		c.failf("%s: no error", what)
+		s.failf("%s: no error", what)
 	}
 	return p.err
 }

@@ -15,8 +15,7 @@ import (
 	"github.com/choked/choked/storetest"
 )
 
-// The rules of the law mostly wait, so that more of them can be judged at a time
-// than there are CPUs.
+// The rules mostly wait, so that more of them than there are CPUs can run at a time.
 func TestMain(m *testing.M) {
 	flag.Set("test.parallel", "4") // unless the command line says otherwise
 	os.Exit(m.Run())
@@ -26,6 +25,11 @@ func harness(d defect) storetest.Harness {
 	return storetest.Harness{
 		Open: func(*testing.T) storetest.Store { return newMemory(d) },
 		In:   synctest.Test,
+		Unavailable: func(*testing.T) (storetest.Store, string) {
+			m := newMemory(d)
+			m.down = true
+			return m, errDown.Error()
+		},
 	}
 }
 
@@ -41,8 +45,8 @@ func TestMemoryOnRealClock(t *testing.T) {
 	storetest.Test(t, h)
 }
 
-// A store is not to blame for a machine that had something else to do.
-func TestALateAnswerIsNoDefect(t *testing.T) {
+// A rule that failed while the machine was busy is run again.
+func TestLateAnswerIsNoDefect(t *testing.T) {
 	h := harness(none)
 	for _, lates := range []int{0, 1, 1000} {
 		var left int
@@ -63,12 +67,12 @@ func TestALateAnswerIsNoDefect(t *testing.T) {
 				t.Errorf("late %d times: %q: %s", lates, rule, verdict)
 			}
 		} else if verdict := verdicts["empty"]; !strings.Contains(verdict, "late by 2s") {
-			t.Errorf("late each time: %q, want that told", verdict)
+			t.Errorf("late each time: %q, want the delay in the verdict", verdict)
 		}
 	}
 }
 
-// Nor for one that was busy while an answer was awaited.
+// The same for a machine that was busy while the rule waited for an answer.
 func TestLateWhileWaiting(t *testing.T) {
 	var paused time.Duration
 	h := harness(overtaking)
@@ -84,12 +88,11 @@ func TestLateWhileWaiting(t *testing.T) {
 		time.Sleep(d)
 	}
 	if verdict := storetest.Verdicts(t, h)["in order"]; !strings.Contains(verdict, "late by 30") {
-		t.Errorf("late by 300ms while it waits: %q, want that told", verdict)
+		t.Errorf("late by 300ms while it waits: %q, want the delay in the verdict", verdict)
 	}
 }
 
-// heldUp is a store to which the first ask that may wait is a long time on its
-// way.
+// heldUp is a store that the first ask with a MaxWait reaches only after 400 ms.
 type heldUp struct {
 	*memory
 	held atomic.Bool
@@ -102,8 +105,8 @@ func (h *heldUp) Lease(ctx context.Context, a bucket.Ask) (bucket.Lease, error) 
 	return h.memory.Lease(ctx, a)
 }
 
-// Who comes first is known when it stands in line, if the store can tell.
-func TestWhoIsHeldUpIsWaitedFor(t *testing.T) {
+// With Queued, a rule waits until an ask is in the queue before it starts the next.
+func TestRulesWaitForQueuedAsks(t *testing.T) {
 	var m *memory
 	h := storetest.Harness{
 		Open: func(*testing.T) storetest.Store {
@@ -114,37 +117,53 @@ func TestWhoIsHeldUpIsWaitedFor(t *testing.T) {
 		Slack: 250 * time.Millisecond,
 	}
 	if storetest.Verdicts(t, h)["in order"] == "" {
-		t.Error("held up by 400ms, an ask is taken to stand in line first: that shows nothing")
+		t.Error("an ask that was held up by 400ms passes for the first in the queue: the test shows nothing")
 	}
-	h.InLine = func(key string, id bucket.LeaseID) bool {
+	h.Queued = func(key string, id bucket.LeaseID) bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return slices.ContainsFunc(m.lines[key], func(w *waiter) bool { return w.ask.ID == id })
+		return slices.ContainsFunc(m.queues[key], func(w *waiter) bool { return w.ask.ID == id })
 	}
 	verdicts := storetest.Verdicts(t, h)
-	for _, rule := range []string{"in order", "cancel", "done past the line"} {
+	for _, rule := range []string{"in order", "cancel", "done past the queue"} {
 		if verdict := verdicts[rule]; verdict != "" {
 			t.Errorf("%q: %s", rule, verdict)
 		}
 	}
 }
 
-// Each defect breaks the rules that speak of it. A rule that no defect breaks
-// would say nothing.
+// A rule about stores that cannot decide is skipped with the reason if the harness has
+// none.
+func TestRulesAboutUnavailableStoresAreOptional(t *testing.T) {
+	h := harness(causeless)
+	if skipped := storetest.Skipped(h); len(skipped) > 0 {
+		t.Errorf("skipped: %q, want none", skipped)
+	}
+	h.Unavailable = nil
+	const want = "the harness has no store that cannot decide"
+	if skipped := storetest.Skipped(h); len(skipped) != 2 || skipped["unavailable"] != want {
+		t.Errorf("skipped: %q, want %q for two rules", skipped, want)
+	}
+	if verdicts := storetest.Verdicts(t, h); len(verdicts) > 0 {
+		t.Errorf("verdicts: %q, want none", verdicts)
+	}
+}
+
+// Each defect breaks the rules about it. Each rule is broken by some defect.
 func TestDefects(t *testing.T) {
 	breaks := map[defect][]string{
 		overtaking: {"in order"},
 		hoping:     {"hopeless"},
-		impatient:  {"turn", "patience", "in order"},
+		impatient:  {"queued ask is served", "max wait", "in order"},
 		ghosts:     {"cancel"},
-		careless:   {"cancelled before"},
-		stubborn:   {"settled past the line"},
-		doneLate:   {"done past the line"},
+		careless:   {"canceled before"},
+		stubborn:   {"settle past the queue"},
+		doneLate:   {"done past the queue"},
 		crediting:  {"expiry"},
 		forgiving:  {"debt"},
 		doubling:   {"settle twice"},
 		forgetful:  {"same id", "settle"},
-		unripe:     {"turn", "bound"},
+		undripped:  {"queued ask is served", "bound"},
 		generous:   {"expiry"},
 		spoiling:   {"whole"},
 		partial:    {"whole"},
@@ -158,8 +177,12 @@ func TestDefects(t *testing.T) {
 		undead:     {"close"},
 		abandoning: {"close ends waits"},
 		greedy:     {"between need and want"},
-		keyless:    {"independent keys", "no head of line"},
+		keyless:    {"independent keys", "no head-of-line blocking"},
 		lopsided:   {"several rates"},
+		anonymous:  {"unavailable"},
+		causeless:  {"unavailable"},
+		mistaken:   {"unavailable"},
+		deaf:       {"canceled while unavailable"},
 	}
 	spared := storetest.RuleNames()
 	for d := none + 1; d < defects; d++ {
