@@ -1,28 +1,51 @@
--- The bucket of package bucket: the same rules in the same order, so whoever
--- reads one reads both. Here time is counted in ticks, of which a rate brings n
--- units every per. A number is a double, and exact as long as it is whole and
--- below 2^53.
+-- The bucket of package bucket: the same rules in the same order, under the same
+-- names, so that the two can be read side by side. A number is a double, which is
+-- exact for whole numbers below 2^53.
+--
+-- Words:
+--   tick      unit of time; all instants and durations are whole ticks
+--   rate r    r.n units every r.per ticks for unit r.u, in lowest terms
+--   burst     most units that a bucket holds
+--   fill      time in which the burst refills
+--   horizon   how far ahead of the refill a lease may promise units
+--   tat       theoretical arrival time: the instant at which the rate is full again;
+--             until then the bucket lacks (tat - now) * n / per units
+--   out       units that are leased at present
+--   lows      past minima of what the bucket lacked, which bound refunds
+--   former    rates of earlier definitions that are not full yet
+--   defined   when the limits were defined, as twenty digits; the latest definition
+--             is in force
+--   drip      promised units of a lease: n every per, the last of them at ready
+--   behind    what is added to the clock of the server, since it has stepped back
 --
 -- One hash is one bucket:
---   b             the version of all this, and the bucket's numbers: see save
---   l             its limits: their name, then a line for each rate
---   q             who waits: see waiting
---   =<lease id>   a lease: granted, expiry, drips
---   #<holder>     how many leases a holder has
---   @<client>     the last adjustment of a client, and until when to know it
---   @             when to forget some of these
+--   b             version, defined, then the numbers that save writes
+--   l             the limits as in the arguments of an ask
+--   q             the queue of waiting asks: see store.lua
+--   =<lease id>   a lease: granted requests, granted tokens, expiry, then unit,
+--                 ready, n and per of each drip
+--   #<holder>     number of leases of a holder
+--   @<client>     number of the client's last adjustment, and until when to keep it
+--   @             when to remove expired fields of the kind above
+--
+-- The numbers of save: now, behind, next (first expiry, or earlier), last (latest
+-- expiry), number of holders, out of requests, out of tokens; for each rate tat, the
+-- number of lows, and at and least of each; for each former rate u, n, per, window
+-- and tat.
+--
+-- Go defines tick (in nanoseconds), ttl and the constants in capitals that are not
+-- defined here: see settings in script.go.
 
 local key = KEYS[1]
 local MOST = 9007199254740992 -- 2^53
-local END = MOST / 2          -- the end of time: what lies beyond is never reached
+local END = MOST / 2          -- the end of time: later instants count as END
 local KEPT_LOWS = 6
-local MAX_RATES = 8 -- on a unit
 local VERSION = '1'
 
 local min, max, fmod = math.min, math.max, math.fmod
 
--- muldiv is a·b/c for whole a, b >= 0 and c > 0, rounded down, or up. Where the
--- product is not exact, b is taken in digits of seven bits, as in long division.
+-- muldiv returns a·b/c for whole a, b >= 0 and c > 0, rounded down or up. If the
+-- product is not exact, b is split into digits of seven bits, as in long division.
 local function muldiv(a, b, c, up)
   local p = a * b
   local q, rem = 0, 0
@@ -52,13 +75,14 @@ local function span(r, n) return muldiv(n, r.per, r.n, true) end
 local function back(r, n) return muldiv(n, r.per, r.n, false) end
 local function later(t, d) return min(t + d, END) end
 
--- ready is when n units are available in a bucket that is full at tat; see Rate.ready.
+-- ready returns when n units are available in a bucket that is full at tat: see
+-- Rate.ready.
 local function ready(r, tat, n)
   if n > r.burst then return later(tat, span(r, n - r.burst)) end
   return tat - back(r, r.burst - n)
 end
 
--- ahead is how far ahead of its refill an ask may reach; see Rate.ahead.
+-- ahead returns how far ahead of the refill a grant may reach: see Rate.ahead.
 local function ahead(r, promise)
   if promise then return r.horizon end
   if r.n ~= 1 then return 2 end
@@ -76,8 +100,8 @@ local function text(x)
   return string.format('%.0f', x)
 end
 
--- limited puts b under limits: a name, then a line for each rate, of its unit, n,
--- per, burst, fill, horizon and window.
+-- limited sets the limits of b: a line with their name, then a line for each rate
+-- with unit, n, per, burst, fill, horizon and window.
 local function limited(b, limits)
   b.limits, b.rates = limits, {}
   local first = true
@@ -91,18 +115,18 @@ local function limited(b, limits)
   end
 end
 
--- fresh makes b full.
+-- fresh makes b a full bucket.
 local function fresh(b, limits, defined)
   limited(b, limits)
   b.defined = defined
   b.tats, b.lows = {}, {}
   for i = 1, #b.rates do b.tats[i], b.lows[i] = 0, {} end
-  b.former = {} -- rates of earlier definitions that are not full yet
+  b.former = {}
   b.out = {0, 0}
   b.holders, b.next, b.last = 0, END, 0
 end
 
--- load returns the bucket as it was saved, or nil.
+-- load returns the saved bucket, or nil.
 local function load()
   local s = redis.call('HMGET', key, 'b', 'l')
   if not s[1] then return nil end
@@ -139,7 +163,7 @@ local function save(b)
   redis.call('HSET', key, 'b', table.concat(f, ' '), 'l', b.limits)
 end
 
--- lease reads what field '=id' holds.
+-- lease parses the field '=id'.
 local function lease(id, s)
   local f = numbers(s)
   local l = {id = id, granted = {f[1], f[2]}, expiry = f[3], drips = {}}
@@ -147,7 +171,7 @@ local function lease(id, s)
   return l
 end
 
--- leases returns those that are out, in the order in which they expire.
+-- leases returns the leases in order of expiry.
 local function leases()
   local list = {}
   local all = redis.call('HGETALL', key)
@@ -160,6 +184,7 @@ end
 
 local function holder(id) return string.match(id, '^[^-]*') end
 
+-- drop removes a lease.
 local function drop(b, l)
   redis.call('HDEL', key, '=' .. l.id)
   if redis.call('HINCRBY', key, '#' .. holder(l.id), -1) <= 0 then
@@ -170,13 +195,13 @@ local function drop(b, l)
   if b.holders == 0 then b.next = END end
 end
 
--- clamp keeps what is leased in the bucket: see Bucket.clamp.
+-- clamp keeps room for the leased units: see Bucket.clamp.
 local function clamp(b, t)
   for i, r in ipairs(b.rates) do b.tats[i] = max(b.tats[i], later(t, span(r, b.out[r.u]))) end
   for _, r in ipairs(b.former) do r.tat = max(r.tat, later(t, span(r, b.out[r.u]))) end
 end
 
--- note remembers how little the bucket lacks at t: see type lows.
+-- note records what the bucket lacks at t: see type shortfalls.
 local function note(b, t)
   for i, r in ipairs(b.rates) do
     local lacking = max(b.tats[i] - t - span(r, b.out[r.u]), 0)
@@ -197,8 +222,8 @@ local function note(b, t)
   end
 end
 
--- advance lets the leases expire that are due by now. next is not after the
--- first of them, and before it when that one was settled meanwhile.
+-- advance expires the leases that end by now. next is the first expiry, or earlier
+-- if that lease was settled meanwhile.
 local function advance(b, now)
   if b.next <= now then
     b.next = END
@@ -217,7 +242,7 @@ local function advance(b, now)
   b.now = now
 end
 
--- full is when b is, under former limits, too, if nothing more is taken.
+-- full returns when b is full, also under former rates, if no unit is taken.
 local function full(b)
   local at = 0
   for _, tat in ipairs(b.tats) do at = max(at, tat) end
@@ -282,7 +307,7 @@ local function wait(b, now, need, promise)
   return t + refill(c, t, need, promise) - now
 end
 
--- share is the part of want that fits into room: see Share.
+-- share returns the part of want that fits into room: see Share.
 local function share(need, want, room)
   local fit = {max(min(want[1], room[1]), 0), max(min(want[2], room[2]), 0)}
   local give = {fit[1], fit[2]}
@@ -295,7 +320,7 @@ local function share(need, want, room)
   return give
 end
 
--- granted describes lease l as of now.
+-- granted returns the answer for lease l at now.
 local function granted(b, now, l)
   local c = level(b, now)
   local f = {'grant', text(now), text(c[1]), text(c[2]), text(l.expiry - now), text(l.granted[1]), text(l.granted[2])}
@@ -312,7 +337,7 @@ local function refused(b, now, retry)
   return table.concat({'refuse', text(now), text(c[1]), text(c[2]), text(max(retry, 1))}, ' ')
 end
 
--- held returns the lease id as of now, if it is out.
+-- held returns the lease id, if it exists.
 local function held(id)
   local s = redis.call('HGET', key, '=' .. id)
   if s then return lease(id, s) end
@@ -325,7 +350,7 @@ local function fits(b, need)
   return true
 end
 
--- grant decides an ask at now, to which b has been brought: see Bucket.Lease.
+-- grant decides an ask at now, after b was advanced to now: see Bucket.Lease.
 local function grant(b, now, id, need, want, ttl)
   local l = held(id)
   if l then return granted(b, now, l) end
@@ -359,7 +384,7 @@ local function grant(b, now, id, need, want, ttl)
   return granted(b, now, l)
 end
 
--- move brings units back to the bucket, or takes them where c is negative.
+-- move returns units to the bucket, or takes them if c is negative.
 local function move(b, now, c)
   for i, r in ipairs(b.rates) do
     local n = c[r.u]
@@ -372,7 +397,7 @@ local function move(b, now, c)
   clamp(b, now)
 end
 
--- settle reports whether units came back.
+-- settle settles a lease and reports whether units were returned.
 local function settle(b, now, id, spent)
   advance(b, now)
   local l = held(id)
@@ -390,7 +415,7 @@ local function adjust(b, now, a)
       least = x.least
       if x.at > a.since then break end
     end
-    if a.since > now then least = 0 end -- the time of a store that is no more
+    if a.since > now then least = 0 end -- an instant of a store that was replaced
     local worth = min(back(r, a.returned[r.u]), least)
     b.tats[i] = b.tats[i] - worth
     for _, x in ipairs(b.lows[i]) do x.least = max(x.least - worth, 0) end
@@ -403,8 +428,8 @@ end
 
 local function same(r, q) return r.u == q.u and r.n == q.n and r.per == q.per and r.window == q.window end
 
--- remember makes former what is not full of the rates in left and not in force
--- now: of each unit so many, those that take longest to be full.
+-- remember sets former to those of the rates in left that are not full and not in
+-- force: for each unit the MAX_RATES that take longest to refill.
 local function remember(b, now, left)
   for i, r in ipairs(left) do r.place = i end
   table.sort(left, function(r, q) return r.u < q.u or r.u == q.u and (r.tat > q.tat or r.tat == q.tat and r.place < q.place) end)
@@ -420,7 +445,7 @@ local function remember(b, now, left)
   end
 end
 
--- before orders texts by their bytes. To Lua < goes by the server's locale.
+-- before compares texts by their bytes. The operator < uses the server's locale.
 local function before(a, b)
   for i = 1, min(#a, #b) do
     local x, y = string.byte(a, i), string.byte(b, i)
@@ -429,7 +454,7 @@ local function before(a, b)
   return #a < #b
 end
 
--- redefine gives b other limits if they were defined later: see Bucket.Redefine.
+-- redefine gives b other limits if their definition is later: see Bucket.Redefine.
 local function redefine(b, now, limits, defined)
   if defined < b.defined then return end
   if limits == b.limits then
@@ -464,8 +489,8 @@ local function redefine(b, now, limits, defined)
   for i = 1, #b.rates do b.lows[i] = {{at = now, least = 0}} end
 end
 
--- open brings the bucket to now under the later of its limits and these. One
--- that is idle counts as absent.
+-- open advances the bucket to now, under the later of its limits and these. An idle
+-- bucket counts as absent.
 local function open(b, now, limits, defined)
   if b then advance(b, now) end
   if b and not idle(b, now) then

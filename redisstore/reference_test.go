@@ -21,7 +21,7 @@ import (
 
 // bare is the bucket in Lua without queue, fairness and clock: it does what a
 // ledger.Table does, in nanoseconds, at the given instant.
-var bare = redis.NewScript(bucketLua + settings(1) + `
+var bare = redis.NewScript(settings(1) + bucketLua + `
 local taken = 0
 local function word() taken = taken + 1; return ARGV[taken] end
 local function number() return tonumber(word()) end
@@ -228,7 +228,7 @@ func lowest(drips []bucket.Drip) {
 func TestMulDivIsExact(t *testing.T) {
 	t.Parallel()
 	client := mini(t)
-	muldiv := redis.NewScript(bucketLua + `return text(muldiv(tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == 'up'))`)
+	muldiv := redis.NewScript(settings(1) + bucketLua + `return text(muldiv(tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == 'up'))`)
 	for range 2000 {
 		a, b, c := rand.Int64N(1<<rand.IntN(53)+1), rand.Int64N(1<<rand.IntN(46)+1), rand.Int64N(1<<rand.IntN(46))+1
 		up := rand.IntN(2)

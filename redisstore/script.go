@@ -17,8 +17,15 @@ import (
 // in Lua's numbers, and lie before END, 2⁵², until the year 2112.
 const tick = time.Microsecond
 
-// queueCap is how many waiters of a key are queued in Redis.
-const queueCap = 128
+// Constants of the script.
+const (
+	queueCap   = 128                    // entries in the queue of a key; each call reads all of it
+	queueGrace = 500 * time.Millisecond // an entry lapses this long after its retry
+	minRetry   = 10 * time.Millisecond  // between asks that wait for leased units
+	maxRetry   = 250 * time.Millisecond
+	maxStep    = 2 * time.Second // a server's clock may be back by this much before the bucket's time goes on
+	retention  = time.Minute     // how long a bucket that is full again, or the record of an adjustment, is kept
+)
 
 //go:embed bucket.lua
 var bucketLua string
@@ -27,13 +34,25 @@ var bucketLua string
 var storeLua string
 
 // script reads the server's clock, so that all workers share one.
-var script = redis.NewScript(bucketLua + settings(tick) + `
+var script = redis.NewScript(settings(tick) + bucketLua + `
 local t = redis.call('TIME')
 local clock = tonumber(t[1]) * 1e6 + tonumber(t[2])
 ` + storeLua)
 
+// settings defines the constants that the script shares with Go, in ticks.
 func settings(tick time.Duration) string {
-	return fmt.Sprintf("\nlocal tick, ttl = %d, %d\n", tick, bucket.TTL/tick)
+	ticks := func(d time.Duration) int64 { return int64(d / tick) }
+	var b strings.Builder
+	for _, c := range []struct {
+		name  string
+		value int64
+	}{
+		{"tick", int64(tick)}, {"ttl", ticks(bucket.TTL)}, {"MAX_RATES", bucket.MaxRates}, {"QUEUE_CAP", queueCap}, {"GRACE", ticks(queueGrace)},
+		{"MIN_RETRY", ticks(minRetry)}, {"MAX_RETRY", ticks(maxRetry)}, {"MAX_STEP", ticks(maxStep)}, {"RETENTION", ticks(retention)},
+	} {
+		fmt.Fprintf(&b, "local %s = %d\n", c.name, c.value)
+	}
+	return b.String()
 }
 
 // words are the arguments of the script, which store.lua describes.

@@ -1,9 +1,40 @@
--- What a store does with a bucket: ask, settle, adjust, leave. The clock above
--- has set tick, in nanoseconds, and clock, in ticks.
-
-local GRACE, MARGIN = 5e8 / tick, 6e10 / tick
-local SOON = {1e7 / tick, 25e7 / tick}
-local PLACES = 128 -- in line: each call reads all of it
+-- The operations of a store on one bucket: ask, leave, settle, adjust. The lines above
+-- have defined clock, the time of the server in ticks.
+--
+-- KEYS[1] is the key of the bucket. The arguments are words:
+--   ask     <lease id> <need> <want> <max wait> <slot> <defined> <limits> <settlements>
+--   leave   <lease id> <need> <slot>
+--   settle  <settlements>
+--   adjust  <client> <number> <timeout> <return> <since> <charge> <empty> <defined> <limits>
+-- A need, want, return or charge is two words, requests and tokens. Settlements are
+-- their number, then for each one lease id, spent requests and spent tokens. Limits
+-- are one word: see limited in bucket.lua. A slot is 0, or that of the last answer.
+--
+-- The answer is one string:
+--   grant   <now> <level> <level> <ttl> <granted> <granted> [<unit> <ready> <n> <per>]...
+--   wait    <now> <level> <level> <delay until the next ask> <slot>
+--   refuse  <now> <level> <level> <retry after>
+--   burst   <limits>    the need exceeds the burst of the limits in force
+--   freed   settle: the first ask of the queue may be granted now
+--   ok      settle, adjust, leave
+-- The first value of a pair is for requests, the second for tokens. ttl, ready and
+-- delays count from now.
+--
+-- The queue. Redis cannot call a waiting ask, so each one asks again at a time of its
+-- own. Words:
+--   slot      the instant at which the refill serves a waiter, if no lease is returned;
+--             it is the waiter's place in the order, even if it asks late
+--   retry     the instant at which a waiter asks again; its entry lapses GRACE after it
+--   hope      what a waiter would take if it were first: its need, or what is worth an
+--             exchange
+--   tail      the last slot that was given to a waiter without an entry, because the
+--             queue was full
+--   skipped   the time by which slots without an entry were moved forward; a slot in
+--             an answer includes it
+--   probe     an ask that comes before its slot and has no entry, in case others left
+--
+-- The field q is "<tail> <skipped>", then a line for each entry: lease id, need, hope
+-- (two numbers each), slot, retry.
 
 -- arguments, taken one after the other
 local taken = 0
@@ -14,30 +45,25 @@ end
 local function number() return tonumber(word()) end
 local function cost() return {number(), number()} end
 
--- The server's clock may step. Back by a little, the bucket's time stands still
--- meanwhile; back by much, it goes on from where it was.
+-- time returns the time of the bucket, which does not step back when the server's
+-- clock does. After a small step it stands still until the clock has caught up. After
+-- a step of more than MAX_STEP it goes on from its last value.
 local function time(b)
   if not b then return clock end
-  if b.now - b.behind - clock > 2e9 / tick then b.behind = b.now - clock end
+  if b.now - b.behind - clock > MAX_STEP then b.behind = b.now - clock end
   return max(clock + b.behind, b.now)
 end
 
--- Nobody is called at the server: who waits comes again at a time that was
--- handed out, to each its own. Its place in line is kept until a grace after
--- that. Who finds no place is told when the need of all before it will have been
--- restored, and comes for one then; tail is the last such time. All keep in mind
--- when their turn was to be, and so those who come late, or come for a place,
--- stand before those whose turn is later. What they keep in mind is ahead of the
--- clock by all that was skipped.
-local function waiting(now)
+-- loadQueue returns the queue without lapsed entries.
+local function loadQueue(now)
   local q = {tail = 0, skipped = 0}
   local s = redis.call('HGET', key, 'q')
   if not s then return q end
   local tail, skipped = string.match(s, '^(%S+) (%S+)')
   q.tail, q.skipped = tonumber(tail), tonumber(skipped)
-  for saved, id, n1, n2, h1, h2, turn, due in string.gmatch(s, '\n((%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+))') do
-    if now <= tonumber(due) + GRACE then
-      q[#q + 1] = {saved = saved, id = id, need = {tonumber(n1), tonumber(n2)}, hope = {tonumber(h1), tonumber(h2)}, turn = tonumber(turn), due = tonumber(due)}
+  for saved, id, n1, n2, h1, h2, slot, retry in string.gmatch(s, '\n((%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+))') do
+    if now <= tonumber(retry) + GRACE then
+      q[#q + 1] = {saved = saved, id = id, need = {tonumber(n1), tonumber(n2)}, hope = {tonumber(h1), tonumber(h2)}, slot = tonumber(slot), retry = tonumber(retry)}
     else
       q.changed = true
     end
@@ -45,7 +71,7 @@ local function waiting(now)
   return q
 end
 
-local function keep(q, now)
+local function saveQueue(q, now)
   if not q.changed then return end
   if #q == 0 and q.tail + q.skipped <= now then
     redis.call('HDEL', key, 'q')
@@ -53,21 +79,21 @@ local function keep(q, now)
   end
   local f = {text(q.tail) .. ' ' .. text(q.skipped)}
   for _, e in ipairs(q) do
-    f[#f + 1] = e.saved or table.concat({e.id, text(e.need[1]), text(e.need[2]), text(e.hope[1]), text(e.hope[2]), text(e.turn), text(e.due)}, ' ')
+    f[#f + 1] = e.saved or table.concat({e.id, text(e.need[1]), text(e.need[2]), text(e.hope[1]), text(e.hope[2]), text(e.slot), text(e.retry)}, ' ')
   end
   redis.call('HSET', key, 'q', table.concat(f, '\n'))
 end
 
--- place takes id out of the line and returns where it stands, whether it had
--- that place, and what those before it need and hope for.
-local function place(q, id, turn)
+-- dequeue removes the entry of id, if there is one. It returns the position of the ask,
+-- whether it had an entry, and the sums of the needs and hopes before it.
+local function dequeue(q, id, slot)
   local at, had = #q + 1, false
   for i, e in ipairs(q) do
     if e.id == id then
       at, had = i, true
       break
     end
-    if turn > 0 and turn < e.turn then at = min(at, i) end
+    if slot > 0 and slot < e.slot then at = min(at, i) end
   end
   if had then
     table.remove(q, at)
@@ -87,27 +113,27 @@ local function moveTail(q, t)
   q.tail, q.changed = t, true
 end
 
--- skip passes over the turns of those who have no place yet. It is done when
--- nobody is in line and the bucket is full: then turns have come and gone unused,
--- of workers that were killed. Who is alive loses nothing: to those who come from
--- now on, its turn has come already.
+-- skip moves the slots of waiters without an entry to now. That is right when the
+-- queue is empty and the bucket is full: then slots have passed unused, since their
+-- workers were killed. A live waiter loses nothing, since its slot has come, too.
 local function skip(q, now)
   q.skipped = q.skipped + q.tail - now
   moveTail(q, now)
 end
 
--- insert puts e in line. The last one may lose its place.
-local function insert(q, at, e)
+-- enqueue inserts entry e at a position. If the queue is full, its last entry becomes a
+-- waiter without one.
+local function enqueue(q, at, e)
   table.insert(q, at, e)
   q.changed = true
-  if #q > PLACES then
+  if #q > QUEUE_CAP then
     local last = table.remove(q)
-    moveTail(q, max(q.tail, last.turn, last.due))
+    moveTail(q, max(q.tail, last.slot, last.retry))
   end
 end
 
--- sharers counts who holds leases or is in line, with the one who asks.
-local function sharers(b, q, id)
+-- countHolders counts the holders that have a lease or an entry, and the one that asks.
+local function countHolders(b, q, id)
   local first = '#' .. holder(id)
   local fields, seen = {first}, {[first] = true}
   for _, e in ipairs(q) do
@@ -121,39 +147,37 @@ local function sharers(b, q, id)
   return n
 end
 
--- fair is how much of a room one of several holders may have, and the least
--- that is worth coming for: its part of half the horizon.
-local function fair(b, holders, room)
-  local chunk = {math.huge, math.huge}
+-- fairShare returns how much of room one of several holders may have, and the least
+-- that is worth an exchange: the holder's part of half the horizon.
+local function fairShare(b, holders, room)
+  local least = {math.huge, math.huge}
   for _, r in ipairs(b.rates) do
     local n = muldiv((r.horizon - fmod(r.horizon, 2)) / 2, r.n, r.per, false)
-    chunk[r.u] = min(chunk[r.u], (n - fmod(n, holders)) / holders)
+    least[r.u] = min(least[r.u], (n - fmod(n, holders)) / holders)
   end
   local part = {}
-  for u = 1, 2 do part[u] = max(math.floor(room[u] / holders), chunk[u]) end
-  return part, chunk
+  for u = 1, 2 do part[u] = max(math.floor(room[u] / holders), least[u]) end
+  return part, least
 end
 
--- takes is how long need takes to be restored.
-local function takes(b, need)
+-- refillTime returns how long need takes to refill.
+local function refillTime(b, need)
   local d = 0
   for _, r in ipairs(b.rates) do d = max(d, span(r, need[r.u])) end
   return d
 end
 
--- soon is how long to wait for what is there, and leased to others, who may
--- settle at any time: one after the other, and the longer the longer it has been
--- in vain.
-local function soon(b, need, at, vain)
-  local d = takes(b, need)
-  return min(max(d, SOON[1], vain), SOON[2]) + (at - 1) * min(d, SOON[1])
+-- retrySoon returns how long to wait for units that are available or leased to others,
+-- who may return them at any time. Waiters retry one after the other, and less often
+-- the longer they have waited.
+local function retrySoon(b, need, at, waited)
+  local d = refillTime(b, need)
+  return min(max(d, MIN_RETRY, waited), MAX_RETRY) + (at - 1) * min(d, MIN_RETRY)
 end
 
--- ask decides, or says when to come again. What has been settled is applied
--- whatever becomes of it. turn is when the turn of one who comes again was to be,
--- or 0.
+-- ask decides, or answers when to ask again. Its settlements are applied in any case.
 local function ask(b, now, q)
-  local id, need, want, patience, turn = word(), cost(), cost(), number(), number()
+  local id, need, want, maxWait, slot = word(), cost(), cost(), number(), number()
   local defined, limits = word(), word()
   for _ = 1, number() do
     local done, spent = word(), cost()
@@ -161,69 +185,70 @@ local function ask(b, now, q)
   end
   b = open(b, now, limits, defined)
   if #q == 0 and q.tail > now and idle(b, now) then skip(q, now) end
-  if turn > 0 then turn = turn - q.skipped end
-  local at, had, before, hopes = place(q, id, turn)
-  local new = not had and turn == 0
-  local early = not had and turn > now    -- looks whether others have left
-  local behind = new and q.tail > now     -- those who have no place yet
+  if slot > 0 then slot = slot - q.skipped end
+  local at, had, needBefore, hopeBefore = dequeue(q, id, slot)
+  local new = not had and slot == 0
+  local probe = not had and slot > now
+  local behind = new and q.tail > now -- after waiters without an entry
   local promise = need[1] > 0 or need[2] > 0
 
   if held(id) or not fits(b, need) then return grant(b, now, id, need, want, ttl), b end
 
-  local total = {before[1] + need[1], before[2] + need[2]}
-  local there = room(b, now, promise)
-  local part, chunk = fair(b, sharers(b, q, id), room(b, now, true))
-  local most = share(need, {max(want[1], need[1]), max(want[2], need[2])}, part)
-  for u = 1, 2 do most[u] = max(min(most[u], there[u] - before[u]), need[u]) end
+  local total = {needBefore[1] + need[1], needBefore[2] + need[2]}
+  local available = room(b, now, promise)
+  local part, least = fairShare(b, countHolders(b, q, id), room(b, now, true))
+  local offer = share(need, {max(want[1], need[1]), max(want[2], need[2])}, part)
+  for u = 1, 2 do offer[u] = max(min(offer[u], available[u] - needBefore[u]), need[u]) end
 
-  -- One who may wait comes when it can have what is worth an exchange, as long
-  -- as refill alone brings that, and all before it could have that too.
-  local due = 0
-  local hope = {max(min(want[1], chunk[1]), need[1]), max(min(want[2], chunk[2]), need[2])}
-  if promise and patience > 0 and not early then due = refill(b, now, {hopes[1] + hope[1], hopes[2] + hope[2]}, true) end
+  -- An ask that may wait is granted once it can have what it hopes for, as long as the
+  -- refill alone brings that, and all asks before it could have theirs, too.
+  local delay = 0 -- until it asks again
+  local hope = {max(min(want[1], least[1]), need[1]), max(min(want[2], least[2]), need[2])}
+  if promise and maxWait > 0 and not probe then delay = refill(b, now, {hopeBefore[1] + hope[1], hopeBefore[2] + hope[2]}, true) end
   if behind then
-    due = max(due, refill(b, now, total, true), later(q.tail, takes(b, need)) - now)
+    delay = max(delay, refill(b, now, total, true), later(q.tail, refillTime(b, need)) - now)
   end
-  local mine = now + due
-  if turn > 0 then mine = min(mine, turn) end
-  if there[1] < total[1] or there[2] < total[2] or behind or not promise and at > 1 then
-    local least = refill(b, now, total, false)
-    if early then due, mine = turn - now, turn end
-    if behind then least = max(least, due) end
-    if not promise or patience <= 0 or least > patience and new then
-      -- Once it waits, it waits on: others may settle.
+  local newSlot = now + delay
+  if slot > 0 then newSlot = min(newSlot, slot) end
+  if available[1] < total[1] or available[2] < total[2] or behind or not promise and at > 1 then
+    local soonest = refill(b, now, total, false)
+    if probe then delay, newSlot = slot - now, slot end
+    if behind then soonest = max(soonest, delay) end
+    if not promise or maxWait <= 0 or soonest > maxWait and new then
+      -- An ask that waits already goes on: leases may be settled.
       local first = total
       if not promise then first = {min(want[1], 1), min(want[2], 1)} end
-      return refused(b, now, max(least, wait(b, now, first, promise))), b
+      return refused(b, now, max(soonest, wait(b, now, first, promise))), b
     end
-    if due <= 0 then due = soon(b, need, at, now - mine) end
+    if delay <= 0 then delay = retrySoon(b, need, at, now - newSlot) end
   end
-  if due <= 0 then
-    if early then moveTail(q, max(q.tail - takes(b, need), now)) end
-    return grant(b, now, id, need, most, ttl), b
+  if delay <= 0 then
+    if probe then moveTail(q, max(q.tail - refillTime(b, need), now)) end
+    return grant(b, now, id, need, offer, ttl), b
   end
   if behind then
-    moveTail(q, mine)
-  elseif not early then
-    insert(q, at, {id = id, need = need, hope = hope, turn = mine, due = now + min(due, patience)})
+    moveTail(q, newSlot)
+  elseif not probe then
+    enqueue(q, at, {id = id, need = need, hope = hope, slot = newSlot, retry = now + min(delay, maxWait)})
   end
   local c = level(b, now)
-  return table.concat({'wait', text(now), text(c[1]), text(c[2]), text(min(due, patience)), text(mine + q.skipped)}, ' '), b
+  return table.concat({'wait', text(now), text(c[1]), text(c[2]), text(min(delay, maxWait)), text(newSlot + q.skipped)}, ' '), b
 end
 
--- leave takes back what an ask may have been granted, and its place or its turn.
+-- leave returns the lease that an ask may have been granted, and frees its entry or
+-- slot.
 local function leave(b, now, q)
-  local id, need, turn = word(), cost(), number() - q.skipped
+  local id, need, slot = word(), cost(), number() - q.skipped
   if not b then return 'ok' end
   local granted = held(id) ~= nil
   settle(b, now, id, {0, 0})
-  local _, had = place(q, id, turn)
-  if turn > now and not had and not granted then moveTail(q, max(q.tail - takes(b, need), now)) end
+  local _, had = dequeue(q, id, slot)
+  if slot > now and not had and not granted then moveTail(q, max(q.tail - refillTime(b, need), now)) end
   return 'ok', b
 end
 
--- settled tells whether it may have let the first in line through.
-local function settled(b, now, q)
+-- settleAll answers whether the first ask of the queue may be granted now.
+local function settleAll(b, now, q)
   local freed = false
   local first = q[1]
   local full = b and first and over(b, first.need)
@@ -235,8 +260,8 @@ local function settled(b, now, q)
   return freed and 'freed' or 'ok', b
 end
 
--- forget drops what is known of clients that have long sent their last. It
--- looks through them once in a while.
+-- forget removes the records of clients whose last adjustment is long ago. It runs at
+-- most once in RETENTION.
 local function forget(now)
   if now < (tonumber(redis.call('HGET', key, '@')) or 0) then return end
   local all = redis.call('HGETALL', key)
@@ -244,13 +269,13 @@ local function forget(now)
     local known = string.match(all[i], '^@.') and string.match(all[i + 1], '%S+$')
     if known and tonumber(known) < now then redis.call('HDEL', key, all[i]) end
   end
-  redis.call('HSET', key, '@', text(now + MARGIN))
+  redis.call('HSET', key, '@', text(now + RETENTION))
 end
 
--- adjusted applies an adjustment once, however often it comes within patience
--- and a margin: a client sends one at a time, and counts them.
-local function adjusted(b, now)
-  local client, seq, patience = '@' .. word(), number(), number()
+-- adjustOnce applies an adjustment once, however often it arrives within its timeout
+-- and RETENTION. A client sends one at a time and numbers them.
+local function adjustOnce(b, now)
+  local client, seq, timeout = '@' .. word(), number(), number()
   local a = {returned = cost(), since = number(), charge = cost(), empty = number()}
   local defined, limits = word(), word()
   local last = redis.call('HGET', key, client)
@@ -258,24 +283,24 @@ local function adjusted(b, now)
   b = open(b, now, limits, defined)
   adjust(b, now, a)
   forget(now)
-  redis.call('HSET', key, client, text(seq) .. ' ' .. text(later(now, patience + MARGIN)))
+  redis.call('HSET', key, client, text(seq) .. ' ' .. text(later(now, timeout + RETENTION)))
   return 'ok', b
 end
 
-local ops = {ask = ask, leave = leave, settle = settled, adjust = adjusted}
+local ops = {ask = ask, leave = leave, settle = settleAll, adjust = adjustOnce}
 
 local op = ops[word()]
 local b = load()
 local now = time(b)
-local q = waiting(now)
+local q = loadQueue(now)
 local answer
 answer, b = op(b, now, q)
 if b then
-  keep(q, now)
+  saveQueue(q, now)
   save(b)
-  -- Full and with nothing leased, it is the same as no bucket.
+  -- A bucket that is full and has no leases is the same as none.
   local idle = max(b.last, full(b), now, q.tail + q.skipped)
-  for _, e in ipairs(q) do idle = max(idle, e.due) end
-  redis.call('PEXPIREAT', key, text(math.floor((idle - b.behind + MARGIN) * (tick / 1e6))))
+  for _, e in ipairs(q) do idle = max(idle, e.retry) end
+  redis.call('PEXPIREAT', key, text(math.floor((idle - b.behind + RETENTION) * (tick / 1e6))))
 end
 return answer
