@@ -9,6 +9,9 @@
 // [Config.Timeout] and then fails with [bucket.ErrUnavailable] and the cause. If the
 // store behind the service cannot decide, the operation fails at once, with
 // [bucket.ErrNoQuorum] or ErrUnavailable as that store did.
+//
+// There is no New: in packages of choked, New takes a dependency that is ready and
+// stays the caller's, and Open opens connections that the store then owns.
 package httpstore
 
 import (
@@ -123,7 +126,7 @@ func (s *Store) settleMany(ctx context.Context, ask *bucket.Ask) error {
 }
 
 // postLease makes one attempt at a lease. With pending, the ask waits at the service
-// and is to be resumed.
+// and must be resumed.
 func (s *Store) postLease(ctx context.Context, ask bucket.Ask, resume bool) (lease bucket.Lease, pending bool, err error) {
 	request := httpapi.LeaseRequestOf(ask)
 	if request.Resume = resume; resume {

@@ -2,7 +2,7 @@
 // one script, which decides by the rules of package bucket, as the other stores do.
 // The clock is the server's.
 //
-// # What it needs
+// # Requirements
 //
 // The store needs Redis 5 or later, or Valkey: a single server, a server with
 // Sentinels, or a cluster. It does not work behind twemproxy, which closes a
@@ -21,7 +21,7 @@
 //
 // with the prefix of [Config] in place of "choked:".
 //
-// # What can go wrong
+// # Failures
 //
 // While Redis cannot be reached or is not ready, an operation retries for
 // [Config.Timeout] and then fails with [bucket.ErrUnavailable] and the cause. Not
@@ -29,17 +29,18 @@
 // few replicas (min-replicas-to-write) or belongs to a cluster that is down: the
 // errors LOADING, BUSY, READONLY, MASTERDOWN, NOREPLICAS, CLUSTERDOWN and TRYAGAIN.
 //
-// A server that is full (OOM) or cannot write to its disk (MISCONF) refuses the
-// grant of a lease with ErrUnavailable at once. Nothing is spent, and leases can
-// still be settled. The maxmemory-policy must be noeviction, which is the default,
-// or the memory must suffice: every other policy silently deletes buckets, and a
-// deleted bucket is full again.
+// A server that is full (OOM) refuses the grant of a lease, and one that cannot write
+// to its disk (MISCONF) refuses everything, both with ErrUnavailable and at once. A
+// refused ask spends no units. A full server can still settle leases. The
+// maxmemory-policy must be noeviction, which is the default, or the memory must
+// suffice: every other policy silently deletes buckets, and a deleted bucket is full
+// again.
 //
-// Redis may lose what it keeps: a server that restarts without its data, or a
-// replica that takes over without the last writes, has fuller buckets than before.
-// Then up to one burst more is admitted for each key. A server whose clock steps
-// forward refills the buckets by as much. Everything else holds as with any store.
-// Where that does not suffice, package cluster keeps quota in a replicated log.
+// Redis may lose data: a server that restarts without its data, or a replica that
+// takes over without the last writes, has fuller buckets than before. Then up to one
+// burst more is admitted for each key. A server whose clock steps forward refills the
+// buckets by as much. Everything else holds as with any store. Where that does not
+// suffice, package cluster keeps quota in a replicated log.
 //
 // Up to 128 waiters of a key are queued in Redis. A later one is told when to
 // retry. Until then a few others may overtake it, and more if many of the waiters
@@ -51,7 +52,7 @@
 // # Constructors
 //
 // As in every package of choked, New takes a dependency that is ready and stays the
-// caller's, and Open opens what the store then owns and closes.
+// caller's, and Open opens connections that the store then owns and closes.
 package redisstore
 
 import (
