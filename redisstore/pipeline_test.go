@@ -167,3 +167,30 @@ func TestAttemptBeforeACanceledRetryIsWithdrawn(t *testing.T) {
 	others.Wait()
 	require.Eventually(t, func() bool { return takeAll(t.Context(), s, "k") == nil }, 20*time.Second, time.Millisecond)
 }
+
+// A call that is given up in the queue has the last error of its server, so that the
+// error of an outage names its cause for every caller.
+func TestCallDroppedInTheQueueHasTheErrorOfItsServer(t *testing.T) {
+	s, g := gated(t)
+	g.lose.Store(true)
+	var callers sync.WaitGroup
+	callers.Go(func() { assert.NoError(t, takeAll(t.Context(), s, "lost")) })
+	require.Eventually(t, g.shut.Load, 20*time.Second, time.Millisecond)
+	for i := range maxPipelines {
+		callers.Go(func() { assert.NoError(t, takeAll(t.Context(), s, fmt.Sprint("other ", i))) })
+		if i < maxPipelines-1 {
+			g.awaitHeld(t, i+1)
+		}
+	}
+	s.awaitQueue(t, 1)
+	close(g.lost)
+	g.awaitHeld(t, maxPipelines)
+	s.awaitQueue(t, 1) // the retry
+	c := &call{key: "k", args: words{"settle", 0}, done: make(chan struct{})}
+	s.pipelines.send(c)
+	s.awaitQueue(t, 2)
+	require.True(t, s.pipelines.drop(c))
+	assert.ErrorIs(t, c.err, io.EOF)
+	close(g.open)
+	callers.Wait()
+}
