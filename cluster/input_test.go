@@ -212,7 +212,7 @@ func TestNodeWithAWrongSecretCannotJoin(t *testing.T) {
 		choke := choked.New(outsider)
 		limiter, err := choke.Limiter("k", choked.MustLimits("1/s", ""), nil)
 		require.NoError(t, err)
-		assert.EqualError(t, limiter.Wait(t.Context(), choked.Cost{Requests: 1}), `lease on "k": store unavailable: no quorum: no cluster found yet`)
+		assert.EqualError(t, limiter.Wait(t.Context(), choked.Cost{Requests: 1}), `choked: key "k": lease: store unavailable: no quorum: no cluster found yet`)
 		require.NoError(t, choke.Close())
 		assert.ErrorContains(t, outsider.Health(), "no cluster found yet")
 		assert.Len(t, outsider.Members(), 1)

@@ -62,7 +62,7 @@ func TestStoreOnThreeNodes(t *testing.T) {
 			},
 			Unavailable: func(t *testing.T) (storetest.Store, string) {
 				n, err := cluster.Start(cluster.Config{
-					Name: "alone", Bind: "127.0.0.1:0", Join: []string{"127.0.0.1:1"}, Secret: "open sesame", QuorumTimeout: 100 * time.Millisecond,
+					Name: "alone", Bind: "127.0.0.1:0", Join: []string{"127.0.0.1:1"}, Secret: "open sesame", Timeout: 100 * time.Millisecond,
 				})
 				require.NoError(t, err)
 				return n, "no quorum"
