@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"reflect"
 	"runtime"
 	"sync"
 	"time"
@@ -34,7 +35,7 @@ type sharedPool struct {
 // first, then the store. New starts no goroutines.
 func New(store Store) *Choke {
 	c := &Choke{pools: make(map[string]*sharedPool)}
-	if store != nil {
+	if v := reflect.ValueOf(store); store != nil && (v.Kind() != reflect.Pointer || !v.IsNil()) { // a constructor that failed returns a nil pointer
 		c.worker = pool.NewWorker(store)
 	}
 	return c
@@ -56,8 +57,10 @@ type LimiterConfig struct {
 	Estimator Estimator
 
 	// FailOpen admits calls without quota while the store cannot decide. The
-	// promise does not hold then. By default such calls get the store's error,
-	// which wraps [ErrUnavailable].
+	// promise does not hold then. That the store cannot decide is known when an
+	// exchange with it has failed with [ErrUnavailable], after the Timeout of the store;
+	// calls with shorter deadlines fail until then. By default such calls get the
+	// store's error.
 	FailOpen bool
 
 	// MaxOveruse bounds what one settlement charges beyond its reservation, in
@@ -83,7 +86,7 @@ func (c *Choke) Limiter(key string, limits Limits, e Estimator) (*Limiter, error
 	return c.Open(LimiterConfig{Key: key, Limits: limits, Estimator: e})
 }
 
-// Open returns a limiter, which its user closes. Limiters of one key share its
+// Open returns a limiter, which its user or Close of the Choke closes. Limiters of one key share its
 // quota and its queue; they may differ in all of LimiterConfig but Limits. The limits
 // of a key can be changed once its limiters are closed.
 func (c *Choke) Open(cfg LimiterConfig) (*Limiter, error) {
@@ -183,7 +186,11 @@ func (c *Choke) Close() error {
 // ParseLimits reads the limits of a key: rates on requests and rates on tokens,
 // as in "50/s" and "500/m,10000/d". Either may be empty, not both.
 func ParseLimits(requests, tokens string) (Limits, error) {
-	return bucket.ParseLimits(requests, tokens)
+	l, err := bucket.ParseLimits(requests, tokens)
+	if err != nil {
+		return Limits{}, fmt.Errorf("choked: %w", err)
+	}
+	return l, nil
 }
 
 // MustLimits is [ParseLimits] for limits that stand in the program. It panics on
@@ -191,7 +198,7 @@ func ParseLimits(requests, tokens string) (Limits, error) {
 func MustLimits(requests, tokens string) Limits {
 	l, err := ParseLimits(requests, tokens)
 	if err != nil {
-		panic("choked: " + err.Error())
+		panic(err.Error())
 	}
 	return l
 }

@@ -48,6 +48,10 @@ type Stats struct {
 	Waiting      int   // callers in the queue now
 	Leased       Cost  // held now and not spent
 	Exchanges    int64 // with the store
+
+	Level     Cost          // of the bucket, by the store's last answer and the refill since; below zero: owed or promised
+	NextUnit  Unit          // if calls wait: the unit that the first of them waits for
+	NextAfter time.Duration // if calls wait: until the first of them can be admitted, as far as is known
 }
 
 var errNoLimiter = errors.New("choked: limiter is not open: want one from Choke.Limiter or Choke.Open")
@@ -170,13 +174,14 @@ func (l *Limiter) try(ctx context.Context, cost Cost) (Verdict, pool.Admission, 
 	}
 	a, r, decided := l.pool.Try(c)
 	if !decided {
-		var err error
-		a, err = l.pool.Wait(ctx, pool.Call{Cost: c, AtOnce: true, FailOpen: l.failOpen, Closed: &l.closed})
+		a, err := l.pool.Wait(ctx, pool.Call{Cost: c, AtOnce: true, FailOpen: l.failOpen, Closed: &l.closed})
 		if refused := (*pool.Refusal)(nil); errors.As(err, &refused) {
-			r = *refused
-		} else if err != nil {
+			return Verdict{RetryAfter: refused.RetryAfter, Unit: refused.Unit}, a, nil
+		}
+		if err != nil {
 			return Verdict{}, a, l.waitError(ctx, err)
 		}
+		return Verdict{OK: true}, a, nil
 	}
 	if r.RetryAfter > 0 {
 		return Verdict{RetryAfter: r.RetryAfter, Unit: r.Unit}, a, nil
@@ -205,7 +210,7 @@ func (l *Limiter) refuse(ctx context.Context, cost Cost) error {
 func (l *Limiter) waitError(ctx context.Context, err error) error {
 	var refused *pool.Refusal
 	if errors.As(err, &refused) {
-		return &DeadlineError{Key: l.Key(), Unit: refused.Unit, RetryAfter: refused.RetryAfter}
+		return &DeadlineError{Key: l.Key(), Unit: refused.Unit, Level: refused.Level, RetryAfter: refused.RetryAfter, Err: refused.Err}
 	}
 	if err != ctx.Err() {
 		return l.error(err)
@@ -214,7 +219,7 @@ func (l *Limiter) waitError(ctx context.Context, err error) error {
 		err = fmt.Errorf("%w: %w", err, cause)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("%w: %w", ErrDeadline, err)
+		return &DeadlineError{Key: l.Key(), Err: err}
 	}
 	return l.error(err)
 }
@@ -240,18 +245,34 @@ func (l *Limiter) Cooldown(ctx context.Context, d time.Duration) error {
 
 // DeadlineError is a call that could not be admitted before the deadline of its
 // context, so that waiting was not begun or was given up. Its cost was not spent.
-// errors.Is holds for [ErrDeadline] and [context.DeadlineExceeded].
+// errors.Is holds for [ErrDeadline], [context.DeadlineExceeded] and Err.
 type DeadlineError struct {
 	Key        string
 	Unit       Unit          // the unit that takes longest to be available
-	RetryAfter time.Duration // when the call could be admitted if no other call came
+	Level      int64         // of Unit in the bucket, as far as is known; below zero: owed or promised
+	RetryAfter time.Duration // when the call could be admitted if no other call came; 0: not known
+
+	// Err is the reason besides quota, or nil: the store's error, which wraps
+	// [ErrUnavailable], while the store cannot decide.
+	Err error
 }
 
 // Error implements error.
 func (e *DeadlineError) Error() string {
-	return keyError(e.Key, fmt.Errorf("%w: %s available in %v", ErrDeadline, e.Unit,
-		cmp.Or(e.RetryAfter.Round(time.Millisecond), e.RetryAfter))).Error()
+	err := ErrDeadline
+	if e.RetryAfter > 0 {
+		err = fmt.Errorf("%w: %s available in %v, level %d", err, e.Unit, cmp.Or(e.RetryAfter.Round(time.Millisecond), e.RetryAfter), e.Level)
+	}
+	if e.Err != nil {
+		err = fmt.Errorf("%w: %w", err, e.Err)
+	}
+	return keyError(e.Key, err).Error()
 }
 
-// Unwrap returns ErrDeadline and context.DeadlineExceeded.
-func (e *DeadlineError) Unwrap() []error { return []error{ErrDeadline, context.DeadlineExceeded} }
+// Unwrap returns ErrDeadline, context.DeadlineExceeded and Err.
+func (e *DeadlineError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{ErrDeadline, context.DeadlineExceeded}
+	}
+	return []error{ErrDeadline, context.DeadlineExceeded, e.Err}
+}

@@ -3,6 +3,7 @@ package choked
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -37,7 +38,8 @@ func TestADeadlineErrorSaysWhatWhenAndForWhichKey(t *testing.T) {
 				assert.Equal(s, "k", deadline.Key)
 				assert.Equal(s, tt.unit, deadline.Unit)
 				assert.InDelta(s, tt.after, deadline.RetryAfter, float64(second))
-				assert.Regexp(s, `^choked: key "k": cannot be admitted before the context deadline: `+tt.unit.String()+` available in [0-9.]+m?s$`, err.Error())
+				assert.Regexp(s, `^choked: key "k": cannot be admitted before the context deadline: `+tt.unit.String()+` available in [0-9.]+m?s, level -?[0-9]+$`, err.Error())
+				assert.InDelta(s, 0, deadline.Level, 1)
 
 				v := s.allow(tt.cost)
 				assert.Equal(s, tt.unit, v.Unit)
@@ -235,5 +237,150 @@ func TestErrorsNameTheLibraryAndTheKeyOnce(t *testing.T) {
 		gone, cancel := context.WithCancel(s.Context())
 		cancel()
 		assert.EqualError(s, s.Wait(gone, requests(1)), `choked: key "k": context canceled`)
+	})
+}
+
+// A limiter that fails open does so for calls whose deadlines are shorter than the
+// store's Timeout, too: once an exchange has failed, later calls pass at once.
+func TestFailOpenForCallsWithShortDeadlines(t *testing.T) {
+	play(t, "1/m", "", func(s *scene) {
+		l, err := s.choke.Open(LimiterConfig{Key: "k", Limits: s.Limits(), FailOpen: true})
+		require.NoError(s, err)
+		s.spy.onLease = func(ctx context.Context, _ Ask) (Lease, error) {
+			select {
+			case <-time.After(5 * second):
+				return Lease{}, ErrNoQuorum
+			case <-ctx.Done():
+				return Lease{}, ctx.Err()
+			}
+		}
+		admitted := 0
+		for range 20 {
+			if l.Wait(within(s.T, second), requests(1)) == nil {
+				admitted++
+			}
+		}
+		assert.GreaterOrEqual(s, admitted, 14, "all but those of the first Timeout")
+		assert.EqualValues(s, admitted, s.Stats().FailedOpen)
+		assert.EqualValues(s, 20-admitted, s.Stats().Refused)
+	})
+}
+
+// A call whose deadline passes while the store cannot decide says so.
+func TestADeadlineErrorNamesTheStoresFailure(t *testing.T) {
+	play(t, "1/m", "", func(s *scene) {
+		s.spy.onLease = func(ctx context.Context, _ Ask) (Lease, error) {
+			select {
+			case <-time.After(5 * second):
+				return Lease{}, fmt.Errorf("%w: dial h1:7946: refused", ErrUnavailable)
+			case <-ctx.Done():
+				return Lease{}, ctx.Err()
+			}
+		}
+		var err error
+		for range 8 {
+			err = s.Wait(within(s.T, second), requests(1))
+			var deadline *DeadlineError
+			require.ErrorAs(s, err, &deadline)
+			hasNoTime(s, err)
+		}
+		assert.ErrorIs(s, err, ErrUnavailable)
+		assert.ErrorContains(s, err, "dial h1:7946: refused")
+	})
+}
+
+// Only a store that cannot decide for now opens a limiter that fails open.
+func TestFailOpenIsForStoresThatCannotDecide(t *testing.T) {
+	play(t, "1/m", "", func(s *scene) {
+		l, err := s.choke.Open(LimiterConfig{Key: "k", Limits: s.Limits(), FailOpen: true})
+		require.NoError(s, err)
+		for _, cause := range []error{errors.New("token refused"), ErrClosed} {
+			s.spy.fail(cause)
+			for range 3 {
+				assert.ErrorIs(s, l.Wait(s.Context(), requests(1)), cause)
+				_, err := l.Allow(s.Context(), requests(1))
+				assert.ErrorIs(s, err, cause)
+			}
+		}
+		assert.Zero(s, s.Stats().FailedOpen)
+	})
+}
+
+// A key that is opened with other limits at the same instant has the later ones.
+func TestLimitsAreDefinedInTheOrderOfOpening(t *testing.T) {
+	play(t, "1000/h burst 500", "", func(s *scene) {
+		s.spend(requests(1))
+		require.NoError(s, s.Close())
+		synctest.Wait()
+		smaller, err := s.choke.Limiter("k", MustLimits("100/h burst 10", ""), nil)
+		require.NoError(s, err)
+		admitted := 0
+		for range 500 {
+			if v, err := smaller.Allow(s.Context(), requests(1)); err == nil && v.OK {
+				admitted++
+			}
+		}
+		assert.LessOrEqual(s, admitted, 10)
+	})
+}
+
+type nilStore struct{ Store }
+
+func TestANilPointerIsNoStore(t *testing.T) {
+	var store *nilStore // as a constructor that failed returns it
+	_, err := New(store).Limiter("k", MustLimits("1/s", ""), nil)
+	assert.ErrorContains(t, err, `choked: key "k": no store`)
+}
+
+func TestTheNilReservation(t *testing.T) {
+	for _, r := range []*Reservation{nil, {}} {
+		assert.ErrorContains(t, r.Settle(requests(1)), "no reservation")
+		r.Cancel()
+		r.Done()
+		assert.Zero(t, r.Cost())
+	}
+}
+
+type nilSlow struct{}
+
+func (*nilSlow) Error() string               { return "429" }
+func (e *nilSlow) RetryAfter() time.Duration { _ = *e; return second }
+
+func TestWrapPassesANilErrorOn(t *testing.T) {
+	play(t, "100/s", "", func(s *scene) {
+		_, err := Wrap(s.Limiter, func(context.Context, string) (string, error) { return "", (*nilSlow)(nil) })(s.Context(), "x")
+		assert.Equal(s, (*nilSlow)(nil), err)
+	})
+}
+
+// A limit on tokens that would count none is an error, not a limit without effect.
+func TestWrapWithATokenLimitThatCountsNothing(t *testing.T) {
+	play(t, "", "100/m", func(s *scene) {
+		calls := 0
+		call := Wrap(s.Limiter, func(context.Context, string) (string, error) { calls++; return "", nil })
+		_, err := call(s.Context(), "x")
+		assert.EqualError(s, err, `choked: key "k": wrap: the limit on tokens counts none: want an estimator, or a reply with usage instead of string`)
+		assert.Zero(s, calls)
+		for _, l := range []*Limiter{s.estimated(length{})} {
+			_, err = Wrap(l, func(context.Context, string) (string, error) { return "", nil })(s.Context(), "x")
+			assert.NoError(s, err)
+		}
+		_, err = Wrap(s.Limiter, func(context.Context, string) (byValue, error) { return byValue{1}, nil })(s.Context(), "x")
+		assert.NoError(s, err)
+	})
+}
+
+func TestStatsSayWhatTheFirstWaiterWaitsFor(t *testing.T) {
+	play(t, "100/s", "600/m", func(s *scene) {
+		s.spend(Cost{Requests: 1, Tokens: 600})
+		time.Sleep(settleWithin)
+		w := s.wait(s.Context(), Cost{Requests: 1, Tokens: 100})
+		st := s.Stats()
+		assert.Equal(s, 1, st.Waiting)
+		assert.Equal(s, "tokens", st.NextUnit.String())
+		assert.InDelta(s, 10*second, st.NextAfter, float64(second))
+		assert.InDelta(s, 0, st.Level.Tokens, 2)
+		<-w.done
+		assert.Zero(s, s.Stats().NextAfter)
 	})
 }

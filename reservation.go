@@ -14,7 +14,8 @@ import (
 //
 //	defer r.Done()
 //
-// is right beside any of the others. Safe for concurrent use.
+// is right beside any of the others. Safe for concurrent use. A nil or zero
+// Reservation has no cost; its Settle is an error.
 type Reservation struct {
 	limiter   *Limiter
 	cost      Cost
@@ -43,18 +44,29 @@ func (l *Limiter) TryReserve(ctx context.Context, cost Cost) (*Reservation, Verd
 }
 
 // Cost returns the reserved cost.
-func (r *Reservation) Cost() Cost { return r.cost }
+func (r *Reservation) Cost() Cost {
+	if r == nil {
+		return Cost{}
+	}
+	return r.cost
+}
+
+var errNoReservation = errors.New("choked: settle: no reservation: want one from Limiter.Reserve or Limiter.TryReserve")
 
 // Settle corrects the reservation by the call's real usage. Usage beyond
-// the reservation is charged. An over-estimate is refunded up to the least amount by
-// which the bucket has been below full since the admission; more would overflow it.
-// Settle does not wait for the store.
+// the reservation is charged. An over-estimate is refunded: in full while the lease that
+// covered the call is not settled, which is up to 200 ms after the lease is spent; later,
+// up to the least amount that the bucket has lacked since the admission, not counting
+// leases. More would overflow the bucket. Settle does not wait for the store.
 //
 // A negative usage is an error: the reservation stays open and its cost spent. Usage
 // that exceeds the reservation by more than
 // [LimiterConfig.MaxOveruse] is charged that much, and an error that wraps
 // [ErrUsage] names both. After Close of the Choke it is too late: [ErrClosed].
 func (r *Reservation) Settle(actual Cost) error {
+	if r == nil || r.limiter == nil {
+		return errNoReservation
+	}
 	l := r.limiter
 	if actual.Requests < 0 || actual.Tokens < 0 {
 		l.pool.CountInvalidUsage()
@@ -82,13 +94,17 @@ func (r *Reservation) Settle(actual Cost) error {
 // Cancel returns the whole cost: the call was not made. How much of it still
 // counts is as in [Reservation.Settle]. After Close of the Choke it is too late.
 func (r *Reservation) Cancel() {
-	if !r.ended.Swap(true) {
+	if r != nil && r.limiter != nil && !r.ended.Swap(true) {
 		_ = r.correct(Cost{}) // too late: the leases are returned, or count as spent
 	}
 }
 
 // Done ends the reservation: the call is over, and its cost stays spent.
-func (r *Reservation) Done() { r.ended.Store(true) }
+func (r *Reservation) Done() {
+	if r != nil {
+		r.ended.Store(true)
+	}
+}
 
 // correct changes the charge from r.cost to actual.
 func (r *Reservation) correct(actual Cost) error {

@@ -116,6 +116,40 @@ func TestSettleFromManyGoroutinesCountsOnce(t *testing.T) {
 	})
 }
 
+// A call that is cancelled or settled before the store knows that its quota was spent
+// gets all of the rest back, from a full bucket, too.
+func TestARefundBeforeTheLeaseIsSettledIsExact(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		want  int64 // leased with each ask; 0: the need
+		after time.Duration
+	}{
+		{"of a lease that is held", 500, 0},
+		{"of a lease that is held for a while", 500, 300 * time.Millisecond},
+		{"of a lease that is spent and not settled", 0, 0},
+		{"of a lease that is spent and about to be settled", 0, settleWithin - time.Millisecond},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			play(t, "", "1000/h", func(s *scene) {
+				if tt.want > 0 {
+					s.spy.wants(tokens(tt.want))
+				}
+				r := s.reserve(tokens(300))
+				s.spy.onLease = nil
+				time.Sleep(tt.after)
+				require.NoError(s, r.Settle(tokens(50)))
+				r.Cancel()
+				time.Sleep(second)
+				synctest.Wait()
+				assert.Empty(s, s.spy.adjusted, "the settlement says it all")
+				assert.Zero(s, s.out())
+				s.spend(tokens(950))
+				assert.False(s, s.allow(tokens(1)).OK)
+			})
+		})
+	}
+}
+
 // A caller settles each call as often and as late as it likes: the bound holds. With
 // receipts that count twice, 130 were admitted of 100.
 func TestSettleTwiceRefundsOnce(t *testing.T) {
@@ -344,6 +378,7 @@ func TestSettleAfterCloseIsTooLate(t *testing.T) {
 func TestSettleAfterTheLimiterIsClosed(t *testing.T) {
 	play(t, "", "1000/h", func(s *scene) {
 		more, less := s.reserveTwice(tokens(100)), s.reserve(tokens(100))
+		time.Sleep(second) // the leases are settled
 		require.NoError(s, s.Close())
 		require.NoError(s, more.Settle(tokens(400)))
 		require.NoError(s, less.Settle(tokens(60)))
@@ -473,8 +508,11 @@ func TestCooldownThatFails(t *testing.T) {
 
 func TestWhatCooldownCouldNotReturnGoesBackLater(t *testing.T) {
 	play(t, "", "1000/h", func(s *scene) {
+		r := s.reserve(tokens(10))
+		time.Sleep(second) // its lease is settled
 		s.spy.wants(tokens(20))
-		require.NoError(s, s.reserve(tokens(10)).Settle(tokens(4)))
+		s.spend(tokens(1))
+		require.NoError(s, r.Settle(tokens(4)))
 		s.spy.onSettle = func([]Settlement) error { return ErrNoQuorum }
 		require.ErrorIs(s, s.Cooldown(s.Context(), second), ErrNoQuorum)
 		s.spy.fail(nil)

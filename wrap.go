@@ -3,6 +3,7 @@ package choked
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"time"
 )
@@ -32,14 +33,21 @@ type RetryAfter interface {
 // are those of [Limiter.Estimate], [Limiter.Wait] and call, joined with that of
 // [Limiter.Cooldown] if the store cannot be told. A usage that cannot be settled
 // leaves the estimate charged; the caller gets its reply, and
-// [LimiterConfig.OnError] the error.
+// [LimiterConfig.OnError] the error. Where tokens are limited, an estimator or a reply
+// type with Usage is required: without both the limit would count no tokens, and each
+// call is an error.
 func Wrap[In, Out any](l *Limiter, call func(context.Context, In) (Out, error)) func(context.Context, In) (Out, error) {
-	return WrapUsage(l, call, usageOf[Out]())
+	used, mayHave := usageOf[Out]()
+	if l != nil && l.pool != nil && l.estimator == nil && !mayHave && len(l.Limits().Tokens) > 0 {
+		err := l.error(fmt.Errorf("wrap: the limit on tokens counts none: want an estimator, or a reply with usage instead of %v", reflect.TypeFor[Out]()))
+		return func(context.Context, In) (none Out, _ error) { return none, err }
+	}
+	return WrapUsage(l, call, used)
 }
 
-// usageOf returns how to read the usage of a reply. The type is examined once, so
-// that a reply without Usage is not boxed at each call.
-func usageOf[Out any]() func(Out) (int64, bool) {
+// usageOf returns how to read the usage of a reply, and whether a reply may have one.
+// The type is examined once, so that a reply without Usage is not boxed at each call.
+func usageOf[Out any]() (used func(Out) (int64, bool), mayHave bool) {
 	t := reflect.TypeFor[Out]()
 	usage := reflect.TypeFor[Usage]()
 	switch {
@@ -50,16 +58,16 @@ func usageOf[Out any]() func(Out) (int64, bool) {
 				return 0, false
 			}
 			return u.TokensUsed()
-		}
+		}, true
 	case reflect.PointerTo(t).Implements(usage):
-		return func(out Out) (int64, bool) { return any(&out).(Usage).TokensUsed() }
+		return func(out Out) (int64, bool) { return any(&out).(Usage).TokensUsed() }, true
 	}
-	return func(Out) (int64, bool) { return 0, false }
+	return func(Out) (int64, bool) { return 0, false }, false
 }
 
-// isNil reports whether u holds a nil pointer, whose method would panic.
-func isNil(u Usage) bool {
-	v := reflect.ValueOf(u)
+// isNil reports whether x holds a nil pointer, whose method would panic.
+func isNil(x any) bool {
+	v := reflect.ValueOf(x)
 	return v.Kind() == reflect.Pointer && v.IsNil()
 }
 
@@ -100,7 +108,7 @@ func WrapUsage[In, Out any](l *Limiter, call func(context.Context, In) (Out, err
 // need the cooldown, whether or not this caller still waits.
 func (l *Limiter) heed(ctx context.Context, err error) error {
 	var slow RetryAfter
-	if !errors.As(err, &slow) || slow.RetryAfter() <= 0 {
+	if !errors.As(err, &slow) || isNil(slow) || slow.RetryAfter() <= 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cooldownWithin)

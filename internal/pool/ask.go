@@ -16,7 +16,7 @@ type asks struct {
 	probing    bool  // a probe is under way
 	pauseUntil int64 // until then no ask is sent ahead of demand
 	cooling    int   // cooldowns being sent; no ask is sent meanwhile
-	failing    bool  // the store's last answer was an error
+	failing    error // the store's last error, if it wraps ErrUnavailable; nil: the store decides
 }
 
 // ask is an ask under way.
@@ -96,16 +96,16 @@ func (p *Pool) answered(ctx context.Context, a *ask, lease bucket.Lease, err err
 	switch {
 	case err != nil && ctx.Err() != nil: // cancelled
 	case errors.Is(err, bucket.ErrCostExceedsBurst) && a.waiter != nil:
-		p.asks.failing = false
+		p.asks.failing = nil
 		p.refuse(a.waiter, leaseError(err)) // the limits in force are newer and smaller than ours
 	case err != nil:
 		p.failed(now, err)
 	case !lease.OK:
-		p.asks.failing = false
+		p.asks.failing = nil
 		p.forecast.observe(now, lease)
 		p.refused(now, a, lease)
 	default:
-		p.asks.failing = false
+		p.asks.failing = nil
 		p.forecast.forgetRefusal()
 		p.forecast.observe(now, lease)
 		p.leases.add(lease, a.sent, now)
@@ -134,18 +134,35 @@ func (p *Pool) refused(now int64, a *ask, lease bucket.Lease) {
 }
 
 // failed handles an error of the store. Waiters that the leases do not serve get the
-// error or are admitted without quota, as each has chosen.
+// error. If the store cannot decide for now, those that chose so are admitted without
+// quota instead.
 func (p *Pool) failed(now int64, err error) {
-	p.asks.failing = true
-	p.asks.pauseUntil = now + int64(reviewEvery)
+	p.unavailable(now, err)
 	for _, w := p.need(); w != nil; _, w = p.need() {
-		if w.failOpen {
+		p.stats.Failed++
+		p.queue.release(w, leaseError(err))
+	}
+}
+
+// unavailable notes an error of the store. If the store cannot decide for now, it
+// admits the waiters that fail open and that the leases do not serve.
+func (p *Pool) unavailable(now int64, err error) {
+	p.asks.pauseUntil = now + int64(reviewEvery)
+	p.asks.failing = nil
+	if !errors.Is(err, bucket.ErrUnavailable) {
+		return
+	}
+	p.asks.failing = err
+	var served bucket.Cost
+	for w := p.queue.first; w != nil; {
+		next := w.next
+		if sum := served.Add(w.cost); p.leases.left.Covers(sum) {
+			served = sum
+		} else if w.failOpen {
 			p.stats.FailedOpen++
 			p.queue.admit(w, Admission{At: now, Uncharged: true})
-		} else {
-			p.stats.Failed++
-			p.queue.release(w, leaseError(err))
 		}
+		w = next
 	}
 }
 
@@ -170,7 +187,7 @@ func (p *Pool) reassignAsk() {
 // probe asks the store for the level, without waiting for quota, unless it is
 // being asked already.
 func (p *Pool) probe(now int64) {
-	if p.asks.probing || p.asks.failing && now < p.asks.pauseUntil {
+	if p.asks.probing || p.asks.failing != nil && now < p.asks.pauseUntil {
 		return
 	}
 	p.asks.probing = true
@@ -184,14 +201,14 @@ func (p *Pool) probe(now int64) {
 		defer p.mu.Unlock()
 		p.asks.probing = false
 		now := p.worker.Clock.Now()
-		switch {
-		case err != nil && p.asks.failing:
-			p.asks.pauseUntil = now + int64(reviewEvery)
-			return
-		case err != nil: // the outstanding ask reports it
+		if err != nil {
+			if p.worker.ctx.Err() == nil { // the outstanding ask gives the other waiters its own error
+				p.unavailable(now, err)
+				p.advance(now)
+			}
 			return
 		}
-		p.asks.failing = false
+		p.asks.failing = nil
 		p.forecast.observe(now, lease)
 		if lease.OK {
 			p.leases.add(lease, sent, now)

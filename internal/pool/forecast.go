@@ -63,6 +63,15 @@ func (f *forecast) observedSince(then int64) bool {
 	return f.known && f.levelAt >= then-int64(hold)
 }
 
+// levelNow returns the last level and the refill since, at most the burst. It is zero
+// if no level is known, and in units that are not limited.
+func (f *forecast) levelNow(now int64, limits *bucket.Limits) bucket.Cost {
+	if !f.known {
+		return bucket.Cost{}
+	}
+	return limits.Limited(f.level.Add(limits.In(time.Duration(now - f.levelAt))).Min(limits.Burst()))
+}
+
 // refilledAt returns when the refill alone brings need by the last level, and the
 // unit that takes longest. If no level is known, the bucket counts as empty now.
 func (f *forecast) refilledAt(now int64, limits *bucket.Limits, need bucket.Cost) (at int64, slowest bucket.Unit) {
@@ -87,10 +96,14 @@ func (f *forecast) refilledAt(now int64, limits *bucket.Limits, need bucket.Cost
 	return at, slowest
 }
 
-// tooLate is the outcome for a caller whose wait would last for after.
+// tooLate is the outcome for a caller whose wait would last for after. If after is
+// zero, it is as long as the refill takes by the last level.
 func (p *Pool) tooLate(now int64, cost bucket.Cost, after time.Duration) error {
-	_, unit := p.refilledAt(now, cost)
-	return &Refusal{Unit: unit, RetryAfter: after}
+	at, unit := p.refilledAt(now, cost)
+	if after == 0 {
+		after = time.Duration(at - now)
+	}
+	return &Refusal{Unit: unit, Level: p.forecast.levelNow(now, &p.limits).Of(unit), RetryAfter: after, Err: p.asks.failing}
 }
 
 // knownRefusal returns the refusal of a caller that does not wait, as far as is
@@ -126,7 +139,7 @@ func (p *Pool) refuseHopeless(now int64) {
 	for w := p.queue.first.next; w != nil; {
 		next := w.next
 		if at, unit := p.refilledAt(now, sum.Add(w.cost)); at > w.deadline {
-			p.refuse(w, &Refusal{Unit: unit, RetryAfter: time.Duration(at - now)})
+			p.refuse(w, &Refusal{Unit: unit, Level: p.forecast.levelNow(now, &p.limits).Of(unit), RetryAfter: time.Duration(at - now)})
 		} else {
 			sum = sum.Add(w.cost)
 		}

@@ -48,19 +48,21 @@ func (h *leases) add(l bucket.Lease, sent, now int64) {
 	h.left = h.left.Add(o.left)
 }
 
-// spend takes cost at now, whole or not at all. The first branch is the fast path
-// of every call: the oldest lease covers the cost.
-func (h *leases) spend(now int64, cost bucket.Cost) bool {
+// spend takes cost at now, whole or not at all, and returns the sequence number of
+// the lease if a single one covered it. The first branch is the fast path of every
+// call: the oldest lease covers the cost.
+func (h *leases) spend(now int64, cost bucket.Cost) (lease uint64, ok bool) {
 	if len(h.held) > 0 {
 		if o := &h.held[0]; now < o.expires && now >= o.availableAt && o.left.Covers(cost) {
 			o.left, o.spent, o.used = o.left.Sub(cost), o.spent.Add(cost), now
 			h.left = h.left.Sub(cost)
-			return true
+			return o.id.Seq, true
 		}
 	}
 	if !h.available(now).Covers(cost) {
-		return false
+		return 0, false
 	}
+	parts := 0
 	for i := range h.held {
 		o := &h.held[i]
 		part := cost.Min(o.available(now))
@@ -69,8 +71,28 @@ func (h *leases) spend(now int64, cost bucket.Cost) bool {
 		}
 		o.left, o.spent, o.used = o.left.Sub(part), o.spent.Add(part), now
 		h.left, cost = h.left.Sub(part), cost.Sub(part)
+		parts++
+		lease = o.id.Seq
 	}
-	return true
+	if parts > 1 {
+		lease = 0
+	}
+	return lease, true
+}
+
+// unspend returns up to cost to the lease with this id, from which it was spent. It
+// returns the part that the lease took back, and false if the lease is not held.
+func (h *leases) unspend(id bucket.LeaseID, cost bucket.Cost) (part bucket.Cost, ok bool) {
+	for i := range h.held {
+		o := &h.held[i]
+		if o.id == id {
+			part = cost.Min(o.spent)
+			o.left, o.spent = o.left.Add(part), o.spent.Sub(part)
+			h.left = h.left.Add(part)
+			return part, true
+		}
+	}
+	return bucket.Cost{}, false
 }
 
 // available returns what may be spent at now.

@@ -11,6 +11,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -66,6 +67,10 @@ type Stats struct {
 	Waiting      int         // callers in the queue now
 	Leased       bucket.Cost // held now and not spent
 	Exchanges    int64       // with the store
+
+	Level     bucket.Cost   // of the bucket, by the store's last answer and the refill since
+	NextUnit  bucket.Unit   // if calls wait: the unit that the first of them waits for
+	NextAfter time.Duration // if calls wait: until the first of them can be admitted, as far as is known
 }
 
 // Call is a caller's request for admission.
@@ -78,14 +83,17 @@ type Call struct {
 
 // Admission is a call that may go.
 type Admission struct {
-	At        int64 // when its cost was spent, by the worker's clock
-	Uncharged bool  // it was admitted without quota, by FailOpen
+	At        int64  // when its cost was spent, by the worker's clock
+	Lease     uint64 // sequence number of the lease that covered all of it; 0: several did
+	Uncharged bool   // it was admitted without quota, by FailOpen
 }
 
 // Refusal is the outcome of a call that cannot be admitted in its time.
 type Refusal struct {
 	Unit       bucket.Unit   // that takes longest to be available
+	Level      int64         // of Unit in the bucket, as far as is known
 	RetryAfter time.Duration // until the cost could be admitted if no other call came
+	Err        error         // the store's last error while it cannot decide; nil: it can
 }
 
 // Error implements error.
@@ -95,7 +103,7 @@ func (r *Refusal) Error() string {
 
 // New returns a pool for key. It has no leases and starts no goroutine.
 func New(w *Worker, key string, limits bucket.Limits) *Pool {
-	p := &Pool{worker: w, key: key, limits: limits, burst: limits.Burst(), minAsk: limits.In(minLease), defined: time.Now().UnixNano()}
+	p := &Pool{worker: w, key: key, limits: limits, burst: limits.Burst(), minAsk: limits.In(minLease), defined: w.nextDefined()}
 	for _, rs := range [...]bucket.Rates{limits.Requests, limits.Tokens} {
 		for _, r := range rs {
 			p.settleAtOnce = p.settleAtOnce || r.In(idleAfter) >= r.Burst
@@ -123,7 +131,12 @@ func (p *Pool) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.stats
-	s.Waiting, s.Leased = p.queue.len, p.leases.left
+	now := p.worker.Clock.Now()
+	s.Waiting, s.Leased, s.Level = p.queue.len, p.leases.left, p.forecast.levelNow(now, &p.limits)
+	if w := p.queue.first; w != nil {
+		at, unit := p.refilledAt(now, w.cost)
+		s.NextUnit, s.NextAfter = unit, time.Duration(at-now)
+	}
 	return s
 }
 
@@ -145,7 +158,7 @@ func (p *Pool) CountInvalidUsage() {
 func (p *Pool) Take(cost bucket.Cost) (a Admission, ok bool) {
 	p.mu.Lock()
 	a.At = p.worker.Clock.Now()
-	ok = p.takeLocked(a.At, cost)
+	a.Lease, ok = p.takeLocked(a.At, cost)
 	p.mu.Unlock()
 	return a, ok
 }
@@ -156,7 +169,8 @@ func (p *Pool) Try(cost bucket.Cost) (a Admission, r Refusal, decided bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a.At = p.worker.Clock.Now()
-	if p.takeLocked(a.At, cost) {
+	var ok bool
+	if a.Lease, ok = p.takeLocked(a.At, cost); ok {
 		return a, r, true
 	}
 	if p.ended {
@@ -169,19 +183,19 @@ func (p *Pool) Try(cost bucket.Cost) (a Admission, r Refusal, decided bool) {
 	return a, r, r.RetryAfter > 0
 }
 
-func (p *Pool) takeLocked(now int64, cost bucket.Cost) bool {
+func (p *Pool) takeLocked(now int64, cost bucket.Cost) (lease uint64, ok bool) {
 	// A zero cost may overtake the queue: it delays no waiter.
 	if p.queue.len > 0 && !cost.IsZero() || p.ended {
-		return false
+		return 0, false
 	}
-	if !p.leases.spend(now, cost) {
-		return false
+	if lease, ok = p.leases.spend(now, cost); !ok {
+		return 0, false
 	}
 	p.countAdmitted(cost)
 	if !p.leases.left.Covers(p.lowWater) || p.leases.usedUp() {
 		p.advance(now)
 	}
-	return true
+	return lease, true
 }
 
 func (p *Pool) countAdmitted(cost bucket.Cost) {
@@ -215,14 +229,18 @@ func (p *Pool) enqueue(w *waiter) (queued bool, err error) {
 	defer p.mu.Unlock()
 	now := p.worker.Clock.Now()
 	w.admission.At = now
-	switch {
-	case p.ended || w.closed.Load():
+	if p.ended || w.closed.Load() {
 		return false, bucket.ErrClosed
-	case p.queue.len == 0 && p.leases.spend(now, w.cost):
-		p.countAdmitted(w.cost)
-		p.advance(now)
-		return false, nil
-	case w.failOpen && p.asks.failing:
+	}
+	if p.queue.len == 0 {
+		if lease, ok := p.leases.spend(now, w.cost); ok {
+			w.admission.Lease = lease
+			p.countAdmitted(w.cost)
+			p.advance(now)
+			return false, nil
+		}
+	}
+	if w.failOpen && p.asks.failing != nil {
 		p.stats.FailedOpen++
 		w.admission.Uncharged = true
 		p.probe(now)
@@ -257,11 +275,14 @@ func (p *Pool) hopeless(now int64, w *waiter) time.Duration {
 }
 
 // abandon takes w out of the queue because ctx has ended. If w was admitted at the
-// same moment, its cost is returned.
+// same moment, its cost is returned. If its deadline has passed before the store has
+// said anything, a probe finds out whether the store can decide: the caller's own ask
+// ends with it, and would not tell.
 func (p *Pool) abandon(ctx context.Context, w *waiter) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.worker.Clock.Now()
+	late := errors.Is(ctx.Err(), context.DeadlineExceeded)
 	switch {
 	case !p.queue.remove(w):
 		if err := <-w.done; err != nil {
@@ -274,11 +295,23 @@ func (p *Pool) abandon(ctx context.Context, w *waiter) error {
 			p.stats.Spent = p.stats.Spent.Sub(w.cost)
 			p.refund(now, w.cost, w.admission)
 		}
-	case p.asks.out != nil && p.asks.out.waiter != nil:
-		p.reassignAsk()
+	case p.asks.out != nil:
+		if late && !p.forecast.observedSince(p.asks.out.sent) {
+			p.probe(now)
+		}
+		if p.asks.out.waiter != nil {
+			p.reassignAsk()
+		}
 	}
 	p.advance(now)
-	return ctx.Err()
+	if !late {
+		return ctx.Err()
+	}
+	p.stats.Refused++
+	if w.atOnce {
+		return ctx.Err()
+	}
+	return p.tooLate(now, w.cost, 0)
 }
 
 // Settle corrects the charge of the call a: unused is refunded, and overused is
@@ -302,14 +335,38 @@ func (p *Pool) Settle(a Admission, unused, overused bucket.Cost) error {
 	return nil
 }
 
-// refund queues a refund of cost that was charged to a. Only the store knows how
-// much of it still counts: the leases held now are not the ones it was spent from.
+// refund returns cost that was charged to a: to its lease, if the store does not know
+// yet that it was spent, and else to the store, which knows how much of it still
+// counts.
 func (p *Pool) refund(now int64, cost bucket.Cost, a Admission) {
-	if cost.IsZero() || a.Uncharged {
+	if a.Uncharged {
+		return
+	}
+	if cost = p.unspend(cost, a.Lease); cost.IsZero() {
 		return
 	}
 	p.report.addUnused(cost, p.forecast.times.at(a.At))
 	p.report.dueWithin(now, settleWithin)
+}
+
+// unspend returns cost to the lease that it was spent from, if the lease is held or
+// its settlement is not sent yet, and returns the part of cost that is left.
+func (p *Pool) unspend(cost bucket.Cost, lease uint64) bucket.Cost {
+	if cost.IsZero() || lease == 0 {
+		return cost
+	}
+	id := bucket.LeaseID{Holder: p.worker.holder, Seq: lease}
+	if part, ok := p.leases.unspend(id, cost); ok {
+		return cost.Sub(part)
+	}
+	for i := range p.report.done {
+		if s := &p.report.done[i]; s.ID == id {
+			part := cost.Min(s.Spent)
+			s.Spent = s.Spent.Sub(part)
+			return cost.Sub(part)
+		}
+	}
+	return cost
 }
 
 // Cooldown returns all leases and refunds, and then empties the bucket for d. In the

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,8 @@ type Worker struct {
 	store  Store
 	holder uint64
 	seq    atomic.Uint64
+
+	defined atomic.Int64 // of the latest pool, in Unix nanoseconds
 
 	ctx    context.Context // of exchanges with the store; ends with Close
 	cancel context.CancelFunc
@@ -66,6 +69,18 @@ func (w *Worker) setDraining(p *Pool, draining bool) {
 	}
 }
 
+// nextDefined returns the time of a definition of limits, in Unix nanoseconds: now,
+// and later than every definition before it.
+func (w *Worker) nextDefined() int64 {
+	for {
+		last := w.defined.Load()
+		next := max(time.Now().UnixNano(), last+1)
+		if w.defined.CompareAndSwap(last, next) {
+			return next
+		}
+	}
+}
+
 func (w *Worker) nextID() bucket.LeaseID {
 	return bucket.LeaseID{Holder: w.holder, Seq: w.seq.Add(1)}
 }
@@ -91,7 +106,11 @@ func (w *Worker) Close(within time.Duration, pools []*Pool) error {
 	}
 	if len(done) > 0 {
 		if err := w.store.Settle(w.ctx, done); err != nil {
-			errs = append(errs, fmt.Errorf("choked: return %d leases: %w", len(done), err))
+			others := ""
+			if slices.ContainsFunc(done, func(s bucket.Settlement) bool { return s.Key != done[0].Key }) {
+				others = ", with those of other keys"
+			}
+			errs = append(errs, fmt.Errorf("choked: key %.64q: return %d leases%s: %w", done[0].Key, len(done), others, err))
 		}
 	}
 	return errors.Join(errs...)
