@@ -52,7 +52,8 @@ type Config struct {
 	PreviousSecrets []string
 
 	// Dir is the directory of the Raft log, the snapshots and the node's id. It
-	// belongs to one node. Default: empty, and all of that is kept in memory; the
+	// belongs to one node: of two nodes with copies of it, the later one steps out
+	// when they reach each other, see [Node.Health]. Default: empty, and all of that is kept in memory; the
 	// node has a new id each time it starts.
 	Dir string
 

@@ -41,6 +41,8 @@ type router struct {
 	candidates func() ([]string, error)     // addresses of members, the most likely leader first
 	ask        askFunc
 
+	unavailable func() error // returns why no operation can succeed any more, or nil
+
 	mu        sync.Mutex
 	client    *rpcClient // of the leader; nil: none yet
 	searching bool
@@ -50,11 +52,15 @@ type router struct {
 }
 
 // leader returns the leader, this node or another, and waits for one until the
-// given time of the clock. Then the error is ErrNoQuorum.
+// given time of the clock. Then the error is ErrNoQuorum. It does not wait if no
+// operation can succeed any more.
 func (r *router) leader(ctx context.Context, until int64) (leader, error) {
 	for {
 		if r.ctx.Err() != nil {
 			return nil, bucket.ErrClosed
+		}
+		if err := r.unavailable(); err != nil {
+			return nil, err
 		}
 		lead, changed, failure := r.current()
 		if lead != nil {
@@ -149,6 +155,9 @@ func (r *router) search() {
 
 // find searches for the leader, first at the given address unless that is empty.
 func (r *router) find(first string) (*peer, error) {
+	if err := r.unavailable(); err != nil {
+		return nil, err
+	}
 	candidates, err := r.candidates()
 	if err != nil {
 		return nil, err

@@ -53,6 +53,11 @@ type Config struct {
 	Hello func() Hello            // returns the present hello of this node
 	Admit func(Kind, Hello) error // returns why a peer is refused, or nil; safe for concurrent use
 
+	// Copied is called when another process has the id of this node, on both sides of
+	// the stream with the same two hellos. It returns why there is no such stream.
+	// Safe for concurrent use.
+	Copied func(self, peer Hello) error
+
 	// Refused, if set, is called when a peer has refused a stream of this node.
 	Refused func(Kind, *RefusedError)
 	Logger  *slog.Logger
@@ -213,14 +218,21 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 	cfg := p.tls.Clone()
 	cfg.NextProtos = []string{string(kind)}
 	stream := tls.Client(raw, cfg)
-	peer, err := greet(stream, addr, p.cfg.Hello())
+	self := p.Hello()
+	peer, err := greet(stream, addr, self)
 	if !stop() {
 		err = context.Cause(ctx)
 	}
+	var refused *RefusedError
+	if errors.As(err, &refused) {
+		peer = refused.Peer
+	}
+	if self.IsCopy(peer) {
+		err, refused = p.cfg.Copied(self, peer), nil
+	}
 	if err != nil {
 		raw.Close()
-		var refused *RefusedError
-		if !errors.As(err, &refused) {
+		if refused == nil {
 			return nil, fmt.Errorf("handshake with %s: %w", addr, err)
 		}
 		if p.cfg.Refused != nil {
@@ -235,6 +247,13 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 		return nil, fmt.Errorf("dial %s: %w", addr, net.ErrClosed)
 	}
 	return c, nil
+}
+
+// Hello returns the present hello of this node.
+func (p *Port) Hello() Hello {
+	h := p.cfg.Hello()
+	h.Addr = p.addr
+	return h
 }
 
 // remember registers c, which is closed with the port. It returns false if the port
@@ -332,7 +351,12 @@ func (p *Port) handshake(raw net.Conn) (*Conn, Kind, error) {
 	if p.acceptors[kind] == nil {
 		return nil, "", fmt.Errorf("protocol %q: want one of %q", kind, kinds)
 	}
-	peer, err := receive(stream, p.cfg.Hello, func(h Hello) error { return p.cfg.Admit(kind, h) })
+	peer, err := receive(stream, p.Hello, func(self, peer Hello) error {
+		if self.IsCopy(peer) {
+			return p.cfg.Copied(self, peer)
+		}
+		return p.cfg.Admit(kind, peer)
+	})
 	if err != nil {
 		return nil, "", err
 	}
