@@ -150,10 +150,21 @@ func (n *Node) openPort() (err error) {
 	n.port, err = wire.Open(wire.Config{
 		Network: n.cfg.network, Bind: n.cfg.Bind, Advertise: n.cfg.Advertise,
 		Secret: wire.Secret(n.cfg.Secret), Previous: previous,
-		Hello: n.hello, Admit: n.admit, Copied: n.copied, Refused: n.refused, Logger: n.cfg.Logger,
+		Hello: n.hello, Admit: n.admit, Copied: n.copied, Refused: n.refused, Logger: n.log,
 	})
+	n.warnOfShortSecrets()
 	n.cfg.Secret, n.cfg.PreviousSecrets = "", nil // the port has the keys, and a Node that is printed shows no secret
 	return err
+}
+
+// warnOfShortSecrets warns if a secret is so short that it could be guessed.
+func (n *Node) warnOfShortSecrets() {
+	for _, s := range append([]string{n.cfg.Secret}, n.cfg.PreviousSecrets...) {
+		if len(s) > 0 && len(s) < minSecret {
+			n.log.Warn("secret is short and could be guessed, use 32 random bytes", "bytes", len(s), "want", minSecret)
+			return
+		}
+	}
 }
 
 func (n *Node) startRaft() error {
@@ -221,7 +232,7 @@ func (n *Node) connect() {
 // first.
 func (n *Node) leaderCandidates() ([]string, error) {
 	if nearby, _ := n.gossip.cluster(); nearby == "" && n.cluster() == "" {
-		return nil, errNoCluster // so there is no leader
+		return nil, n.noCluster() // so there is no leader
 	}
 	return likelyLeaders(n.raft, n.gossip), nil
 }
@@ -342,7 +353,9 @@ func (n *Node) checkHealth() error {
 	if err := n.duplicate.err(); err != nil {
 		return err
 	}
-	if err := n.health.check(n.cluster()); err != nil {
+	if err := n.health.check(n.cluster()); err == errNoCluster {
+		return n.noCluster()
+	} else if err != nil {
 		return err
 	}
 	if n.ctx.Err() != nil {

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -27,8 +26,6 @@ const (
 
 	nonvotersAsked = 2 // most members that are not known to vote in one search
 )
-
-var errNoCluster = errors.New("no cluster found yet")
 
 // router finds the leader and keeps the stream to it. It searches only while an
 // operation needs a leader.

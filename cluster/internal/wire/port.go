@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-sockaddr"
+
+	"github.com/choked/choked/cluster/internal/fold"
 )
 
 // Kind is the purpose of a stream. It is negotiated within TLS (ALPN).
@@ -58,7 +60,8 @@ type Config struct {
 	// Safe for concurrent use.
 	Copied func(self, peer Hello) error
 
-	// Refused, if set, is called when a peer has refused a stream of this node.
+	// Refused, if set, is called when a peer has refused a stream of this node. A
+	// peer with another secret does not get as far: see [Port.WrongSecrets].
 	Refused func(Kind, *RefusedError)
 	Logger  *slog.Logger
 }
@@ -73,6 +76,8 @@ type Port struct {
 	packets   net.PacketConn
 	acceptors map[Kind]*acceptor
 	gossip    *gossipTransport
+	wrong     wrongSecrets
+	events    fold.Events // of log lines
 
 	mu         sync.Mutex
 	conns      map[net.Conn]Kind  // "" during the handshake
@@ -206,6 +211,7 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 	defer context.AfterFunc(open, func() { cancel(net.ErrClosed) })()
 	raw, err := p.cfg.Network.Dial(ctx, addr)
 	if err != nil {
+		p.noteDialled(addr, err)
 		if open.Err() != nil {
 			err = fmt.Errorf("dial %s: %w", addr, net.ErrClosed)
 		} else if ctx.Err() != nil { // net's "operation was canceled" hides the cause
@@ -230,6 +236,7 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 	if self.IsCopy(peer) {
 		err, refused = p.cfg.Copied(self, peer), nil
 	}
+	p.noteDialled(addr, err)
 	if err != nil {
 		raw.Close()
 		if refused == nil {
@@ -300,7 +307,7 @@ func (p *Port) accept() {
 			c, kind, err := p.handshake(raw)
 			p.endHandshake(raw, from)
 			if err != nil {
-				p.cfg.Logger.Debug("stream refused", "from", raw.RemoteAddr().String(), "error", err)
+				p.noteRefused(raw, err)
 				raw.Close()
 				return
 			}

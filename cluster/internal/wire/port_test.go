@@ -424,6 +424,15 @@ func TestWrongSecretIsRefusedBothWays(t *testing.T) {
 				assert.ErrorContains(t, err, "unknown authority")
 			}
 		}
+		for _, pair := range [][2]*Port{{one, two}, {two, one}} {
+			require.NoError(t, pair[0].Close(), "its handshakes have ended")
+			wrong := pair[0].WrongSecrets()
+			require.Len(t, wrong, 2)
+			assert.Equal(t, pair[1].Addr()+" answers, but not to our secret", wrong[0].String())
+			ip, _, _ := net.SplitHostPort(pair[1].Addr())
+			assert.Equal(t, ip+" dials us, but with another secret", wrong[1].String())
+			assert.Less(t, time.Since(wrong[0].Since), 5*time.Second)
+		}
 		for _, p := range []*Port{one, two} {
 			assertNoStreams(t, p)
 			assert.NoError(t, p.Close())
