@@ -70,9 +70,8 @@ func (d *duplicate) set(err error) {
 // the reason for which there is no stream between them.
 func (n *Node) copied(self, peer wire.Hello) error {
 	if staysOver(self, peer) {
-		if _, report := n.events.Report("copy at " + peer.Addr); report {
-			n.log.Warn("refused a copy of this node: its directory was copied, give the copy an empty one", "copy", peer.Addr, "up", peer.Up.Round(time.Second))
-		}
+		n.events.Warn(n.log, "copy at "+peer.Addr, "refused a copy of this node: its directory was copied, give the copy an empty one",
+			"copy", peer.Addr, "up", peer.Up.Round(time.Second))
 		return fmt.Errorf("node %s runs at %s, for %v: %s has a copy of its directory and needs an empty one",
 			n.id, self.Addr, self.Up.Round(time.Second), peer.Addr)
 	}

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
+	"log"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -68,7 +68,7 @@ type known struct {
 	meta meta
 }
 
-func startGossip(id string, self meta, port *wire.Port, logger *slog.Logger, changed func()) (*gossip, error) {
+func startGossip(id string, self meta, port *wire.Port, logger *log.Logger, changed func()) (*gossip, error) {
 	g := &gossip{id: id, self: self, changed: changed, announcing: make(chan struct{}, 1), alive: make(map[string]known), conflicts: make(chan string, 1)}
 	c := memberlist.DefaultLANConfig()
 	c.Name = id
@@ -84,7 +84,7 @@ func startGossip(id string, self meta, port *wire.Port, logger *slog.Logger, cha
 	}
 	c.BindPort = c.AdvertisePort
 	c.Delegate, c.Events, c.Merge, c.Alive, c.Conflict = g, g, g, g, g
-	c.Logger = stdlogTo(logger)
+	c.Logger = logger
 	// A dead voter should be replaced soon, but a pause of a second is no failure.
 	c.ProbeInterval, c.ProbeTimeout = 500*time.Millisecond, 300*time.Millisecond
 	c.SuspicionMult = 4
@@ -162,6 +162,20 @@ func (g *gossip) describe(id string, k known) Member {
 	}
 	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, DiskFailed: m.DiskFailed, Self: id == g.id, leaving: m.Leaving}
 }
+
+// label returns the name of m for logs and errors. If another member has the same
+// name, as workers on one machine do by default, a part of the id follows.
+func (g *gossip) label(m Member) string {
+	for _, other := range g.members() {
+		if other.Name == m.Name && other.ID != m.ID {
+			return m.Name + "/" + m.ID[:min(len(m.ID), shortID)]
+		}
+	}
+	return m.Name
+}
+
+// shortID is the number of characters of an id that tell members of one name apart.
+const shortID = 6
 
 // ping reports whether m answers a packet. Another node at its address would not.
 func (g *gossip) ping(m Member) bool {

@@ -19,9 +19,9 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/choked/choked/bucket"
-	"github.com/choked/choked/cluster/internal/fold"
 	"github.com/choked/choked/cluster/internal/wire"
 	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/fold"
 	"github.com/choked/choked/internal/ledger"
 )
 
@@ -109,7 +109,7 @@ func (n *Node) open() error {
 	}
 	var err error
 	self := meta{Cluster: n.cluster(), Name: n.cfg.Name} // a leader may have added this node by now
-	if n.gossip, err = startGossip(n.id, self, n.port, n.cfg.Logger, n.membersChanged.set); err != nil {
+	if n.gossip, err = startGossip(n.id, self, n.port, stdlogTo(n.log, &n.events), n.membersChanged.set); err != nil {
 		return err
 	}
 	if err := n.startRaft(); err != nil {
@@ -126,7 +126,7 @@ func (n *Node) open() error {
 func (n *Node) openDisk() error {
 	var id identity
 	var err error
-	if n.disk, id, err = openDisk(n.cfg.Dir, n.cfg.noSync, hclogTo(n.cfg.Logger), n.stopRaft); err != nil {
+	if n.disk, id, err = openDisk(n.cfg.Dir, n.cfg.noSync, hclogTo(n.cfg.Logger, &n.events), n.stopRaft); err != nil {
 		return err
 	}
 	known, err := raft.HasExistingState(n.disk.logs, n.disk.stable, n.disk.snapshots)
@@ -168,7 +168,7 @@ func (n *Node) warnOfShortSecrets() {
 }
 
 func (n *Node) startRaft() error {
-	hlog := hclogTo(n.cfg.Logger)
+	hlog := hclogTo(n.log, &n.events)
 	n.replica = newReplica(n.clock)
 	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: n.port.Raft(), ServerAddressProvider: gossipAddrs{n.gossip}, MaxPool: 3, Timeout: 2 * time.Second, Logger: hlog,
@@ -214,7 +214,7 @@ func (n *Node) connect() {
 	}
 	n.voters = &voterManager{
 		id: n.id, want: n.cfg.Voters, raft: n.raft, gossip: n.gossip, dialer: dialer, queue: &n.queue,
-		roster: newRoster(n.clock), changed: n.membersChanged, log: n.log,
+		roster: newRoster(n.clock), changed: n.membersChanged, log: n.log, events: &n.events,
 	}
 	n.departure = &leave{id: n.id, self: n.port.Addr(), raft: n.raft, gossip: n.gossip, dialer: dialer, voters: n.voters}
 	n.discovery = &discovery{

@@ -26,6 +26,7 @@ import (
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/fold"
 	"github.com/choked/choked/internal/httpapi"
 )
 
@@ -79,6 +80,7 @@ const settleTimeout = 5 * time.Second
 type Server struct {
 	cfg    Config
 	log    *slog.Logger
+	events fold.Events // of log lines
 	clock  *boottime.Clock
 	mux    *http.ServeMux
 	http   *http.Server
@@ -376,12 +378,12 @@ func badRequest(err error) *httpapi.Error {
 }
 
 // storeError returns the answer to a client for an error of the store, and logs the
-// error itself, which may name addresses and disks. The log line is cut, since each
-// of a thousand settlements may have failed.
+// error itself, which may name addresses and disks: once a minute while it repeats.
+// The log line is cut, since each of a thousand settlements may have failed.
 func (s *Server) storeError(c *call, err error) *httpapi.Error {
 	e := httpapi.ErrorOf(err)
 	if e.Code == httpapi.Failed || e.Code == httpapi.NoQuorum || e.Code == httpapi.Unavailable {
-		s.log.Warn("store failed", "error", fmt.Sprintf("%.1000s", err.Error()), "request", c.w.id)
+		s.events.Warn(s.log, "store failed "+string(e.Code), "store failed", "error", fmt.Sprintf("%.1000s", err.Error()), "request", c.w.id)
 	}
 	return e
 }

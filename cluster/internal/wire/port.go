@@ -19,7 +19,7 @@ import (
 
 	"github.com/hashicorp/go-sockaddr"
 
-	"github.com/choked/choked/cluster/internal/fold"
+	"github.com/choked/choked/internal/fold"
 )
 
 // Kind is the purpose of a stream. It is negotiated within TLS (ALPN).

@@ -128,9 +128,7 @@ func (p *Port) noteDialled(addr string, err error) {
 		return
 	}
 	p.wrong.add(addr, true)
-	if repeated, report := p.events.Report("dialled " + addr); report {
-		p.cfg.Logger.Warn("stream failed: peer answers, but not to our secret", "addr", addr, "repeated", repeated, "error", err)
-	}
+	p.events.Warn(p.cfg.Logger, "dialled "+addr, "stream failed: peer answers, but not to our secret", "addr", addr, "error", err)
 }
 
 // noteRefused logs why a stream was refused. A wrong secret is a warning, once a
@@ -140,10 +138,8 @@ func (p *Port) noteRefused(raw net.Conn, err error) {
 	if isWrongSecret(err) {
 		ip := sourceOf(raw)
 		p.wrong.add(ip.String(), false)
-		if repeated, report := p.events.Report("dialled by " + network(ip).String()); report {
-			p.cfg.Logger.Warn("stream refused: peer has another secret", "from", addr, "repeated", repeated, "error", err)
-			return
-		}
+		p.events.Warn(p.cfg.Logger, "dialled by "+network(ip).String(), "stream refused: peer has another secret", "from", addr, "error", err)
+		return
 	}
 	p.cfg.Logger.Debug("stream refused", "from", addr, "error", err)
 }

@@ -3,6 +3,8 @@
 package fold
 
 import (
+	"context"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -52,6 +54,19 @@ func (e *Events) Report(key string) (repeated int, report bool) {
 	}
 	e.seen[key] = &event{reported: now}
 	return repeated, true
+}
+
+// Warn logs an event as a warning when [Events.Report] says so, with the number of
+// repeats if there were any. A repeat in between is logged for debugging.
+func (e *Events) Warn(log *slog.Logger, key, message string, args ...any) {
+	level := slog.LevelDebug
+	if repeated, report := e.Report(key); report {
+		level = slog.LevelWarn
+		if repeated > 0 {
+			args = append(args, "repeated", repeated)
+		}
+	}
+	log.Log(context.Background(), level, message, args...)
 }
 
 // forget forgets the events that were not repeated within the last minute.
