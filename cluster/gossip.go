@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
 	"sync"
@@ -41,6 +42,8 @@ type meta struct {
 	Voter      bool   `json:"v,omitempty"`
 	DiskFailed bool   `json:"s,omitempty"`
 	Leaving    bool   `json:"x,omitempty"`
+	Voters     int    `json:"w,omitempty"` // of a leader: how many voters there are
+	Missing    string `json:"g,omitempty"` // of a leader: ids of voters that are missing, with commas between
 }
 
 // gossip finds the members and detects members that vanish. Its knowledge is a
@@ -56,10 +59,11 @@ type gossip struct {
 	// time. It is no mutex, because it is held while time passes.
 	announcing chan struct{}
 
-	mu    sync.Mutex
-	id    string
-	self  meta
-	alive map[string]known // as reported by memberlist, whose own list is not safe to read
+	mu     sync.Mutex
+	id     string
+	self   meta
+	alive  map[string]known // as reported by memberlist, whose own list is not safe to read
+	former map[string]seen  // members that have vanished
 }
 
 // known is what memberlist has reported of a member.
@@ -209,8 +213,17 @@ func parseMeta(b []byte) meta {
 	if json.Unmarshal(b, &m) != nil || !nameForm.MatchString(m.Name) || m.Cluster != "" && !nameForm.MatchString(m.Cluster) {
 		return meta{Name: "?"}
 	}
+	if m.Voters < 0 || m.Voters > maxVoters || !missingForm.MatchString(m.Missing) {
+		m.Voters, m.Missing = 0, ""
+	}
 	return m
 }
+
+// maxVoters is the largest number of voters that there can be, one more than
+// Config.Voters while one is replaced.
+const maxVoters = 6
+
+var missingForm = regexp.MustCompile(`^[0-9a-f,]{0,128}$`)
 
 // stop tells the other members that this node leaves, and ends gossiping.
 func (g *gossip) stop() error {
@@ -282,6 +295,7 @@ func (g *gossip) NotifyMerge(peers []*memberlist.Node) error {
 func (g *gossip) NotifyJoin(n *memberlist.Node) {
 	g.mu.Lock()
 	g.alive[n.Name] = known{n.Address(), parseMeta(n.Meta)}
+	delete(g.former, n.Name)
 	g.mu.Unlock()
 	g.changed()
 }
@@ -290,6 +304,7 @@ func (g *gossip) NotifyUpdate(n *memberlist.Node) { g.NotifyJoin(n) }
 
 func (g *gossip) NotifyLeave(n *memberlist.Node) {
 	g.mu.Lock()
+	g.rememberLocked(n.Name)
 	delete(g.alive, n.Name)
 	g.mu.Unlock()
 	g.changed()

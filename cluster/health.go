@@ -40,10 +40,13 @@ func (h *health) diskFailed(err error) {
 }
 
 // hasDisk reports whether the disk works.
-func (h *health) hasDisk() bool {
+func (h *health) hasDisk() bool { return h.diskFault() == nil }
+
+// diskFault returns why the disk does not work, or nil.
+func (h *health) diskFault() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.diskFailure == nil
+	return h.diskFailure
 }
 
 // leaderKnown records that there is a leader.

@@ -49,6 +49,7 @@ type Node struct {
 	joined    clusterID
 	health    health
 	duplicate duplicate
+	absence   absence
 	tasks     tasks
 	queue     atomic.Pointer[leaderQueue] // not nil while this node leads
 
@@ -339,7 +340,8 @@ func (n *Node) Leader() (Member, bool) {
 // Health returns nil, or what keeps this node from its full part in the cluster: its
 // Dir was copied and it has stepped out in favor of the other process, its disk has
 // failed, it has found no cluster yet, there has been no leader for 5 s, it is closed,
-// or it met another cluster within the last minute.
+// or it met another cluster within the last minute. Voters that are missing while there
+// is a leader do not count: see [Node.Quorum].
 func (n *Node) Health() error {
 	err := n.checkHealth()
 	if foreign := n.health.recentForeignCluster(); foreign != nil {
@@ -356,12 +358,31 @@ func (n *Node) checkHealth() error {
 	if err := n.health.check(n.cluster()); err == errNoCluster {
 		return n.noCluster()
 	} else if err != nil {
-		return err
+		return n.withMissingVoters(err)
 	}
 	if n.ctx.Err() != nil {
 		return bucket.ErrClosed
 	}
 	return nil
+}
+
+// withMissingVoters adds to the error of a node without a leader which voters are
+// missing.
+func (n *Node) withMissingVoters(err error) error {
+	if q := n.Quorum(); n.health.hasDisk() && len(q.Missing) > 0 {
+		return fmt.Errorf("%w: %s (%s)", err, q, q.names())
+	}
+	return err
+}
+
+// SteppedOut returns why this node takes no part in its cluster until it is started
+// again, or nil: another process has its id, or its disk has failed. In the second
+// case operations succeed as long as the other members have a leader.
+func (n *Node) SteppedOut() error {
+	if err := n.duplicate.err(); err != nil {
+		return err
+	}
+	return n.health.diskFault()
 }
 
 // Buckets describes the buckets that are not full, or are partly leased, as this

@@ -123,16 +123,8 @@ func serve(ctx context.Context, f *flags, args []string) (err error) {
 	}
 	cfg.Store = node
 	cfg.Ready = func() error { return ready(node) }
-	cfg.Cluster = func() (self, leader string, members []server.Member) {
-		for _, m := range node.Members() {
-			members = append(members, server.Member{Name: m.Name, Addr: m.Addr, Leader: m.Leader, Voter: m.Voter, Sick: m.DiskFailed, Self: m.Self})
-			if m.Self {
-				self = m.Name
-			}
-		}
-		m, _ := node.Leader()
-		return self, m.Name, members
-	}
+	cfg.Healthy = node.SteppedOut
+	cfg.Cluster = func() server.Cluster { return describe(node) }
 	s := server.New(cfg)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }() // ends with Shutdown
@@ -167,4 +159,46 @@ func ready(node *cluster.Node) error {
 		return errors.New("no leader")
 	}
 	return nil
+}
+
+// describe returns the cluster as node knows it.
+func describe(node *cluster.Node) server.Cluster {
+	var c server.Cluster
+	leader, _ := node.Leader()
+	for _, m := range node.Members() {
+		c.Members = append(c.Members, server.Member{
+			ID: m.ID, Name: m.Name, Addr: m.Addr, Leader: m.ID == leader.ID, Voter: m.Voter, Sick: m.DiskFailed, Self: m.Self,
+		})
+	}
+	for i, name := range labels(c.Members) {
+		if c.Members[i].Self {
+			c.Node = name
+		}
+		if c.Members[i].Leader {
+			c.Leader = name
+		}
+	}
+	q := node.Quorum()
+	c.Voters, c.Degraded, c.NoQuorum = q.Voters, q.String(), q.Lost()
+	for _, m := range q.Missing {
+		c.Gone = append(c.Gone, server.Gone{ID: m.ID, Name: m.Name, Addr: m.Addr, Sick: m.DiskFailed, For: time.Since(m.Since)})
+	}
+	return c
+}
+
+// labels returns the names of members. A part of the id follows a name that two of
+// them have.
+func labels(members []server.Member) []string {
+	times := make(map[string]int)
+	for _, m := range members {
+		times[m.Name]++
+	}
+	names := make([]string, len(members))
+	for i, m := range members {
+		names[i] = m.Name
+		if times[m.Name] > 1 {
+			names[i] += "/" + m.ID[:min(len(m.ID), 6)]
+		}
+	}
+	return names
 }
