@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -62,8 +63,9 @@ type gossip struct {
 	mu     sync.Mutex
 	id     string
 	self   meta
-	alive  map[string]known // as reported by memberlist, whose own list is not safe to read
-	former map[string]seen  // members that have vanished
+	alive  map[string]known   // as reported by memberlist, whose own list is not safe to read
+	former map[string]seen    // members that have vanished
+	ips    map[netip.Addr]int // of members, and how many have each
 }
 
 // known is what memberlist has reported of a member.
@@ -294,7 +296,9 @@ func (g *gossip) NotifyMerge(peers []*memberlist.Node) error {
 // NotifyJoin implements [memberlist.EventDelegate], as do the next two.
 func (g *gossip) NotifyJoin(n *memberlist.Node) {
 	g.mu.Lock()
+	g.countIPLocked(n.Name, -1)
 	g.alive[n.Name] = known{n.Address(), parseMeta(n.Meta)}
+	g.countIPLocked(n.Name, +1)
 	delete(g.former, n.Name)
 	g.mu.Unlock()
 	g.changed()
@@ -305,9 +309,31 @@ func (g *gossip) NotifyUpdate(n *memberlist.Node) { g.NotifyJoin(n) }
 func (g *gossip) NotifyLeave(n *memberlist.Node) {
 	g.mu.Lock()
 	g.rememberLocked(n.Name)
+	g.countIPLocked(n.Name, -1)
 	delete(g.alive, n.Name)
 	g.mu.Unlock()
 	g.changed()
+}
+
+// countIPLocked adds to the number of members that have the IP address of a member.
+func (g *gossip) countIPLocked(id string, by int) {
+	at, err := netip.ParseAddrPort(g.alive[id].addr)
+	if err != nil {
+		return
+	}
+	if g.ips == nil {
+		g.ips = make(map[netip.Addr]int)
+	}
+	if g.ips[at.Addr()] += by; g.ips[at.Addr()] <= 0 {
+		delete(g.ips, at.Addr())
+	}
+}
+
+// hasIP reports whether a member has an IP address.
+func (g *gossip) hasIP(ip netip.Addr) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.ips[ip] > 0
 }
 
 // NodeMeta implements [memberlist.Delegate], as do the following methods, which are

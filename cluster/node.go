@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -151,7 +152,7 @@ func (n *Node) openPort() (err error) {
 	n.port, err = wire.Open(wire.Config{
 		Network: n.cfg.network, Bind: n.cfg.Bind, Advertise: n.cfg.Advertise,
 		Secret: wire.Secret(n.cfg.Secret), Previous: previous,
-		Hello: n.hello, Admit: n.admit, Copied: n.copied, Refused: n.refused, Logger: n.log,
+		Hello: n.hello, Admit: n.admit, Copied: n.copied, IsMember: n.isMember, Refused: n.refused, Logger: n.log,
 	})
 	n.warnOfShortSecrets()
 	n.cfg.Secret, n.cfg.PreviousSecrets = "", nil // the port has the keys, and a Node that is printed shows no secret
@@ -432,6 +433,9 @@ func (n *Node) admit(kind wire.Kind, peer wire.Hello) error {
 	}
 	return nil
 }
+
+// isMember reports whether a member has an IP address.
+func (n *Node) isMember(ip netip.Addr) bool { return n.opened.Load() && n.gossip.hasIP(ip) }
 
 // refused records that another node does not admit this one.
 func (n *Node) refused(kind wire.Kind, err *wire.RefusedError) {

@@ -39,7 +39,8 @@ var kinds = []string{string(Raft), string(Gossip), string(RPC)}
 const (
 	handshakeTimeout   = 2 * time.Second
 	maxHandshakes      = 512  // connections in their handshake
-	maxHandshakesPerIP = 64   // the same, from one IP address
+	memberHandshakes   = 64   // of these only for addresses of members
+	maxHandshakesPerIP = 64   // the same, from one IP address, or one IPv6 network of 64 bits
 	maxConns           = 8192 // connections in all
 	backlog            = 64   // streams of one kind that wait to be accepted
 )
@@ -59,6 +60,11 @@ type Config struct {
 	// the stream with the same two hellos. It returns why there is no such stream.
 	// Safe for concurrent use.
 	Copied func(self, peer Hello) error
+
+	// IsMember reports whether a member of the cluster has an IP address: some of the
+	// connections in their handshake are for members only. Nil: none is known. Safe
+	// for concurrent use.
+	IsMember func(netip.Addr) bool
 
 	// Refused, if set, is called when a peer has refused a stream of this node. A
 	// peer with another secret does not get as far: see [Port.WrongSecrets].
@@ -80,15 +86,15 @@ type Port struct {
 	events    fold.Events // of log lines
 
 	mu         sync.Mutex
-	conns      map[net.Conn]Kind  // "" during the handshake
-	handshakes map[netip.Addr]int // connections in their handshake, by IP address
+	conns      map[net.Conn]Kind    // "" during the handshake
+	handshakes map[netip.Prefix]int // connections in their handshake, by source
 	closed     bool
 	work       sync.WaitGroup
 }
 
 // Open binds the port and starts to accept streams.
 func Open(cfg Config) (*Port, error) {
-	p := &Port{cfg: cfg, conns: make(map[net.Conn]Kind), handshakes: make(map[netip.Addr]int), acceptors: make(map[Kind]*acceptor)}
+	p := &Port{cfg: cfg, conns: make(map[net.Conn]Kind), handshakes: make(map[netip.Prefix]int), acceptors: make(map[Kind]*acceptor)}
 	p.cfg.Secret, p.cfg.Previous = "", nil           // only the keys are needed: a Port that is printed shows no secret
 	if i := slices.Index(cfg.Previous, ""); i >= 0 { // it would admit any peer
 		return nil, fmt.Errorf("previous secret %d of %d is empty", i+1, len(cfg.Previous))
@@ -318,32 +324,41 @@ func (p *Port) accept() {
 	}
 }
 
-// beginHandshake counts a connection in, unless there are too many.
-func (p *Port) beginHandshake(raw net.Conn) (from netip.Addr, ok bool) {
-	if at, err := netip.ParseAddrPort(raw.RemoteAddr().String()); err == nil {
-		from = at.Addr()
-	}
+// beginHandshake counts a connection in, unless there are too many. The source that it
+// returns is the network of the peer. For a member whose network has no place left, or
+// when all places for strangers are taken, it is the address alone.
+func (p *Port) beginHandshake(raw net.Conn) (source netip.Prefix, ok bool) {
+	ip := sourceOf(raw)
+	source = network(ip)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := 0
 	for _, n := range p.handshakes {
 		all += n
 	}
-	if p.closed || all >= maxHandshakes || p.handshakes[from] >= maxHandshakesPerIP || len(p.conns) >= maxConns {
-		return from, false
+	if p.closed || all >= maxHandshakes || len(p.conns) >= maxConns {
+		return source, false
 	}
-	p.handshakes[from]++
+	if all >= maxHandshakes-memberHandshakes || p.handshakes[source] >= maxHandshakesPerIP {
+		if p.cfg.IsMember == nil || !p.cfg.IsMember(ip) {
+			return source, false
+		}
+		if source, _ = ip.Prefix(ip.BitLen()); p.handshakes[source] >= maxHandshakesPerIP {
+			return source, false
+		}
+	}
+	p.handshakes[source]++
 	p.conns[raw] = ""
-	return from, true
+	return source, true
 }
 
 // endHandshake counts a connection out.
-func (p *Port) endHandshake(raw net.Conn, from netip.Addr) {
+func (p *Port) endHandshake(raw net.Conn, source netip.Prefix) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, raw)
-	if p.handshakes[from]--; p.handshakes[from] == 0 {
-		delete(p.handshakes, from)
+	if p.handshakes[source]--; p.handshakes[source] == 0 {
+		delete(p.handshakes, source)
 	}
 }
 

@@ -548,7 +548,7 @@ func TestForgedGossipIsDropped(t *testing.T) {
 func (p *Port) handshakesOf(ip string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.handshakes[netip.MustParseAddr(ip)]
+	return p.handshakes[network(netip.MustParseAddr(ip))]
 }
 
 // held returns how many connections the port holds.
@@ -603,6 +603,93 @@ func TestSilentConnectionsDoNotBlockOtherHosts(t *testing.T) {
 	})
 }
 
+// fakeConn is a connection from an address.
+type fakeConn struct {
+	net.Conn
+	from string
+}
+
+func (c *fakeConn) RemoteAddr() net.Addr { return addr(c.from) }
+func (c *fakeConn) Close() error         { return nil }
+
+// Connections from one IPv6 network of 64 bits share the bound of one source, and those
+// from one IPv4 address, however it is written. Members in a full network have places
+// of their own.
+func TestHandshakesAreBoundedByNetwork(t *testing.T) {
+	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
+		cfg := at(1).config("a")
+		cfg.IsMember = func(ip netip.Addr) bool { return ip == netip.MustParseAddr("2001:db8::3:7") }
+		p := open(t, cfg)
+		begin := func(format string) (begun int) {
+			for i := range 200 {
+				from := format
+				if strings.Contains(from, "%") {
+					from = fmt.Sprintf(format, i)
+				}
+				if _, ok := p.beginHandshake(&fakeConn{from: from}); ok {
+					begun++
+				}
+			}
+			return begun
+		}
+		for _, tt := range []struct {
+			from string
+			want int
+		}{
+			{"[2001:db8::%x]:40000", 64},
+			{"[2001:db8::1:%x]:40000", 0}, // the same network
+			{"[2001:db8:0:1::%x]:40000", 64},
+			{"10.0.0.9:%d", 64},
+			{"[::ffff:10.0.0.9]:%d", 0}, // the same address
+			{"10.0.0.10:%d", 64},
+			{"[fe80::1%%eth0]:40000", 64},
+			{"[fe80::1%%eth1]:40000", 0},
+			{"[2001:db8::3:7]:%d", 64}, // a member in a full network
+		} {
+			assert.Equal(t, tt.want, begin(strings.ReplaceAll(tt.from, "%%", "%")), tt.from)
+		}
+	})
+}
+
+// Strangers that take all their places do not delay a member.
+func TestStrangersDoNotDelayMembers(t *testing.T) {
+	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
+		cfg := at(1).config("a")
+		var ask atomic.Int32
+		cfg.IsMember = func(ip netip.Addr) bool { ask.Add(1); return ip == netip.MustParseAddr(at(2).ip) }
+		p := open(t, cfg)
+		known, unknown := open(t, at(2).config("a")), open(t, at(3).config("a"))
+		assert.NoError(t, exchange(unknown, p), "there are places")
+		assert.Zero(t, ask.Load(), "as long as there are places nobody asks who is a member")
+		for i := range 20 {
+			for range maxHandshakesPerIP {
+				dial(t, at(100+i), p)
+			}
+			synctest.Wait()
+		}
+		assert.Equal(t, maxHandshakes-memberHandshakes, p.held())
+		began := time.Now()
+		assert.Error(t, exchange(unknown, p))
+		for range 2 * memberHandshakes {
+			require.NoError(t, exchange(known, p))
+		}
+		assert.Zero(t, time.Since(began), "the member does not wait")
+
+		// Even an address of a member gets no more than its places.
+		for range 2 * memberHandshakes {
+			dial(t, at(2), p)
+			synctest.Wait()
+		}
+		assert.Equal(t, maxHandshakes, p.held())
+		assert.Error(t, exchange(known, p))
+		time.Sleep(handshakeTimeout)
+		synctest.Wait()
+		assert.Empty(t, p.handshakes)
+		assert.NoError(t, exchange(known, p))
+		assert.NoError(t, exchange(unknown, p))
+	})
+}
+
 // The number of connections in their handshake is bounded over all IP addresses.
 func TestHandshakesFromManyHostsAreBounded(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memnet.Net, at func(int) host) {
@@ -612,7 +699,7 @@ func TestHandshakesFromManyHostsAreBounded(t *testing.T) {
 				dial(t, at(100+i), p)
 			}
 			synctest.Wait()
-			assert.Equal(t, min(60*(i+1), maxHandshakes), p.held())
+			assert.Equal(t, min(60*(i+1), maxHandshakes-memberHandshakes), p.held(), "the rest is for members")
 		}
 		time.Sleep(handshakeTimeout)
 		synctest.Wait()
