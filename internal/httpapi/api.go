@@ -31,7 +31,8 @@ const MaxSettlements = 1024
 // lease, which counts from the client's last request, does not shrink with the wait.
 const Poll = 5 * time.Second
 
-// Decode parses b as one JSON value without unknown fields.
+// Decode parses b as one JSON value without unknown fields, and without members that
+// stand twice: a second "limits" could lift a limit.
 func Decode(b []byte, v any) error {
 	if !utf8.Valid(b) {
 		return errors.New("decode body: not UTF-8, want a key of other bytes in key_base64")
@@ -43,6 +44,9 @@ func Decode(b []byte, v any) error {
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return errors.New("decode body: more than one JSON value")
+	}
+	if err := checkMembers(b); err != nil {
+		return fmt.Errorf("decode body: %w", err)
 	}
 	return nil
 }
