@@ -290,6 +290,46 @@ func TestPrecedenceOfFlagsEnvironmentAndFile(t *testing.T) {
 	assert.Equal(t, 10*time.Second, o.stop, "then the default")
 }
 
+// A secret of a higher precedence overrides one of a lower precedence, whether it is
+// given as it is or by its file. In one place only one of them can stand.
+func TestPrecedenceOfSecretAndItsFile(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+		return path
+	}
+	a, b := write("a", "from file a\n"), write("b", "from file b\n")
+	conf, confFile, confBoth := write("1.conf", "secret = from config\n"), write("2.conf", "secret-file = "+b+"\n"), write("3.conf", "secret = x\nsecret-file = "+b+"\n")
+	for _, tt := range []struct {
+		args []string
+		env  map[string]string
+		want string // empty: an error
+	}{
+		{nil, map[string]string{"CHOKED_SECRET": "from env", "CHOKED_CONFIG": confFile}, "from env"},
+		{nil, map[string]string{"CHOKED_SECRET_FILE": a, "CHOKED_CONFIG": conf}, "from file a"},
+		{nil, map[string]string{"CHOKED_SECRET_FILE": a, "CHOKED_CONFIG": confFile}, "from file a"},
+		{[]string{"-secret-file", a}, map[string]string{"CHOKED_SECRET": "from env"}, "from file a"},
+		{[]string{"-secret", "from line"}, map[string]string{"CHOKED_SECRET_FILE": a, "CHOKED_CONFIG": confBoth}, "from line"},
+		{nil, map[string]string{"CHOKED_CONFIG": confFile}, "from file b"},
+		{[]string{"-secret", "x", "-secret-file", a}, nil, ""},
+		{nil, map[string]string{"CHOKED_SECRET": "x", "CHOKED_SECRET_FILE": a}, ""},
+		{nil, map[string]string{"CHOKED_CONFIG": confBoth}, ""},
+	} {
+		f := newFlags("choked serve", func(name string) string { return tt.env[name] }, io.Discard, io.Discard)
+		var o options
+		serveFlags(f, &o)
+		require.NoError(t, f.parse(tt.args, 0, 0, ""))
+		err := o.check()
+		if tt.want == "" {
+			assert.ErrorContains(t, err, "want one of them", "%v %v", tt.args, tt.env)
+			continue
+		}
+		assert.NoError(t, err, "%v %v", tt.args, tt.env)
+		assert.Equal(t, tt.want, o.node.Secret, "%v %v", tt.args, tt.env)
+	}
+}
+
 // Repeated flags append within one source: the command line, the environment or the
 // file. A secret is one value, which may contain commas.
 func TestRepeatedFlags(t *testing.T) {

@@ -42,7 +42,8 @@ func serveFlags(f *flags, o *options) {
 	f.StringVar(&o.node.Advertise, "advertise", "", "`host:port` at which other nodes reach this one (default the address of -bind)")
 	f.Var(list{&o.node.Join}, "join", "`host:port,...` of the nodes, the same list on all of them; a DNS name stands for all its addresses;\nmay be repeated. The node at the first address founds the cluster. Empty: a cluster of this node alone")
 	f.StringVar(&o.node.Secret, "secret", "", "`secret` that all nodes share; prefer CHOKED_SECRET or -secret-file, since other users can see command lines")
-	f.StringVar(&o.secretFile, "secret-file", "", "`file` with the secret")
+	f.StringVar(&o.secretFile, "secret-file", "", "`file` with the secret, in place of -secret")
+	f.either("secret", "secret-file")
 	f.Var(each{&o.node.PreviousSecrets}, "previous-secret", "`secret` that is still accepted from other nodes, while the secret is being changed; may be repeated")
 	f.StringVar(&o.node.Dir, "dir", "", "`directory` of the Raft log and snapshots; without it the node keeps them in memory and forgets them when it stops")
 	f.TextVar(&o.node.ColdStart, "cold-start", cluster.Full, "`full or empty`: level of the buckets when a cluster begins without a log of earlier ones")
@@ -74,7 +75,7 @@ func (o *options) check() error {
 	}
 	if o.secretFile != "" {
 		if o.node.Secret != "" {
-			return wrong("-secret and -secret-file: want one of them")
+			return wrong("-secret and -secret-file are set in the same place: want one of them")
 		}
 		b, err := os.ReadFile(o.secretFile)
 		if err != nil {
