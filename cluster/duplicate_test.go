@@ -113,7 +113,12 @@ func TestCopyOfAVoterStepsOut(t *testing.T) {
 		inBubble(t, func(t *testing.T, c *fleet) {
 			var log lockedBuffer
 			c.log = slog.New(slog.NewTextHandler(&log, nil))
-			nodes := c.startThreeIn(dirs)
+			c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946", ip(4) + ":7946"} // all dial the copy
+			var nodes []*Node
+			for i, dir := range dirs {
+				nodes = append(nodes, c.startIn(1+i, dir))
+			}
+			c.await("three voters", func() bool { return c.voters() == 3 })
 			i := 0
 			for j, n := range nodes {
 				if (n == c.leader()) == ofLeader {
