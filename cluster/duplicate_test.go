@@ -1,7 +1,9 @@
 package cluster
 
 import (
+	"context"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
@@ -159,6 +161,54 @@ func TestCopyOfAVoterStepsOut(t *testing.T) {
 			delete(c.nodes, fourth.Addr())
 			fifth := c.startIn(4, t.TempDir())
 			c.await("it joins", func() bool { return fifth.Health() == nil && len(leader.Members()) == 4 })
+		})
+	}
+}
+
+// Voters crash and restart, and copies of their directories are started beside them.
+// Callers on all nodes, the copies included, are never admitted above the bound.
+func TestBoundHoldsWithCopies(t *testing.T) {
+	for seed := range uint64(4) {
+		dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+		inBubble(t, func(t *testing.T, c *fleet) {
+			c.log = slog.New(slog.DiscardHandler)
+			rnd := rand.New(rand.NewPCG(seed, 1))
+			var adm admissions
+			limits := choked.MustLimits([]string{"10/s", "10/s burst 30"}[seed%2], "")
+			spend := func(n *Node) (end func()) {
+				ctx, cancel := context.WithCancel(t.Context())
+				stop := adm.spend(ctx, t, n, limits, 2)
+				return func() { cancel(); stop() }
+			}
+			nodes := c.startThreeIn(dirs)
+			ends := make([]func(), len(nodes))
+			for i, n := range nodes {
+				ends[i] = spend(n)
+			}
+			for range 6 {
+				i := rnd.IntN(len(nodes))
+				c.crash(nodes[i])
+				ends[i]()
+				copied := copyDir(t, dirs[i])
+				time.Sleep(time.Duration(rnd.Int64N(int64(5 * time.Second))))
+				nodes[i] = c.startIn(1+i, dirs[i])
+				ends[i] = spend(nodes[i])
+				c.await("it is well", func() bool { return nodes[i].Health() == nil && c.voters() == 3 })
+				time.Sleep(startedAlike + time.Duration(rnd.Int64N(int64(5*time.Second))))
+
+				fourth := c.startIn(4, copied)
+				end := spend(fourth)
+				c.await("the copy steps out", func() bool { return fourth.duplicate.err() != nil })
+				time.Sleep(time.Duration(rnd.Int64N(int64(5 * time.Second))))
+				end()
+				delete(c.nodes, fourth.Addr())
+				require.NoError(t, fourth.Close())
+			}
+			for _, end := range ends {
+				end()
+			}
+			by, _ := adm.check(t, limits.Requests[0])
+			assert.Len(t, by, 3, "the copies admit none: %v", by)
 		})
 	}
 }
