@@ -15,10 +15,10 @@ const module = "github.com/choked/choked"
 // imports lists every package of the library and what it may import of the library.
 // Arrows point down in this list. A package that is not in it is an error.
 var imports = []struct{ name, may string }{
-	{"server", ". bucket internal/boottime internal/httpapi"},
+	{"server", ". bucket internal/boottime internal/fold internal/httpapi"},
 	{".", "bucket internal/local internal/pool"},
-	{"cluster", "bucket fsm internal/boottime internal/ledger internal/waitqueue cluster/internal/wire"},
-	{"cluster/internal/wire", "internal/boottime"},
+	{"cluster", "bucket fsm internal/boottime internal/fold internal/ledger internal/waitqueue cluster/internal/wire"},
+	{"cluster/internal/wire", "internal/boottime internal/fold"},
 	{"redisstore", "bucket internal/boottime internal/storeerr"},
 	{"httpstore", "bucket internal/boottime internal/httpapi internal/storeerr"},
 	{"storetest", "bucket"},
@@ -30,6 +30,7 @@ var imports = []struct{ name, may string }{
 	{"internal/httpapi", "bucket"},
 	{"internal/storeerr", "bucket"},
 	{"internal/boottime", ""},
+	{"internal/fold", ""},
 	{"bucket", ""},
 	{"estimator/tiktoken", "estimator estimator/internal/bpe"},
 	{"estimator/voyage", "estimator estimator/internal/bpe"},

@@ -5,12 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
+	"log"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -39,6 +43,8 @@ type meta struct {
 	Voter      bool   `json:"v,omitempty"`
 	DiskFailed bool   `json:"s,omitempty"`
 	Leaving    bool   `json:"x,omitempty"`
+	Voters     int    `json:"w,omitempty"` // of a leader: how many voters there are
+	Missing    string `json:"g,omitempty"` // of a leader: ids of voters that are missing, with commas between
 }
 
 // gossip finds the members and detects members that vanish. Its knowledge is a
@@ -47,14 +53,19 @@ type gossip struct {
 	list    *memberlist.Memberlist
 	changed func() // called when members may have changed
 
+	conflicts chan string // other addresses at which gossip reports this node
+	abandoned atomic.Bool // memberlist has been shut down
+
 	// announcing is a semaphore for announce: memberlist would mix up two calls at a
 	// time. It is no mutex, because it is held while time passes.
 	announcing chan struct{}
 
-	mu    sync.Mutex
-	id    string
-	self  meta
-	alive map[string]known // as reported by memberlist, whose own list is not safe to read
+	mu     sync.Mutex
+	id     string
+	self   meta
+	alive  map[string]known   // as reported by memberlist, whose own list is not safe to read
+	former map[string]seen    // members that have vanished
+	ips    map[netip.Addr]int // of members, and how many have each
 }
 
 // known is what memberlist has reported of a member.
@@ -63,8 +74,8 @@ type known struct {
 	meta meta
 }
 
-func startGossip(id string, self meta, port *wire.Port, logger *slog.Logger, changed func()) (*gossip, error) {
-	g := &gossip{id: id, self: self, changed: changed, announcing: make(chan struct{}, 1), alive: make(map[string]known)}
+func startGossip(id string, self meta, port *wire.Port, logger *log.Logger, changed func()) (*gossip, error) {
+	g := &gossip{id: id, self: self, changed: changed, announcing: make(chan struct{}, 1), alive: make(map[string]known), conflicts: make(chan string, 1)}
 	c := memberlist.DefaultLANConfig()
 	c.Name = id
 	c.Transport = port.Gossip()
@@ -78,8 +89,8 @@ func startGossip(id string, self meta, port *wire.Port, logger *slog.Logger, cha
 		return nil, err
 	}
 	c.BindPort = c.AdvertisePort
-	c.Delegate, c.Events, c.Merge, c.Alive = g, g, g, g
-	c.Logger = stdlogTo(logger)
+	c.Delegate, c.Events, c.Merge, c.Alive, c.Conflict = g, g, g, g, g
+	c.Logger = logger
 	// A dead voter should be replaced soon, but a pause of a second is no failure.
 	c.ProbeInterval, c.ProbeTimeout = 500*time.Millisecond, 300*time.Millisecond
 	c.SuspicionMult = 4
@@ -158,6 +169,20 @@ func (g *gossip) describe(id string, k known) Member {
 	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, DiskFailed: m.DiskFailed, Self: id == g.id, leaving: m.Leaving}
 }
 
+// label returns the name of m for logs and errors. If another member has the same
+// name, as workers on one machine do by default, a part of the id follows.
+func (g *gossip) label(m Member) string {
+	for _, other := range g.members() {
+		if other.Name == m.Name && other.ID != m.ID {
+			return m.Name + "/" + m.ID[:min(len(m.ID), shortID)]
+		}
+	}
+	return m.Name
+}
+
+// shortID is the number of characters of an id that tell members of one name apart.
+const shortID = 6
+
 // ping reports whether m answers a packet. Another node at its address would not.
 func (g *gossip) ping(m Member) bool {
 	at, err := net.ResolveUDPAddr("udp", m.Addr)
@@ -190,15 +215,34 @@ func parseMeta(b []byte) meta {
 	if json.Unmarshal(b, &m) != nil || !nameForm.MatchString(m.Name) || m.Cluster != "" && !nameForm.MatchString(m.Cluster) {
 		return meta{Name: "?"}
 	}
+	if m.Voters < 0 || m.Voters > maxVoters || !missingForm.MatchString(m.Missing) {
+		m.Voters, m.Missing = 0, ""
+	}
 	return m
 }
 
+// maxVoters is the largest number of voters that there can be, one more than
+// Config.Voters while one is replaced.
+const maxVoters = 6
+
+var missingForm = regexp.MustCompile(`^[0-9a-f,]{0,128}$`)
+
 // stop tells the other members that this node leaves, and ends gossiping.
 func (g *gossip) stop() error {
-	if g.list.NumMembers() > 1 && g.list.Leave(500*time.Millisecond) != nil {
+	if !g.abandoned.Load() && g.list.NumMembers() > 1 && g.list.Leave(500*time.Millisecond) != nil {
 		g.leaveByStream()
 	}
 	return g.list.Shutdown()
+}
+
+// abandon ends gossiping without a word to the other members, and forgets them.
+func (g *gossip) abandon() {
+	g.abandoned.Store(true)
+	g.list.Shutdown() //nolint:errcheck // it never fails
+	g.mu.Lock()
+	maps.DeleteFunc(g.alive, func(id string, _ known) bool { return id != g.id })
+	g.mu.Unlock()
+	g.changed()
 }
 
 // leaveByStream tells some members over a stream that this node leaves, after a
@@ -252,7 +296,10 @@ func (g *gossip) NotifyMerge(peers []*memberlist.Node) error {
 // NotifyJoin implements [memberlist.EventDelegate], as do the next two.
 func (g *gossip) NotifyJoin(n *memberlist.Node) {
 	g.mu.Lock()
+	g.countIPLocked(n.Name, -1)
 	g.alive[n.Name] = known{n.Address(), parseMeta(n.Meta)}
+	g.countIPLocked(n.Name, +1)
+	delete(g.former, n.Name)
 	g.mu.Unlock()
 	g.changed()
 }
@@ -261,9 +308,32 @@ func (g *gossip) NotifyUpdate(n *memberlist.Node) { g.NotifyJoin(n) }
 
 func (g *gossip) NotifyLeave(n *memberlist.Node) {
 	g.mu.Lock()
+	g.rememberLocked(n.Name)
+	g.countIPLocked(n.Name, -1)
 	delete(g.alive, n.Name)
 	g.mu.Unlock()
 	g.changed()
+}
+
+// countIPLocked adds to the number of members that have the IP address of a member.
+func (g *gossip) countIPLocked(id string, by int) {
+	at, err := netip.ParseAddrPort(g.alive[id].addr)
+	if err != nil {
+		return
+	}
+	if g.ips == nil {
+		g.ips = make(map[netip.Addr]int)
+	}
+	if g.ips[at.Addr()] += by; g.ips[at.Addr()] <= 0 {
+		delete(g.ips, at.Addr())
+	}
+}
+
+// hasIP reports whether a member has an IP address.
+func (g *gossip) hasIP(ip netip.Addr) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.ips[ip] > 0
 }
 
 // NodeMeta implements [memberlist.Delegate], as do the following methods, which are

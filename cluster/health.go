@@ -1,7 +1,9 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +17,8 @@ const (
 
 	// foreignClusterFor is how long a node reports that it met another cluster.
 	foreignClusterFor = time.Minute
+
+	maxReasons = 3 // peers that an error names
 )
 
 // health holds the faults of a node.
@@ -36,10 +40,13 @@ func (h *health) diskFailed(err error) {
 }
 
 // hasDisk reports whether the disk works.
-func (h *health) hasDisk() bool {
+func (h *health) hasDisk() bool { return h.diskFault() == nil }
+
+// diskFault returns why the disk does not work, or nil.
+func (h *health) diskFault() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.diskFailure == nil
+	return h.diskFailure
 }
 
 // leaderKnown records that there is a leader.
@@ -84,6 +91,25 @@ func (h *health) recentForeignCluster() error {
 		return nil
 	}
 	return h.foreignCluster
+}
+
+// errNoCluster is why a node has no leader before it joins or founds a cluster.
+var errNoCluster = errors.New("no cluster found yet")
+
+// noCluster returns errNoCluster with the peers whose secret is another one.
+func (n *Node) noCluster() error {
+	wrong := n.port.WrongSecrets()
+	if len(wrong) == 0 {
+		return errNoCluster
+	}
+	var peers []string
+	for _, w := range wrong[:min(len(wrong), maxReasons)] {
+		peers = append(peers, w.String())
+	}
+	if more := len(wrong) - maxReasons; more > 0 {
+		peers = append(peers, fmt.Sprintf("and %d more", more))
+	}
+	return fmt.Errorf("%w: %s: want the same secret on all nodes", errNoCluster, strings.Join(peers, ", "))
 }
 
 // clusterID is the id of the cluster that a node belongs to. It is set once, when

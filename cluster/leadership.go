@@ -124,7 +124,10 @@ func (n *Node) followRaft() {
 		// its own log. But Raft's leader does not contact it.
 		removed := leaderKnown && n.clock.Since(contactAt) > leaderlessFor
 		votes := n.voters.isVoter() && !removed
-		n.gossip.announce(func(m *meta) { m.Cluster, m.Voter = n.cluster(), votes && !m.DiskFailed })
+		n.gossip.announce(func(m *meta) {
+			m.Cluster, m.Voter = n.cluster(), votes && !m.DiskFailed
+			n.announceQuorum(m)
+		})
 	}
 }
 

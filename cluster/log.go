@@ -5,19 +5,35 @@ import (
 	"context"
 	"log"
 	"log/slog"
+	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/choked/choked/internal/fold"
 )
 
 // libraryLog is an [io.Writer] that passes the log lines of a library on to the
 // node's logger. The libraries log each failure of a peer as a warning or an error.
 // To the host both are warnings: the node handles them, and logs an error itself
-// when it cannot. All other lines are for debugging.
+// when it cannot. All other lines are for debugging. A warning that repeats for a peer,
+// as for a voter that is dead, is logged once a minute.
 type libraryLog struct {
 	logger  *slog.Logger
 	library string
+	events  *fold.Events
+}
+
+// peerForm matches a node id or an IP address in a line. Ports are left out, since
+// each stream from a peer has another one.
+var peerForm = regexp.MustCompile(`\b[0-9a-f]{16}\b|\b\d+\.\d+\.\d+\.\d+\b|\[[0-9a-f:.]+(?:%\w+)?\]`)
+
+// eventOf returns the key of a line: its message and the first peer in it. Times,
+// counters and the errors of the network differ each time.
+func eventOf(text string) string {
+	message, rest, _ := strings.Cut(text, ": ")
+	return message + " " + peerForm.FindString(rest)
 }
 
 // levels maps the tag at the beginning of a line to the level at which it is
@@ -66,16 +82,20 @@ func (l libraryLog) Write(line []byte) (int, error) {
 	if slices.ContainsFunc(routine, func(begin string) bool { return strings.HasPrefix(text, begin) }) {
 		level = slog.LevelDebug
 	}
+	if level == slog.LevelWarn {
+		l.events.Warn(l.logger, l.library+" "+eventOf(text), text, "from", l.library)
+		return len(line), nil
+	}
 	l.logger.Log(context.Background(), level, text, "from", l.library)
 	return len(line), nil
 }
 
 // hclogTo returns a logger for Raft.
-func hclogTo(logger *slog.Logger) hclog.Logger {
-	return hclog.New(&hclog.LoggerOptions{Output: libraryLog{logger, "raft"}, Level: hclog.Info, DisableTime: true})
+func hclogTo(logger *slog.Logger, events *fold.Events) hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{Output: libraryLog{logger, "raft", events}, Level: hclog.Info, DisableTime: true})
 }
 
 // stdlogTo returns a logger for memberlist.
-func stdlogTo(logger *slog.Logger) *log.Logger {
-	return log.New(libraryLog{logger, "memberlist"}, "", 0)
+func stdlogTo(logger *slog.Logger, events *fold.Events) *log.Logger {
+	return log.New(libraryLog{logger, "memberlist", events}, "", 0)
 }

@@ -1,15 +1,19 @@
 package cluster
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked/internal/fold"
 )
 
 func TestLibraryLinesByLevel(t *testing.T) {
@@ -38,7 +42,7 @@ func TestLibraryLinesByLevel(t *testing.T) {
 				return a
 			},
 		}))
-		n, err := libraryLog{logger, tt.library}.Write([]byte(tt.line))
+		n, err := libraryLog{logger, tt.library, new(fold.Events)}.Write([]byte(tt.line))
 		require.NoError(t, err)
 		assert.Equal(t, len(tt.line), n)
 		assert.Equal(t, tt.want+"\n", out.String())
@@ -74,6 +78,77 @@ func TestHealthyClusterLogsNoLibraryLines(t *testing.T) {
 			assert.NotContains(t, line, "level=INFO")
 			assert.NotContains(t, line, "election")
 			assert.NotContains(t, line, "vote request")
+		}
+	})
+}
+
+// The first warning about a peer is logged at once, its repeats once a minute, and
+// warnings about other peers or of another kind on their own.
+func TestRepeatsOfLibrariesAreFolded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out lockedBuffer
+		l := libraryLog{slog.New(slog.NewTextHandler(&out, nil)), "raft", new(fold.Events)}
+		const one, two = "0123456789abcdef", "fedcba9876543210"
+		for i := range 250 {
+			fmt.Fprintf(l, "[ERROR] failed to heartbeat to: peer=%s backoff time=%dms error=\"dial tcp 10.0.0.%d:7946: refused\"\n", one, i, i)
+			fmt.Fprintf(l, "[ERROR] failed to appendEntries to: peer=\"{Voter %s %s}\" error=\"try %d\"\n", one, one, i)
+			fmt.Fprintf(l, "[ERROR] failed to heartbeat to: peer=%s backoff time=%dms\n", two, i)
+			fmt.Fprintf(l, "[WARN] Failed to send to 10.0.0.%d:7946: refused\n", 1+i%2)
+			fmt.Fprintf(l, "[WARN] failed to receive: EOF from=10.0.0.%d:%d\n", 1+i%2, 40000+i)
+			time.Sleep(250 * time.Millisecond)
+		}
+		count := func(part, more string) (n int) {
+			for line := range strings.Lines(out.String()) {
+				if strings.Contains(line, part) && strings.Contains(line, more) {
+					n++
+				}
+			}
+			return n
+		}
+		for part, lines := range map[string]int{
+			"failed to heartbeat to: peer=" + one: 2, "failed to heartbeat to: peer=" + two: 2, "appendEntries": 2,
+			"to 10.0.0.1:7946": 2, "to 10.0.0.2:7946": 2, "from=10.0.0.1": 2, "from=10.0.0.2": 2, "": 14,
+		} {
+			assert.Equal(t, lines, count(part, ""), part)
+			assert.Equal(t, lines/2, count(part, " repeated="), "%s: the second of two", part)
+		}
+		assert.Equal(t, 3, count("", "repeated=239\n"), "four a second")
+	})
+}
+
+// The log of a leader one of whose voters is dead is short.
+func TestDeadVoterIsFewLinesAMinute(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		var log lockedBuffer
+		c.log = slog.New(slog.NewTextHandler(&log, nil))
+		nodes := c.startThree()
+		c.crash(besides(c.leader(), nodes)[0])
+		began := len(log.String())
+		const minutes = 6
+		time.Sleep(minutes * time.Minute)
+		lines := strings.Split(strings.TrimSpace(log.String()[began:]), "\n")
+		assert.LessOrEqual(t, len(lines), 4*minutes, "%s", strings.Join(lines, "\n"))
+		assert.GreaterOrEqual(t, len(lines), minutes, "the fault is not forgotten")
+	})
+}
+
+// Members of one name, as three workers on one machine, are told apart in the log.
+func TestMembersOfOneNameAreToldApart(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		var log lockedBuffer
+		c.log = slog.New(slog.NewTextHandler(&log, nil))
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
+		for i, name := range []string{"vm", "vm", "another"} {
+			cfg := c.config(1 + i)
+			cfg.Name = name
+			c.start(cfg)
+		}
+		c.await("three voters", func() bool { return c.voters() == 3 })
+		two := c.nodes[ip(2)+":7946"]
+		assert.Contains(t, log.String(), "member=vm/"+two.id[:6]+" ")
+		assert.Contains(t, log.String(), "member=another ")
+		for line := range strings.Lines(log.String()) {
+			assert.Contains(t, line, " id=", "each line of a node has its id")
 		}
 	})
 }

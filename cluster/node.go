@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,16 +22,20 @@ import (
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/cluster/internal/wire"
 	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/fold"
 	"github.com/choked/choked/internal/ledger"
 )
 
 // Node is one worker's part of the cluster, and a choked.Store. It is safe for
 // concurrent use. [Start] starts one.
 type Node struct {
-	cfg   Config
-	log   *slog.Logger
-	clock *boottime.Clock
-	id    string
+	cfg    Config
+	log    *slog.Logger
+	events fold.Events // of log lines
+	clock  *boottime.Clock
+	id     string
+	run    uint64 // random number of this process
+	began  int64  // when Start was called
 
 	// Opened by open, in this order.
 	disk      *disk
@@ -40,10 +46,13 @@ type Node struct {
 	raft      *consensus
 
 	// Its state. Each of these has its own lock.
-	joined clusterID
-	health health
-	tasks  tasks
-	queue  atomic.Pointer[leaderQueue] // not nil while this node leads
+	opened    atomic.Bool // the parts are set
+	joined    clusterID
+	health    health
+	duplicate duplicate
+	absence   absence
+	tasks     tasks
+	queue     atomic.Pointer[leaderQueue] // not nil while this node leads
 
 	// Its parts: see their types.
 	router    *router
@@ -56,9 +65,11 @@ type Node struct {
 	returnSlots    chan struct{} // semaphore: leases that are being returned
 	flush          chan struct{} // closed by Close: return all leases now
 
-	ctx    context.Context // ends when the node closes
-	cancel context.CancelFunc
-	close  func() error
+	ctx         context.Context // ends when the node closes
+	cancel      context.CancelFunc
+	active      context.Context // ends when the node closes or steps out
+	leaveActive context.CancelFunc
+	close       func() error
 }
 
 // Start starts a node. It returns when the node listens, not when there is a leader:
@@ -71,10 +82,12 @@ func Start(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	n := &Node{
-		cfg: cfg, clock: cfg.clock, health: health{clock: cfg.clock},
+		cfg: cfg, clock: cfg.clock, health: health{clock: cfg.clock}, duplicate: duplicate{due: make(chan struct{})},
+		run: rand.Uint64(), began: cfg.clock.Now(),
 		membersChanged: newSignal(), returnSlots: make(chan struct{}, maxReturns), flush: make(chan struct{}),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.active, n.leaveActive = context.WithCancel(n.ctx)
 	n.close = sync.OnceValue(n.shutdown)
 	if err := n.open(); err != nil {
 		return nil, fmt.Errorf("cluster: %w", errors.Join(err, n.close()))
@@ -82,7 +95,9 @@ func Start(cfg Config) (*Node, error) {
 	n.tasks.spawn(n.server.accept)    // ends when the port closes
 	n.tasks.spawn(n.followLeadership) // these end with ctx
 	n.tasks.spawn(n.followRaft)
-	n.tasks.spawn(func() { n.discovery.run(n.ctx) })
+	n.tasks.spawn(n.awaitDuplicate)
+	n.tasks.spawn(n.meetCopies) // these end with active
+	n.tasks.spawn(func() { n.discovery.run(n.active) })
 	return n, nil
 }
 
@@ -96,13 +111,14 @@ func (n *Node) open() error {
 	}
 	var err error
 	self := meta{Cluster: n.cluster(), Name: n.cfg.Name} // a leader may have added this node by now
-	if n.gossip, err = startGossip(n.id, self, n.port, n.cfg.Logger, n.membersChanged.set); err != nil {
+	if n.gossip, err = startGossip(n.id, self, n.port, stdlogTo(n.log, &n.events), n.membersChanged.set); err != nil {
 		return err
 	}
 	if err := n.startRaft(); err != nil {
 		return err
 	}
 	n.connect()
+	n.opened.Store(true)
 	if len(n.cfg.Join) == 0 && n.disk.fresh {
 		return n.found()
 	}
@@ -112,7 +128,7 @@ func (n *Node) open() error {
 func (n *Node) openDisk() error {
 	var id identity
 	var err error
-	if n.disk, id, err = openDisk(n.cfg.Dir, n.cfg.noSync, hclogTo(n.cfg.Logger), n.stopRaft); err != nil {
+	if n.disk, id, err = openDisk(n.cfg.Dir, n.cfg.noSync, hclogTo(n.cfg.Logger, &n.events), n.stopRaft); err != nil {
 		return err
 	}
 	known, err := raft.HasExistingState(n.disk.logs, n.disk.stable, n.disk.snapshots)
@@ -136,14 +152,25 @@ func (n *Node) openPort() (err error) {
 	n.port, err = wire.Open(wire.Config{
 		Network: n.cfg.network, Bind: n.cfg.Bind, Advertise: n.cfg.Advertise,
 		Secret: wire.Secret(n.cfg.Secret), Previous: previous,
-		Hello: n.hello, Admit: n.admit, Refused: n.refused, Logger: n.cfg.Logger,
+		Hello: n.hello, Admit: n.admit, Copied: n.copied, IsMember: n.isMember, Refused: n.refused, Logger: n.log,
 	})
+	n.warnOfShortSecrets()
 	n.cfg.Secret, n.cfg.PreviousSecrets = "", nil // the port has the keys, and a Node that is printed shows no secret
 	return err
 }
 
+// warnOfShortSecrets warns if a secret is so short that it could be guessed.
+func (n *Node) warnOfShortSecrets() {
+	for _, s := range append([]string{n.cfg.Secret}, n.cfg.PreviousSecrets...) {
+		if len(s) > 0 && len(s) < minSecret {
+			n.log.Warn("secret is short and could be guessed, use 32 random bytes", "bytes", len(s), "want", minSecret)
+			return
+		}
+	}
+}
+
 func (n *Node) startRaft() error {
-	hlog := hclogTo(n.cfg.Logger)
+	hlog := hclogTo(n.log, &n.events)
 	n.replica = newReplica(n.clock)
 	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: n.port.Raft(), ServerAddressProvider: gossipAddrs{n.gossip}, MaxPool: 3, Timeout: 2 * time.Second, Logger: hlog,
@@ -185,11 +212,11 @@ func (n *Node) connect() {
 	n.router = &router{
 		ctx: n.ctx, tasks: &n.tasks, clock: n.clock, self: n.port.Addr(), queue: &n.queue,
 		candidates: n.leaderCandidates, ask: dialer.dial,
-		changed: make(chan struct{}), pause: searchPauseMin,
+		changed: make(chan struct{}), pause: searchPauseMin, unavailable: n.unavailable,
 	}
 	n.voters = &voterManager{
 		id: n.id, want: n.cfg.Voters, raft: n.raft, gossip: n.gossip, dialer: dialer, queue: &n.queue,
-		roster: newRoster(n.clock), changed: n.membersChanged, log: n.log,
+		roster: newRoster(n.clock), changed: n.membersChanged, log: n.log, events: &n.events,
 	}
 	n.departure = &leave{id: n.id, self: n.port.Addr(), raft: n.raft, gossip: n.gossip, dialer: dialer, voters: n.voters}
 	n.discovery = &discovery{
@@ -207,7 +234,7 @@ func (n *Node) connect() {
 // first.
 func (n *Node) leaderCandidates() ([]string, error) {
 	if nearby, _ := n.gossip.cluster(); nearby == "" && n.cluster() == "" {
-		return nil, errNoCluster // so there is no leader
+		return nil, n.noCluster() // so there is no leader
 	}
 	return likelyLeaders(n.raft, n.gossip), nil
 }
@@ -312,8 +339,10 @@ func (n *Node) Leader() (Member, bool) {
 }
 
 // Health returns nil, or what keeps this node from its full part in the cluster: its
-// disk has failed, it has found no cluster yet, there has been no leader for 5 s, it
-// is closed, or it met another cluster within the last minute.
+// Dir was copied and it has stepped out in favor of the other process, its disk has
+// failed, it has found no cluster yet, there has been no leader for 5 s, it is closed,
+// or it met another cluster within the last minute. Voters that are missing while there
+// is a leader do not count: see [Node.Quorum].
 func (n *Node) Health() error {
 	err := n.checkHealth()
 	if foreign := n.health.recentForeignCluster(); foreign != nil {
@@ -324,13 +353,37 @@ func (n *Node) Health() error {
 
 // checkHealth is Health, but for other clusters.
 func (n *Node) checkHealth() error {
-	if err := n.health.check(n.cluster()); err != nil {
+	if err := n.duplicate.err(); err != nil {
 		return err
+	}
+	if err := n.health.check(n.cluster()); err == errNoCluster {
+		return n.noCluster()
+	} else if err != nil {
+		return n.withMissingVoters(err)
 	}
 	if n.ctx.Err() != nil {
 		return bucket.ErrClosed
 	}
 	return nil
+}
+
+// withMissingVoters adds to the error of a node without a leader which voters are
+// missing.
+func (n *Node) withMissingVoters(err error) error {
+	if q := n.Quorum(); n.health.hasDisk() && len(q.Missing) > 0 {
+		return fmt.Errorf("%w: %s (%s)", err, q, q.names())
+	}
+	return err
+}
+
+// SteppedOut returns why this node takes no part in its cluster until it is started
+// again, or nil: another process has its id, or its disk has failed. In the second
+// case operations succeed as long as the other members have a leader.
+func (n *Node) SteppedOut() error {
+	if err := n.duplicate.err(); err != nil {
+		return err
+	}
+	return n.health.diskFault()
 }
 
 // Buckets describes the buckets that are not full, or are partly leased, as this
@@ -351,13 +404,21 @@ func (n *Node) cluster() string { return n.joined.get() }
 
 // hello is the first message of this node on each stream.
 func (n *Node) hello() wire.Hello {
-	return wire.Hello{Node: n.id, Cluster: n.cluster()}
+	return wire.Hello{Node: n.id, Cluster: n.cluster(), Run: n.run, Up: n.clock.Since(n.began), SteppedOut: n.duplicate.err() != nil}
 }
 
 // admit decides whether a node that knows the secret may open a stream to this one.
 // Raft streams come from a leader or a candidate: by one of them, a node without a
 // cluster joins theirs.
 func (n *Node) admit(kind wire.Kind, peer wire.Hello) error {
+	if err := n.duplicate.err(); err != nil {
+		return errSteppedOut
+	}
+	if kind == wire.Raft && n.opened.Load() {
+		if addr, elsewhere := n.gossip.isElsewhere(peer); elsewhere { // it might vote twice
+			return fmt.Errorf("node %s runs at %s: %s has a copy of its directory", peer.Node, addr, peer.Addr)
+		}
+	}
 	own := n.cluster()
 	if own != "" && peer.Cluster != "" && own != peer.Cluster {
 		err := fmt.Errorf("this node is of cluster %q, not of %q", own, peer.Cluster)
@@ -373,9 +434,12 @@ func (n *Node) admit(kind wire.Kind, peer wire.Hello) error {
 	return nil
 }
 
+// isMember reports whether a member has an IP address.
+func (n *Node) isMember(ip netip.Addr) bool { return n.opened.Load() && n.gossip.hasIP(ip) }
+
 // refused records that another node does not admit this one.
 func (n *Node) refused(kind wire.Kind, err *wire.RefusedError) {
-	if kind == wire.Gossip { // other kinds of stream go to members only
+	if kind == wire.Gossip && !err.Peer.SteppedOut { // other kinds of stream go to members only
 		n.health.metForeignCluster(err)
 	}
 }

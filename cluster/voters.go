@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/fold"
 )
 
 const (
@@ -40,6 +41,7 @@ type voterManager struct {
 	roster  *roster
 	changed signal // the members may have changed
 	log     *slog.Logger
+	events  *fold.Events
 
 	termStart atomic.Uint64 // index of the last entry applied when this node became leader
 }
@@ -50,7 +52,7 @@ func (m *voterManager) run(ctx context.Context) {
 	for {
 		changed, err := m.changeVoters(ctx)
 		if err != nil && ctx.Err() == nil {
-			m.log.Warn("failed to change voters, retrying", "error", err)
+			m.events.Warn(m.log, "failed to change voters", "failed to change voters, retrying", "error", err)
 		}
 		if changed && err == nil {
 			continue
@@ -129,13 +131,13 @@ func (m *voterManager) promote(ctx context.Context, members ...Member) error {
 		return errNotLeader
 	}
 	if _, err := q.do(ctx, clockEntry); err != nil {
-		return fmt.Errorf("commit clock entry before promoting %s: %w", members[0].Name, err)
+		return fmt.Errorf("commit clock entry before promoting %s: %w", m.gossip.label(members[0]), err)
 	}
 	for _, x := range members {
 		if err := m.raft.AddVoter(raft.ServerID(x.ID)); err != nil {
-			return fmt.Errorf("promote %s: %w", x.Name, err)
+			return fmt.Errorf("promote %s: %w", m.gossip.label(x), err)
 		}
-		m.log.Info("promoted member to voter", "member", x.Name, "addr", x.Addr)
+		m.log.Info("promoted member to voter", "member", m.gossip.label(x), "addr", x.Addr)
 	}
 	return nil
 }
@@ -145,7 +147,7 @@ func (m *voterManager) promote(ctx context.Context, members ...Member) error {
 func (m *voterManager) addNonvoter(ctx context.Context, x Member) error {
 	id := raft.ServerID(x.ID)
 	if err := m.raft.AddNonvoter(id); err != nil {
-		return fmt.Errorf("add %s as nonvoter: %w", x.Name, err)
+		return fmt.Errorf("add %s as nonvoter: %w", m.gossip.label(x), err)
 	}
 	until := m.raft.CommitIndex()
 	catching, cancel := context.WithTimeout(ctx, catchUp)
@@ -157,7 +159,7 @@ func (m *voterManager) addNonvoter(ctx context.Context, x Member) error {
 	if errors.Is(catching.Err(), context.DeadlineExceeded) {
 		m.roster.markLaggard(x.ID)
 	}
-	return errors.Join(fmt.Errorf("%s at %s did not catch up with the log: %w", x.Name, x.Addr, err), m.remove(ctx, id))
+	return errors.Join(fmt.Errorf("%s at %s did not catch up with the log: %w", m.gossip.label(x), x.Addr, err), m.remove(ctx, id))
 }
 
 // remove removes a server once a majority of the remaining voters follows this

@@ -2,6 +2,7 @@ package server
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -90,7 +91,11 @@ func (s *Server) admit(r *http.Request) (*tenant, *httpapi.Error) {
 	if s.cfg.Tokens == nil {
 		return s.anyone, nil
 	}
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	headers := r.Header.Values("Authorization")
+	if len(headers) > 1 { // a proxy may have checked another one than the first
+		return nil, &httpapi.Error{Code: httpapi.Unauthorized, Message: fmt.Sprintf("%d headers Authorization: want one", len(headers))}
+	}
+	scheme, token, _ := strings.Cut(strings.Join(headers, ""), " ")
 	token = strings.TrimSpace(token)
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return nil, &httpapi.Error{Code: httpapi.Unauthorized, Message: `no token: want the header "Authorization: Bearer TOKEN"`}

@@ -26,6 +26,7 @@ import (
 	"github.com/choked/choked"
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/internal/boottime"
+	"github.com/choked/choked/internal/fold"
 	"github.com/choked/choked/internal/httpapi"
 )
 
@@ -51,16 +52,26 @@ type Config struct {
 	// Nil: the store is always ready.
 	Ready func() error
 
+	// Healthy returns nil, or why this process has to be started again to be of use.
+	// Then /healthz fails. Nil: it never has to.
+	Healthy func() error
+
 	// Cluster describes the nodes behind the store. Nil: the store has no nodes.
-	Cluster func() (self, leader string, members []Member)
+	Cluster func() Cluster
 
 	// Logger receives requests at level Debug and failures at levels above. Tokens
 	// are never logged. Nil discards.
 	Logger *slog.Logger
 }
 
+// Cluster describes the nodes behind the store.
+type Cluster = httpapi.Cluster
+
 // Member is a node of the cluster behind the store.
 type Member = httpapi.Member
+
+// Gone is a voter of the cluster that is missing.
+type Gone = httpapi.Gone
 
 // Bounds of a client's connection.
 const (
@@ -79,6 +90,7 @@ const settleTimeout = 5 * time.Second
 type Server struct {
 	cfg    Config
 	log    *slog.Logger
+	events fold.Events // of log lines
 	clock  *boottime.Clock
 	mux    *http.ServeMux
 	http   *http.Server
@@ -376,12 +388,12 @@ func badRequest(err error) *httpapi.Error {
 }
 
 // storeError returns the answer to a client for an error of the store, and logs the
-// error itself, which may name addresses and disks. The log line is cut, since each
-// of a thousand settlements may have failed.
+// error itself, which may name addresses and disks: once a minute while it repeats.
+// The log line is cut, since each of a thousand settlements may have failed.
 func (s *Server) storeError(c *call, err error) *httpapi.Error {
 	e := httpapi.ErrorOf(err)
 	if e.Code == httpapi.Failed || e.Code == httpapi.NoQuorum || e.Code == httpapi.Unavailable {
-		s.log.Warn("store failed", "error", fmt.Sprintf("%.1000s", err.Error()), "request", c.w.id)
+		s.events.Warn(s.log, "store failed "+string(e.Code), "store failed", "error", fmt.Sprintf("%.1000s", err.Error()), "request", c.w.id)
 	}
 	return e
 }
@@ -436,13 +448,32 @@ func (s *Server) settle(done bucket.Settlement) {
 	}
 }
 
-func (s *Server) healthy(*call) (any, *httpapi.Error) { return struct{}{}, nil }
+// healthy answers a supervisor, which starts a process again that fails.
+func (s *Server) healthy(*call) (any, *httpapi.Error) {
+	if s.cfg.Healthy != nil && s.cfg.Healthy() != nil {
+		return nil, &httpapi.Error{Code: httpapi.Unavailable, Message: "this node has stepped out: it has to be started again"} // /v1/status gives the reason
+	}
+	return struct{}{}, nil
+}
+
+// readiness is the body of /readyz.
+type readiness struct {
+	Degraded string `json:"degraded,omitempty"` // names no node, since anyone can read it
+}
 
 func (s *Server) ready(c *call) (any, *httpapi.Error) {
 	if err := s.unreadyReason(); err != nil {
 		return nil, &httpapi.Error{Code: httpapi.Closing, Message: "not ready"} // /v1/status gives the reason, to clients with a token
 	}
-	return struct{}{}, nil
+	return readiness{s.nodes().Degraded}, nil
+}
+
+// nodes describes the cluster; the zero value if there is none.
+func (s *Server) nodes() Cluster {
+	if s.cfg.Cluster == nil {
+		return Cluster{}
+	}
+	return s.cfg.Cluster()
 }
 
 // unreadyReason returns nil if the server is ready, or why it is not.
@@ -467,8 +498,12 @@ func (s *Server) status(c *call) (any, *httpapi.Error) {
 	if err := s.unreadyReason(); err != nil {
 		st.Ready, st.Missing = false, err.Error()
 	}
-	if s.cfg.Cluster != nil && c.tenant.allKeys() {
-		st.Node, st.Leader, st.Members = s.cfg.Cluster()
+	st.Cluster = s.nodes()
+	if s.cfg.Cluster != nil && !c.tenant.allKeys() {
+		st.Cluster = Cluster{
+			Voters: st.Voters, Degraded: st.Degraded, NoQuorum: st.NoQuorum,
+			Hidden: "nodes are listed for tokens of the namespace * only",
+		}
 	}
 	if store, ok := s.cfg.Store.(interface{ Buckets() []bucket.Info }); ok {
 		for _, b := range store.Buckets() {

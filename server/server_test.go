@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -286,6 +289,79 @@ func TestReadiness(t *testing.T) {
 	assert.Equal(t, "1", r.Header().Get("Retry-After"))
 }
 
+// A service that misses voters is ready and says so to anyone, without names; the
+// names are for tokens of the namespace *.
+func TestDegradedServiceIsReady(t *testing.T) {
+	d := open(t, nil, hashToken("a")+" team-a", hashToken("root")+" *")
+	d.cfg.Ready = func() error { return nil }
+	r := d.do(get("/readyz"))
+	assert.Equal(t, 200, r.Code)
+	assert.JSONEq(t, `{}`, r.Body.String())
+	cluster := Cluster{
+		Node: "n1", Leader: "n1", Members: []Member{{ID: "1", Name: "n1", Addr: "10.0.0.1:7946"}}, Voters: 3,
+		Gone: []Gone{{ID: "2", Name: "n2", For: time.Minute}}, Degraded: "1 of 3 voters gone", NoQuorum: true,
+	}
+	d.cfg.Cluster = func() Cluster { return cluster }
+	r = d.do(get("/readyz"))
+	assert.Equal(t, 200, r.Code)
+	assert.JSONEq(t, `{"degraded":"1 of 3 voters gone"}`, r.Body.String())
+
+	ask := func(token string) (st httpapi.Status, body string) {
+		r := get("/v1/status")
+		r.Header.Set("Authorization", "Bearer "+token)
+		answer := d.do(r)
+		answer.read(&st)
+		return st, answer.Body.String()
+	}
+	st, _ := ask("root")
+	assert.Equal(t, cluster, st.Cluster)
+	st, body := ask("a")
+	assert.Equal(t, Cluster{Voters: 3, Degraded: "1 of 3 voters gone", NoQuorum: true, Hidden: "nodes are listed for tokens of the namespace * only"}, st.Cluster)
+	assert.NotContains(t, body, "n1")
+	assert.NotContains(t, body, "n2")
+}
+
+// A supervisor restarts a process whose /healthz fails.
+func TestHealthzFailsWhenTheNodeHasSteppedOut(t *testing.T) {
+	var fault error
+	d := &testServer{Server: New(Config{Store: choked.NewLocal(), Healthy: func() error { return fault }, Ready: func() error { return errors.New("no leader") }}), t: t}
+	assert.Equal(t, 200, d.do(get("/healthz")).Code, "a node that is not ready is healthy")
+	fault = errors.New("disk failed, of secret-host")
+	r := d.do(get("/healthz"))
+	assert.Equal(t, 503, r.Code)
+	assert.Equal(t, httpapi.Unavailable, r.code())
+	assert.NotContains(t, r.Body.String(), "secret")
+}
+
+// The fields of a status are those that the description lists.
+func TestStatusIsDescribed(t *testing.T) {
+	var doc struct {
+		Components struct {
+			Schemas struct {
+				Status struct {
+					Properties map[string]struct {
+						Items struct{ Properties map[string]any }
+					}
+				}
+			}
+		}
+	}
+	require.NoError(t, json.Unmarshal(openapi, &doc))
+	described := doc.Components.Schemas.Status.Properties
+	fields := func(v any) (names []string) {
+		for _, f := range reflect.VisibleFields(reflect.TypeOf(v)) {
+			if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" {
+				names = append(names, name)
+			}
+		}
+		return names
+	}
+	assert.ElementsMatch(t, fields(httpapi.Status{}), slices.Collect(maps.Keys(described)))
+	assert.ElementsMatch(t, fields(Member{}), slices.Collect(maps.Keys(described["members"].Items.Properties)))
+	assert.ElementsMatch(t, fields(Gone{}), slices.Collect(maps.Keys(described["gone"].Items.Properties)))
+	assert.ElementsMatch(t, fields(httpapi.KeyInfo{}), slices.Collect(maps.Keys(described["keys"].Items.Properties)))
+}
+
 func TestBadRequestNamesTheCause(t *testing.T) {
 	d := open(t, nil)
 	const id = `"id":"1-1"`
@@ -294,13 +370,15 @@ func TestBadRequestNamesTheCause(t *testing.T) {
 		`{`:                     "unexpected EOF",
 		`[]`:                    "cannot unmarshal",
 		`{"key":"k","limit":1}`: `unknown field "limit"`,
-		`{"key":"k",` + id + `,"limits":{"requests":"5/s"}} {}`:                                         "more than one",
-		`{"key":"k","id":"1","limits":{"requests":"5/s"}}`:                                              "lease id",
-		`{"key":"k","id":7,"limits":{"requests":"5/s"}}`:                                                "cannot unmarshal",
-		`{` + id + `,"limits":{"requests":"5/s"}}`:                                                      "key is empty",
-		`{"key":"` + strings.Repeat("k", 513) + `",` + id + `,"limits":{"requests":"5/s"}}`:             "513 bytes",
-		`{"key":"k","key_base64":"aw==",` + id + `,"limits":{"requests":"5/s"}}`:                        "both key",
-		`{"key":"k` + "\xff" + `",` + id + `,"limits":{"requests":"5/s"}}`:                              "UTF-8",
+		`{"key":"k",` + id + `,"limits":{"requests":"5/s"},"limits":{"requests":"500/s"}}`:  `member "limits" is there twice`,
+		`{"key":"k",` + id + `,"limits":{"requests":"5/s","Requests":"500/s"}}`:             `member "Requests" is there twice`,
+		`{"key":"k",` + id + `,"limits":{"requests":"5/s"}} {}`:                             "more than one",
+		`{"key":"k","id":"1","limits":{"requests":"5/s"}}`:                                  "lease id",
+		`{"key":"k","id":7,"limits":{"requests":"5/s"}}`:                                    "cannot unmarshal",
+		`{` + id + `,"limits":{"requests":"5/s"}}`:                                          "key is empty",
+		`{"key":"` + strings.Repeat("k", 513) + `",` + id + `,"limits":{"requests":"5/s"}}`: "513 bytes",
+		`{"key":"k","key_base64":"aw==",` + id + `,"limits":{"requests":"5/s"}}`:            "both key",
+		`{"key":"k` + "\xff" + `",` + id + `,"limits":{"requests":"5/s"}}`:                  "UTF-8",
 		`{"key":"k",` + id + `}`:                                                                        "no limits",
 		`{"key":"k",` + id + `,"limits":{"requests":"fast"}}`:                                           `rate "fast"`,
 		`{"key":"k",` + id + `,"limits":{"requests":[{"n":1}]}}`:                                        "rate per 0s",

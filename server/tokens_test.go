@@ -40,6 +40,13 @@ func TestTokensAdmit(t *testing.T) {
 		assert.Equal(t, httpapi.Unauthorized, r.code())
 		assert.Equal(t, `Bearer realm="choked"`, r.Header().Get("WWW-Authenticate"))
 	}
+	for _, second := range []string{"Bearer " + token, "Bearer " + other, ""} {
+		r := get("/v1/acquire", "key", "k", "request_limit", "100/s")
+		r.Header["Authorization"] = []string{"Bearer " + token, second}
+		answer := d.do(r)
+		assert.Equal(t, 401, answer.Code, "a second header %q", second)
+		assert.Equal(t, "2 headers Authorization: want one", answer.message())
+	}
 	assert.Equal(t, 200, d.do(get("/healthz")).Code, "needs no token")
 	for _, r := range routes {
 		if r.to != anyone {

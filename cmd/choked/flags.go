@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"strings"
 )
@@ -16,6 +17,23 @@ type flags struct {
 	getenv         func(string) string
 	stdout, stderr io.Writer
 	config         string // path of the file
+
+	// alternatives are pairs of flags of which one is to be set. Setting one of them
+	// also overrides the other one of a lower precedence.
+	alternatives map[string]string
+}
+
+// either declares two flags that are alternatives.
+func (f *flags) either(a, b string) {
+	if f.alternatives == nil {
+		f.alternatives = make(map[string]string)
+	}
+	f.alternatives[a], f.alternatives[b] = b, a
+}
+
+// overridden reports whether set holds a flag or its alternative.
+func (f *flags) overridden(set map[string]bool, name string) bool {
+	return set[name] || set[f.alternatives[name]]
 }
 
 // usageError is a mistake in the command line, the environment or the file.
@@ -49,9 +67,10 @@ func (f *flags) parse(args []string, minArgs, maxArgs int, arguments string) err
 	set := make(map[string]bool)
 	f.Visit(func(fl *flag.Flag) { set[fl.Name] = true })
 	var err error
+	line := maps.Clone(set)
 	f.VisitAll(func(fl *flag.Flag) {
 		name := variable(fl.Name)
-		if value := f.getenv(name); value != "" && !set[fl.Name] && err == nil {
+		if value := f.getenv(name); value != "" && !f.overridden(line, fl.Name) && err == nil {
 			set[fl.Name] = true
 			if e := f.Set(fl.Name, value); e != nil {
 				err = wrong("%s: %w", name, hide(fl.Name, e))
@@ -113,7 +132,7 @@ func (f *flags) file(set map[string]bool) error {
 			return wrong("%s: line %d: %s is set twice", f.config, n, name)
 		}
 		seen[name] = true
-		if set[name] {
+		if f.overridden(set, name) {
 			continue
 		}
 		if err := f.Set(name, value); err != nil {

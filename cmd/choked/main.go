@@ -20,7 +20,8 @@ import (
 const usage = `Usage: choked <command> [flags]
 
   serve    run a node of the service
-  status   print the status of a service
+  status   print the status of a service; the exit status is 3 if voters are missing,
+           4 if the service is not ready
   token    create a token
 
 choked <command> -h prints the flags of a command. An environment variable can set a
@@ -35,8 +36,13 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 
+// exitStatus is an exit status with which a command ends that has printed its result.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
 // run runs the program with the given arguments, environment and outputs. It returns
-// the exit status: 0, 1 for a failure, or 2 for a usage error.
+// the exit status: 0, 1 for a failure, 2 for a usage error, or that of a command.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	commands := map[string]func(context.Context, *flags, []string) error{"serve": serve, "status": status, "token": token}
 	if len(args) == 0 {
@@ -54,7 +60,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	err := command(ctx, newFlags("choked "+args[0], getenv, stdout, stderr), args[1:])
 	var wrong *usageError
+	var status exitStatus
 	switch {
+	case errors.As(err, &status):
+		return int(status)
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return 0
 	case errors.As(err, &wrong):

@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -33,6 +34,7 @@ import (
 	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/httpstore"
 	"github.com/choked/choked/internal/httpapi"
+	"github.com/choked/choked/internal/testkit/ports"
 )
 
 // mainEnv is the environment variable that makes the test binary run the command.
@@ -159,6 +161,7 @@ func TestServeFromStartToShutdown(t *testing.T) {
 	assert.Regexp(t, `^ready\n`, out)
 	assert.Regexp(t, `openai_chat +50/s|openai_chat +requests 50/s; tokens 100000/m`, out)
 	assert.NotContains(t, out, "alone", "nodes are shown to namespace * only")
+	assert.Contains(t, out, "nodes are listed for tokens of the namespace * only")
 	status, out, errs = runCommand(t, nil, "token", "-file", file, "*")
 	require.Zero(t, status, errs)
 	all := strings.TrimSpace(out)
@@ -231,9 +234,12 @@ func TestChangedCertificateIsReloaded(t *testing.T) {
 	token, file := newToken(t, "*")
 	p := startAlone(t, "-tokens", file, "-tls-cert", cert, "-tls-key", key)
 	url := "https://" + p.addr
-	status, _, errs := runCommand(t, nil, "status", "-url", url, "-token", token, "-ca", cert)
-	require.Zero(t, status, errs)
-	status, _, errs = runCommand(t, nil, "status", "-url", url, "-token", token)
+	require.Eventually(t, func() bool { // 4 until the node leads
+		status, _, errs := runCommand(t, nil, "status", "-url", url, "-token", token, "-ca", cert)
+		require.Contains(t, []int{0, 4}, status, errs)
+		return status == 0
+	}, 10*time.Second, 10*time.Millisecond)
+	status, _, errs := runCommand(t, nil, "status", "-url", url, "-token", token)
 	assert.Equal(t, 1, status)
 	assert.Contains(t, errs, "certificate")
 
@@ -283,6 +289,46 @@ func TestPrecedenceOfFlagsEnvironmentAndFile(t *testing.T) {
 	assert.Equal(t, []string{"a:1", "b:2"}, o.node.Join)
 	assert.Equal(t, "of = the file", o.node.Secret)
 	assert.Equal(t, 10*time.Second, o.stop, "then the default")
+}
+
+// A secret of a higher precedence overrides one of a lower precedence, whether it is
+// given as it is or by its file. In one place only one of them can stand.
+func TestPrecedenceOfSecretAndItsFile(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+		return path
+	}
+	a, b := write("a", "from file a\n"), write("b", "from file b\n")
+	conf, confFile, confBoth := write("1.conf", "secret = from config\n"), write("2.conf", "secret-file = "+b+"\n"), write("3.conf", "secret = x\nsecret-file = "+b+"\n")
+	for _, tt := range []struct {
+		args []string
+		env  map[string]string
+		want string // empty: an error
+	}{
+		{nil, map[string]string{"CHOKED_SECRET": "from env", "CHOKED_CONFIG": confFile}, "from env"},
+		{nil, map[string]string{"CHOKED_SECRET_FILE": a, "CHOKED_CONFIG": conf}, "from file a"},
+		{nil, map[string]string{"CHOKED_SECRET_FILE": a, "CHOKED_CONFIG": confFile}, "from file a"},
+		{[]string{"-secret-file", a}, map[string]string{"CHOKED_SECRET": "from env"}, "from file a"},
+		{[]string{"-secret", "from line"}, map[string]string{"CHOKED_SECRET_FILE": a, "CHOKED_CONFIG": confBoth}, "from line"},
+		{nil, map[string]string{"CHOKED_CONFIG": confFile}, "from file b"},
+		{[]string{"-secret", "x", "-secret-file", a}, nil, ""},
+		{nil, map[string]string{"CHOKED_SECRET": "x", "CHOKED_SECRET_FILE": a}, ""},
+		{nil, map[string]string{"CHOKED_CONFIG": confBoth}, ""},
+	} {
+		f := newFlags("choked serve", func(name string) string { return tt.env[name] }, io.Discard, io.Discard)
+		var o options
+		serveFlags(f, &o)
+		require.NoError(t, f.parse(tt.args, 0, 0, ""))
+		err := o.check()
+		if tt.want == "" {
+			assert.ErrorContains(t, err, "want one of them", "%v %v", tt.args, tt.env)
+			continue
+		}
+		assert.NoError(t, err, "%v %v", tt.args, tt.env)
+		assert.Equal(t, tt.want, o.node.Secret, "%v %v", tt.args, tt.env)
+	}
 }
 
 // Repeated flags append within one source: the command line, the environment or the
@@ -391,11 +437,136 @@ func TestErrorsHideSecrets(t *testing.T) {
 
 func TestStatusQuotesHostileNames(t *testing.T) {
 	var out bytes.Buffer
-	require.NoError(t, show(&out, httpapi.Status{Missing: "\x1b[2J", Members: []httpapi.Member{{Name: "a\nb"}}, Keys: []httpapi.KeyInfo{
+	require.NoError(t, show(&out, httpapi.Status{Missing: "\x1b[2J", Cluster: httpapi.Cluster{
+		Degraded: "\x1b[2J", Hidden: "\x1b[2J", Members: []httpapi.Member{{Name: "a\nb"}}, Gone: []httpapi.Gone{{ID: "1", Name: "c\nd", Addr: "\x1b[2J"}, {ID: "e\x1bf"}},
+	}, Keys: []httpapi.KeyInfo{
 		{Key: httpapi.KeyOf("\x1b[2J"), Limits: "requests 5/s"}, {Key: httpapi.KeyOf("\xff"), Limits: "tokens 5/s"}}}))
 	assert.NotContains(t, out.String(), "\x1b")
 	assert.Contains(t, out.String(), `"\xff"`)
 	assert.Contains(t, out.String(), `"a\nb"`)
+	assert.Contains(t, out.String(), `"c\nd"`)
+}
+
+func TestStatusInWords(t *testing.T) {
+	members := []httpapi.Member{
+		{ID: "0123456789", Name: "vm", Addr: "10.0.0.1:7946", Leader: true, Voter: true, Self: true},
+		{ID: "abcdefghij", Name: "vm", Addr: "10.0.0.2:7946", Voter: true},
+		{ID: "9876543210", Name: "other", Addr: "10.0.0.3:7946", Sick: true},
+	}
+	gone := []httpapi.Gone{{ID: "5555555555", Name: "db", Addr: "10.0.0.4:7946", For: 2 * time.Minute}, {ID: "9876543210", Name: "other", Sick: true}, {ID: "7777777777"}}
+	for _, tt := range []struct {
+		status httpapi.Status
+		exit   error
+		want   string
+	}{
+		{httpapi.Status{Ready: true}, nil, "ready\n"},
+		{httpapi.Status{Ready: true, Cluster: httpapi.Cluster{Hidden: "nodes are hidden"}}, nil, "ready\n\nnodes are hidden\n"},
+		{httpapi.Status{Missing: "no cluster"}, exitNotReady, "not ready: no cluster\n"},
+		{httpapi.Status{Ready: true, Cluster: httpapi.Cluster{Degraded: "1 of 3"}}, exitDegraded, "degraded: 1 of 3\n"},
+		{httpapi.Status{Missing: "no leader", Cluster: httpapi.Cluster{Degraded: "2 of 3", NoQuorum: true}}, exitNotReady, "no quorum: 2 of 3\nnot ready: no leader\n"},
+		{httpapi.Status{Ready: true, Cluster: httpapi.Cluster{Members: members, Gone: gone}}, nil, `ready
+
+NODE       ADDRESS        ROLE
+vm/012345   10.0.0.1:7946  leader, this node
+vm/abcdef   10.0.0.2:7946  voter
+other       10.0.0.3:7946  client, disk failed
+db          10.0.0.4:7946  voter, gone since 2m0s
+7777777777  -              voter, gone since 0s
+`},
+	} {
+		var out bytes.Buffer
+		require.NoError(t, show(&out, tt.status))
+		assert.Equal(t, strings.Replace(tt.want, "NODE       ", "NODE        ", 1)+"\nthis node knows of no keys in use\n", out.String())
+		assert.Equal(t, tt.exit, exitOf(tt.status))
+	}
+}
+
+// Of three nodes one is killed, then another: status, its exit status and /readyz say
+// so.
+func TestStatusOfADegradedService(t *testing.T) {
+	addrs, err := ports.Free(3)
+	require.NoError(t, err)
+	var nodes []*process
+	for i, addr := range addrs {
+		nodes = append(nodes, start(t, nil, "-listen", "127.0.0.1:0", "-bind", addr, "-join", strings.Join(addrs, ","), "-name", fmt.Sprint("n", i)))
+	}
+	at := func() (exit int, out string) {
+		exit, out, _ = runCommand(t, nil, "status", "-url", "http://"+nodes[0].addr)
+		return exit, out
+	}
+	ready := func() (int, string) {
+		response, err := http.Get("http://" + nodes[0].addr + "/readyz")
+		require.NoError(t, err)
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		return response.StatusCode, string(body)
+	}
+	eventually := func(exit int, parts ...string) string {
+		t.Helper()
+		var out string
+		require.Eventually(t, func() bool {
+			var got int
+			got, out = at()
+			return got == exit && !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(out, p) })
+		}, 30*time.Second, 100*time.Millisecond, "%v", parts)
+		return out
+	}
+	eventually(0, "ready", "n1", "n2", "leader")
+	require.Eventually(t, func() bool { // all of them vote
+		_, out, _ := runCommand(t, nil, "status", "-url", "http://"+nodes[0].addr, "-json")
+		return strings.Contains(out, `"voters":3`)
+	}, 30*time.Second, 100*time.Millisecond)
+	code, body := ready()
+	assert.Equal(t, 200, code)
+	assert.JSONEq(t, "{}", body)
+
+	require.NoError(t, nodes[1].cmd.Process.Kill())
+	out := eventually(3, "degraded: 1 of 3 voters gone since ", "; one more and nothing is decided")
+	assert.Regexp(t, `n1 +`+addrs[1]+` +voter, gone since \d+s`, out)
+	code, body = ready()
+	assert.Equal(t, 200, code)
+	assert.Contains(t, body, `"degraded":"1 of 3 voters gone since `)
+
+	require.NoError(t, nodes[2].cmd.Process.Kill())
+	out = eventually(4, "no quorum: 2 of 3 voters gone since ", "before one of them runs again with its Dir", "not ready: no leader")
+	assert.Regexp(t, `n2 +`+addrs[2]+` +voter, gone since \d+s`, out)
+	code, _ = ready()
+	assert.Equal(t, 503, code)
+}
+
+// A node whose directory was copied fails /healthz, and the original does not.
+func TestCopyOfANodeIsNotHealthy(t *testing.T) {
+	addrs, err := ports.Free(2)
+	require.NoError(t, err)
+	dirs := []string{t.TempDir(), t.TempDir()}
+	health := func(p *process) int {
+		response, err := http.Get("http://" + p.addr + "/healthz")
+		require.NoError(t, err)
+		response.Body.Close()
+		return response.StatusCode
+	}
+	serve := func(i int) *process {
+		return start(t, nil, "-listen", "127.0.0.1:0", "-bind", addrs[i], "-join", addrs[0], "-dir", dirs[i], "-name", fmt.Sprint("n", i))
+	}
+	one := serve(0)
+	one.wait()
+	require.NoError(t, one.cmd.Process.Kill())
+	<-one.done
+	require.NoError(t, os.CopyFS(dirs[1], os.DirFS(dirs[0])))
+	one = serve(0)
+	one.wait()
+	time.Sleep(2 * time.Second) // then the other one is the later one
+	two := serve(1)
+	require.Eventually(t, func() bool { return health(two) == 503 }, 10*time.Second, 50*time.Millisecond)
+	exit, out, _ := runCommand(t, nil, "status", "-url", "http://"+two.addr)
+	assert.Equal(t, 4, exit)
+	assert.Contains(t, out, "not ready: ")
+	assert.Contains(t, out, "stepped out")
+	assert.Contains(t, out, addrs[0])
+	assert.Equal(t, 200, health(one))
+	exit, _, _ = runCommand(t, nil, "status", "-url", "http://"+one.addr)
+	assert.Zero(t, exit)
 }
 
 // wait returns when the service is ready.

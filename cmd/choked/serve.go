@@ -42,7 +42,8 @@ func serveFlags(f *flags, o *options) {
 	f.StringVar(&o.node.Advertise, "advertise", "", "`host:port` at which other nodes reach this one (default the address of -bind)")
 	f.Var(list{&o.node.Join}, "join", "`host:port,...` of the nodes, the same list on all of them; a DNS name stands for all its addresses;\nmay be repeated. The node at the first address founds the cluster. Empty: a cluster of this node alone")
 	f.StringVar(&o.node.Secret, "secret", "", "`secret` that all nodes share; prefer CHOKED_SECRET or -secret-file, since other users can see command lines")
-	f.StringVar(&o.secretFile, "secret-file", "", "`file` with the secret")
+	f.StringVar(&o.secretFile, "secret-file", "", "`file` with the secret, in place of -secret")
+	f.either("secret", "secret-file")
 	f.Var(each{&o.node.PreviousSecrets}, "previous-secret", "`secret` that is still accepted from other nodes, while the secret is being changed; may be repeated")
 	f.StringVar(&o.node.Dir, "dir", "", "`directory` of the Raft log and snapshots; without it the node keeps them in memory and forgets them when it stops")
 	f.TextVar(&o.node.ColdStart, "cold-start", cluster.Full, "`full or empty`: level of the buckets when a cluster begins without a log of earlier ones")
@@ -74,7 +75,7 @@ func (o *options) check() error {
 	}
 	if o.secretFile != "" {
 		if o.node.Secret != "" {
-			return wrong("-secret and -secret-file: want one of them")
+			return wrong("-secret and -secret-file are set in the same place: want one of them")
 		}
 		b, err := os.ReadFile(o.secretFile)
 		if err != nil {
@@ -123,16 +124,8 @@ func serve(ctx context.Context, f *flags, args []string) (err error) {
 	}
 	cfg.Store = node
 	cfg.Ready = func() error { return ready(node) }
-	cfg.Cluster = func() (self, leader string, members []server.Member) {
-		for _, m := range node.Members() {
-			members = append(members, server.Member{Name: m.Name, Addr: m.Addr, Leader: m.Leader, Voter: m.Voter, Sick: m.DiskFailed, Self: m.Self})
-			if m.Self {
-				self = m.Name
-			}
-		}
-		m, _ := node.Leader()
-		return self, m.Name, members
-	}
+	cfg.Healthy = node.SteppedOut
+	cfg.Cluster = func() server.Cluster { return describe(node) }
 	s := server.New(cfg)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }() // ends with Shutdown
@@ -167,4 +160,46 @@ func ready(node *cluster.Node) error {
 		return errors.New("no leader")
 	}
 	return nil
+}
+
+// describe returns the cluster as node knows it.
+func describe(node *cluster.Node) server.Cluster {
+	var c server.Cluster
+	leader, _ := node.Leader()
+	for _, m := range node.Members() {
+		c.Members = append(c.Members, server.Member{
+			ID: m.ID, Name: m.Name, Addr: m.Addr, Leader: m.ID == leader.ID, Voter: m.Voter, Sick: m.DiskFailed, Self: m.Self,
+		})
+	}
+	for i, name := range labels(c.Members) {
+		if c.Members[i].Self {
+			c.Node = name
+		}
+		if c.Members[i].Leader {
+			c.Leader = name
+		}
+	}
+	q := node.Quorum()
+	c.Voters, c.Degraded, c.NoQuorum = q.Voters, q.String(), q.Lost()
+	for _, m := range q.Missing {
+		c.Gone = append(c.Gone, server.Gone{ID: m.ID, Name: m.Name, Addr: m.Addr, Sick: m.DiskFailed, For: time.Since(m.Since)})
+	}
+	return c
+}
+
+// labels returns the names of members. A part of the id follows a name that two of
+// them have.
+func labels(members []server.Member) []string {
+	times := make(map[string]int)
+	for _, m := range members {
+		times[m.Name]++
+	}
+	names := make([]string, len(members))
+	for i, m := range members {
+		names[i] = m.Name
+		if times[m.Name] > 1 {
+			names[i] += "/" + m.ID[:min(len(m.ID), 6)]
+		}
+	}
+	return names
 }

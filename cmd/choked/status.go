@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -36,15 +37,36 @@ func status(ctx context.Context, f *flags, args []string) error {
 	if err != nil {
 		return err
 	}
-	if asJSON {
-		_, err := f.stdout.Write(body)
-		return err
-	}
 	var st httpapi.Status
 	if err := json.Unmarshal(body, &st); err != nil {
 		return fmt.Errorf("decode status of %s: %w", url, err)
 	}
-	return show(f.stdout, st)
+	if asJSON {
+		_, err = f.stdout.Write(body)
+	} else {
+		err = show(f.stdout, st)
+	}
+	if err != nil {
+		return err
+	}
+	return exitOf(st)
+}
+
+// The exit status of the command status says how the service is.
+const (
+	exitDegraded exitStatus = 3 // it decides, but voters are missing
+	exitNotReady exitStatus = 4 // it does not decide, for want of a quorum or for another reason
+)
+
+// exitOf returns the exit status for st as an error, or nil if all is well.
+func exitOf(st httpapi.Status) error {
+	switch {
+	case !st.Ready || st.NoQuorum:
+		return exitNotReady
+	case st.Degraded != "":
+		return exitDegraded
+	}
+	return nil
 }
 
 func askStatus(ctx context.Context, url, token, ca string) ([]byte, error) {
@@ -92,31 +114,20 @@ func askStatus(ctx context.Context, url, token, ca string) ([]byte, error) {
 // show prints st as tables. It quotes names that contain control characters.
 func show(out io.Writer, st httpapi.Status) error {
 	switch {
-	case st.Ready:
-		fmt.Fprintln(out, "ready")
-	default:
+	case st.NoQuorum:
+		fmt.Fprintln(out, "no quorum:", quoted(st.Degraded))
+		if st.Missing != "" {
+			fmt.Fprintln(out, "not ready:", quoted(st.Missing))
+		}
+	case !st.Ready:
 		fmt.Fprintln(out, "not ready:", quoted(st.Missing))
+	case st.Degraded != "":
+		fmt.Fprintln(out, "degraded:", quoted(st.Degraded))
+	default:
+		fmt.Fprintln(out, "ready")
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	if len(st.Members) > 0 {
-		fmt.Fprintln(w, "\nNODE\tADDRESS\tROLE")
-		for _, m := range st.Members {
-			role := "client"
-			switch {
-			case m.Leader || m.Name == st.Leader:
-				role = "leader"
-			case m.Voter:
-				role = "voter"
-			}
-			if m.Sick {
-				role += ", disk failed"
-			}
-			if m.Self {
-				role += ", this node"
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\n", quoted(m.Name), quoted(m.Addr), role)
-		}
-	}
+	showNodes(w, st.Cluster)
 	if len(st.Keys) == 0 {
 		fmt.Fprintln(w, "\nthis node knows of no keys in use")
 	} else {
@@ -131,6 +142,41 @@ func show(out io.Writer, st httpapi.Status) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%v\n", quoted(key), k.Limits, ofLimited(limits, k.Level.Value()), ofLimited(limits, k.Leased), k.Leases, k.Full.Round(time.Millisecond))
 	}
 	return w.Flush()
+}
+
+// showNodes prints the nodes, and the voters that are missing, as a table.
+func showNodes(w io.Writer, c httpapi.Cluster) {
+	if c.Hidden != "" {
+		fmt.Fprintln(w, "\n"+quoted(c.Hidden))
+	}
+	if len(c.Members)+len(c.Gone) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nNODE\tADDRESS\tROLE")
+	names := labels(c.Members)
+	listed := make(map[string]bool)
+	for i, m := range c.Members {
+		listed[m.ID] = true
+		role := "client"
+		switch {
+		case m.Leader:
+			role = "leader"
+		case m.Voter:
+			role = "voter"
+		}
+		if m.Sick {
+			role += ", disk failed"
+		}
+		if m.Self {
+			role += ", this node"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", quoted(names[i]), quoted(m.Addr), role)
+	}
+	for _, m := range c.Gone {
+		if !listed[m.ID] {
+			fmt.Fprintf(w, "%s\t%s\tvoter, gone since %v\n", quoted(cmp.Or(m.Name, m.ID)), quoted(cmp.Or(m.Addr, "-")), m.For.Round(time.Second))
+		}
+	}
 }
 
 func parseLimits(s string) (l bucket.Limits, err error) {

@@ -31,7 +31,8 @@ const MaxSettlements = 1024
 // lease, which counts from the client's last request, does not shrink with the wait.
 const Poll = 5 * time.Second
 
-// Decode parses b as one JSON value without unknown fields.
+// Decode parses b as one JSON value without unknown fields, and without members that
+// stand twice: a second "limits" could lift a limit.
 func Decode(b []byte, v any) error {
 	if !utf8.Valid(b) {
 		return errors.New("decode body: not UTF-8, want a key of other bytes in key_base64")
@@ -43,6 +44,9 @@ func Decode(b []byte, v any) error {
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return errors.New("decode body: more than one JSON value")
+	}
+	if err := checkMembers(b); err != nil {
+		return fmt.Errorf("decode body: %w", err)
 	}
 	return nil
 }
@@ -366,22 +370,42 @@ type Acquired struct {
 
 // Status is the status of one node of the service.
 type Status struct {
-	Node    string    `json:"node,omitempty"`
-	Ready   bool      `json:"ready"`
-	Missing string    `json:"missing,omitempty"` // why the node is not ready
-	Leader  string    `json:"leader,omitempty"`
-	Members []Member  `json:"members,omitempty"`
-	Keys    []KeyInfo `json:"keys"`
+	Ready   bool   `json:"ready"`
+	Missing string `json:"missing,omitempty"` // why the node is not ready
+	Cluster
+	Keys []KeyInfo `json:"keys"`
+}
+
+// Cluster describes the nodes behind the service, as one of them knows them.
+type Cluster struct {
+	Node     string   `json:"node,omitempty"`   // name of the node that answers
+	Leader   string   `json:"leader,omitempty"` // name of the node that leads
+	Members  []Member `json:"members,omitempty"`
+	Voters   int      `json:"voters,omitempty"`    // nodes that vote; 0: not known
+	Gone     []Gone   `json:"gone,omitempty"`      // voters that are missing
+	Degraded string   `json:"degraded,omitempty"`  // how many are missing, and what that means
+	NoQuorum bool     `json:"no_quorum,omitempty"` // too many are missing: nothing is decided
+	Hidden   string   `json:"hidden,omitempty"`    // why the nodes are not listed
 }
 
 // Member is a node of the cluster behind the service.
 type Member struct {
+	ID     string `json:"id,omitempty"` // tells nodes of one name apart
 	Name   string `json:"name"`
 	Addr   string `json:"addr"`
 	Leader bool   `json:"leader,omitempty"`
 	Voter  bool   `json:"voter,omitempty"`
 	Sick   bool   `json:"sick,omitempty"`
 	Self   bool   `json:"self,omitempty"`
+}
+
+// Gone is a voter that is not alive, or whose disk has failed.
+type Gone struct {
+	ID   string        `json:"id"`
+	Name string        `json:"name,omitempty"` // empty: the node that answers has not seen it
+	Addr string        `json:"addr,omitempty"`
+	Sick bool          `json:"sick,omitempty"`
+	For  time.Duration `json:"for_ns"`
 }
 
 // KeyInfo is [bucket.Info].

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-sockaddr"
+
+	"github.com/choked/choked/internal/fold"
 )
 
 // Kind is the purpose of a stream. It is negotiated within TLS (ALPN).
@@ -37,7 +39,8 @@ var kinds = []string{string(Raft), string(Gossip), string(RPC)}
 const (
 	handshakeTimeout   = 2 * time.Second
 	maxHandshakes      = 512  // connections in their handshake
-	maxHandshakesPerIP = 64   // the same, from one IP address
+	memberHandshakes   = 64   // of these only for addresses of members
+	maxHandshakesPerIP = 64   // the same, from one IP address, or one IPv6 network of 64 bits
 	maxConns           = 8192 // connections in all
 	backlog            = 64   // streams of one kind that wait to be accepted
 )
@@ -53,7 +56,18 @@ type Config struct {
 	Hello func() Hello            // returns the present hello of this node
 	Admit func(Kind, Hello) error // returns why a peer is refused, or nil; safe for concurrent use
 
-	// Refused, if set, is called when a peer has refused a stream of this node.
+	// Copied is called when another process has the id of this node, on both sides of
+	// the stream with the same two hellos. It returns why there is no such stream.
+	// Safe for concurrent use.
+	Copied func(self, peer Hello) error
+
+	// IsMember reports whether a member of the cluster has an IP address: some of the
+	// connections in their handshake are for members only. Nil: none is known. Safe
+	// for concurrent use.
+	IsMember func(netip.Addr) bool
+
+	// Refused, if set, is called when a peer has refused a stream of this node. A
+	// peer with another secret does not get as far: see [Port.WrongSecrets].
 	Refused func(Kind, *RefusedError)
 	Logger  *slog.Logger
 }
@@ -68,17 +82,19 @@ type Port struct {
 	packets   net.PacketConn
 	acceptors map[Kind]*acceptor
 	gossip    *gossipTransport
+	wrong     wrongSecrets
+	events    fold.Events // of log lines
 
 	mu         sync.Mutex
-	conns      map[net.Conn]Kind  // "" during the handshake
-	handshakes map[netip.Addr]int // connections in their handshake, by IP address
+	conns      map[net.Conn]Kind    // "" during the handshake
+	handshakes map[netip.Prefix]int // connections in their handshake, by source
 	closed     bool
 	work       sync.WaitGroup
 }
 
 // Open binds the port and starts to accept streams.
 func Open(cfg Config) (*Port, error) {
-	p := &Port{cfg: cfg, conns: make(map[net.Conn]Kind), handshakes: make(map[netip.Addr]int), acceptors: make(map[Kind]*acceptor)}
+	p := &Port{cfg: cfg, conns: make(map[net.Conn]Kind), handshakes: make(map[netip.Prefix]int), acceptors: make(map[Kind]*acceptor)}
 	p.cfg.Secret, p.cfg.Previous = "", nil           // only the keys are needed: a Port that is printed shows no secret
 	if i := slices.Index(cfg.Previous, ""); i >= 0 { // it would admit any peer
 		return nil, fmt.Errorf("previous secret %d of %d is empty", i+1, len(cfg.Previous))
@@ -201,6 +217,7 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 	defer context.AfterFunc(open, func() { cancel(net.ErrClosed) })()
 	raw, err := p.cfg.Network.Dial(ctx, addr)
 	if err != nil {
+		p.noteDialled(addr, err)
 		if open.Err() != nil {
 			err = fmt.Errorf("dial %s: %w", addr, net.ErrClosed)
 		} else if ctx.Err() != nil { // net's "operation was canceled" hides the cause
@@ -213,14 +230,22 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 	cfg := p.tls.Clone()
 	cfg.NextProtos = []string{string(kind)}
 	stream := tls.Client(raw, cfg)
-	peer, err := greet(stream, addr, p.cfg.Hello())
+	self := p.Hello()
+	peer, err := greet(stream, addr, self)
 	if !stop() {
 		err = context.Cause(ctx)
 	}
+	var refused *RefusedError
+	if errors.As(err, &refused) {
+		peer = refused.Peer
+	}
+	if self.IsCopy(peer) {
+		err, refused = p.cfg.Copied(self, peer), nil
+	}
+	p.noteDialled(addr, err)
 	if err != nil {
 		raw.Close()
-		var refused *RefusedError
-		if !errors.As(err, &refused) {
+		if refused == nil {
 			return nil, fmt.Errorf("handshake with %s: %w", addr, err)
 		}
 		if p.cfg.Refused != nil {
@@ -235,6 +260,13 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 		return nil, fmt.Errorf("dial %s: %w", addr, net.ErrClosed)
 	}
 	return c, nil
+}
+
+// Hello returns the present hello of this node.
+func (p *Port) Hello() Hello {
+	h := p.cfg.Hello()
+	h.Addr = p.addr
+	return h
 }
 
 // remember registers c, which is closed with the port. It returns false if the port
@@ -281,7 +313,7 @@ func (p *Port) accept() {
 			c, kind, err := p.handshake(raw)
 			p.endHandshake(raw, from)
 			if err != nil {
-				p.cfg.Logger.Debug("stream refused", "from", raw.RemoteAddr().String(), "error", err)
+				p.noteRefused(raw, err)
 				raw.Close()
 				return
 			}
@@ -292,32 +324,41 @@ func (p *Port) accept() {
 	}
 }
 
-// beginHandshake counts a connection in, unless there are too many.
-func (p *Port) beginHandshake(raw net.Conn) (from netip.Addr, ok bool) {
-	if at, err := netip.ParseAddrPort(raw.RemoteAddr().String()); err == nil {
-		from = at.Addr()
-	}
+// beginHandshake counts a connection in, unless there are too many. The source that it
+// returns is the network of the peer. For a member whose network has no place left, or
+// when all places for strangers are taken, it is the address alone.
+func (p *Port) beginHandshake(raw net.Conn) (source netip.Prefix, ok bool) {
+	ip := sourceOf(raw)
+	source = network(ip)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := 0
 	for _, n := range p.handshakes {
 		all += n
 	}
-	if p.closed || all >= maxHandshakes || p.handshakes[from] >= maxHandshakesPerIP || len(p.conns) >= maxConns {
-		return from, false
+	if p.closed || all >= maxHandshakes || len(p.conns) >= maxConns {
+		return source, false
 	}
-	p.handshakes[from]++
+	if all >= maxHandshakes-memberHandshakes || p.handshakes[source] >= maxHandshakesPerIP {
+		if p.cfg.IsMember == nil || !p.cfg.IsMember(ip) {
+			return source, false
+		}
+		if source, _ = ip.Prefix(ip.BitLen()); p.handshakes[source] >= maxHandshakesPerIP {
+			return source, false
+		}
+	}
+	p.handshakes[source]++
 	p.conns[raw] = ""
-	return from, true
+	return source, true
 }
 
 // endHandshake counts a connection out.
-func (p *Port) endHandshake(raw net.Conn, from netip.Addr) {
+func (p *Port) endHandshake(raw net.Conn, source netip.Prefix) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, raw)
-	if p.handshakes[from]--; p.handshakes[from] == 0 {
-		delete(p.handshakes, from)
+	if p.handshakes[source]--; p.handshakes[source] == 0 {
+		delete(p.handshakes, source)
 	}
 }
 
@@ -332,7 +373,12 @@ func (p *Port) handshake(raw net.Conn) (*Conn, Kind, error) {
 	if p.acceptors[kind] == nil {
 		return nil, "", fmt.Errorf("protocol %q: want one of %q", kind, kinds)
 	}
-	peer, err := receive(stream, p.cfg.Hello, func(h Hello) error { return p.cfg.Admit(kind, h) })
+	peer, err := receive(stream, p.Hello, func(self, peer Hello) error {
+		if self.IsCopy(peer) {
+			return p.cfg.Copied(self, peer)
+		}
+		return p.cfg.Admit(kind, peer)
+	})
 	if err != nil {
 		return nil, "", err
 	}

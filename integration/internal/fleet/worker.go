@@ -183,7 +183,7 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	final := w.status()
 	began := time.Now()
 	err = choke.Close()
-	if errors.Is(err, choked.ErrNoQuorum) || errors.Is(err, context.Canceled) { // its leases could not be returned, which is no failure of the worker
+	if errors.Is(err, choked.ErrUnavailable) || errors.Is(err, context.Canceled) { // its leases could not be returned, which is no failure of the worker
 		err = nil
 	}
 	err = errors.Join(err, w.node.Close())
