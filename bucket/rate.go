@@ -19,6 +19,8 @@ const (
 	maxFill = 10 * maxPer // the longest that an empty bucket may take to fill
 )
 
+const day = 24 * time.Hour
+
 // Rate is one limit: N units are restored every Per, and at most Burst gather.
 type Rate struct {
 	N     int64         // units restored every Per
@@ -32,15 +34,20 @@ func (r Rate) Check() error {
 	case r.N < 1 || r.N > MaxUnits:
 		return fmt.Errorf("rate of %d units: want 1 to %d", r.N, int64(MaxUnits))
 	case r.Per < minPer || r.Per > maxPer:
-		return fmt.Errorf("rate per %v: want %v to %v", r.Per, minPer, maxPer)
+		return perRange(windowText(r.Per))
 	case r.N > int64(r.Per):
-		return fmt.Errorf("rate of %d per %v: want at most one a nanosecond", r.N, r.Per)
+		return fmt.Errorf("rate of %d per %s: want at most one a nanosecond", r.N, windowText(r.Per))
 	case r.Burst < 1 || r.Burst > MaxUnits:
 		return fmt.Errorf("burst of %d units: want 1 to %d", r.Burst, int64(MaxUnits))
 	case r.span(r.Burst) > int64(maxFill):
-		return fmt.Errorf("burst of %d at %d per %v takes more than %v to fill", r.Burst, r.N, r.Per, maxFill)
+		return fmt.Errorf("burst of %d at %d per %s takes more than %d days to fill", r.Burst, r.N, windowText(r.Per), maxFill/day)
 	}
 	return nil
+}
+
+// perRange returns the error for a window that is too short or too long.
+func perRange(window string) error {
+	return fmt.Errorf("rate per %.32s: want %v to %d days", window, minPer, maxPer/day)
 }
 
 // refillsAs reports whether r and q are the same but for the burst.
@@ -75,10 +82,10 @@ var windows = []struct {
 	name string
 	per  time.Duration
 }{
-	{"d", 24 * time.Hour}, {"day", 24 * time.Hour},
-	{"h", time.Hour}, {"hour", time.Hour},
-	{"m", time.Minute}, {"min", time.Minute}, {"minute", time.Minute},
-	{"s", time.Second}, {"sec", time.Second}, {"second", time.Second},
+	{"d", day}, {"day", day}, {"days", day},
+	{"h", time.Hour}, {"hour", time.Hour}, {"hours", time.Hour},
+	{"m", time.Minute}, {"min", time.Minute}, {"mins", time.Minute}, {"minute", time.Minute}, {"minutes", time.Minute},
+	{"s", time.Second}, {"sec", time.Second}, {"secs", time.Second}, {"second", time.Second}, {"seconds", time.Second},
 	{"ms", time.Millisecond},
 	{"us", time.Microsecond}, {"ns", time.Nanosecond}, // for windows that are no multiple of the others
 }
@@ -86,10 +93,11 @@ var windows = []struct {
 // errNotARate means that a text does not have the form of a rate.
 var errNotARate = errors.New("not a rate")
 
-// ParseRate reads a rate: a count, a slash, a window of one or more ns, us, ms, s,
-// m, h or d, and optionally the word burst with a count. Burst defaults to N.
-// Digits may be grouped by underscores. The error quotes s and says what to write
-// instead.
+// ParseRate reads a rate: a count, a slash, a window, and optionally the word burst
+// with a count. Burst defaults to N. A window is one or more ns, us, ms, s, m, h or d,
+// as in 10s; the words sec, second, min, minute, hour and day are read as well, with
+// or without an s at their end. Digits may be grouped by underscores. The error quotes
+// s and says what to write instead, or what range is accepted.
 func ParseRate(s string) (Rate, error) {
 	r, err := parseRate(s)
 	switch {
@@ -108,61 +116,84 @@ func parseRate(s string) (r Rate, err error) {
 	if !ok {
 		return Rate{}, errNotARate
 	}
-	if r.N, ok = parseCount(count); !ok {
-		return Rate{}, errNotARate
+	if r.N, err = readCount(count); err != nil {
+		return Rate{}, countError("rate", count, err)
 	}
-	if r.Per, ok = parseWindow(strings.TrimSpace(window)); !ok {
-		return Rate{}, errNotARate
+	if r.Per, err = parseWindow(strings.TrimSpace(window)); err != nil {
+		return Rate{}, err
 	}
 	r.Burst = r.N
 	if hasBurst {
-		if r.Burst, ok = parseCount(burst); !ok {
-			return Rate{}, errNotARate
+		if r.Burst, err = readCount(burst); err != nil {
+			return Rate{}, countError("burst", burst, err)
 		}
 	}
 	return r, r.Check()
 }
 
-func parseCount(s string) (int64, bool) {
+// errRange means that a text is a whole number outside the range that is accepted.
+var errRange = errors.New("out of range")
+
+// readCount reads a count of zero or more. It returns errRange for a negative number
+// and for one that does not fit in 64 bits, and errNotARate for other texts.
+func readCount(s string) (int64, error) {
 	s = strings.TrimSpace(s)
-	if s == "" || strings.ContainsFunc(s, func(c rune) bool { return c != '_' && !('0' <= c && c <= '9') }) {
-		return 0, false
+	digits, negative := strings.CutPrefix(s, "-")
+	if strings.Trim(digits, "_") == "" || strings.Trim(digits, "0123456789_") != "" {
+		return 0, errNotARate
 	}
-	n, err := strconv.ParseInt(strings.ReplaceAll(s, "_", ""), 10, 64)
-	return n, err == nil
+	n, err := strconv.ParseInt(strings.ReplaceAll(digits, "_", ""), 10, 64)
+	if negative || err != nil {
+		return 0, errRange
+	}
+	return n, nil
 }
 
-func parseWindow(s string) (time.Duration, bool) {
-	times := int64(1)
+// countError returns err, an error of readCount, as the error of the rate or the burst
+// that s was read for.
+func countError(of, s string, err error) error {
+	if err == errRange {
+		return fmt.Errorf("%s of %.32s units: want 1 to %d", of, strings.TrimSpace(s), int64(MaxUnits))
+	}
+	return err
+}
+
+func parseWindow(s string) (time.Duration, error) {
+	times, name := int64(1), s
+	var err error
 	if i := strings.IndexFunc(s, unicode.IsLetter); i > 0 {
-		n, ok := parseCount(s[:i])
-		if !ok || n < 1 {
-			return 0, false
-		}
-		times, s = n, s[i:]
+		times, err = readCount(s[:i])
+		name = s[i:]
 	}
 	for _, w := range windows {
-		if s == w.name && times <= int64(maxPer/w.per) {
-			return time.Duration(times) * w.per, true
+		switch {
+		case name != w.name:
+			continue
+		case err == errRange || err == nil && (times < 1 || times > int64(maxPer/w.per)):
+			return 0, perRange(s)
 		}
+		return time.Duration(times) * w.per, err
 	}
-	return 0, false
+	return 0, errNotARate
+}
+
+// windowText returns a window in the form that [ParseRate] reads, as in 90s.
+func windowText(per time.Duration) string {
+	for _, w := range windows {
+		if per < w.per || per%w.per != 0 {
+			continue
+		}
+		if times := int64(per / w.per); times > 1 {
+			return fmt.Sprintf("%d%s", times, w.name)
+		}
+		return w.name
+	}
+	return per.String() // zero or less
 }
 
 // String returns the form that [ParseRate] reads.
 func (r Rate) String() string {
-	s := fmt.Sprintf("%d/%v", r.N, r.Per) // for a window of zero or less
-	for _, w := range windows {
-		if r.Per < w.per || r.Per%w.per != 0 {
-			continue
-		}
-		if times := int64(r.Per / w.per); times == 1 {
-			s = fmt.Sprintf("%d/%s", r.N, w.name)
-		} else {
-			s = fmt.Sprintf("%d/%d%s", r.N, times, w.name)
-		}
-		break
-	}
+	s := fmt.Sprintf("%d/%s", r.N, windowText(r.Per))
 	if r.Burst != r.N {
 		s += fmt.Sprintf(" burst %d", r.Burst)
 	}
@@ -190,6 +221,9 @@ type Rates []Rate
 func ParseRates(s string) (Rates, error) {
 	if strings.TrimSpace(s) == "" {
 		return nil, nil
+	}
+	if err := emptyRate(s); err != nil {
+		return nil, err
 	}
 	var rs Rates
 	for part := range strings.SplitSeq(s, ",") {

@@ -38,6 +38,13 @@ func TestParseRate(t *testing.T) {
 		{"3/minute", Rate{3, time.Minute, 3}, "3/m"},                        //
 		{"3/hour", Rate{3, time.Hour, 3}, "3/h"},                            //
 		{"3/day", Rate{3, 24 * time.Hour, 3}, "3/d"},                        //
+		{"50/seconds", Rate{50, time.Second, 50}, "50/s"},                   // in the plural, too
+		{"50/secs", Rate{50, time.Second, 50}, "50/s"},                      //
+		{"3/minutes", Rate{3, time.Minute, 3}, "3/m"},                       //
+		{"3/mins", Rate{3, time.Minute, 3}, "3/m"},                          //
+		{"3/hours", Rate{3, time.Hour, 3}, "3/h"},                           //
+		{"3/days", Rate{3, 24 * time.Hour, 3}, "3/d"},                       //
+		{"5/10 minutes", Rate{5, 10 * time.Minute, 5}, "5/10m"},             //
 		{"60/60s", Rate{60, time.Minute, 60}, "60/m"},                       // one spelling for one rate
 		{"1/366d", Rate{1, 366 * 24 * time.Hour, 1}, "1/366d"},              // the longest window
 		{"1000000/ms", Rate{1e6, time.Millisecond, 1e6}, "1000000/ms"},      // the fastest rate: one a nanosecond
@@ -58,37 +65,43 @@ func TestParseRate(t *testing.T) {
 func TestParseRateErrors(t *testing.T) {
 	for _, c := range []struct{ in, names, wants string }{
 		{"", `""`, `want "50/s"`},
-		{"50", `"50"`, `want "50/s"`},                              // no window
-		{"/s", `"/s"`, `want "50/s"`},                              // no count
-		{"50/", `"50/"`, `want "50/s"`},                            // a slash alone
-		{"fifty/s", `"fifty/s"`, `want "50/s"`},                    // not digits
-		{"-5/s", `"-5/s"`, `want "50/s"`},                          // no signs
-		{"+5/s", `"+5/s"`, `want "50/s"`},                          //
-		{"1.5/s", `"1.5/s"`, `: write 3/2s`},                       // whole units only
-		{"1e3/s", `"1e3/s"`, `want "50/s"`},                        //
-		{"_/s", `"_/s"`, `want "50/s"`},                            // underscores group, they do not count
-		{"50/fortnight", `"50/fortnight"`, `want "50/s"`},          // unknown window
-		{"50/0s", `"50/0s"`, `want "50/s"`},                        // an empty window
-		{"50/-1s", `"50/-1s"`, `want "50/s"`},                      //
-		{"50/1", `"50/1"`, `want "50/s"`},                          // one what?
-		{"50/s/s", `"50/s/s"`, `want "50/s"`},                      //
-		{"50 per s", `"50 per s"`, `want "50/s"`},                  //
-		{"50/S", `"50/S"`, `want "50/s"`},                          // M would be a month to some
-		{"50/s burst", `"50/s burst"`, `burst 10`},                 // a burst of what?
-		{"50/s burst x", `"50/s burst x"`, `burst 10`},             //
-		{"50/s burst -1", `"50/s burst -1"`, `burst 10`},           //
-		{"50/s burst 0", "burst of 0", "want 1 to"},                // could admit nothing
-		{"0/s", "rate of 0", "want 1 to"},                          // a limit of zero is a mistake
-		{"1000000000001/366d", "1000000000001", "want 1 to"},       // absurd
-		{"99999999999999999999/s", "99999999999999999999", "want"}, // does not fit in 64 bits
-		{"1/367d", `"1/367d"`, "want"},                             // longer than a year
-		{"1/99999999999999999999s", "99999999999999999999s", "want"},
-		{"1/10000000000000000d", "10000000000000000d", "want"},              // would overflow
-		{"1000001/ms", "1000001", "at most one a nanosecond"},               // faster than the clock
-		{"1/d burst 3661", "burst of 3661", "takes more than"},              // never fills
-		{"1/s burst 1000000000001", "burst of 1000000000001", "want 1 to"},  // absurd
-		{strings.Repeat("9", 5000) + "/s", strings.Repeat("9", 60), "50/s"}, // quoted in part
-		{"\x00\xff/s", `"\x00\xff/s"`, `want "50/s"`},                       // quoted, so that a log line survives
+		{"50", `"50"`, `want "50/s"`},           // no window
+		{"/s", `"/s"`, `want "50/s"`},           // no count
+		{"50/", `"50/"`, `want "50/s"`},         // a slash alone
+		{"fifty/s", `"fifty/s"`, `want "50/s"`}, // not digits
+		{"-5/s", `"-5/s": rate of -5 units`, `want 1 to 1000000000000`},
+		{"+5/s", `"+5/s"`, `: write 5/s`},                         // no signs
+		{"1.5/s", `"1.5/s"`, `: write 3/2s`},                      // whole units only
+		{"1e3/s", `"1e3/s"`, `: write 1000/s`},                    //
+		{"_/s", `"_/s"`, `want "50/s"`},                           // underscores group, they do not count
+		{"50/fortnight", `"50/fortnight"`, `want "50/s"`},         // unknown window
+		{"50/0s", `"50/0s": rate per 0s`, `want 1ms to 366 days`}, // an empty window
+		{"50/-1s", `"50/-1s": rate per -1s`, `want 1ms to 366 days`},
+		{"1000/us", `"1000/us": rate per us`, `want 1ms to 366 days`},
+		{"5/400d", `"5/400d": rate per 400d`, `want 1ms to 366 days`},
+		{"5/400days", `"5/400days": rate per 400days`, `want 1ms to 366 days`},
+		{"50/1", `"50/1"`, `want "50/s"`},              // one what?
+		{"50/s/s", `"50/s/s"`, `want "50/s"`},          //
+		{"50 per s", `"50 per s"`, `want "50/s"`},      //
+		{"50/S", `"50/S"`, `want "50/s"`},              // M would be a month to some
+		{"50/s burst", `"50/s burst"`, `burst 10`},     // a burst of what?
+		{"50/s burst x", `"50/s burst x"`, `burst 10`}, //
+		{"50/s burst -1", `"50/s burst -1": burst of -1`, "want 1 to 1000000000000"},
+		{"50/s burst 0", "burst of 0", "want 1 to"},                                                   // could admit nothing
+		{"0/s", "rate of 0", "want 1 to"},                                                             // a limit of zero is a mistake
+		{"1000000000001/366d", "1000000000001", "want 1 to"},                                          // absurd
+		{"99999999999999999999/s", ": rate of 99999999999999999999 units", "want 1 to 1000000000000"}, // does not fit in 64 bits
+		{"1/s burst 99999999999999999999", ": burst of 99999999999999999999 units", "want 1 to 1000000000000"},
+		{"1/367d", `"1/367d"`, "want 1ms to 366 days"}, // longer than a year
+		{"1/99999999999999999999s", "99999999999999999999s", "want 1ms to 366 days"},
+		{"1/10000000000000000d", "10000000000000000d", "want 1ms to 366 days"},   // would overflow
+		{"1000001/ms", "1000001", "at most one a nanosecond"},                    // faster than the clock
+		{"1/d burst 3661", "burst of 3661", "takes more than 3660 days"},         // never fills
+		{"1/s burst 1000000000001", "burst of 1000000000001", "want 1 to"},       // absurd
+		{strings.Repeat("9", 5000) + "/s", strings.Repeat("9", 60), "want 1 to"}, // quoted in part
+		{strings.Repeat("5/s;", 5000), "5/s;5/s;", "50/s"},                       //
+		{strings.Repeat("1.000/s", 5000), "1.000/s", "50/s"},                     //
+		{"\x00\xff/s", `"\x00\xff/s"`, `want "50/s"`},                            // quoted, so that a log line survives
 	} {
 		_, err := ParseRate(c.in)
 		if err == nil {
@@ -118,7 +131,7 @@ func TestErrorsSayWhatToWrite(t *testing.T) {
 		{"1,000/s burst 20,000", thousands + "write 1000/s burst 20000"},
 		{"10/s burst 2,000,500/m", thousands + "write 10/s burst 2000,500/m"},
 		{"100,000/minute", thousands + "write 100000/minute"}, // a name that is read stays
-		{"100,000/minutes", thousands + "write 100000/m"},
+		{"100,000/minutes", thousands + "write 100000/minutes"},
 		{"0.5/s", "write 1/2s"},
 		{".5/s", "write 1/2s"},
 		{"1.5/s", "write 3/2s"},
@@ -135,13 +148,8 @@ func TestErrorsSayWhatToWrite(t *testing.T) {
 		{"0.0005k/s", "write 1/2s"},
 		{"2M/d,1k/m", "write 2000000/d"}, // the first mistake
 		{"5000000M/m", ""},               // more than the largest rate
-		{"5/seconds", "write 5/s"},
-		{"5/minutes", "write 5/m"},
-		{"5/mins", "write 5/m"},
-		{"5/10 minutes", "write 5/10m"},
-		{"5/hours", "write 5/h"},
 		{"5/Hour", "write 5/hour"},
-		{"5/days", "write 5/d"},
+		{"5/hrs", "write 5/h"},
 		{"1/week", "write 1/7d"},
 		{"1/2weeks", "write 1/14d"},
 		{"1/month", ""}, // of how many days?
@@ -156,7 +164,48 @@ func TestErrorsSayWhatToWrite(t *testing.T) {
 		{"500rpm burst 10", "write 500/m burst 10"},
 		{"1,5/s", ""}, // a decimal comma, or two rates?
 		{"500,10000/d", ""},
-		{"1/s,", ""},
+		{"1/s,", "a trailing comma: write 1/s"},
+		{"1/s, ", "a trailing comma: write 1/s"},
+		{"100,000/m,", "a trailing comma: write 100000/m"},
+		{",1/s", "a comma without a rate before it: write 1/s"},
+		{"1/s,,2/m", "a comma without a rate before it: write 1/s,2/m"},
+		{",", "a trailing comma: want a rate on each side of a comma"},
+		{"5/1m30s", "write 5/90s"},
+		{"5/1.5s", "write 5/1500ms"},
+		{"5/1.5h", "write 5/90m"},
+		{"5/1d12h", "write 5/36h"},
+		{"5/1 hour 30 minutes", "write 5/90m"},
+		{"0.5/1m30s", "write 1/180s"},
+		{"5/60m60s", "write 5/61m"},
+		{"5/0.5ms", ""}, // below the shortest window
+		{"5/1d1.5ns", ""},
+		{"5/366d1s", ""},
+		{"5/" + strings.Repeat("366d", 40), ""},
+		{"500/m;10000/d", "a comma separates rates: write 500/m,10000/d"},
+		{"500/m; 10000/d", "a comma separates rates: write 500/m,10000/d"},
+		{"500/m | 10000/d", "a comma separates rates: write 500/m,10000/d"},
+		{"500/m and 10k/d", "a comma separates rates: write 500/m,10000/d"},
+		{"500/m;", ""},
+		{"100.000/m", "the point can be read two ways: write 100000/m or 100/m"},
+		{"1.500/s", "the point can be read two ways: write 1500/s or 3/2s"},
+		{"10/s burst 2.000", "the point can be read two ways: write 10/s burst 2000 or 10/s burst 2"},
+		{"10/s burst 2.500", "write 10/s burst 2500"}, // the only whole number
+		{"100.000tpm", "the point can be read two ways: write 100000/m or 100/m"},
+		{"0.125/s", "write 1/8s"},
+		{"100.0000/m", "write 100/m"},
+		{"1.000.000/d", "write 1000000/d"},
+		{"1'000/s", "write 1000/s"},
+		{"1’000’000/d", "write 1000000/d"},
+		{"1 000/s", "write 1000/s"},
+		{"10/s burst 1'000", "write 10/s burst 1000"},
+		{"1e3/s", "write 1000/s"},
+		{"1.5E+3/s", "write 1500/s"},
+		{"10/s burst 1e2", "write 10/s burst 100"},
+		{"1e12/366d", "write 1000000000000/366d"},
+		{"1e13/366d", ""},
+		{"1e99/s", ""},
+		{"1e3k/s", ""},
+		{"+5/s", "write 5/s"},
 	} {
 		_, err := ParseRates(c.in)
 		if err == nil {
@@ -164,8 +213,10 @@ func TestErrorsSayWhatToWrite(t *testing.T) {
 			continue
 		}
 		if _, told, _ := strings.Cut(c.want, "write "); told != "" {
-			if _, err := ParseRates(told); err != nil {
-				t.Errorf("ParseRates(%q): the error is to say %q, which is not read: %v", c.in, c.want, err)
+			for told := range strings.SplitSeq(told, " or ") {
+				if _, err := ParseRates(told); err != nil {
+					t.Errorf("ParseRates(%q): the error is to say %q, which is not read: %v", c.in, c.want, err)
+				}
 			}
 		}
 		first, _, _ := strings.Cut(c.in, ",")

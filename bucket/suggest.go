@@ -1,20 +1,35 @@
 package bucket
 
 import (
+	"cmp"
 	"fmt"
+	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
+	"unicode"
 )
 
 // Forms of a rate that people write and [ParseRate] does not read. Its error says what
 // to write instead.
 var (
-	decimal   = regexp.MustCompile(`^([0-9_]{0,15})(?:\.([0-9]{1,9}))?([kKM]?)$`)
+	decimal   = regexp.MustCompile(`^\+?([0-9_]{0,15})(?:\.([0-9]{1,9}))?([kKM]|[eE]\+?[0-9]{1,2})?$`)
 	perUnit   = regexp.MustCompile(`^([0-9_.]+[kKM]?) ?[rtRT][pP]([smhdSMHD])$`) // rpm, tpm, rps, rpd, …
 	anyWindow = regexp.MustCompile(`^([0-9_]{0,15}) ?([A-Za-z]+)$`)
+	sum       = regexp.MustCompile(`^(?:[0-9]{1,9}(?:\.[0-9]{1,3})? ?[A-Za-z]+ ?)+$`) // 1m30s, 1.5s
+	summand   = regexp.MustCompile(`([0-9.]+) ?([A-Za-z]+)`)
 	thousand  = regexp.MustCompile(`^[0-9]{3}([^0-9]|$)`)
+	grouped   = regexp.MustCompile(`\b[0-9]{1,3}(?:(?:['’ \x{a0}\x{202f}][0-9]{3})+|(?:\.[0-9]{3}){2,})\b`) // 1'000, 1.000.000
+	separator = regexp.MustCompile(`[;|&\n]| and `)
+
+	// onePoint is a number whose point separates thousands or begins a fraction.
+	onePoint = regexp.MustCompile(`(^|[^0-9._])([1-9][0-9]{0,2})\.([0-9]{3})($|[^0-9._kKMeE])`)
 )
+
+// maxSuggest is the length in bytes of the longest text for which something is suggested.
+const maxSuggest = 200
 
 // otherWindows are words for a window that ParseRate does not read, each with the
 // equal number of windows that it reads.
@@ -22,29 +37,43 @@ var otherWindows = map[string]struct {
 	times int64
 	name  string
 }{
-	"seconds": {1, "s"}, "secs": {1, "s"},
-	"minutes": {1, "m"}, "mins": {1, "m"},
-	"hours": {1, "h"}, "hr": {1, "h"}, "hrs": {1, "h"},
-	"days": {1, "d"}, "week": {7, "d"}, "weeks": {7, "d"}, "w": {7, "d"},
+	"hr": {1, "h"}, "hrs": {1, "h"},
+	"week": {7, "d"}, "weeks": {7, "d"}, "w": {7, "d"},
 }
 
 // suggest returns the rates in s in the spelling that ParseRates reads, or "" if
 // their meaning is not clear.
 func suggest(s string) string {
+	if len(s) > maxSuggest {
+		return ""
+	}
 	parts := strings.Split(s, ",")
 	for i, part := range parts {
 		part = strings.TrimSpace(part)
-		if _, err := parseRate(part); err != nil {
-			if parts[i] = suggestRate(part); parts[i] == "" {
-				return ""
-			}
+		if onePoint.MatchString(part) {
+			return ""
+		}
+		if parts[i] = suggestRate(part); parts[i] == "" {
+			return ""
 		}
 	}
 	return strings.Join(parts, ",")
 }
 
-// suggestRate is suggest for one rate that ParseRate does not read.
+// suggestRate is suggest for one rate. A point in it begins a fraction, unless several
+// points separate thousands.
 func suggestRate(s string) string {
+	if _, err := parseRate(s); err == nil {
+		return s
+	}
+	s = grouped.ReplaceAllStringFunc(s, func(number string) string {
+		return strings.Map(func(r rune) rune {
+			if r < '0' || r > '9' {
+				return -1
+			}
+			return r
+		}, number)
+	})
 	rest, burst, hasBurst := strings.Cut(s, " burst ")
 	if m := perUnit.FindStringSubmatch(rest); m != nil {
 		rest = m[1] + "/" + strings.ToLower(m[2])
@@ -75,7 +104,7 @@ func suggestRate(s string) string {
 	return text
 }
 
-// parseDecimal reads a count such as 1.5, 100k or 1.5M as n/of in lowest terms.
+// parseDecimal reads a count such as 1.5, 100k, 1.5M or 1e3 as n/of in lowest terms.
 func parseDecimal(s string) (n, of int64, ok bool) {
 	m := decimal.FindStringSubmatch(strings.TrimSpace(s))
 	if m == nil {
@@ -89,7 +118,10 @@ func parseDecimal(s string) (n, of int64, ok bool) {
 	for range m[2] {
 		of *= 10
 	}
-	factor := map[string]int64{"": 1, "k": 1e3, "K": 1e3, "M": 1e6}[m[3]]
+	factor, ok := powerOfTen(m[3])
+	if !ok {
+		return 0, 0, false
+	}
 	for _, p := range []int64{2, 5} { // the prime factors of ten
 		for of%p == 0 && factor%p == 0 {
 			of, factor = of/p, factor/p
@@ -98,23 +130,45 @@ func parseDecimal(s string) (n, of int64, ok bool) {
 			of, n = of/p, n/p
 		}
 	}
-	if n > MaxUnits {
+	if n > MaxUnits/factor {
 		return 0, 0, false
 	}
 	return n * factor, of, true
+}
+
+// powerOfTen returns the factor of a suffix such as k, M or e3.
+func powerOfTen(suffix string) (factor int64, ok bool) {
+	switch suffix {
+	case "":
+		return 1, true
+	case "k", "K":
+		return 1e3, true
+	case "M":
+		return 1e6, true
+	}
+	exponent, err := strconv.Atoi(suffix[1:])
+	if err != nil || exponent > 12 { // MaxUnits has twelve zeros
+		return 0, false
+	}
+	for factor = 1; exponent > 0; exponent-- {
+		factor *= 10
+	}
+	return factor, true
 }
 
 // splitWindow reads a window as a number of windows that ParseRate reads.
 func splitWindow(s string) (times int64, name string, ok bool) {
 	m := anyWindow.FindStringSubmatch(s)
 	if m == nil {
-		return 0, "", false
+		return splitSum(s)
 	}
 	times = 1
 	if m[1] != "" {
-		if times, ok = parseCount(m[1]); !ok || times < 1 {
+		n, err := readCount(m[1])
+		if err != nil || n < 1 {
 			return 0, "", false
 		}
+		times = n
 	}
 	name = m[2]
 	if len(name) > 1 {
@@ -127,6 +181,41 @@ func splitWindow(s string) (times int64, name string, ok bool) {
 	}
 	other, ok := otherWindows[name]
 	return times * other.times, other.name, ok
+}
+
+// splitSum is splitWindow for a sum or a fraction, such as 1m30s or 1.5s. Three
+// decimals are exact in every window from a microsecond on.
+func splitSum(s string) (times int64, name string, ok bool) {
+	if !sum.MatchString(s) {
+		return 0, "", false
+	}
+	var total time.Duration
+	for _, m := range summand.FindAllStringSubmatch(s, -1) {
+		of, name, ok := splitWindow(m[2])
+		if !ok {
+			return 0, "", false
+		}
+		unit, err := parseWindow(name)
+		if err != nil {
+			return 0, "", false
+		}
+		n, err := strconv.ParseFloat(m[1], 64)
+		if err != nil || unit < time.Microsecond || n > float64(maxPer/unit) {
+			return 0, "", false
+		}
+		if total += time.Duration(math.Round(n*1000)) * (unit / 1000) * time.Duration(of); total > maxPer {
+			return 0, "", false
+		}
+	}
+	if total < minPer {
+		return 0, "", false
+	}
+	text := windowText(total)
+	i := strings.IndexFunc(text, unicode.IsLetter)
+	if times, name = 1, text[i:]; i > 0 {
+		times, _ = readCount(text[:i])
+	}
+	return times, name, true
 }
 
 // joinThousands returns s without the commas that separate thousands. Commas
@@ -158,14 +247,52 @@ func thousands(s string) error {
 	return nil
 }
 
+// emptyRate returns an error if a comma in s has no rate on one of its sides, or nil.
+func emptyRate(s string) error {
+	parts := strings.Split(s, ",")
+	rates := slices.DeleteFunc(slices.Clone(parts), func(part string) bool { return strings.TrimSpace(part) == "" })
+	if len(rates) == len(parts) {
+		return nil
+	}
+	why := "a comma without a rate before it"
+	if strings.TrimSpace(parts[len(parts)-1]) == "" {
+		why = "a trailing comma"
+	}
+	if text := suggest(joinThousands(strings.Join(rates, ","))); text != "" {
+		return fmt.Errorf("rate %.64q: %s: write %s", s, why, text)
+	}
+	return fmt.Errorf("rate %.64q: %s: want a rate on each side of a comma", s, why)
+}
+
+// twoWays returns an error if a point in s may separate thousands as well as begin a
+// fraction, or nil.
+func twoWays(s string) error {
+	if len(s) > maxSuggest || !onePoint.MatchString(s) {
+		return nil
+	}
+	joined, fraction := suggestRate(onePoint.ReplaceAllString(s, "$1$2$3$4")), suggestRate(s)
+	switch {
+	case joined == "":
+		return nil
+	case fraction == "":
+		return fmt.Errorf("rate %.64q: write %s", s, joined)
+	}
+	return fmt.Errorf("rate %.64q: the point can be read two ways: write %s or %s", s, joined, fraction)
+}
+
 // notARate returns the error for s, which does not have the form of a rate. It says
 // what to write for s, or lists the forms of a rate.
 func notARate(s string) error {
-	if err := thousands(s); err != nil {
+	if err := cmp.Or(thousands(s), twoWays(s)); err != nil {
 		return err
 	}
 	if text := suggest(s); text != "" {
 		return fmt.Errorf("rate %.64q: write %s", s, text)
+	}
+	if list := separator.ReplaceAllString(s, ","); list != s {
+		if text := suggest(list); text != "" {
+			return fmt.Errorf("rate %.64q: a comma separates rates: write %s", s, text)
+		}
 	}
 	return fmt.Errorf(`rate %.64q: want "50/s", "100000/m", "5/10s", "10/h", or "50/s burst 10"`, s)
 }

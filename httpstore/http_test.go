@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -38,7 +40,7 @@ func ask(holder uint64, n int64, maxWait time.Duration) bucket.Ask {
 }
 
 func TestBadConfigIsAnErrorWithoutSecrets(t *testing.T) {
-	for _, url := range []string{"", "host:7980", "ftp://host", "http://", "://", "http://user:SECRET@host", "http://SECRET@host", "user:SECRET@host",
+	for _, url := range []string{"", "ftp://host", "host", "://x", "http://", "://", "http://user:SECRET@host", "http://SECRET@host", "user:SECRET@host",
 		"http:SECRET@host", "http://host/?token=SECRET", "http://host/?", "http://host/#SECRET", "http://SECRET@ho st"} {
 		_, err := Open(Config{URL: url})
 		if assert.ErrorContains(t, err, "want \"https://host:port\"", url) {
@@ -47,9 +49,32 @@ func TestBadConfigIsAnErrorWithoutSecrets(t *testing.T) {
 		assert.NotContains(t, Config{URL: url}.String(), "SECRET")
 	}
 	assert.Contains(t, Config{URL: "https://user@host:1/path?query"}.String(), `"https://***@host:1/path?***"`)
-	_, err := Open(Config{URL: "localhost:7980"})
-	assert.EqualError(t, err, `httpstore: URL "localhost:7980": want "https://host:port"`)
-	_, err = Open(Config{URL: "http://host", Token: "SECRET\r\nX: y"})
+	for url, want := range map[string]string{
+		"localhost:7980":       `"localhost:7980": want "http://localhost:7980" or "https://localhost:7980"`,
+		"127.0.0.1:7980":       `"127.0.0.1:7980": want "http://127.0.0.1:7980" or "https://127.0.0.1:7980"`,
+		"host:7980/x":          `"host:7980/x": want "http://host:7980/x" or "https://host:7980/x"`,
+		"localhost":            `"localhost": want "http://localhost" or "https://localhost"`,
+		"://x":                 `"://x": want "https://host:port"`,
+		"http://host\n":        `"http://***": white space at its begin or end is refused: want "https://host:port"`,
+		"http://user:pw@host":  `"http://***@host": user information is refused: want "https://host:port", and an access token in httpstore.Config.Token`,
+		"http://host?x=y":      `"http://host?***": a query and a fragment are refused: want "https://host:port"`,
+		"http://host:99999":    `"http://host:99999": want a port from 1 to 65535`,
+		"http://host:0/x":      `"http://host:0/x": want a port from 1 to 65535`,
+		"http://host:798O":     `"http://***": the port is no number: want "https://host:port"`,
+		"http://host/v1":       `"http://host/v1": the store appends /v1 itself: want "https://host:port"`,
+		"http://host/x/v1/":    `"http://host/x/v1/": the store appends /v1/ itself: want "https://host:port"`,
+		"http://host/v1/lease": `"http://host/v1/lease": the store appends /v1/lease itself: want "https://host:port"`,
+	} {
+		_, err := Open(Config{URL: url})
+		assert.EqualError(t, err, "httpstore: URL "+want)
+	}
+	for _, url := range []string{"http://host/v1x", "http://host/v1/x", "https://host:65535/x/", "http://[::1]:1"} {
+		s, err := Open(Config{URL: url})
+		if assert.NoError(t, err, url) {
+			s.Close()
+		}
+	}
+	_, err := Open(Config{URL: "http://host", Token: "SECRET\r\nX: y"})
 	require.ErrorContains(t, err, "httpstore: Token holds")
 	assert.NotContains(t, err.Error(), "SECRET")
 	_, err = Open(Config{URL: "http://host", Timeout: -1})
@@ -202,6 +227,7 @@ func TestWhichErrorsAreRetried(t *testing.T) {
 		{"store unavailable", failure(503, httpapi.Unavailable), false, false, false},
 		{"store fails", failure(500, httpapi.Failed), false, false, false},
 		{"a proxy refuses", status(403, "<html>"), false, false, false},
+		{"a server cannot post", status(501, "<html>"), false, false, false},
 		{"redirect", status(307, "", "Location", "http://elsewhere.test/"), false, false, false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -226,6 +252,69 @@ func TestWhichErrorsAreRetried(t *testing.T) {
 			}), "%s: Adjust", c.name)
 		})
 	}
+}
+
+// A server that is no choked service, or a wrong scheme, is named by the error.
+func TestErrorsAskWhetherTheServiceIsChoked(t *testing.T) {
+	t.Parallel()
+	html := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>", http.StatusBadGateway) })
+	plain := httptest.NewServer(html)
+	defer plain.Close()
+	secure := httptest.NewUnstartedServer(html)
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.EnableHTTP2 = true
+	secure.StartTLS()
+	defer secure.Close()
+	other := banner(t, "SSH-2.0-OpenSSH_9.6\r\n")
+	choked := newService(t).listen(t)
+	for name, c := range map[string]struct {
+		url   string
+		http1 bool
+		want  string
+		final bool // a retry cannot help
+	}{
+		"https to a choked service without TLS": {strings.Replace(choked, "http:", "https:", 1), false, `speaks no TLS: want "http://"`, true},
+		"https to a server without TLS":         {strings.Replace(plain.URL, "http:", "https:", 1), true, `speaks no TLS: want "http://"`, true},
+		"HTTP/2 to a TLS server":                {strings.Replace(secure.URL, "https:", "http:", 1), false, "", false}, // the connection may just be reset
+		"HTTP/1.1 to a TLS server":              {strings.Replace(secure.URL, "https:", "http:", 1), true, `speaks TLS: want "https://"`, true},
+		"HTTP/2 to another protocol":            {"http://" + other, false, "is this a choked service, and without TLS?", false},
+		"HTTP/1.1 to another protocol":          {"http://" + other, true, "is this a choked service?", false},
+		"TLS to another protocol":               {"https://" + other, false, "is this a choked service?", false},
+		"status of a proxy":                     {plain.URL, true, "status 502 without an error of choked: is this a choked service, or did a proxy answer?", false},
+	} {
+		s, err := Open(Config{URL: c.url, HTTP1: c.http1, Timeout: 50 * time.Millisecond})
+		require.NoError(t, err)
+		_, err = s.Lease(t.Context(), ask(1, 1, 0))
+		assert.ErrorContains(t, err, c.want, name)
+		assert.Equal(t, c.final, !errors.Is(err, bucket.ErrUnavailable), "%s: %v", name, err)
+		require.NoError(t, s.Close())
+	}
+}
+
+// banner is a server that writes text on each connection and closes it. It returns its
+// address.
+func banner(t *testing.T, text string) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				io.WriteString(conn, text)
+				io.Copy(io.Discard, conn) // until the client closes
+				conn.Close()
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		serving.Wait()
+	})
+	return l.Addr().String()
 }
 
 func TestErrorsOfTheStoreComeThrough(t *testing.T) {

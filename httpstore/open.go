@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -63,8 +65,8 @@ func (cfg Config) MarshalText() ([]byte, error) { return []byte(cfg.String()), n
 
 func (cfg Config) check() (*url.URL, error) {
 	u, err := url.Parse(cfg.URL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		return nil, fmt.Errorf(`httpstore: URL %q: want "https://host:port"`, storeerr.URL(cfg.URL))
+	if why := cfg.wrongURL(u, err); why != "" {
+		return nil, fmt.Errorf("httpstore: URL %q: %s", storeerr.URL(cfg.URL), why)
 	}
 	if strings.ContainsFunc(cfg.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, errors.New("httpstore: Token holds a space, a control character or a letter beyond ASCII: want the token as it was issued")
@@ -73,6 +75,42 @@ func (cfg Config) check() (*url.URL, error) {
 		return nil, fmt.Errorf("httpstore: Timeout %v: want 0 for the default of %v, or more", cfg.Timeout, defaultTimeout)
 	}
 	return u, nil
+}
+
+const wantURL = `want "https://host:port"`
+
+// ownPath is the end of a path that the store itself appends to URL.
+var ownPath = regexp.MustCompile(`/v1/?$|/v1/(acquire|lease|settle|adjust|status)/?$`)
+
+// noPort is a URL whose port is no number.
+var noPort = regexp.MustCompile(`^https?://[\w.-]+:[^/?#@]*[^/?#@0-9][^/?#@]*(/[^?#@]*)?$`)
+
+// wrongURL returns what is wrong with cfg.URL, which was parsed as u or err, and what
+// is expected, or "". It quotes nothing that may be a secret.
+func (cfg Config) wrongURL(u *url.URL, err error) string {
+	shown := storeerr.URL(cfg.URL)
+	switch {
+	case cfg.URL != strings.TrimSpace(cfg.URL):
+		return "white space at its begin or end is refused: " + wantURL
+	case shown == cfg.URL && shown != "" && !strings.Contains(shown, "://"): // a host without a scheme
+		return fmt.Sprintf("want %q or %q", "http://"+shown, "https://"+shown)
+	case err != nil && noPort.MatchString(cfg.URL):
+		return "the port is no number: " + wantURL
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return wantURL
+	case u.User != nil:
+		return "user information is refused: " + wantURL + ", and an access token in httpstore.Config.Token"
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return "a query and a fragment are refused: " + wantURL
+	case ownPath.MatchString(u.Path):
+		return fmt.Sprintf("the store appends %s itself: %s", ownPath.FindString(u.Path), wantURL)
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+			return "want a port from 1 to 65535"
+		}
+	}
+	return ""
 }
 
 const (

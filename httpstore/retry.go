@@ -3,6 +3,7 @@ package httpstore
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +27,12 @@ const (
 
 // errHTTP1 means that operations cannot share a connection.
 var errHTTP1 = errors.New("httpstore: the service, or a proxy before it, speaks HTTP/1.1 only: want httpstore.Config.HTTP1, or HTTP/2 there")
+
+// Mistakes in the scheme of Config.URL. The service has not executed the request.
+var (
+	errNoTLS = errors.New(`httpstore: the service speaks no TLS: want "http://" in httpstore.Config.URL`)
+	errTLS   = errors.New(`httpstore: the service speaks TLS: want "https://" in httpstore.Config.URL`)
+)
 
 // retry posts a request until there is an answer, an error that is final, or one for
 // which again returns false.
@@ -98,7 +105,7 @@ type answerError struct {
 
 func (e *answerError) Error() string {
 	if e.why.Code == "" {
-		return fmt.Sprintf("status %d", e.status)
+		return fmt.Sprintf("status %d without an error of choked: is this a choked service, or did a proxy answer?", e.status)
 	}
 	return e.why.Message
 }
@@ -107,7 +114,7 @@ func (e *answerError) Unwrap() error { return e.why.Unwrap() }
 
 // isFinal reports whether a retry cannot help.
 func isFinal(err error) bool {
-	if errors.Is(err, errHTTP1) {
+	if errors.Is(err, errHTTP1) || errors.Is(err, errNoTLS) || errors.Is(err, errTLS) {
 		return true
 	}
 	var e *answerError
@@ -118,7 +125,7 @@ func isFinal(err error) bool {
 	case httpapi.Busy, httpapi.Closing, httpapi.Lost, httpapi.Closed:
 		return false
 	case "":
-		return e.status < 500
+		return e.status < 500 || e.status == http.StatusNotImplemented
 	}
 	return true
 }
@@ -151,10 +158,7 @@ func (s *Store) post(ctx context.Context, path string, request, answer any) erro
 	}
 	response, err := s.http.Do(r)
 	if err != nil {
-		if strings.Contains(err.Error(), "looked like an HTTP/1.1 header") { // the text of package http
-			return errHTTP1
-		}
-		return err
+		return explain(err)
 	}
 	defer response.Body.Close()
 	if response.ProtoMajor == 1 && !s.cfg.HTTP1 {
@@ -168,13 +172,35 @@ func (s *Store) post(ctx context.Context, path string, request, answer any) erro
 		return answerErrorOf(response, b)
 	}
 	if err := json.Unmarshal(b, answer); err != nil {
-		return fmt.Errorf("read the answer: %w", err)
+		return fmt.Errorf("read the answer: %w: is this a choked service?", err)
 	}
 	return nil
 }
 
+// explain returns the error of a request that has no answer. It recognizes services
+// that speak something else than the store does, some of them only by the texts of
+// package http.
+func explain(err error) error {
+	var noTLS tls.RecordHeaderError
+	has := func(text string) bool { return strings.Contains(err.Error(), text) }
+	switch {
+	case has("looked like an HTTP/1.1 header"):
+		return errHTTP1
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return errNoTLS
+	case has("http2: frame too large") || has("http2: client conn could not be established"):
+		return fmt.Errorf("%w: is this a choked service, and without TLS?", err)
+	case has("malformed HTTP response") || errors.As(err, &noTLS):
+		return fmt.Errorf("%w: is this a choked service?", err)
+	}
+	return err
+}
+
 // answerErrorOf returns the error that a response with an error status reports.
 func answerErrorOf(response *http.Response, body []byte) error {
+	if bytes.HasPrefix(body, []byte("Client sent an HTTP request to an HTTPS server")) { // the text of package http
+		return errTLS
+	}
 	e := &answerError{status: response.StatusCode}
 	if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil && seconds > 0 {
 		e.retryAfter = time.Duration(min(seconds, 3600)) * time.Second

@@ -17,7 +17,6 @@ package httpstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"sync"
@@ -166,10 +165,7 @@ func (s *Store) Settle(ctx context.Context, done []bucket.Settlement) error {
 		return err
 	}
 	defer end()
-	if err := s.settle(ctx, s.wireIDs(done)); err != nil {
-		return fmt.Errorf("settle %d leases: %w", len(done), err)
-	}
-	return nil
+	return s.settle(ctx, s.wireIDs(done))
 }
 
 func (s *Store) settle(ctx context.Context, done []bucket.Settlement) error {
@@ -211,10 +207,7 @@ func (s *Store) Adjust(ctx context.Context, a bucket.Adjustment) error {
 	}
 	defer end()
 	again := func(err error) bool { return !unclear(err) } // an adjustment must not be applied twice
-	if err := s.retry(ctx, "/v1/adjust", httpapi.AdjustRequestOf(a), again); err != nil {
-		return fmt.Errorf("adjust %.64q: %w", a.Key, err)
-	}
-	return nil
+	return s.retry(ctx, "/v1/adjust", httpapi.AdjustRequestOf(a), again)
 }
 
 // Close implements choked.Store. Operations under way fail with ErrClosed, and Close

@@ -46,6 +46,7 @@ const (
 	causeless         // is unavailable without the cause
 	mistaken          // is unavailable with a deadline that reads as the caller's
 	deaf              // ignores the end of the caller's context while unavailable
+	repetitive        // names the key in its errors, as its caller does
 	defects
 )
 

@@ -167,7 +167,7 @@ func (m *memory) admitLocked(op ledger.Op) error {
 		return bucket.ErrClosed
 	}
 	if m.down {
-		return m.unavailable()
+		return m.unavailable(op)
 	}
 	if m.defect == lenient {
 		return nil
@@ -178,7 +178,7 @@ func (m *memory) admitLocked(op ledger.Op) error {
 // errDown is why the store cannot decide.
 var errDown = errors.New("the power is off")
 
-func (m *memory) unavailable() error {
+func (m *memory) unavailable(op ledger.Op) error {
 	switch m.defect {
 	case anonymous:
 		return errDown
@@ -187,7 +187,11 @@ func (m *memory) unavailable() error {
 	case mistaken:
 		return fmt.Errorf("%w: %w: %w", bucket.ErrUnavailable, errDown, context.DeadlineExceeded)
 	}
-	return fmt.Errorf("%w: %w", bucket.ErrUnavailable, errDown)
+	err := fmt.Errorf("%w: %w", bucket.ErrUnavailable, errDown)
+	if a, ok := op.(*bucket.Adjustment); ok && m.defect == repetitive {
+		return fmt.Errorf("adjust %q: %w", a.Key, err)
+	}
+	return err
 }
 
 // serveAllLocked serves all waiters that can be served, and sets the timer for the

@@ -183,6 +183,7 @@ func TestDefects(t *testing.T) {
 		causeless:  {"unavailable"},
 		mistaken:   {"unavailable"},
 		deaf:       {"canceled while unavailable"},
+		repetitive: {"unavailable"},
 	}
 	spared := storetest.RuleNames()
 	for d := none + 1; d < defects; d++ {

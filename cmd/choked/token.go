@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
+	"unicode"
 
 	"github.com/choked/choked/server"
 )
@@ -16,6 +18,9 @@ func token(_ context.Context, f *flags, args []string) error {
 	f.StringVar(&caps, "caps", "", "`caps` of the token, as in \"asks=100 rate=500/s\"")
 	if err := f.parse(args, 1, 1, "namespace"); err != nil {
 		return err
+	}
+	if strings.ContainsFunc(f.Arg(0), unicode.IsSpace) {
+		return wrong("namespace %.80q holds a space: want up to 64 lower-case letters, digits, dashes or underscores, or *", f.Arg(0))
 	}
 	token, hash := server.NewToken()
 	line := hash + " " + f.Arg(0)

@@ -46,12 +46,12 @@ func (e *unavailable) As(target any) bool { return errors.As(e.cause, target) }
 const hidden = "***"
 
 var (
-	scheme = regexp.MustCompile(`^[a-z]{1,10}://`)
+	scheme = regexp.MustCompile(`^[a-z]{0,10}://`)
 
 	// location is a host, a port and a path. Without a scheme the port is required,
-	// since a single word may as well be a token.
+	// but for localhost and IPv4 addresses: another word may as well be a token.
 	location = regexp.MustCompile(`^[\w.-]*(\[[0-9A-Fa-f:.%]*\])?(:[0-9]*)?(/.*)?$`)
-	hostPort = regexp.MustCompile(`^[\w.-]+:[0-9]+(/.*)?$`)
+	hostPort = regexp.MustCompile(`^([\w.-]+:[0-9]+|localhost|[0-9]{1,3}(\.[0-9]{1,3}){3})(/.*)?$`)
 )
 
 // URL returns as much of s as cannot be secret: no user information, no query and
