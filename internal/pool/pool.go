@@ -63,7 +63,7 @@ type Stats struct {
 	Refused      int64       // calls refused: by deadline, cost above the burst, or lack of quota
 	Failed       int64       // calls that got an error of the store
 	FailedOpen   int64       // calls admitted without quota
-	InvalidUsage int64       // settlements with a usage that cannot be
+	InvalidUsage int64       // settlements with a negative or absurd usage
 	Waiting      int         // callers in the queue now
 	Leased       bucket.Cost // held now and not spent
 	Exchanges    int64       // with the store
@@ -147,7 +147,7 @@ func (p *Pool) CountRefused() {
 	p.mu.Unlock()
 }
 
-// CountInvalidUsage counts a settlement with a usage that cannot be.
+// CountInvalidUsage counts a settlement with a negative or absurd usage.
 func (p *Pool) CountInvalidUsage() {
 	p.mu.Lock()
 	p.stats.InvalidUsage++
