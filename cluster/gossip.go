@@ -29,11 +29,14 @@ type Member struct {
 	Self       bool // this node
 
 	leaving bool
+	cluster string // id of its cluster; empty: it has none yet
+	first   string // id of the node that it has found at the first seed; see discovery.look
 }
 
 // meta is how a node describes itself by gossip.
 type meta struct {
 	Cluster    string `json:"c,omitempty"`
+	First      string `json:"f,omitempty"` // empty: none, or the node has a cluster
 	Name       string `json:"n"`
 	Leader     bool   `json:"l,omitempty"`
 	Voter      bool   `json:"v,omitempty"`
@@ -155,7 +158,7 @@ func (g *gossip) describe(id string, k known) Member {
 	if id == g.id {
 		m = g.self
 	}
-	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, DiskFailed: m.DiskFailed, Self: id == g.id, leaving: m.Leaving}
+	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, DiskFailed: m.DiskFailed, Self: id == g.id, leaving: m.Leaving, cluster: m.Cluster, first: m.First}
 }
 
 // ping reports whether m answers a packet. Another node at its address would not.
@@ -187,7 +190,7 @@ func (g *gossip) cluster() (id string, hasLeader bool) {
 // it is not valid, only its Name is set, to "?".
 func parseMeta(b []byte) meta {
 	var m meta
-	if json.Unmarshal(b, &m) != nil || !nameForm.MatchString(m.Name) || m.Cluster != "" && !nameForm.MatchString(m.Cluster) {
+	if json.Unmarshal(b, &m) != nil || !nameForm.MatchString(m.Name) || m.Cluster != "" && !nameForm.MatchString(m.Cluster) || m.First != "" && !nameForm.MatchString(m.First) {
 		return meta{Name: "?"}
 	}
 	return m

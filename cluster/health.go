@@ -26,6 +26,7 @@ type health struct {
 	foreignCluster error // of the last contact with another cluster; nil: there was none
 	foreignAt      int64 // when that was
 	leaderAt       int64 // when a leader was known last
+	noCluster      error // why the node has no cluster; nil: it is not known yet
 }
 
 // diskFailed records that the disk has failed, which is final.
@@ -67,12 +68,34 @@ func (h *health) check(cluster string) error {
 		return h.diskFailure
 	}
 	if cluster == "" {
-		return errNoCluster
+		return h.errNoCluster()
 	}
 	if leaderless := h.clock.Since(h.leaderAt); leaderless > leaderlessFor {
 		return fmt.Errorf("no leader for %v: a majority of the voters must run, each with its Dir", leaderless.Round(time.Second))
 	}
 	return nil
+}
+
+// explainNoCluster records why the node has no cluster; nil: it has one.
+func (h *health) explainNoCluster(why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.noCluster = why
+}
+
+// whyNoCluster returns errNoCluster with the reason, as far as it is known.
+func (h *health) whyNoCluster() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.errNoCluster()
+}
+
+// errNoCluster is whyNoCluster while the lock is held.
+func (h *health) errNoCluster() error {
+	if h.noCluster == nil {
+		return errNoCluster
+	}
+	return fmt.Errorf("%w: %w", errNoCluster, h.noCluster)
 }
 
 // recentForeignCluster returns an error if the node met another cluster within

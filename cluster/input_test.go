@@ -39,6 +39,8 @@ func TestStartRefusesAnInvalidConfig(t *testing.T) {
 		{Config{Bind: "127.0.0.1:0", Join: []string{"a:0"}}, []string{`"0"`, "1 to 65535"}},
 		{Config{Bind: "127.0.0.1:0", Voters: 2}, []string{"2 voters", "1, 3 or 5"}},
 		{Config{Bind: "127.0.0.1:0", ColdStart: 2}, []string{"cold start 2", "Full or Empty"}},
+		{Config{Bind: "127.0.0.1:0", Expect: -1}, []string{"expect -1 members", "0 to 1000"}},
+		{Config{Bind: "127.0.0.1:0", Advertise: "2001:db8::"}, []string{`"2001:db8::"`, `"[fd00::1]:7946"`}},
 		{Config{Bind: "127.0.0.1:0", Timeout: -time.Second}, []string{"-1s", "more than 0"}},
 		{Config{Bind: "0.0.0.0:0"}, []string{"0.0.0.0:0", "secret"}},
 		{Config{Bind: "127.0.0.1:0", Advertise: "10.0.0.1:7946"}, []string{"without a secret"}},
@@ -55,6 +57,32 @@ func TestStartRefusesAnInvalidConfig(t *testing.T) {
 		}
 		assert.Equal(t, 1, strings.Count(err.Error(), "cluster: "), "the prefix comes once: %v", err)
 	}
+}
+
+// "$(POD_IP):7946" has no brackets on a network of IPv6 alone.
+func TestBracketsOfAnAdvertisedAddressMayBeMissing(t *testing.T) {
+	for s, want := range map[string]string{
+		"2600::1:7946":            "[2600::1]:7946",
+		"2600:1:2:3:4:5:6:7:7946": "[2600:1:2:3:4:5:6:7]:7946",
+		"::1:7946":                "[::1]:7946",
+		"[2600::1]:7946":          "[2600::1]:7946",
+		"10.0.0.1:7946":           "10.0.0.1:7946",
+		"h1:7946":                 "h1:7946",
+		"2001:db8::1":             "2001:db8::1",          // the port is missing
+		"2001:db8:0:1:2:3:4:5":    "2001:db8:0:1:2:3:4:5", // seven groups before the last colon are no address
+		"":                        "",
+		"7946":                    "7946",
+		":7946":                   ":7946",
+		"fe80::1%eth0:7946":       "[fe80::1%eth0]:7946",
+	} {
+		assert.Equal(t, want, withBrackets(s))
+	}
+	inBubble(t, func(t *testing.T, c *fleet) {
+		cfg := c.config(1)
+		cfg.Advertise = "2600::1:7946"
+		n := c.start(cfg)
+		assert.Equal(t, "[2600::1]:7946", n.Addr())
+	})
 }
 
 func TestStartFailsIfTheTCPPortIsTaken(t *testing.T) {
@@ -212,7 +240,9 @@ func TestNodeWithAWrongSecretCannotJoin(t *testing.T) {
 		choke := choked.New(outsider)
 		limiter, err := choke.Limiter("k", choked.MustLimits("1/s", ""), nil)
 		require.NoError(t, err)
-		assert.EqualError(t, limiter.Wait(t.Context(), choked.Cost{Requests: 1}), `lease on "k": store unavailable: no quorum: no cluster found yet`)
+		err = limiter.Wait(t.Context(), choked.Cost{Requests: 1})
+		assert.ErrorContains(t, err, `choked: key "k": lease: store unavailable: no quorum: no cluster found yet: `)
+		assert.ErrorContains(t, err, "no node of the cluster answers at the first of Join, "+ip(1)+":7946: handshake with ")
 		require.NoError(t, choke.Close())
 		assert.ErrorContains(t, outsider.Health(), "no cluster found yet")
 		assert.Len(t, outsider.Members(), 1)

@@ -134,7 +134,7 @@ func (n *Node) openPort() (err error) {
 		previous[i] = wire.Secret(s)
 	}
 	n.port, err = wire.Open(wire.Config{
-		Network: n.cfg.network, Bind: n.cfg.Bind, Advertise: n.cfg.Advertise,
+		Network: n.cfg.network, Bind: n.cfg.Bind, Advertise: n.cfg.Advertise, Join: n.cfg.Join,
 		Secret: wire.Secret(n.cfg.Secret), Previous: previous,
 		Hello: n.hello, Admit: n.admit, Refused: n.refused, Logger: n.cfg.Logger,
 	})
@@ -193,7 +193,8 @@ func (n *Node) connect() {
 	}
 	n.departure = &leave{id: n.id, self: n.port.Addr(), raft: n.raft, gossip: n.gossip, dialer: dialer, voters: n.voters}
 	n.discovery = &discovery{
-		join: n.cfg.Join, network: n.cfg.network, self: n.port.Addr(), gossip: n.gossip, cluster: &n.joined,
+		join: n.cfg.Join, expect: n.cfg.Expect, network: n.cfg.network, id: n.id, self: n.port.Addr(), ask: n.port.Probe,
+		gossip: n.gossip, cluster: &n.joined, health: &n.health,
 		isVoter: n.voters.isVoter, isFounder: func() bool { return n.disk.fresh && n.health.hasDisk() }, found: n.found,
 		clock: n.clock, log: n.log,
 	}
@@ -207,7 +208,7 @@ func (n *Node) connect() {
 // first.
 func (n *Node) leaderCandidates() ([]string, error) {
 	if nearby, _ := n.gossip.cluster(); nearby == "" && n.cluster() == "" {
-		return nil, errNoCluster // so there is no leader
+		return nil, n.health.whyNoCluster() // so there is no leader
 	}
 	return likelyLeaders(n.raft, n.gossip), nil
 }
@@ -375,7 +376,7 @@ func (n *Node) admit(kind wire.Kind, peer wire.Hello) error {
 
 // refused records that another node does not admit this one.
 func (n *Node) refused(kind wire.Kind, err *wire.RefusedError) {
-	if kind == wire.Gossip { // other kinds of stream go to members only
+	if kind == wire.Gossip || kind == wire.Probe { // other kinds of stream go to members only
 		n.health.metForeignCluster(err)
 	}
 }

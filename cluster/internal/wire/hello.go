@@ -19,6 +19,7 @@ type Hello struct {
 type RefusedError struct {
 	Addr   string
 	Reason string
+	Peer   Hello // of the peer
 }
 
 func (e *RefusedError) Error() string { return fmt.Sprintf("%s refuses: %s", e.Addr, e.Reason) }
@@ -87,7 +88,7 @@ func greet(rw io.ReadWriter, addr string, self Hello) (Hello, error) {
 		return Hello{}, err
 	}
 	if reason != "" {
-		return Hello{}, &RefusedError{Addr: addr, Reason: printable(reason)}
+		return Hello{}, &RefusedError{Addr: addr, Reason: printable(reason), Peer: peer}
 	}
 	return peer, nil
 }

@@ -168,7 +168,7 @@ func TestRefusalReachesThePeer(t *testing.T) {
 			}
 			var refused *RefusedError
 			require.ErrorAs(t, err, &refused)
-			assert.Equal(t, RefusedError{Addr: "10.0.0.1:7946", Reason: tt.want}, *refused)
+			assert.Equal(t, RefusedError{Addr: "10.0.0.1:7946", Reason: tt.want, Peer: accepter}, *refused)
 			assert.EqualError(t, err, "10.0.0.1:7946 refuses: "+tt.want)
 		})
 	}

@@ -807,7 +807,7 @@ func TestRefusalReachesTheDialler(t *testing.T) {
 			_, err := two.Dial(t.Context(), kind, one.Addr())
 			var refused *RefusedError
 			require.ErrorAs(t, err, &refused)
-			assert.Equal(t, RefusedError{Addr: one.Addr(), Reason: fmt.Sprintf("no %s for two of theirs", kind)}, *refused)
+			assert.Equal(t, RefusedError{Addr: one.Addr(), Reason: fmt.Sprintf("no %s for two of theirs", kind), Peer: one.cfg.Hello()}, *refused)
 		}
 		assert.Equal(t, []string{
 			fmt.Sprintf("choked-raft/1: %s refuses: no choked-raft/1 for two of theirs", one.Addr()),
