@@ -44,6 +44,7 @@ type Job struct {
 	// Of the node.
 	Name, Bind, Advertise, Dir, Secret string
 	Join                               []string
+	Expect                             int
 	Timeout                            time.Duration
 	ColdStart                          cluster.ColdStart
 
@@ -141,7 +142,7 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	}
 	defer w.records.Close()
 	w.node, err = cluster.Start(cluster.Config{
-		Name: w.job.Name, Bind: w.job.Bind, Advertise: w.job.Advertise, Join: w.job.Join, Dir: w.job.Dir, Secret: w.job.Secret,
+		Name: w.job.Name, Bind: w.job.Bind, Advertise: w.job.Advertise, Join: w.job.Join, Expect: w.job.Expect, Dir: w.job.Dir, Secret: w.job.Secret,
 		Timeout: w.job.Timeout, ColdStart: w.job.ColdStart, Logger: slog.New(slog.NewTextHandler(logs, nil)),
 	})
 	if err != nil {
