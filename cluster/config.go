@@ -68,8 +68,9 @@ type Config struct {
 	PreviousSecrets []string
 
 	// Dir is the directory of the Raft log, the snapshots and the node's id. It
-	// belongs to one node. Default: empty, and all of that is kept in memory; the
-	// node has a new id each time it starts.
+	// belongs to one node. A node whose disk is full takes no part in Raft until
+	// the disk has room again. Default: empty, and all of that is kept in memory;
+	// the node has a new id each time it starts.
 	Dir string
 
 	// ColdStart is the level at which buckets start in a new cluster, and in one
@@ -93,6 +94,8 @@ type Config struct {
 	network wire.Network    // nil: the operating system's
 	clock   *boottime.Clock // nil: the true time
 	noSync  bool            // do not fsync: the log survives a crash of the process, but not of the machine
+
+	diskFault func() error // error of the next write to Dir; nil: none is injected
 }
 
 // ColdStart is the level at which buckets start if their state is unknown: [Full]

@@ -328,10 +328,11 @@ func (d *discovery) isPresent(m Member) bool { return m.Voter || d.gossip.ping(m
 // only when it has a log.
 func (n *Node) found() error {
 	id := newID()
-	if err := n.disk.identify(n.id, id); err != nil {
+	d := n.raft.current().disk
+	if err := d.identify(n.id, id); err != nil {
 		return err
 	}
-	if g := n.disk.guard; g != nil {
+	if g := d.guard; g != nil {
 		g.founding.Store(true)
 		defer g.founding.Store(false)
 	}

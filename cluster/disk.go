@@ -11,15 +11,17 @@ import (
 	"fmt"
 	"hash/crc32"
 	"hash/fnv"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
@@ -50,26 +52,55 @@ type disk struct {
 	logs      raft.LogStore
 	stable    raft.StableStore
 	snapshots raft.SnapshotStore
-	bolt      *raftboltdb.BoltStore // nil in memory
-	guard     *guard
-	fresh     bool // there was no log at the start
+	guard     *guard                // nil in memory, as are the next two
+	bolt      *raftboltdb.BoltStore // the log and Raft's own state
+	close     func() error          // closes bolt once
+	fresh     bool                  // there was no log, nor any other state of Raft
+}
+
+// diskConfig tells how to open a disk.
+type diskConfig struct {
+	dir     string // empty: in memory
+	noSync  bool   // do not fsync
+	rewrite bool   // write the log to a new file first
+	log     *slog.Logger
+	fault   func() error // error of the next write; nil: none is injected
+}
+
+// disk returns how to open the disk of a node.
+func (cfg Config) disk() diskConfig {
+	return diskConfig{dir: cfg.Dir, noSync: cfg.noSync, log: cfg.Logger, fault: cfg.diskFault}
 }
 
 const (
 	identityFile = "identity.json"
 	logFile      = "raft.db"
+	snapshotsDir = "snapshots" // Raft's snapshot store gives it this name
 	keepSnaps    = 2
 )
 
-// openDisk opens dir, which it creates if necessary, and reads the node's identity.
-// It calls onFailure once, on any goroutine, if the disk fails later.
-func openDisk(dir string, noSync bool, log hclog.Logger, onFailure func(error)) (*disk, identity, error) {
-	if dir == "" {
+// openDisk opens the disk of a node and reads the node's identity. It creates the
+// directory if necessary.
+func openDisk(cfg diskConfig) (*disk, identity, error) {
+	if cfg.dir == "" {
 		store := raft.NewInmemStore()
-		return &disk{logs: store, stable: store, snapshots: raft.NewInmemSnapshotStore(), fresh: true}, identity{Node: newID()}, nil
+		return &disk{logs: store, stable: store, snapshots: raft.NewInmemSnapshotStore(), fresh: true, close: func() error { return nil }}, identity{Node: newID()}, nil
 	}
-	fail := func(err error) (*disk, identity, error) {
-		return nil, identity{}, fmt.Errorf("dir %q: %w", dir, err)
+	d, id, err := openDir(cfg)
+	if err != nil {
+		return nil, identity{}, fmt.Errorf("dir %q: %w", cfg.dir, err)
+	}
+	return d, id, nil
+}
+
+// openDir is openDisk for a node that has a directory.
+func openDir(cfg diskConfig) (*disk, identity, error) {
+	dir := cfg.dir
+	fail := func(err error) (*disk, identity, error) { return nil, identity{}, err }
+	if cfg.fault != nil {
+		if err := cfg.fault(); err != nil {
+			return fail(err)
+		}
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fail(err)
@@ -84,38 +115,58 @@ func openDisk(dir string, noSync bool, log hclog.Logger, onFailure func(error)) 
 	} else if !fresh && !known {
 		return fail(fmt.Errorf("log %s without %s: restore the latter, or empty the directory to join as a new member", logFile, identityFile))
 	}
-	d := &disk{dir: dir, fresh: !known, guard: &guard{onFailure: onFailure}}
+	d := &disk{dir: dir, guard: &guard{fault: cfg.fault}}
 	if !known {
 		id = identity{Node: newID()}
 		if err := writeIdentity(dir, id); err != nil {
 			return fail(err)
 		}
 	}
-	if d.bolt, err = openBolt(filepath.Join(dir, logFile), noSync); err != nil {
+	if d.bolt, err = openBolt(filepath.Join(dir, logFile), cfg); err != nil {
 		return fail(err)
 	}
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnaps, log)
+	d.close = sync.OnceValue(d.bolt.Close)
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnaps, hclogTo(cfg.log))
 	if err != nil {
-		return fail(errors.Join(err, d.bolt.Close()))
+		return fail(errors.Join(err, d.close()))
 	}
-	if err := checkNewestSnapshot(filepath.Join(dir, "snapshots"), snapshots); err != nil {
-		return fail(errors.Join(err, d.bolt.Close()))
+	if err := checkNewestSnapshot(filepath.Join(dir, snapshotsDir), snapshots); err != nil {
+		return fail(errors.Join(err, d.close()))
 	}
 	d.logs = guardedLogs{d.guard, d.bolt}
 	d.stable = guardedStable{d.guard, d.bolt}
 	d.snapshots = snapshots
+	state, err := raft.HasExistingState(d.logs, d.stable, d.snapshots)
+	if err != nil {
+		return fail(errors.Join(err, d.close()))
+	}
+	d.fresh = !state
 	return d, id, nil
 }
 
 // openBolt opens the log. If the file is damaged, bbolt returns an error or panics;
 // openBolt returns an error in both cases.
-func openBolt(path string, noSync bool) (store *raftboltdb.BoltStore, err error) {
+func openBolt(path string, cfg diskConfig) (store *raftboltdb.BoltStore, err error) {
 	err = recoverFault(func() error {
 		if err := checkMetaPages(path); err != nil {
 			return err
 		}
-		store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: noSync, BoltOptions: &bbolt.Options{Timeout: time.Second}})
-		return err
+		if err := compactBolt(path, cfg); err != nil {
+			return err
+		}
+		var file *os.File // that bbolt has locked
+		options := &bbolt.Options{Timeout: time.Second, OpenFile: func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
+			file, err = os.OpenFile(name, flag, mode)
+			return file, err
+		}}
+		store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: cfg.noSync, BoltOptions: options})
+		if err != nil {
+			return err
+		}
+		if !isAt(path, file) { // another process has replaced it meanwhile, and holds the lock of the new one
+			return errors.Join(bolterrors.ErrTimeout, store.Close())
+		}
+		return nil
 	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("log %s is in use by another process", path)
@@ -212,13 +263,6 @@ func (n snapshotName) compare(m snapshotName) int {
 	return cmp.Or(cmp.Compare(n.term, m.term), cmp.Compare(n.index, m.index), cmp.Compare(n.ms, m.ms))
 }
 
-func (d *disk) close() error {
-	if d.bolt == nil {
-		return nil
-	}
-	return d.bolt.Close()
-}
-
 func newID() string {
 	var b [8]byte
 	rand.Read(b[:])
@@ -259,7 +303,7 @@ func writeIdentity(dir string, id identity) error {
 		return err
 	}
 	name := filepath.Join(dir, identityFile)
-	f, err := os.Create(name + ".new")
+	f, err := os.OpenFile(name+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -270,11 +314,7 @@ func writeIdentity(dir string, id identity) error {
 	if err := os.Rename(name+".new", name); err != nil {
 		return err
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return syncDir(dir)
 }
 
 // guard keeps a failing disk from ending the process. Raft panics when it cannot
@@ -285,28 +325,84 @@ type guard struct {
 	armed     atomic.Bool // unset while Raft starts: errors are returned
 	founding  atomic.Bool // set while Raft bootstraps, when it handles errors of writes: they are returned
 	failed    atomic.Bool
-	onFailure func(error)
+	cause     error        // why it failed; set before failed is
+	failing   sync.Mutex   // held while failed is being set
+	onFailure func(error)  // set before armed is
+	fault     func() error // error of the next write; nil: none is injected
 }
 
+// Operations on the disk. Raft handles an error of the first two.
+const (
+	findLog  = "find log"
+	cutLog   = "cut log"
+	readLog  = "read log"
+	writeLog = "write log"
+)
+
 // check returns err, which operation op returned, unless it means that the disk has
-// failed.
+// failed and Raft would not stop by itself.
 func (g *guard) check(op string, err error) error {
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, raftboltdb.ErrKeyNotFound) || !g.armed.Load() {
 		return err
 	}
-	if g.failed.CompareAndSwap(false, true) {
-		g.onFailure(fmt.Errorf("%s: %w", op, err))
+	g.fail(fmt.Errorf("%s: %w", op, err))
+	if op == findLog || op == cutLog || g.founding.Load() && op != readLog {
+		return err
 	}
-	if !g.founding.Load() || op == readLog {
-		runtime.Goexit()
-	}
+	runtime.Goexit()
 	return err
 }
 
-const readLog = "read log"
+// fail calls onFailure unless the disk has failed before.
+func (g *guard) fail(err error) {
+	g.failing.Lock()
+	first := !g.failed.Load()
+	if first {
+		g.cause = err
+		g.failed.Store(true)
+	}
+	g.failing.Unlock()
+	if first {
+		g.onFailure(err)
+	}
+}
+
+// failure returns why the disk has failed; nil: it has not.
+func (g *guard) failure() error {
+	g.failing.Lock()
+	defer g.failing.Unlock()
+	return g.cause
+}
 
 // try runs f under the guard.
 func (g *guard) try(op string, f func() error) error { return g.check(op, recoverFault(f)) }
+
+// write runs f, which writes, under the guard.
+func (g *guard) write(op string, f func() error) error {
+	return g.try(op, func() error {
+		if g.fault != nil {
+			if err := g.fault(); err != nil {
+				return err
+			}
+		}
+		return f()
+	})
+}
+
+// isFull reports whether err means that the file system refused a write: it is full,
+// has reached a quota, or is mounted read-only. All that was written before is intact.
+func isFull(err error) bool {
+	if err == nil {
+		return false
+	}
+	for _, refusal := range refusals {
+		// bbolt does not wrap all of its causes.
+		if errors.Is(err, refusal) || strings.Contains(err.Error(), refusal.Error()) {
+			return true
+		}
+	}
+	return false
+}
 
 // recoverFault runs f and returns a panic of it as an error. A damaged file can make
 // bbolt panic. bbolt maps the file into memory, so that access to a part which is
@@ -328,12 +424,12 @@ type guardedLogs struct {
 }
 
 func (l guardedLogs) FirstIndex() (i uint64, err error) {
-	err = l.try(readLog, func() error { i, err = l.store.FirstIndex(); return err })
+	err = l.try(findLog, func() error { i, err = l.store.FirstIndex(); return err })
 	return i, err
 }
 
 func (l guardedLogs) LastIndex() (i uint64, err error) {
-	err = l.try(readLog, func() error { i, err = l.store.LastIndex(); return err })
+	err = l.try(findLog, func() error { i, err = l.store.LastIndex(); return err })
 	return i, err
 }
 
@@ -361,11 +457,11 @@ func (l guardedLogs) StoreLogs(logs []*raft.Log) error {
 		entry.Extensions = sumOfLog(log)
 		summed[i] = &entry
 	}
-	return l.try("write log", func() error { return l.store.StoreLogs(summed) })
+	return l.write(writeLog, func() error { return l.store.StoreLogs(summed) })
 }
 
 func (l guardedLogs) DeleteRange(from, to uint64) error {
-	return l.try("write log", func() error { return l.store.DeleteRange(from, to) })
+	return l.write(cutLog, func() error { return l.store.DeleteRange(from, to) })
 }
 
 // guardedStable is a [raft.StableStore] under a guard. It stores a checksum with
@@ -376,7 +472,7 @@ type guardedStable struct {
 }
 
 func (s guardedStable) Set(key, val []byte) error {
-	return s.try("write state", func() error { return s.store.Set(key, append(slices.Clip(val), sum(key, val)...)) })
+	return s.write("write state", func() error { return s.store.Set(key, append(slices.Clip(val), sum(key, val)...)) })
 }
 
 func (s guardedStable) Get(key []byte) (val []byte, err error) {

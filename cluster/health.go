@@ -29,11 +29,23 @@ type health struct {
 	noCluster      error // why the node has no cluster; nil: it is not known yet
 }
 
-// diskFailed records that the disk has failed, which is final.
-func (h *health) diskFailed(err error) {
+// diskFailed records that the disk has failed, and whether the node will open it again
+// by itself.
+func (h *health) diskFailed(err error, reopens bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.diskFailure = fmt.Errorf("disk failed, this node takes no more part in Raft: %w", err)
+	if reopens {
+		h.diskFailure = fmt.Errorf("disk failed, this node takes no part in Raft until the disk has room again: %w", err)
+	} else {
+		h.diskFailure = fmt.Errorf("disk failed, this node takes no more part in Raft: %w", err)
+	}
+}
+
+// diskWorks records that the disk works again.
+func (h *health) diskWorks() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.diskFailure, h.leaderAt = nil, h.clock.Now()
 }
 
 // hasDisk reports whether the disk works.

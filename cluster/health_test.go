@@ -27,7 +27,7 @@ func TestHealthNamesTheFirstFault(t *testing.T) {
 
 		assert.True(t, h.hasDisk())
 		failure := errors.New("input/output error")
-		h.diskFailed(failure)
+		h.diskFailed(failure, false)
 		assert.False(t, h.hasDisk())
 		assert.ErrorIs(t, h.check("ours"), failure)
 		assert.ErrorContains(t, h.check(""), "disk failed")

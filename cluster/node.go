@@ -31,13 +31,11 @@ type Node struct {
 	clock *boottime.Clock
 	id    string
 
-	// Opened by open, in this order.
-	disk      *disk
-	port      *wire.Port
-	gossip    *gossip
-	replica   *replica
-	transport *raft.NetworkTransport
-	raft      *consensus
+	// Opened by open, in this order. A run of Raft has a disk and a transport.
+	port    *wire.Port
+	gossip  *gossip
+	replica *replica
+	raft    *consensus
 
 	// Its state. Each of these has its own lock.
 	joined clusterID
@@ -53,6 +51,7 @@ type Node struct {
 	server    *rpcServer
 
 	membersChanged signal
+	reopening      chan struct{} // semaphore: the disk is being opened again
 	returnSlots    chan struct{} // semaphore: leases that are being returned
 	flush          chan struct{} // closed by Close: return all leases now
 
@@ -72,60 +71,58 @@ func Start(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, clock: cfg.clock, health: health{clock: cfg.clock},
-		membersChanged: newSignal(), returnSlots: make(chan struct{}, maxReturns), flush: make(chan struct{}),
+		raft: new(consensus), replica: newReplica(cfg.clock),
+		membersChanged: newSignal(), reopening: make(chan struct{}, 1), returnSlots: make(chan struct{}, maxReturns), flush: make(chan struct{}),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.close = sync.OnceValue(n.shutdown)
 	if err := n.open(); err != nil {
 		return nil, fmt.Errorf("cluster: %w", errors.Join(err, n.close()))
 	}
-	n.tasks.spawn(n.server.accept)    // ends when the port closes
-	n.tasks.spawn(n.followLeadership) // these end with ctx
-	n.tasks.spawn(n.followRaft)
+	n.tasks.spawn(n.server.accept) // ends when the port closes
+	n.tasks.spawn(n.keepRaft)      // these end with ctx
 	n.tasks.spawn(func() { n.discovery.run(n.ctx) })
 	return n, nil
 }
 
 // open opens the disk, the port, gossip and Raft, and connects the parts of the node.
 func (n *Node) open() error {
-	if err := n.openDisk(); err != nil {
+	run, err := n.openDisk()
+	if err != nil {
 		return err
 	}
 	if err := n.openPort(); err != nil {
 		return err
 	}
-	var err error
 	self := meta{Cluster: n.cluster(), Name: n.cfg.Name} // a leader may have added this node by now
 	if n.gossip, err = startGossip(n.id, self, n.port, n.cfg.Logger, n.membersChanged.set); err != nil {
 		return err
 	}
-	if err := n.startRaft(); err != nil {
+	if err := n.startRaft(run); err != nil {
 		return err
 	}
 	n.connect()
-	if len(n.cfg.Join) == 0 && n.disk.fresh {
+	if len(n.cfg.Join) == 0 && run.disk.fresh {
 		return n.found()
 	}
 	return nil
 }
 
-func (n *Node) openDisk() error {
-	var id identity
-	var err error
-	if n.disk, id, err = openDisk(n.cfg.Dir, n.cfg.noSync, hclogTo(n.cfg.Logger), n.stopRaft); err != nil {
-		return err
-	}
-	known, err := raft.HasExistingState(n.disk.logs, n.disk.stable, n.disk.snapshots)
+// openDisk opens the disk for the first run of Raft.
+func (n *Node) openDisk() (*raftRun, error) {
+	d, id, err := openDisk(n.cfg.disk())
 	if err != nil {
-		return fmt.Errorf("dir %q: %w", n.cfg.Dir, err)
+		return nil, err
 	}
-	n.id, n.disk.fresh = id.Node, !known
-	n.joined.save = func(cluster string) error { return n.disk.identify(n.id, cluster) }
-	if known { // without a log a node belongs to no cluster, whatever it once joined
+	run := newRaftRun(d)
+	n.raft.run.Store(run)
+	n.id = id.Node
+	n.joined.save = func(cluster string) error { return n.raft.current().disk.identify(n.id, cluster) }
+	if !d.fresh { // without a log a node belongs to no cluster, whatever it once joined
 		n.joined.id = id.Cluster
 	}
 	n.log = n.cfg.Logger.With("node", n.cfg.Name, "id", n.id)
-	return nil
+	return run, nil
 }
 
 func (n *Node) openPort() (err error) {
@@ -142,10 +139,10 @@ func (n *Node) openPort() (err error) {
 	return err
 }
 
-func (n *Node) startRaft() error {
+// startRaft begins a run of Raft.
+func (n *Node) startRaft(run *raftRun) error {
 	hlog := hclogTo(n.cfg.Logger)
-	n.replica = newReplica(n.clock)
-	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	run.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: n.port.Raft(), ServerAddressProvider: gossipAddrs{n.gossip}, MaxPool: 3, Timeout: 2 * time.Second, Logger: hlog,
 		// One request at a time is no pipeline. In a pipeline of Raft v1.8.0 the sender
 		// and the receiver of a follower's answers wait for each other for ever if an
@@ -163,18 +160,17 @@ func (n *Node) startRaft() error {
 	c.ShutdownOnRemove = false // a voter that is removed continues as a client
 	c.NoLegacyTelemetry = true
 	c.Logger = hlog
-	err := recoverFault(func() error { // Raft panics when it cannot read an entry
-		r, err := raft.NewRaft(c, n.replica, n.disk.logs, n.disk.stable, n.disk.snapshots, n.transport)
-		if err == nil {
-			n.raft = &consensus{Raft: r}
-		}
+	d := run.disk
+	err := recoverFault(func() (err error) { // Raft panics when it cannot read an entry
+		run.Raft, err = raft.NewRaft(c, n.replica, d.logs, d.stable, d.snapshots, run.transport)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("start raft from dir %q: %w", n.cfg.Dir, err)
 	}
-	if n.disk.guard != nil {
-		n.disk.guard.armed.Store(true)
+	if d.guard != nil {
+		d.guard.onFailure = func(err error) { n.stopRaft(run, err) }
+		d.guard.armed.Store(true)
 	}
 	return nil
 }
@@ -195,7 +191,7 @@ func (n *Node) connect() {
 	n.discovery = &discovery{
 		join: n.cfg.Join, expect: n.cfg.Expect, network: n.cfg.network, id: n.id, self: n.port.Addr(), ask: n.port.Probe,
 		gossip: n.gossip, cluster: &n.joined, health: &n.health,
-		isVoter: n.voters.isVoter, isFounder: func() bool { return n.disk.fresh && n.health.hasDisk() }, found: n.found,
+		isVoter: n.voters.isVoter, isFounder: func() bool { return n.raft.current().disk.fresh && n.health.hasDisk() }, found: n.found,
 		clock: n.clock, log: n.log,
 	}
 	n.server = &rpcServer{
@@ -233,7 +229,7 @@ const (
 
 func (n *Node) shutdown() error {
 	var errs []error
-	if n.raft != nil && n.hasPeers() {
+	if n.server != nil && n.hasPeers() {
 		ctx, cancel := context.WithTimeout(n.ctx, leaveWithin)
 		n.awaitReturns(ctx)
 		if err := n.departure.run(ctx); err != nil {
@@ -243,13 +239,17 @@ func (n *Node) shutdown() error {
 	}
 	n.tasks.close()
 	n.cancel()
-	if n.raft != nil && n.disk.bolt != nil && n.disk.guard.failed.Load() {
-		n.raft.Shutdown() // one of its goroutines may hang in the disk
-	} else if n.raft != nil {
-		errs = append(errs, withTimeout(endWithin, "raft", func() error { return n.raft.Shutdown().Error() }))
+	errs = append(errs, withTimeout(endWithin, "opening the disk", func() error { n.reopening <- struct{}{}; return nil }))
+	run := n.raft.current()
+	if run != nil && run.Raft != nil {
+		if run.hasFailed() {
+			run.Shutdown() // one of its goroutines may hang in the disk
+		} else {
+			errs = append(errs, withTimeout(endWithin, "raft", func() error { return run.Shutdown().Error() }))
+		}
 	}
-	if n.transport != nil {
-		errs = append(errs, n.transport.Close())
+	if run != nil && run.transport != nil {
+		errs = append(errs, run.transport.Close())
 	}
 	if n.gossip != nil {
 		errs = append(errs, n.gossip.stop())
@@ -258,8 +258,8 @@ func (n *Node) shutdown() error {
 		errs = append(errs, n.port.Close())
 	}
 	errs = append(errs, withTimeout(endWithin, "work", func() error { n.tasks.wait(); return nil }))
-	if n.disk != nil {
-		errs = append(errs, withTimeout(endWithin, "disk", n.disk.close))
+	if run != nil {
+		errs = append(errs, withTimeout(endWithin, "disk", run.disk.close))
 	}
 	return errors.Join(errs...)
 }
@@ -379,18 +379,6 @@ func (n *Node) refused(kind wire.Kind, err *wire.RefusedError) {
 	if kind == wire.Gossip || kind == wire.Probe { // other kinds of stream go to members only
 		n.health.metForeignCluster(err)
 	}
-}
-
-// stopRaft ends this node's part in Raft because its disk has failed: an entry or a
-// vote that was not saved must not be acknowledged. The node continues as a client of
-// the other members.
-func (n *Node) stopRaft(err error) {
-	n.transport.CloseStreams()
-	n.transport.Close()
-	n.health.diskFailed(err)
-	n.log.Error("disk failed, stopped Raft", "dir", n.cfg.Dir, "error", err)
-	n.tasks.spawn(func() { n.raft.Shutdown() })
-	n.tasks.spawn(func() { n.gossip.announce(func(m *meta) { m.DiskFailed, m.Voter, m.Leader = true, false, false }) })
 }
 
 // gossipAddrs implements [raft.ServerAddressProvider]: gossip knows the

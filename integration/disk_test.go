@@ -41,29 +41,79 @@ func steppedOut(t *testing.T, f *fleet.Fleet, slot int) {
 	require.NoError(t, f.Served(30*time.Second, 50), "all are served, it too")
 }
 
-func TestDiskFull(t *testing.T) {
+// fill fills a slot's disk, for as long as it takes until the worker's node has stepped
+// out.
+func fill(t *testing.T, f *fleet.Fleet, slots ...int) {
+	t.Helper()
+	failed := func(slot int) bool { return strings.Contains(f.Slot(slot).Status().Health, "disk failed") }
+	require.Eventually(t, func() bool {
+		for _, slot := range slots {
+			require.NoError(t, f.Fill(slot))
+		}
+		n := 0
+		for _, slot := range slots {
+			if failed(slot) {
+				n++
+			}
+		}
+		return n >= (len(slots)+1)/2 // without a majority nothing more is written
+	}, 30*time.Second, 50*time.Millisecond)
+}
+
+// startSmall starts a fleet of three on disks of 8 MB.
+func startSmall(t *testing.T) *fleet.Fleet {
+	t.Helper()
 	need(t, fleet.NeedsForMount())
+	f := begin(t, 3)
+	for slot := range 3 { // the small one must not show by its name
+		remove, err := f.SmallDisk(slot, 8<<20)
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, remove()) })
+	}
+	startAll(t, f)
+	return f
+}
+
+// A node whose disk is full steps out of Raft, and rejoins within 10 s once the disk has
+// room again.
+func TestDiskFull(t *testing.T) {
 	for _, who := range []string{"a follower's", "the leader's"} {
 		t.Run(who, func(t *testing.T) {
-			f := begin(t, 3)
-			for slot := range 3 { // the small one must not show by its name
-				remove, err := f.SmallDisk(slot, 8<<20)
-				require.NoError(t, err)
-				t.Cleanup(func() { assert.NoError(t, remove()) })
-			}
-			startAll(t, f)
+			f := startSmall(t)
 			leader, err := f.Leader(10 * time.Second)
 			require.NoError(t, err)
 			slot := leader.Job.Slot
 			if who == "a follower's" {
 				slot = (slot + 1) % 3
 			}
-			require.NoError(t, f.Fill(slot))
+			id := f.Slot(slot).Status().ID
+			fill(t, f, slot)
 			steppedOut(t, f, slot)
-			f.Spoiled[slot] = true
+			require.NoError(t, f.Free(slot))
+			freed := time.Now()
+			require.NoError(t, f.Whole(10*time.Second))
+			t.Logf("figures: %s: three voters again after %v", t.Name(), time.Since(freed).Round(10*time.Millisecond))
+			assert.Equal(t, id, f.Slot(slot).Status().ID, "it is the same node")
+			require.NoError(t, f.Served(10*time.Second, 50))
 			finish(t, f, 3*time.Second, "step out")
 		})
 	}
+}
+
+// Disks of one size fill at the same time. Service resumes within 15 s once they have
+// room again, without a restart, and nothing that was spent is forgotten.
+func TestAllDisksFull(t *testing.T) {
+	f := startSmall(t)
+	fill(t, f, 0, 1, 2)
+	time.Sleep(5 * time.Second) // no leader is elected meanwhile, or it could not write
+	for slot := range 3 {
+		require.NoError(t, f.Free(slot))
+	}
+	freed := time.Now()
+	require.NoError(t, f.Served(15*time.Second, 20), "all are served")
+	t.Logf("figures: %s: all are served after %v", t.Name(), time.Since(freed).Round(10*time.Millisecond))
+	require.NoError(t, f.Whole(15*time.Second))
+	finish(t, f, 3*time.Second)
 }
 
 func TestDiskError(t *testing.T) {

@@ -59,16 +59,16 @@ type Config struct {
 
 // Port is a node's port. It is safe for concurrent use.
 type Port struct {
-	cfg       Config
-	addr      string
-	tls       *tls.Config
-	seals     seals
-	streams   net.Listener
-	packets   net.PacketConn
-	acceptors map[Kind]*acceptor
-	gossip    *gossipTransport
+	cfg     Config
+	addr    string
+	tls     *tls.Config
+	seals   seals
+	streams net.Listener
+	packets net.PacketConn
+	gossip  *gossipTransport
 
 	mu         sync.Mutex
+	acceptors  map[Kind]*acceptor
 	conns      map[net.Conn]Kind  // "" during the handshake
 	handshakes map[netip.Addr]int // connections in their handshake, by IP address
 	closed     bool
@@ -123,7 +123,7 @@ func (p *Port) Addr() string { return p.addr }
 
 // RPC returns the listener for streams of kind [RPC]. Their connections are
 // [*Conn].
-func (p *Port) RPC() net.Listener { return p.acceptors[RPC] }
+func (p *Port) RPC() net.Listener { return p.acceptor(RPC) }
 
 // Conn is a stream after its handshake.
 type Conn struct {
@@ -144,7 +144,7 @@ func (c *Conn) Close() error {
 // [net.ErrClosed] once the port or the kind is closed, which also ends dials in
 // progress.
 func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) {
-	open := p.acceptors[kind].open
+	open := p.acceptor(kind).open
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(open, func() { cancel(net.ErrClosed) })()
@@ -245,7 +245,7 @@ func (p *Port) accept() {
 				raw.Close()
 				return
 			}
-			if kind == Probe || !p.remember(c, kind) || !p.acceptors[kind].offer(c) {
+			if kind == Probe || !p.remember(c, kind) || !p.acceptor(kind).offer(c) {
 				c.Close()
 			}
 		})
@@ -289,7 +289,7 @@ func (p *Port) handshake(raw net.Conn) (*Conn, Kind, error) {
 		return nil, "", err
 	}
 	kind := Kind(stream.ConnectionState().NegotiatedProtocol)
-	if p.acceptors[kind] == nil {
+	if p.acceptor(kind) == nil {
 		return nil, "", fmt.Errorf("protocol %q: want one of %q", kind, kinds)
 	}
 	peer, err := receive(stream, p.cfg.Hello, func(h Hello) error { return p.cfg.Admit(kind, h) })
@@ -303,7 +303,7 @@ func (p *Port) handshake(raw net.Conn) (*Conn, Kind, error) {
 // CloseKind closes all streams of a kind. From then on none of it is accepted or
 // dialed.
 func (p *Port) CloseKind(kind Kind) {
-	p.acceptors[kind].Close()
+	p.acceptor(kind).Close()
 	p.mu.Lock()
 	var conns []net.Conn
 	for c, k := range p.conns {
@@ -313,6 +313,23 @@ func (p *Port) CloseKind(kind Kind) {
 	}
 	p.mu.Unlock()
 	closeAll(conns)
+}
+
+// Reopen makes a kind that was closed accept and dial streams again, unless the port
+// is closed. Listeners of the kind from before remain closed.
+func (p *Port) Reopen(kind Kind) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.acceptors[kind].open.Err() != nil && !p.closed {
+		p.acceptors[kind] = newAcceptor(p.addr)
+	}
+}
+
+// acceptor returns the present acceptor of a kind; nil: there is no such kind.
+func (p *Port) acceptor(kind Kind) *acceptor {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.acceptors[kind]
 }
 
 func closeAll(conns []net.Conn) {

@@ -38,9 +38,12 @@ func (f *Fleet) SmallDisk(slot int, size int) (remove func() error, err error) {
 	return func() error { return syscall.Unmount(dir, syscall.MNT_DETACH) }, nil
 }
 
+// filler is the file in a slot's directory that fills its disk.
+const filler = "filler"
+
 // Fill leaves no room on a slot's small disk.
 func (f *Fleet) Fill(slot int) error {
-	file, err := os.Create(filepath.Join(f.State(slot), "filler"))
+	file, err := os.OpenFile(filepath.Join(f.State(slot), filler), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
@@ -53,6 +56,9 @@ func (f *Fleet) Fill(slot int) error {
 		}
 	}
 }
+
+// Free makes room again on a slot's disk after Fill.
+func (f *Fleet) Free(slot int) error { return os.Remove(filepath.Join(f.State(slot), filler)) }
 
 // NeedsForFaultInjection returns what is missing for [FailingSync], or nil.
 func NeedsForFaultInjection() error {
