@@ -18,7 +18,7 @@ func TestImportsPointDown(t *testing.T) {
 		"internal/local":     "bucket internal/boottime internal/ledger internal/waitqueue",
 		"internal/pool":      "bucket internal/boottime",
 		"bucket":             "",
-		"cluster":            "bucket fsm internal/boottime internal/ledger internal/waitqueue cluster/internal/wire",
+		"cluster":            "bucket fsm internal/boottime internal/ledger internal/waitqueue cluster/internal/fold cluster/internal/wire",
 		"estimator":          "estimator/internal/quick",
 		"estimator/tiktoken": "estimator estimator/internal/bpe",
 		"estimator/voyage":   "estimator estimator/internal/bpe",

@@ -58,8 +58,9 @@ type Config struct {
 	Expect int
 
 	// Secret authenticates the nodes to each other and encrypts their traffic. A
-	// process that knows it is trusted with the whole cluster. Default: empty, and
-	// only loopback addresses can be bound.
+	// process that knows it is trusted with the whole cluster. A secret of fewer than
+	// 16 bytes is logged as a warning. Default: empty, and only loopback addresses
+	// can be bound.
 	Secret string
 
 	// PreviousSecrets are accepted from other nodes in addition to Secret. To
@@ -68,9 +69,10 @@ type Config struct {
 	PreviousSecrets []string
 
 	// Dir is the directory of the Raft log, the snapshots and the node's id. It
-	// belongs to one node. A node whose disk is full takes no part in Raft until
-	// the disk has room again. Default: empty, and all of that is kept in memory;
-	// the node has a new id each time it starts.
+	// belongs to one node: of two nodes with copies of it, the later one steps out
+	// when they reach each other, see [Node.Health]. A node whose disk is full takes
+	// no part in Raft until the disk has room again. Default: empty, and all of that
+	// is kept in memory; the node has a new id each time it starts.
 	Dir string
 
 	// ColdStart is the level at which buckets start in a new cluster, and in one
@@ -97,6 +99,9 @@ type Config struct {
 
 	diskFault func() error // error of the next write to Dir; nil: none is injected
 }
+
+// minSecret is the number of bytes below which a secret is a reason for a warning.
+const minSecret = 16
 
 // ColdStart is the level at which buckets start if their state is unknown: [Full]
 // or [Empty].

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -50,6 +52,9 @@ type gossip struct {
 	list    *memberlist.Memberlist
 	changed func() // called when members may have changed
 
+	conflicts chan string // other addresses at which gossip reports this node
+	abandoned atomic.Bool // memberlist has been shut down
+
 	// announcing is a semaphore for announce: memberlist would mix up two calls at a
 	// time. It is no mutex, because it is held while time passes.
 	announcing chan struct{}
@@ -67,7 +72,7 @@ type known struct {
 }
 
 func startGossip(id string, self meta, port *wire.Port, logger *slog.Logger, changed func()) (*gossip, error) {
-	g := &gossip{id: id, self: self, changed: changed, announcing: make(chan struct{}, 1), alive: make(map[string]known)}
+	g := &gossip{id: id, self: self, changed: changed, announcing: make(chan struct{}, 1), alive: make(map[string]known), conflicts: make(chan string, 1)}
 	c := memberlist.DefaultLANConfig()
 	c.Name = id
 	c.Transport = port.Gossip()
@@ -81,7 +86,7 @@ func startGossip(id string, self meta, port *wire.Port, logger *slog.Logger, cha
 		return nil, err
 	}
 	c.BindPort = c.AdvertisePort
-	c.Delegate, c.Events, c.Merge, c.Alive = g, g, g, g
+	c.Delegate, c.Events, c.Merge, c.Alive, c.Conflict = g, g, g, g, g
 	c.Logger = stdlogTo(logger)
 	// A dead voter should be replaced soon, but a pause of a second is no failure.
 	c.ProbeInterval, c.ProbeTimeout = 500*time.Millisecond, 300*time.Millisecond
@@ -198,10 +203,20 @@ func parseMeta(b []byte) meta {
 
 // stop tells the other members that this node leaves, and ends gossiping.
 func (g *gossip) stop() error {
-	if g.list.NumMembers() > 1 && g.list.Leave(500*time.Millisecond) != nil {
+	if !g.abandoned.Load() && g.list.NumMembers() > 1 && g.list.Leave(500*time.Millisecond) != nil {
 		g.leaveByStream()
 	}
 	return g.list.Shutdown()
+}
+
+// abandon ends gossiping without a word to the other members, and forgets them.
+func (g *gossip) abandon() {
+	g.abandoned.Store(true)
+	g.list.Shutdown() //nolint:errcheck // it never fails
+	g.mu.Lock()
+	maps.DeleteFunc(g.alive, func(id string, _ known) bool { return id != g.id })
+	g.mu.Unlock()
+	g.changed()
 }
 
 // leaveByStream tells some members over a stream that this node leaves, after a

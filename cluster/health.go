@@ -1,7 +1,9 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +17,8 @@ const (
 
 	// foreignClusterFor is how long a node reports that it met another cluster.
 	foreignClusterFor = time.Minute
+
+	maxReasons = 3 // peers that an error names
 )
 
 // health holds the faults of a node.
@@ -80,7 +84,7 @@ func (h *health) check(cluster string) error {
 		return h.diskFailure
 	}
 	if cluster == "" {
-		return h.errNoCluster()
+		return errNoCluster
 	}
 	if leaderless := h.clock.Since(h.leaderAt); leaderless > leaderlessFor {
 		return fmt.Errorf("no leader for %v: a majority of the voters must run, each with its Dir", leaderless.Round(time.Second))
@@ -97,17 +101,17 @@ func (h *health) explainNoCluster(why error) {
 
 // whyNoCluster returns errNoCluster with the reason, as far as it is known.
 func (h *health) whyNoCluster() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.errNoCluster()
+	if why := h.reason(); why != nil {
+		return fmt.Errorf("%w: %w", errNoCluster, why)
+	}
+	return errNoCluster
 }
 
-// errNoCluster is whyNoCluster while the lock is held.
-func (h *health) errNoCluster() error {
-	if h.noCluster == nil {
-		return errNoCluster
-	}
-	return fmt.Errorf("%w: %w", errNoCluster, h.noCluster)
+// reason returns why the node has no cluster; nil: it is not known.
+func (h *health) reason() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.noCluster
 }
 
 // recentForeignCluster returns an error if the node met another cluster within
@@ -119,6 +123,31 @@ func (h *health) recentForeignCluster() error {
 		return nil
 	}
 	return h.foreignCluster
+}
+
+// errNoCluster is why a node has no leader before it joins or founds a cluster.
+var errNoCluster = errors.New("no cluster found yet")
+
+// noCluster returns errNoCluster with the reason: the peers whose secret is another one,
+// and what discovery has found, unless the first seed is one of these peers.
+func (n *Node) noCluster() error {
+	wrong := n.port.WrongSecrets()
+	if len(wrong) == 0 {
+		return n.health.whyNoCluster()
+	}
+	var peers []string
+	for _, w := range wrong[:min(len(wrong), maxReasons)] {
+		peers = append(peers, w.String())
+	}
+	if more := len(wrong) - maxReasons; more > 0 {
+		peers = append(peers, fmt.Sprintf("and %d more", more))
+	}
+	secrets := fmt.Sprintf("%s: want the same secret on all nodes", strings.Join(peers, ", "))
+	why := n.health.reason()
+	if wrong[0].Dialled || why == nil {
+		return fmt.Errorf("%w: %s", errNoCluster, secrets)
+	}
+	return fmt.Errorf("%w: %s; %w", errNoCluster, secrets, why)
 }
 
 // clusterID is the id of the cluster that a node belongs to. It is set once, when

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -229,9 +230,12 @@ func TestRestartFromDir(t *testing.T) {
 // ErrNoQuorum.
 func TestNodeWithAWrongSecretCannotJoin(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
+		var log, outside lockedBuffer
+		c.log = slog.New(slog.NewTextHandler(&log, nil))
 		c.startThree()
 		cfg := c.config(4)
 		cfg.Secret = "open barley"
+		cfg.Logger = slog.New(slog.NewTextHandler(&outside, nil))
 		outsider := c.start(cfg)
 		began := time.Now()
 		_, err := outsider.Lease(t.Context(), oneRequest("k", 1))
@@ -240,14 +244,80 @@ func TestNodeWithAWrongSecretCannotJoin(t *testing.T) {
 		choke := choked.New(outsider)
 		limiter, err := choke.Limiter("k", choked.MustLimits("1/s", ""), nil)
 		require.NoError(t, err)
-		err = limiter.Wait(t.Context(), choked.Cost{Requests: 1})
-		assert.ErrorContains(t, err, `choked: key "k": lease: store unavailable: no quorum: no cluster found yet: `)
-		assert.ErrorContains(t, err, "no node of the cluster answers at the first of Join, "+ip(1)+":7946: handshake with ")
+		cause := "no cluster found yet: "
+		for i := range 3 {
+			cause += fmt.Sprintf("%s:7946 answers, but not to our secret%s", ip(1+i), []string{", ", ", ", ""}[i])
+		}
+		cause += ": want the same secret on all nodes"
+		assert.EqualError(t, limiter.Wait(t.Context(), choked.Cost{Requests: 1}), `choked: key "k": lease: store unavailable: no quorum: `+cause)
 		require.NoError(t, choke.Close())
-		assert.ErrorContains(t, outsider.Health(), "no cluster found yet")
+		assert.EqualError(t, outsider.Health(), cause)
 		assert.Len(t, outsider.Members(), 1)
 		assert.Len(t, c.leader().Members(), 3)
+
+		// Both sides log it once a minute.
+		time.Sleep(90*time.Second - time.Since(began))
+		lines := func(log *lockedBuffer, parts ...string) (n int) {
+			for line := range strings.Lines(log.String()) {
+				if strings.Contains(line, "level=WARN") && !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(line, p) }) {
+					n++
+				}
+			}
+			return n
+		}
+		for i := range 3 {
+			assert.Equal(t, 2, lines(&outside, "answers, but not to our secret", "addr="+ip(1+i)+":7946"))
+			assert.Equal(t, 2, lines(&log, fmt.Sprintf("node=worker-%d", 1+i), "peer has another secret", "from="+ip(4)+":"))
+		}
+		for _, n := range c.nodes {
+			assert.Equal(t, n == outsider, n.Health() != nil, "peers do not harm a node that has a cluster")
+		}
+
+		// With the right secret the node is a member, and the error ends.
+		require.NoError(t, outsider.Close())
+		delete(c.nodes, outsider.Addr())
+		again := c.start(c.config(4))
+		c.await("it joins", func() bool { return again.Health() == nil })
+		assert.Empty(t, again.port.WrongSecrets())
 	})
+}
+
+// A founder that waits for other nodes reports that they dial with another secret.
+func TestFounderNamesPeersWithAWrongSecret(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946"}
+		first := c.config(1)
+		first.Join = append(first.Join, ip(9)+":7946", ip(8)+":7946") // not there
+		founder := c.start(first)
+		cfg := c.config(2)
+		cfg.Secret = "open barley"
+		c.start(cfg)
+		time.Sleep(5 * time.Second)
+		assert.ErrorContains(t, founder.Health(), "no cluster found yet: "+ip(2)+" dials us, but with another secret: want the same secret on all nodes; only 1 of the nodes in Join answer")
+	})
+}
+
+func TestShortSecretIsLoggedOnce(t *testing.T) {
+	for _, tt := range []struct {
+		secret   string
+		previous []string
+		warnings int
+	}{
+		{"", nil, 0},
+		{"fifteen bytes..", nil, 1},
+		{"sixteen bytes...", nil, 0},
+		{"sixteen bytes...", []string{"x"}, 1},
+		{"x", []string{"y"}, 1},
+	} {
+		var log lockedBuffer
+		n, err := Start(Config{Bind: "127.0.0.1:0", Secret: tt.secret, PreviousSecrets: tt.previous, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		require.NoError(t, err)
+		require.NoError(t, n.Close())
+		assert.Equal(t, tt.warnings, strings.Count(log.String(), "secret is short"), "%q %q", tt.secret, tt.previous)
+		if tt.secret != "" {
+			assert.NotContains(t, log.String(), tt.secret+" ")
+		}
+	}
 }
 
 // Seeds that cannot be reached are retried until they can, and that is logged once.

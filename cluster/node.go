@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/cluster/internal/fold"
 	"github.com/choked/choked/cluster/internal/wire"
 	"github.com/choked/choked/internal/boottime"
 	"github.com/choked/choked/internal/ledger"
@@ -26,10 +28,13 @@ import (
 // Node is one worker's part of the cluster, and a choked.Store. It is safe for
 // concurrent use. [Start] starts one.
 type Node struct {
-	cfg   Config
-	log   *slog.Logger
-	clock *boottime.Clock
-	id    string
+	cfg    Config
+	log    *slog.Logger
+	events fold.Events // of log lines
+	clock  *boottime.Clock
+	id     string
+	run    uint64 // random number of this process
+	began  int64  // when Start was called
 
 	// Opened by open, in this order. A run of Raft has a disk and a transport.
 	port    *wire.Port
@@ -38,10 +43,12 @@ type Node struct {
 	raft    *consensus
 
 	// Its state. Each of these has its own lock.
-	joined clusterID
-	health health
-	tasks  tasks
-	queue  atomic.Pointer[leaderQueue] // not nil while this node leads
+	opened    atomic.Bool // the parts are set
+	joined    clusterID
+	health    health
+	duplicate duplicate
+	tasks     tasks
+	queue     atomic.Pointer[leaderQueue] // not nil while this node leads
 
 	// Its parts: see their types.
 	router    *router
@@ -55,9 +62,11 @@ type Node struct {
 	returnSlots    chan struct{} // semaphore: leases that are being returned
 	flush          chan struct{} // closed by Close: return all leases now
 
-	ctx    context.Context // ends when the node closes
-	cancel context.CancelFunc
-	close  func() error
+	ctx         context.Context // ends when the node closes
+	cancel      context.CancelFunc
+	active      context.Context // ends when the node closes or steps out
+	leaveActive context.CancelFunc
+	close       func() error
 }
 
 // Start starts a node. It returns when the node listens, not when there is a leader:
@@ -70,18 +79,21 @@ func Start(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	n := &Node{
-		cfg: cfg, clock: cfg.clock, health: health{clock: cfg.clock},
-		raft: new(consensus), replica: newReplica(cfg.clock),
+		cfg: cfg, clock: cfg.clock, health: health{clock: cfg.clock}, duplicate: duplicate{due: make(chan struct{})},
+		run: rand.Uint64(), began: cfg.clock.Now(), raft: new(consensus), replica: newReplica(cfg.clock),
 		membersChanged: newSignal(), reopening: make(chan struct{}, 1), returnSlots: make(chan struct{}, maxReturns), flush: make(chan struct{}),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.active, n.leaveActive = context.WithCancel(n.ctx)
 	n.close = sync.OnceValue(n.shutdown)
 	if err := n.open(); err != nil {
 		return nil, fmt.Errorf("cluster: %w", errors.Join(err, n.close()))
 	}
 	n.tasks.spawn(n.server.accept) // ends when the port closes
 	n.tasks.spawn(n.keepRaft)      // these end with ctx
-	n.tasks.spawn(func() { n.discovery.run(n.ctx) })
+	n.tasks.spawn(n.awaitDuplicate)
+	n.tasks.spawn(n.meetCopies) // these end with active
+	n.tasks.spawn(func() { n.discovery.run(n.active) })
 	return n, nil
 }
 
@@ -102,6 +114,7 @@ func (n *Node) open() error {
 		return err
 	}
 	n.connect()
+	n.opened.Store(true)
 	if len(n.cfg.Join) == 0 && run.disk.fresh {
 		return n.found()
 	}
@@ -133,10 +146,21 @@ func (n *Node) openPort() (err error) {
 	n.port, err = wire.Open(wire.Config{
 		Network: n.cfg.network, Bind: n.cfg.Bind, Advertise: n.cfg.Advertise, Join: n.cfg.Join,
 		Secret: wire.Secret(n.cfg.Secret), Previous: previous,
-		Hello: n.hello, Admit: n.admit, Refused: n.refused, Logger: n.cfg.Logger,
+		Hello: n.hello, Admit: n.admit, Copied: n.copied, Refused: n.refused, Logger: n.log,
 	})
+	n.warnOfShortSecrets()
 	n.cfg.Secret, n.cfg.PreviousSecrets = "", nil // the port has the keys, and a Node that is printed shows no secret
 	return err
+}
+
+// warnOfShortSecrets warns if a secret is so short that it could be guessed.
+func (n *Node) warnOfShortSecrets() {
+	for _, s := range append([]string{n.cfg.Secret}, n.cfg.PreviousSecrets...) {
+		if len(s) > 0 && len(s) < minSecret {
+			n.log.Warn("secret is short and could be guessed, use 32 random bytes", "bytes", len(s), "want", minSecret)
+			return
+		}
+	}
 }
 
 // startRaft begins a run of Raft.
@@ -181,7 +205,7 @@ func (n *Node) connect() {
 	n.router = &router{
 		ctx: n.ctx, tasks: &n.tasks, clock: n.clock, self: n.port.Addr(), queue: &n.queue,
 		candidates: n.leaderCandidates, ask: dialer.dial,
-		changed: make(chan struct{}), pause: searchPauseMin,
+		changed: make(chan struct{}), pause: searchPauseMin, unavailable: n.unavailable,
 	}
 	n.voters = &voterManager{
 		id: n.id, want: n.cfg.Voters, raft: n.raft, gossip: n.gossip, dialer: dialer, queue: &n.queue,
@@ -204,7 +228,7 @@ func (n *Node) connect() {
 // first.
 func (n *Node) leaderCandidates() ([]string, error) {
 	if nearby, _ := n.gossip.cluster(); nearby == "" && n.cluster() == "" {
-		return nil, n.health.whyNoCluster() // so there is no leader
+		return nil, n.noCluster() // so there is no leader
 	}
 	return likelyLeaders(n.raft, n.gossip), nil
 }
@@ -313,8 +337,9 @@ func (n *Node) Leader() (Member, bool) {
 }
 
 // Health returns nil, or what keeps this node from its full part in the cluster: its
-// disk has failed, it has found no cluster yet, there has been no leader for 5 s, it
-// is closed, or it met another cluster within the last minute.
+// Dir was copied and it has stepped out in favor of the other process, its disk has
+// failed, it has found no cluster yet, there has been no leader for 5 s, it is closed,
+// or it met another cluster within the last minute.
 func (n *Node) Health() error {
 	err := n.checkHealth()
 	if foreign := n.health.recentForeignCluster(); foreign != nil {
@@ -325,7 +350,12 @@ func (n *Node) Health() error {
 
 // checkHealth is Health, but for other clusters.
 func (n *Node) checkHealth() error {
-	if err := n.health.check(n.cluster()); err != nil {
+	if err := n.duplicate.err(); err != nil {
+		return err
+	}
+	if err := n.health.check(n.cluster()); err == errNoCluster {
+		return n.noCluster()
+	} else if err != nil {
 		return err
 	}
 	if n.ctx.Err() != nil {
@@ -352,13 +382,21 @@ func (n *Node) cluster() string { return n.joined.get() }
 
 // hello is the first message of this node on each stream.
 func (n *Node) hello() wire.Hello {
-	return wire.Hello{Node: n.id, Cluster: n.cluster()}
+	return wire.Hello{Node: n.id, Cluster: n.cluster(), Run: n.run, Up: n.clock.Since(n.began), SteppedOut: n.duplicate.err() != nil}
 }
 
 // admit decides whether a node that knows the secret may open a stream to this one.
 // Raft streams come from a leader or a candidate: by one of them, a node without a
 // cluster joins theirs.
 func (n *Node) admit(kind wire.Kind, peer wire.Hello) error {
+	if err := n.duplicate.err(); err != nil {
+		return errSteppedOut
+	}
+	if kind == wire.Raft && n.opened.Load() {
+		if addr, elsewhere := n.gossip.isElsewhere(peer); elsewhere { // it might vote twice
+			return fmt.Errorf("node %s runs at %s: %s has a copy of its directory", peer.Node, addr, peer.Addr)
+		}
+	}
 	own := n.cluster()
 	if own != "" && peer.Cluster != "" && own != peer.Cluster {
 		err := fmt.Errorf("this node is of cluster %q, not of %q", own, peer.Cluster)
@@ -376,7 +414,7 @@ func (n *Node) admit(kind wire.Kind, peer wire.Hello) error {
 
 // refused records that another node does not admit this one.
 func (n *Node) refused(kind wire.Kind, err *wire.RefusedError) {
-	if kind == wire.Gossip || kind == wire.Probe { // other kinds of stream go to members only
+	if (kind == wire.Gossip || kind == wire.Probe) && !err.Peer.SteppedOut { // other kinds of stream go to members only
 		n.health.metForeignCluster(err)
 	}
 }

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -28,8 +27,6 @@ const (
 	nonvotersAsked = 2 // most members that are not known to vote in one search
 )
 
-var errNoCluster = errors.New("no cluster found yet")
-
 // router finds the leader and keeps the stream to it. It searches only while an
 // operation needs a leader.
 type router struct {
@@ -41,6 +38,8 @@ type router struct {
 	candidates func() ([]string, error)     // addresses of members, the most likely leader first
 	ask        askFunc
 
+	unavailable func() error // returns why no operation can succeed any more, or nil
+
 	mu        sync.Mutex
 	client    *rpcClient // of the leader; nil: none yet
 	searching bool
@@ -50,11 +49,15 @@ type router struct {
 }
 
 // leader returns the leader, this node or another, and waits for one until the
-// given time of the clock. Then the error is ErrNoQuorum.
+// given time of the clock. Then the error is ErrNoQuorum. It does not wait if no
+// operation can succeed any more.
 func (r *router) leader(ctx context.Context, until int64) (leader, error) {
 	for {
 		if r.ctx.Err() != nil {
 			return nil, bucket.ErrClosed
+		}
+		if err := r.unavailable(); err != nil {
+			return nil, err
 		}
 		lead, changed, failure := r.current()
 		if lead != nil {
@@ -149,6 +152,9 @@ func (r *router) search() {
 
 // find searches for the leader, first at the given address unless that is empty.
 func (r *router) find(first string) (*peer, error) {
+	if err := r.unavailable(); err != nil {
+		return nil, err
+	}
 	candidates, err := r.candidates()
 	if err != nil {
 		return nil, err

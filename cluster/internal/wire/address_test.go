@@ -114,13 +114,13 @@ func TestProbeTellsWhoAnswers(t *testing.T) {
 		for _, p := range []*Port{two, one} { // the second one asks itself
 			hello, err := p.Probe(t.Context(), one.Addr())
 			require.NoError(t, err)
-			assert.Equal(t, Hello{Cluster: "ours", Node: "one"}, hello)
+			assert.Equal(t, Hello{Cluster: "ours", Node: "one", Addr: one.Addr()}, hello)
 		}
 		strict = errors.New("not you")
 		_, err := two.Probe(t.Context(), one.Addr())
 		var refused *RefusedError
 		require.ErrorAs(t, err, &refused)
-		assert.Equal(t, Hello{Cluster: "ours", Node: "one"}, refused.Peer)
+		assert.Equal(t, Hello{Cluster: "ours", Node: "one", Addr: one.Addr()}, refused.Peer)
 		one.Close()
 		_, err = two.Probe(t.Context(), one.Addr())
 		assert.Error(t, err)

@@ -7,13 +7,14 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
 // maxHello is the length in bytes of the longest hello.
-const maxHello = len(magic) + 1 + maxID + 1 + maxID
+const maxHello = len(magic) + 1 + maxID + 1 + maxID + 1 + maxAddr + 17
 
 func FuzzHello(f *testing.F) {
 	f.Add([]byte(nil))
@@ -21,6 +22,7 @@ func FuzzHello(f *testing.F) {
 	f.Add(appendHello(nil, Hello{Cluster: "c", Node: "n"}))
 	f.Add(appendHello(nil, Hello{Cluster: strings.Repeat("c", maxID), Node: strings.Repeat("n", maxID)}))
 	f.Add(append(appendHello(nil, Hello{Cluster: "c", Node: "n"}), "\x06go off and more"...))
+	f.Add(appendHello(nil, Hello{Node: "n", Addr: "10.0.0.1:7946", Run: 7, Up: time.Minute, SteppedOut: true}))
 	f.Add([]byte(magic + "\xff"))
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -62,6 +64,8 @@ func TestHelloRoundTrip(t *testing.T) {
 		{Cluster: "c", Node: "n"},
 		{Cluster: strings.Repeat("c", 64), Node: strings.Repeat("n", 64)},
 		{Cluster: "\x00\xff", Node: "a\nb"},
+		{Node: "n", Addr: "10.0.0.1:7946", Run: 1<<64 - 1, Up: 1<<63 - 1, SteppedOut: true},
+		{Node: "n", Addr: strings.Repeat("a", 96), Run: 1, Up: 1},
 	} {
 		b := appendHello(nil, h)
 		got, err := readHello(bytes.NewReader(append(b, "what follows"...)))
@@ -88,6 +92,12 @@ func TestErrorOfABadHelloNamesWhatWasExpected(t *testing.T) {
 		{"a node without a name", magic + "\x01c\x00", []string{"node id of 0 bytes: want 1 to 64"}},
 		{"a node that is too long", magic + "\x01c\x41" + long, []string{"node id of 65 bytes: want 1 to 64"}},
 		{"a node cut off", magic + "\x01c\x40n", []string{"want a node id of 64 bytes", "unexpected EOF"}},
+		{"no address", magic + "\x01c\x01n", []string{"want the length of the address", "EOF"}},
+		{"an address that is too long", magic + "\x01c\x01n\x61" + long, []string{"address of 97 bytes: want 0 to 96"}},
+		{"no process", magic + "\x01c\x01n\x00", []string{"want a process of 17 bytes", "EOF"}},
+		{"a process cut off", magic + "\x01c\x01n\x00" + long[:16], []string{"want a process of 17 bytes", "unexpected EOF"}},
+		{"a time below zero", magic + "\x01c\x01n\x00" + strings.Repeat("\xff", 16) + "\x00", []string{"less than 2^63 ns"}},
+		{"neither in nor out", magic + "\x01c\x01n\x00" + strings.Repeat("\x00", 16) + "\x02", []string{"0 or 1"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := readHello(strings.NewReader(tt.hello))
@@ -152,8 +162,9 @@ func TestRefusalReachesThePeer(t *testing.T) {
 			var reply bytes.Buffer
 			peer, err := receive(dialogue{bytes.NewReader(appendHello(nil, dialler)), &reply},
 				func() Hello { return accepter },
-				func(h Hello) error {
-					assert.Equal(t, dialler, h)
+				func(self, peer Hello) error {
+					assert.Equal(t, accepter, self)
+					assert.Equal(t, dialler, peer)
 					return tt.admit
 				})
 			assert.ErrorIs(t, err, tt.admit)
@@ -178,7 +189,7 @@ func TestFailedWriteIsAnError(t *testing.T) {
 	dead := dialogue{bytes.NewReader(appendHello(nil, Hello{Node: "n"})), failing{}}
 	_, err := greet(dead, "", Hello{Node: "n"})
 	assert.ErrorIs(t, err, io.ErrClosedPipe)
-	_, err = receive(dead, func() Hello { return Hello{Node: "n"} }, func(Hello) error { return nil })
+	_, err = receive(dead, func() Hello { return Hello{Node: "n"} }, func(_, _ Hello) error { return nil })
 	assert.ErrorIs(t, err, io.ErrClosedPipe)
 }
 

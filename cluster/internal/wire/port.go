@@ -15,6 +15,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/choked/choked/cluster/internal/fold"
 )
 
 // Kind is the purpose of a stream. It is negotiated within TLS (ALPN).
@@ -52,7 +54,13 @@ type Config struct {
 	Hello func() Hello            // returns the present hello of this node
 	Admit func(Kind, Hello) error // returns why a peer is refused, or nil; safe for concurrent use
 
-	// Refused, if set, is called when a peer has refused a stream of this node.
+	// Copied is called when another process has the id of this node, on both sides of
+	// the stream with the same two hellos. It returns why there is no such stream.
+	// Safe for concurrent use.
+	Copied func(self, peer Hello) error
+
+	// Refused, if set, is called when a peer has refused a stream of this node. A
+	// peer with another secret does not get as far: see [Port.WrongSecrets].
 	Refused func(Kind, *RefusedError)
 	Logger  *slog.Logger
 }
@@ -66,6 +74,8 @@ type Port struct {
 	streams net.Listener
 	packets net.PacketConn
 	gossip  *gossipTransport
+	wrong   wrongSecrets
+	events  fold.Events // of log lines
 
 	mu         sync.Mutex
 	acceptors  map[Kind]*acceptor
@@ -150,6 +160,7 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 	defer context.AfterFunc(open, func() { cancel(net.ErrClosed) })()
 	raw, err := p.cfg.Network.Dial(ctx, addr)
 	if err != nil {
+		p.noteDialled(addr, err)
 		if open.Err() != nil {
 			err = fmt.Errorf("dial %s: %w", addr, net.ErrClosed)
 		} else if ctx.Err() != nil { // net's "operation was canceled" hides the cause
@@ -162,14 +173,22 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 	cfg := p.tls.Clone()
 	cfg.NextProtos = []string{string(kind)}
 	stream := tls.Client(raw, cfg)
-	peer, err := greet(stream, addr, p.cfg.Hello())
+	self := p.Hello()
+	peer, err := greet(stream, addr, self)
 	if !stop() {
 		err = context.Cause(ctx)
 	}
+	var refused *RefusedError
+	if errors.As(err, &refused) {
+		peer = refused.Peer
+	}
+	if self.IsCopy(peer) {
+		err, refused = p.cfg.Copied(self, peer), nil
+	}
+	p.noteDialled(addr, err)
 	if err != nil {
 		raw.Close()
-		var refused *RefusedError
-		if !errors.As(err, &refused) {
+		if refused == nil {
 			return nil, fmt.Errorf("handshake with %s: %w", addr, err)
 		}
 		if p.cfg.Refused != nil {
@@ -195,6 +214,13 @@ func (p *Port) Probe(ctx context.Context, addr string) (Hello, error) {
 	}
 	c.Close()
 	return c.Peer, nil
+}
+
+// Hello returns the present hello of this node.
+func (p *Port) Hello() Hello {
+	h := p.cfg.Hello()
+	h.Addr = p.addr
+	return h
 }
 
 // remember registers c, which is closed with the port. It returns false if the port
@@ -241,7 +267,7 @@ func (p *Port) accept() {
 			c, kind, err := p.handshake(raw)
 			p.endHandshake(raw, from)
 			if err != nil {
-				p.cfg.Logger.Debug("stream refused", "from", raw.RemoteAddr().String(), "error", err)
+				p.noteRefused(raw, err)
 				raw.Close()
 				return
 			}
@@ -292,7 +318,12 @@ func (p *Port) handshake(raw net.Conn) (*Conn, Kind, error) {
 	if p.acceptor(kind) == nil {
 		return nil, "", fmt.Errorf("protocol %q: want one of %q", kind, kinds)
 	}
-	peer, err := receive(stream, p.cfg.Hello, func(h Hello) error { return p.cfg.Admit(kind, h) })
+	peer, err := receive(stream, p.Hello, func(self, peer Hello) error {
+		if self.IsCopy(peer) {
+			return p.cfg.Copied(self, peer)
+		}
+		return p.cfg.Admit(kind, peer)
+	})
 	if err != nil {
 		return nil, "", err
 	}

@@ -44,6 +44,9 @@ func open(t *testing.T, cfg Config) *Port {
 	if cfg.Admit == nil {
 		cfg.Admit = func(Kind, Hello) error { return nil }
 	}
+	if cfg.Copied == nil {
+		cfg.Copied = func(_, peer Hello) error { return fmt.Errorf("%q is a copy", peer.Node) }
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -54,7 +57,7 @@ func open(t *testing.T, cfg Config) *Port {
 }
 
 // raftAddr returns the address by which Raft dials the node of p.
-func raftAddr(p *Port) raft.ServerAddress { return RaftAddr(p.cfg.Hello().Node, p.Addr()) }
+func raftAddr(p *Port) raft.ServerAddress { return RaftAddr(p.Hello().Node, p.Addr()) }
 
 // exchange opens a stream from one port to another and sends a message each way.
 func exchange(from, to *Port) error {
@@ -312,7 +315,7 @@ func TestHolderOfTheSecretIsAdmitted(t *testing.T) {
 			stream := tls.Client(dial(t, at(2), p), member(t, "a", kind))
 			peer, err := greet(stream, p.Addr(), Hello{Node: "stranger"})
 			require.NoError(t, err)
-			assert.Equal(t, p.cfg.Hello(), peer)
+			assert.Equal(t, p.Hello(), peer)
 		}
 		for _, l := range []net.Listener{p.RPC(), p.Raft()} {
 			c, err := l.Accept()
@@ -420,6 +423,15 @@ func TestWrongSecretIsRefusedBothWays(t *testing.T) {
 				assert.ErrorContains(t, err, "handshake with "+pair[1].Addr())
 				assert.ErrorContains(t, err, "unknown authority")
 			}
+		}
+		for _, pair := range [][2]*Port{{one, two}, {two, one}} {
+			require.NoError(t, pair[0].Close(), "its handshakes have ended")
+			wrong := pair[0].WrongSecrets()
+			require.Len(t, wrong, 2)
+			assert.Equal(t, pair[1].Addr()+" answers, but not to our secret", wrong[0].String())
+			ip, _, _ := net.SplitHostPort(pair[1].Addr())
+			assert.Equal(t, ip+" dials us, but with another secret", wrong[1].String())
+			assert.Less(t, time.Since(wrong[0].Since), 5*time.Second)
 		}
 		for _, p := range []*Port{one, two} {
 			assertNoStreams(t, p)
@@ -734,8 +746,8 @@ func TestPeersMayBeSilentAfterTheHandshake(t *testing.T) {
 		require.NoError(t, err)
 		time.Sleep(24 * time.Hour)
 		assert.NoError(t, echo(here, there))
-		assert.Equal(t, Hello{Node: "node at 10.0.0.2:0"}, here.Peer)
-		assert.Equal(t, Hello{Node: "node at 10.0.0.1:0"}, there.(*Conn).Peer)
+		assert.Equal(t, two.Hello(), here.Peer)
+		assert.Equal(t, one.Hello(), there.(*Conn).Peer)
 	})
 }
 
@@ -807,7 +819,7 @@ func TestRefusalReachesTheDialler(t *testing.T) {
 			_, err := two.Dial(t.Context(), kind, one.Addr())
 			var refused *RefusedError
 			require.ErrorAs(t, err, &refused)
-			assert.Equal(t, RefusedError{Addr: one.Addr(), Reason: fmt.Sprintf("no %s for two of theirs", kind), Peer: one.cfg.Hello()}, *refused)
+			assert.Equal(t, RefusedError{Addr: one.Addr(), Reason: fmt.Sprintf("no %s for two of theirs", kind), Peer: Hello{Cluster: "ours", Node: "one", Addr: one.Addr()}}, *refused)
 		}
 		assert.Equal(t, []string{
 			fmt.Sprintf("choked-raft/1: %s refuses: no choked-raft/1 for two of theirs", one.Addr()),
@@ -816,7 +828,7 @@ func TestRefusalReachesTheDialler(t *testing.T) {
 
 		welcome, err := two.Dial(t.Context(), Gossip, one.Addr())
 		require.NoError(t, err)
-		assert.Equal(t, Hello{Cluster: "ours", Node: "one"}, welcome.Peer)
+		assert.Equal(t, Hello{Cluster: "ours", Node: "one", Addr: one.Addr()}, welcome.Peer)
 		there := <-one.Gossip().StreamCh()
 		assert.NoError(t, echo(welcome, there))
 		assertNoStreams(t, one)
@@ -827,6 +839,40 @@ func TestRefusalReachesTheDialler(t *testing.T) {
 		require.NoError(t, one.Close())
 		assert.Equal(t, 3, strings.Count(log.String(), "stream refused"))
 		assert.Contains(t, log.String(), "no choked-rpc/1 for two of theirs")
+	})
+}
+
+// When two processes have one node id, both sides of a stream learn it from the same
+// hellos, and there is no stream. The process itself, dialled at an address of its
+// own, is a peer like any other.
+func TestBothSidesLearnOfACopy(t *testing.T) {
+	everywhere(t, func(t *testing.T, at func(int) host) {
+		type meeting struct{ self, peer Hello }
+		met := make(chan meeting, 2)
+		start := func(i int, run uint64, admit error) *Port {
+			cfg := at(i).config("a")
+			cfg.Hello = func() Hello { return Hello{Node: "n", Run: run, Up: time.Duration(run)} }
+			cfg.Admit = func(Kind, Hello) error { return admit }
+			cfg.Copied = func(self, peer Hello) error {
+				met <- meeting{self, peer}
+				return fmt.Errorf("run %d meets run %d", self.Run, peer.Run)
+			}
+			cfg.Refused = func(Kind, *RefusedError) { assert.Fail(t, "a copy is no other refusal") }
+			return open(t, cfg)
+		}
+		one, two := start(1, 1, nil), start(2, 2, errors.New("admits no peer"))
+		for _, dial := range []struct{ from, to *Port }{{one, two}, {two, one}} {
+			_, err := dial.from.Dial(t.Context(), RPC, dial.to.Addr())
+			assert.ErrorContains(t, err, fmt.Sprintf("run %d meets run %d", dial.from.Hello().Run, dial.to.Hello().Run))
+			a, b := <-met, <-met
+			assert.Equal(t, a.self, b.peer)
+			assert.Equal(t, a.peer, b.self)
+			assertNoStreams(t, dial.to)
+		}
+		c, err := one.Dial(t.Context(), RPC, one.Addr())
+		require.NoError(t, err)
+		assert.True(t, c.Peer.IsProcess(one.Hello()))
+		c.Close()
 	})
 }
 

@@ -182,7 +182,7 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	final := w.status()
 	began := time.Now()
 	err = choke.Close()
-	if errors.Is(err, choked.ErrNoQuorum) || errors.Is(err, context.Canceled) { // its leases are lost, which is no fault of its own
+	if errors.Is(err, choked.ErrUnavailable) || errors.Is(err, context.Canceled) { // its leases are lost, which is no fault of its own
 		err = nil
 	}
 	err = errors.Join(err, w.node.Close())
