@@ -82,6 +82,15 @@ func newRaftRun(d *disk) *raftRun {
 	return &raftRun{disk: d, failed: make(chan struct{}), ended: make(chan struct{})}
 }
 
+// stop ends the part of the run in Raft, and does not wait for the end.
+func (r *raftRun) stop() {
+	r.transport.CloseStreams()
+	r.transport.Close()
+	r.mu.Lock()
+	r.closing = true
+	r.mu.Unlock()
+}
+
 // answerTimeout bounds how long a shutdown waits for answers. A leader that is cut
 // off gives up within a second. A leader with a disk that hangs may never answer,
 // and has to end nevertheless.

@@ -77,29 +77,12 @@ func (d *discovery) run(ctx context.Context) {
 		began := d.clock.Now()
 		s := d.probe(ctx)
 		wait = min(2*wait, probeMax)
-		clusterNearby, hasLeader := d.gossip.cluster()
 		obstacle := s.mayFound(d.expect)
-		if d.cluster.get() == "" && clusterNearby == "" && d.isFounder() && obstacle == none {
-			d.ready++
+		if d.foundOrJoin(obstacle) {
 			wait = probeMax
-		} else {
-			d.ready = 0
-		}
-		if d.ready >= foundAfter {
-			if err := d.found(); err != nil {
-				d.log.Error("failed to found cluster", "error", err)
-			}
-		}
-		// A cluster without a leader may have lost its log for good. A node without any
-		// of that log stays out of it, so that a new cluster is founded once all nodes
-		// have restarted.
-		if hasLeader && d.cluster.get() == "" {
-			if err := d.cluster.adopt(clusterNearby); err != nil {
-				d.log.Error("failed to join cluster", "cluster", clusterNearby, "error", err)
-			}
 		}
 		d.gossip.announce(func(m *meta) {
-			if m.Cluster = d.cluster.get(); m.Cluster != "" {
+			if m.Cluster = d.cluster.announced(); d.cluster.get() != "" {
 				m.First = ""
 			}
 		})
@@ -108,6 +91,32 @@ func (d *discovery) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// foundOrJoin founds a cluster, or joins the one of other members. It returns true if
+// this node could found one in a later probe.
+func (d *discovery) foundOrJoin(o obstacle) (mayFound bool) {
+	clusterNearby, hasLeader := d.gossip.cluster(d.cluster.hasLeft)
+	mayFound = o == none && clusterNearby == "" && d.cluster.get() == "" && d.cluster.mayFound() && d.isFounder()
+	if mayFound {
+		d.ready++
+	} else {
+		d.ready = 0
+	}
+	if d.ready >= foundAfter {
+		if err := d.found(); err != nil {
+			d.log.Error("failed to found cluster", "error", err)
+		}
+	}
+	// A cluster without a leader may have lost its log for good. A node without any
+	// of that log stays out of it, so that a new cluster is founded once all nodes
+	// have restarted.
+	if hasLeader && d.cluster.get() == "" {
+		if err := d.cluster.adopt(clusterNearby); err != nil {
+			d.log.Error("failed to join cluster", "cluster", clusterNearby, "error", err)
+		}
+	}
+	return mayFound
 }
 
 // probe resolves the seeds, finds out who answers at their addresses, and joins the

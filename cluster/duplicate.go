@@ -10,7 +10,6 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
-	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/cluster/internal/wire"
 )
 
@@ -111,15 +110,6 @@ func (n *Node) stepOut() {
 	n.gossip.abandon()
 	n.tasks.spawn(func() { run.Shutdown() })
 	n.router.reroute()
-}
-
-// unavailable returns the error of all operations of a node that has stepped out, or
-// nil.
-func (n *Node) unavailable() error {
-	if err := n.duplicate.err(); err != nil {
-		return fmt.Errorf("%w: %w", bucket.ErrUnavailable, err)
-	}
-	return nil
 }
 
 // meetCopies dials the addresses at which gossip reports this node's id, other than

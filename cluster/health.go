@@ -114,6 +114,13 @@ func (h *health) reason() error {
 	return h.noCluster
 }
 
+// metWithin reports whether the node met another cluster within d.
+func (h *health) metWithin(d time.Duration) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.foreignCluster != nil && h.clock.Since(h.foreignAt) < d
+}
+
 // recentForeignCluster returns an error if the node met another cluster within
 // foreignClusterFor.
 func (h *health) recentForeignCluster() error {
@@ -150,13 +157,18 @@ func (n *Node) noCluster() error {
 	return fmt.Errorf("%w: %s; %w", errNoCluster, secrets, why)
 }
 
-// clusterID is the id of the cluster that a node belongs to. It is set once, when
-// the node founds or joins a cluster, and never changes.
+// clusterID is the id of the cluster that a node belongs to. It is set when the node
+// founds or joins a cluster. Only a node without Dir may leave it, see merge.go.
 type clusterID struct {
 	save func(id string) error // to the disk
 
-	mu sync.Mutex
-	id string // empty: of no cluster yet
+	clock *boottime.Clock
+
+	mu   sync.Mutex
+	id   string           // empty: of no cluster yet
+	left map[string]int64 // clusters that the node has left, and until when it keeps out; 0: for good
+	hold int64            // until when the node founds no cluster
+	idle bool             // the node takes no part in its cluster any more
 }
 
 // get returns the id; empty: the node has no cluster yet.
@@ -166,7 +178,56 @@ func (c *clusterID) get() string {
 	return c.id
 }
 
-// adopt saves and sets the id. It fails if the node belongs to another cluster.
+// leave makes the node one of no cluster. It does not join the one that it leaves before
+// a time of the clock, 0 for never, and founds none before another time.
+func (c *clusterID) leave(id string, until, hold int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left == nil {
+		c.left = make(map[string]int64)
+	}
+	c.id, c.left[id], c.hold = "", until, hold
+}
+
+// stop has the node announce by gossip that it has no cluster. Its streams go on to be
+// those of a node of its cluster, which others refuse.
+func (c *clusterID) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = true
+}
+
+// announced returns the id that the node announces by gossip.
+func (c *clusterID) announced() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.idle {
+		return ""
+	}
+	return c.id
+}
+
+// hasLeft reports whether the node keeps out of a cluster that it has left.
+func (c *clusterID) hasLeft(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.keepsOut(id)
+}
+
+func (c *clusterID) keepsOut(id string) bool {
+	until, left := c.left[id]
+	return left && (until == 0 || c.clock.Now() < until)
+}
+
+// mayFound reports whether the node may found a cluster: it has not just left one.
+func (c *clusterID) mayFound() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hold == 0 || c.clock.Now() >= c.hold
+}
+
+// adopt saves and sets the id. It fails if the node belongs to another cluster, or keeps
+// out of this one.
 func (c *clusterID) adopt(id string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -175,6 +236,9 @@ func (c *clusterID) adopt(id string) error {
 	}
 	if c.id != "" {
 		return fmt.Errorf("join cluster %q: this node is of cluster %q", id, c.id)
+	}
+	if c.keepsOut(id) {
+		return fmt.Errorf("join cluster %q: this node has left it", id)
 	}
 	if err := c.save(id); err != nil {
 		return err

@@ -123,7 +123,7 @@ func (n *Node) followRaft(ctx context.Context, run *raftRun) {
 		// its own log. But Raft's leader does not contact it.
 		removed := leaderKnown && n.clock.Since(contactAt) > leaderlessFor
 		votes := n.voters.isVoter() && !removed
-		n.gossip.announce(func(m *meta) { m.Cluster, m.Voter = n.cluster(), votes && !m.DiskFailed })
+		n.gossip.announce(func(m *meta) { m.Cluster, m.Voter = n.joined.announced(), votes && !m.DiskFailed })
 	}
 }
 

@@ -47,6 +47,8 @@ type Node struct {
 	joined    clusterID
 	health    health
 	duplicate duplicate
+	rival     atomic.Pointer[departedCluster] // the own cluster as of when it met an older one
+	yielded   atomic.Pointer[error]           // why this node decides nothing any more, if its cluster gave way and it has a Dir
 	tasks     tasks
 	queue     atomic.Pointer[leaderQueue] // not nil while this node leads
 
@@ -58,9 +60,11 @@ type Node struct {
 	server    *rpcServer
 
 	membersChanged signal
-	reopening      chan struct{} // semaphore: the disk is being opened again
-	returnSlots    chan struct{} // semaphore: leases that are being returned
-	flush          chan struct{} // closed by Close: return all leases now
+	clusterNews    signal               // this node may have to leave its cluster
+	leaving        chan departedCluster // to leave now
+	reopening      chan struct{}        // semaphore: the disk is being opened again
+	returnSlots    chan struct{}        // semaphore: leases that are being returned
+	flush          chan struct{}        // closed by Close: return all leases now
 
 	ctx         context.Context // ends when the node closes
 	cancel      context.CancelFunc
@@ -81,7 +85,7 @@ func Start(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, clock: cfg.clock, health: health{clock: cfg.clock}, duplicate: duplicate{due: make(chan struct{})},
 		run: rand.Uint64(), began: cfg.clock.Now(), raft: new(consensus), replica: newReplica(cfg.clock),
-		membersChanged: newSignal(), reopening: make(chan struct{}, 1), returnSlots: make(chan struct{}, maxReturns), flush: make(chan struct{}),
+		membersChanged: newSignal(), clusterNews: newSignal(), leaving: make(chan departedCluster), reopening: make(chan struct{}, 1), returnSlots: make(chan struct{}, maxReturns), flush: make(chan struct{}),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.active, n.leaveActive = context.WithCancel(n.ctx)
@@ -94,6 +98,7 @@ func Start(cfg Config) (*Node, error) {
 	n.tasks.spawn(n.awaitDuplicate)
 	n.tasks.spawn(n.meetCopies) // these end with active
 	n.tasks.spawn(func() { n.discovery.run(n.active) })
+	n.tasks.spawn(func() { n.reviewClusters(n.active) })
 	return n, nil
 }
 
@@ -106,8 +111,12 @@ func (n *Node) open() error {
 	if err := n.openPort(); err != nil {
 		return err
 	}
-	self := meta{Cluster: n.cluster(), Name: n.cfg.Name} // a leader may have added this node by now
-	if n.gossip, err = startGossip(n.id, self, n.port, n.cfg.Logger, n.membersChanged.set); err != nil {
+	self := meta{Cluster: n.cluster(), Name: n.cfg.Name, Memory: n.cfg.Dir == ""} // a leader may have added this node by now
+	changed := func() {
+		n.membersChanged.set()
+		n.clusterNews.set()
+	}
+	if n.gossip, err = startGossip(n.id, self, n.port, n.cfg.Logger, changed); err != nil {
 		return err
 	}
 	if err := n.startRaft(run); err != nil {
@@ -130,6 +139,7 @@ func (n *Node) openDisk() (*raftRun, error) {
 	run := newRaftRun(d)
 	n.raft.run.Store(run)
 	n.id = id.Node
+	n.joined.clock = n.clock
 	n.joined.save = func(cluster string) error { return n.raft.current().disk.identify(n.id, cluster) }
 	if !d.fresh { // without a log a node belongs to no cluster, whatever it once joined
 		n.joined.id = id.Cluster
@@ -227,7 +237,7 @@ func (n *Node) connect() {
 // leaderCandidates returns the members to ask who leads, the most likely leader
 // first.
 func (n *Node) leaderCandidates() ([]string, error) {
-	if nearby, _ := n.gossip.cluster(); nearby == "" && n.cluster() == "" {
+	if nearby, _ := n.gossip.cluster(n.joined.hasLeft); n.cluster() == "" && (nearby == "" || n.joined.hasLeft(nearby)) {
 		return nil, n.noCluster() // so there is no leader
 	}
 	return likelyLeaders(n.raft, n.gossip), nil
@@ -353,6 +363,9 @@ func (n *Node) checkHealth() error {
 	if err := n.duplicate.err(); err != nil {
 		return err
 	}
+	if err := n.yieldedErr(); err != nil {
+		return err
+	}
 	if err := n.health.check(n.cluster()); err == errNoCluster {
 		return n.noCluster()
 	} else if err != nil {
@@ -382,7 +395,11 @@ func (n *Node) cluster() string { return n.joined.get() }
 
 // hello is the first message of this node on each stream.
 func (n *Node) hello() wire.Hello {
-	return wire.Hello{Node: n.id, Cluster: n.cluster(), Run: n.run, Up: n.clock.Since(n.began), SteppedOut: n.duplicate.err() != nil}
+	h := wire.Hello{Node: n.id, Cluster: n.cluster(), Run: n.run, Up: n.clock.Since(n.began), SteppedOut: n.duplicate.err() != nil}
+	if h.Cluster != "" && n.opened.Load() {
+		h.Age = n.age()
+	}
+	return h
 }
 
 // admit decides whether a node that knows the secret may open a stream to this one.
@@ -400,7 +417,7 @@ func (n *Node) admit(kind wire.Kind, peer wire.Hello) error {
 	own := n.cluster()
 	if own != "" && peer.Cluster != "" && own != peer.Cluster {
 		err := fmt.Errorf("this node is of cluster %q, not of %q", own, peer.Cluster)
-		n.health.metForeignCluster(err)
+		n.meet(peer, err)
 		return err
 	}
 	if kind == wire.Raft && own == "" {
@@ -415,7 +432,7 @@ func (n *Node) admit(kind wire.Kind, peer wire.Hello) error {
 // refused records that another node does not admit this one.
 func (n *Node) refused(kind wire.Kind, err *wire.RefusedError) {
 	if (kind == wire.Gossip || kind == wire.Probe) && !err.Peer.SteppedOut { // other kinds of stream go to members only
-		n.health.metForeignCluster(err)
+		n.meet(err.Peer, err)
 	}
 }
 

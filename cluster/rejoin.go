@@ -15,16 +15,22 @@ import (
 const reopenEvery = 3 * time.Second
 
 // keepRaft keeps this node in Raft until the node closes. When a run of Raft ends,
-// because the disk was full, the next run begins once the disk has room again.
+// because the disk was full, the next run begins once the disk has room again, and when
+// a node without Dir leaves its cluster, at once.
 func (n *Node) keepRaft() {
-	for run := n.raft.current(); run != nil; run = n.reopen(run) {
+	for run := n.raft.current(); run != nil; {
 		stop := startUntil(n.ctx, func(ctx context.Context) { n.follow(ctx, run) })
+		next := n.reopen
 		select {
 		case <-n.ctx.Done():
 		case <-run.failed:
 			n.gossip.announce(func(m *meta) { m.DiskFailed, m.Voter, m.Leader = true, false, false })
+		case d := <-n.leaving:
+			n.beginLeaving(run, d)
+			next = func(run *raftRun) *raftRun { return n.leaveCluster(run, d) }
 		}
 		stop()
+		run = next(run)
 	}
 }
 
