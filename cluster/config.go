@@ -45,7 +45,9 @@ type Config struct {
 	// founds no cluster.
 	// If a cluster is still running without any node of the list, its voters,
 	// which dial the list every 500 ms, must reach one of its nodes within these
-	// 2 s. Otherwise there are two clusters, and each admits the full limits.
+	// 2 s. Otherwise there are two clusters, and each admits the full limits until
+	// they reach each other: then the younger one gives way. Its members without Dir
+	// join the older one, and its members with Dir stop deciding until Dir is emptied.
 	// Default: empty, and the node founds a cluster by itself.
 	Join []string
 

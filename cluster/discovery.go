@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -24,7 +25,7 @@ const (
 	// of a cluster, voters probe every probeMax, the others every probeNonvoter.
 	probeMin      = 100 * time.Millisecond
 	probeMax      = 500 * time.Millisecond
-	probeNonvoter = 5 * time.Second
+	probeNonvoter = 2 * time.Second
 
 	probesInParallel = 16 // seeds dialled at a time
 
@@ -61,6 +62,8 @@ type discovery struct {
 	ask       func(ctx context.Context, addr string) (wire.Hello, error) // who answers at an address
 	clock     *boottime.Clock
 	log       *slog.Logger
+
+	invited atomic.Pointer[string] // address of a node of the cluster for which this one left its own
 
 	reported  string          // the seeds of the last warning; empty: all were reached since
 	ready     int             // consecutive probes in which this node could have founded the cluster
@@ -169,10 +172,10 @@ func (d *discovery) awaitProbe(ctx context.Context, began int64, wait time.Durat
 			return false
 		case <-time.After(wait - d.clock.Since(began)):
 		}
-		if wait >= probeNonvoter || d.cluster.get() == "" || d.isVoter() {
+		if wait >= probeNonvoter || d.cluster.get() == "" || d.isVoter() || d.health.metWithin(metFor) {
 			return true
 		}
-		wait += probeMax // the node may have become a voter by then
+		wait += probeMax // the node may have become a voter by then, or have met another cluster
 	}
 }
 
@@ -203,12 +206,17 @@ func (d *discovery) report(s *survey, o obstacle, next time.Duration) {
 	}
 }
 
-// resolve looks up the addresses of the seeds.
+// resolve looks up the addresses of the seeds. A node without any, which founded a
+// cluster by itself, has one after it gave its cluster up for an older one.
 func (d *discovery) resolve(ctx context.Context) []entry {
-	entries := make([]entry, len(d.join))
+	seeds := d.join
+	if addr := d.invited.Load(); addr != nil && len(seeds) == 0 {
+		seeds = []string{*addr}
+	}
+	entries := make([]entry, len(seeds))
 	inParallel(len(entries), func(i int) {
 		e := &entries[i]
-		e.name = d.join[i]
+		e.name = seeds[i]
 		host, port, _ := net.SplitHostPort(e.name)
 		ctx, cancel := context.WithTimeout(ctx, dialSeedWithin)
 		defer cancel()

@@ -24,17 +24,8 @@ func TestBoundHoldsUnderRandomFaults(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs seconds")
 	}
-	number := func(name string, otherwise int) int {
-		s := os.Getenv(name)
-		if s == "" {
-			return otherwise
-		}
-		n, err := strconv.Atoi(s)
-		require.NoError(t, err, name)
-		return n
-	}
-	first := number("CHOKED_FIRST", 0)
-	for seed := first; seed < first+number("CHOKED_SEEDS", 8); seed++ {
+	first := number(t, "CHOKED_FIRST", 0)
+	for seed := first; seed < first+number(t, "CHOKED_SEEDS", 8); seed++ {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
 			dirs := make([]string, 5)
@@ -47,6 +38,19 @@ func TestBoundHoldsUnderRandomFaults(t *testing.T) {
 			})
 		})
 	}
+}
+
+// number returns the value of an environment variable, or another number if it is not
+// set.
+func number(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	s := os.Getenv(name)
+	if s == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(s)
+	require.NoError(t, err, name)
+	return n
 }
 
 // misadventures are the random faults of a fleet.

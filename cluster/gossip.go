@@ -72,6 +72,7 @@ type gossip struct {
 	alive map[string]known // as reported by memberlist, whose own list is not safe to read
 	gone  string           // id of the last own cluster that gave way to an older one, as a member has announced
 	votes []string         // ids of the voters, as a leader has announced last
+	of    string           // the cluster of votes
 	past  map[string]known // voters that are not alive
 }
 
@@ -208,7 +209,8 @@ func (g *gossip) cluster(hasLeft func(id string) bool) (id string, hasLeader boo
 			id = cmp.Or(id, k.meta.Cluster)
 			continue
 		}
-		if id = k.meta.Cluster; k.meta.Leader {
+		// A leader at the address of this node has ended, and gossip has not noticed.
+		if id = k.meta.Cluster; k.meta.Leader && k.addr != g.alive[g.id].addr {
 			return id, true
 		}
 	}
@@ -239,6 +241,9 @@ func (g *gossip) isGone(cluster string) bool {
 func (g *gossip) voters() []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.of != g.self.Cluster {
+		return nil
+	}
 	return g.votes
 }
 
@@ -271,7 +276,7 @@ func (g *gossip) note(m meta) {
 		g.gone = m.Gone
 	}
 	if m.Leader && m.Voters != "" && m.Cluster == g.self.Cluster {
-		g.votes = strings.Split(m.Voters, ",")
+		g.votes, g.of = strings.Split(m.Voters, ","), m.Cluster
 		for id := range g.past {
 			if !slices.Contains(g.votes, id) {
 				delete(g.past, id)

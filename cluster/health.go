@@ -26,11 +26,13 @@ type health struct {
 	clock *boottime.Clock
 
 	mu             sync.Mutex
-	diskFailure    error // nil: the disk works
-	foreignCluster error // of the last contact with another cluster; nil: there was none
-	foreignAt      int64 // when that was
-	leaderAt       int64 // when a leader was known last
-	noCluster      error // why the node has no cluster; nil: it is not known yet
+	diskFailure    error  // nil: the disk works
+	foreignCluster error  // of the last contact with another cluster; nil: there was none, or that one gives way
+	foreignNode    string // id of the node of that contact
+	met            bool   // there was such a contact
+	foreignAt      int64  // when that was
+	leaderAt       int64  // when a leader was known last
+	noCluster      error  // why the node has no cluster; nil: it is not known yet
 }
 
 // diskFailed records that the disk has failed, and whether the node will open it again
@@ -67,12 +69,23 @@ func (h *health) leaderKnown() {
 }
 
 // metForeignCluster records that a node of another cluster refused this one, or was
-// refused by it.
-func (h *health) metForeignCluster(err error) {
+// refused by it. The error is nil if the other cluster gives way.
+func (h *health) metForeignCluster(node string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.foreignCluster = fmt.Errorf("two clusters do not merge, empty Dir on the nodes of one of them: %w", err)
-	h.foreignAt = h.clock.Now()
+	h.foreignCluster, h.foreignNode, h.met, h.foreignAt = nil, node, true, h.clock.Now()
+	if err != nil {
+		h.foreignCluster = fmt.Errorf("two clusters do not merge, empty Dir on the nodes of one of them: %w", err)
+	}
+}
+
+// foreignJoined records that a node is a member, whatever its cluster was before.
+func (h *health) foreignJoined(node string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if node == h.foreignNode {
+		h.foreignCluster = nil
+	}
 }
 
 // check returns what keeps a node of the given cluster from its full part in it;
@@ -118,7 +131,7 @@ func (h *health) reason() error {
 func (h *health) metWithin(d time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.foreignCluster != nil && h.clock.Since(h.foreignAt) < d
+	return h.met && h.clock.Since(h.foreignAt) < d
 }
 
 // recentForeignCluster returns an error if the node met another cluster within

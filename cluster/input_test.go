@@ -338,26 +338,42 @@ func TestUnreachableSeedsAreRetried(t *testing.T) {
 	})
 }
 
-// The nodes of two clusters refuse each other and report it in Health.
+// The nodes of two clusters refuse each other. The one that gives way reports it in
+// Health. It keeps its cluster if it has a Dir, and else joins the other one, also if
+// its own Join is empty.
 func TestTwoClustersDoNotMerge(t *testing.T) {
-	inBubble(t, func(t *testing.T, c *fleet) {
-		var ones []*Node
-		for i := 1; i <= 2; i++ {
-			cfg := c.config(i)
-			cfg.Join = nil // each founds a cluster
-			ones = append(ones, c.start(cfg))
-		}
-		time.Sleep(2 * time.Second)
-		_, err := ones[0].gossip.list.Join([]string{ip(2) + ":7946"})
-		assert.ErrorContains(t, err, fmt.Sprintf("refuses: this node is of cluster %q", ones[1].cluster()))
-		for _, n := range ones {
-			assert.ErrorContains(t, n.Health(), "two clusters do not merge")
-			assert.Len(t, n.Members(), 1)
-		}
-		time.Sleep(2 * time.Minute)
-		assert.NoError(t, ones[0].Health(), "they have not met for a minute")
-		assert.NotEqual(t, ones[0].cluster(), ones[1].cluster())
-	})
+	for _, inMemory := range []bool{false, true} {
+		dirs := []string{t.TempDir(), t.TempDir()}
+		inBubble(t, func(t *testing.T, c *fleet) {
+			var ones []*Node
+			for i := 1; i <= 2; i++ {
+				cfg := c.config(i)
+				cfg.Join = nil // each founds a cluster
+				if !inMemory {
+					cfg.Dir = dirs[i-1]
+				}
+				ones = append(ones, c.start(cfg))
+				time.Sleep(20 * time.Second)
+			}
+			older := ones[0].cluster()
+			_, err := ones[0].gossip.list.Join([]string{ip(2) + ":7946"})
+			assert.ErrorContains(t, err, fmt.Sprintf("refuses: this node is of cluster %q", ones[1].cluster()))
+			if inMemory {
+				c.within(10*time.Second, "one cluster", func() bool { return c.isOneCluster(2) })
+				assert.Equal(t, older, ones[1].cluster())
+				return
+			}
+			for range 2 {
+				time.Sleep(2 * time.Minute)
+				assert.ErrorContains(t, ones[1].Health(), "two clusters do not merge")
+				assert.NoError(t, ones[0].Health(), "the older one is well")
+				assert.NotEqual(t, ones[0].cluster(), ones[1].cluster())
+				for _, n := range ones {
+					assert.Len(t, n.Members(), 1)
+				}
+			}
+		})
+	}
 }
 
 // The order in which the seeds start does not matter.

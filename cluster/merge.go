@@ -59,18 +59,26 @@ func givesWay(self, peer wire.Hello) bool {
 type departedCluster struct {
 	id     string
 	why    string
-	merged bool // it gives way to an older one; else most of its voters have lost the log
+	merged bool   // it gives way to an older one; else most of its voters have lost the log
+	toward string // host:port of a node of the older one; empty: unknown
 }
 
 // meet records that this node and a node of another cluster do not admit each other,
-// and gives way if its cluster is the younger one.
+// and gives way if its cluster is the younger one. If it is the older one, the contact
+// is no fault of this node.
 func (n *Node) meet(peer wire.Hello, err error) {
-	n.health.metForeignCluster(err)
 	self := n.hello()
-	if self.Cluster != "" && self.Age > 0 && peer.Age > 0 && givesWay(self, peer) {
-		why := fmt.Sprintf("it is younger than cluster %q, of which %s is", peer.Cluster, peer.Addr)
-		n.rival.Store(&departedCluster{self.Cluster, why, true})
+	if peer.SteppedOut {
+		err = nil
+	} else if self.Cluster != "" && self.Age > 0 && peer.Age > 0 {
+		if givesWay(self, peer) {
+			why := fmt.Sprintf("it is younger than cluster %q, of which %s is", peer.Cluster, peer.Addr)
+			n.rival.Store(&departedCluster{self.Cluster, why, true, peer.Addr})
+		} else {
+			err = nil
+		}
 	}
+	n.health.metForeignCluster(peer.Node, err)
 	n.clusterNews.set()
 }
 
@@ -91,6 +99,9 @@ func (n *Node) reviewClusters(ctx context.Context) {
 			return
 		case <-n.clusterNews:
 		case <-time.After(reviewEvery):
+		}
+		for _, m := range n.gossip.members() {
+			n.health.foreignJoined(m.ID)
 		}
 		own := n.cluster()
 		if own == "" || n.yielded.Load() != nil {
@@ -113,10 +124,10 @@ func (n *Node) mustLeave(ctx context.Context, own string) *departedCluster {
 		return d
 	}
 	if n.gossip.isGone(own) {
-		return &departedCluster{own, "another member has met an older one", true}
+		return &departedCluster{own, "another member has met an older one", true, ""}
 	}
 	if n.hasLostVoters(ctx) {
-		return &departedCluster{own, "most of its voters were restarted without their log", false}
+		return &departedCluster{own, "most of its voters were restarted without their log", false, ""}
 	}
 	return nil
 }
@@ -241,11 +252,15 @@ func (n *Node) restartEmpty(run *raftRun, d departedCluster) *raftRun {
 	}
 	next := newRaftRun(disk)
 	n.replica.reset()
+	if d.toward != "" {
+		n.discovery.invited.Store(&d.toward)
+	}
 	if d.merged {
 		n.joined.leave(d.id, 0, n.clock.Now()+int64(holdFounding))
 	} else {
 		n.joined.leave(d.id, n.clock.Now()+int64(avoidLost), 0)
 	}
+	n.health.metForeignCluster("", nil)
 	n.port.Reopen(wire.Raft)
 	if err := n.startRaft(next); err != nil {
 		n.log.Error("failed to restart Raft", "error", err)

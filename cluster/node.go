@@ -395,7 +395,7 @@ func (n *Node) cluster() string { return n.joined.get() }
 
 // hello is the first message of this node on each stream.
 func (n *Node) hello() wire.Hello {
-	h := wire.Hello{Node: n.id, Cluster: n.cluster(), Run: n.run, Up: n.clock.Since(n.began), SteppedOut: n.duplicate.err() != nil}
+	h := wire.Hello{Node: n.id, Cluster: n.cluster(), Run: n.run, Up: n.clock.Since(n.began), SteppedOut: n.duplicate.err() != nil || n.yieldedErr() != nil}
 	if h.Cluster != "" && n.opened.Load() {
 		h.Age = n.age()
 	}

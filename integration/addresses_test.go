@@ -120,7 +120,7 @@ type situation struct {
 	advertise string
 	expect    int
 	later     func(h *hosts) // after all have started
-	from      time.Duration  // by which the 10 s begin later
+	from      time.Duration  // by which the 10 s begin later: names are cached for 5 s
 	want      []string       // in the reason why there is no cluster; none: there is one
 }
 
@@ -208,7 +208,7 @@ var situations = map[string]situation{
 		}
 	}},
 	"names that come late": {
-		hosts: 3, join: list123, prepare: plain, from: 5 * time.Second, // names are cached for that long
+		hosts: 3, join: list123, prepare: plain, from: 5 * time.Second,
 		later: func(h *hosts) {
 			time.Sleep(3 * time.Second)
 			h.all("10.77.0.1 h1", "10.77.0.2 h2", "10.77.0.3 h3")
@@ -240,6 +240,19 @@ var situations = map[string]situation{
 	},
 	"one name that leads each host to itself at first": {
 		hosts: 3, join: []string{"workers:7946"}, expect: 3, from: 5 * time.Second,
+		prepare: func(h *hosts) {
+			plain(h)
+			for i := 1; i <= 3; i++ {
+				h.names(i, fmt.Sprintf("10.77.0.%d workers", i))
+			}
+		},
+		later: func(h *hosts) {
+			time.Sleep(6 * time.Second)
+			h.all("10.77.0.1 workers", "10.77.0.2 workers", "10.77.0.3 workers")
+		},
+	},
+	"three clusters, since one name leads each host to itself at first": {
+		hosts: 3, join: []string{"workers:7946"}, from: 5 * time.Second,
 		prepare: func(h *hosts) {
 			plain(h)
 			for i := 1; i <= 3; i++ {
@@ -304,7 +317,6 @@ func TestAddressesOfEverydayNetworks(t *testing.T) {
 				start = append(start, i)
 			}
 			t.Cleanup(f.Abandon) // before the namespaces are deleted
-			began := time.Now()
 			for _, i := range start {
 				_, err := f.Start(i-1, func(j *fleet.Job) {
 					j.Bind, j.Dir, j.Advertise, j.Expect = ":7946", "", s.advertise, s.expect
@@ -315,7 +327,7 @@ func TestAddressesOfEverydayNetworks(t *testing.T) {
 				s.later(h)
 			}
 			if s.want == nil {
-				oneCluster(t, f, start, time.Until(began.Add(s.from+allowed(10*time.Second, lateIn(f, start)))))
+				oneCluster(t, f, start, s.from+allowed(10*time.Second, lateIn(f, start)))
 				return
 			}
 			for _, i := range start {
@@ -362,4 +374,24 @@ func oneCluster(t *testing.T, f *fleet.Fleet, slots []int, within time.Duration)
 	require.NoError(t, errors.Join(errs...))
 	require.Len(t, leaders, 1, "leaders")
 	t.Logf("one cluster with %v to spare", time.Until(until))
+}
+
+// Of two workers that keep nothing the voter is killed and returns. They are of one
+// cluster again within 10 s.
+func TestTwoWorkersInMemory(t *testing.T) {
+	f := begin(t, 2)
+	inMemory := func(j *fleet.Job) { j.Dir = "" }
+	require.NoError(t, f.StartAll(inMemory))
+	require.NoError(t, f.Served(30*time.Second, 5))
+	for range 2 {
+		leader, err := f.Leader(10 * time.Second)
+		require.NoError(t, err)
+		require.NoError(t, leader.Kill())
+		_, err = f.Start(leader.Job.Slot, inMemory)
+		require.NoError(t, err)
+		began := time.Now()
+		oneCluster(t, f, []int{1, 2}, allowed(10*time.Second, lateIn(f, []int{1, 2})))
+		t.Logf("one cluster after %v", time.Since(began))
+		require.NoError(t, f.Served(10*time.Second, 5))
+	}
 }
