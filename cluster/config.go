@@ -57,6 +57,15 @@ type Config struct {
 	// the node has a new id each time it starts.
 	Dir string
 
+	// Recover makes this node found a new cluster with the state in its Dir, if that
+	// is a voter's and the other voters are gone for good: they crashed without a
+	// Dir, or their Dirs are lost. What was spent stays spent, as far as this node
+	// knew. It is for one start, of one node: Start waits 10 s, and does not recover
+	// if the old cluster has a leader, and fails if another node keeps the state as
+	// well. Voters of the old cluster that return are refused. If Recover is still set
+	// at later starts, it has no effect.
+	Recover bool
+
 	// ColdStart is the level at which buckets start in a new cluster, and in one
 	// whose voters have all lost their state. It must be the same on all nodes.
 	// Default: [Full].
@@ -182,6 +191,9 @@ func (cfg Config) check() error {
 	}
 	if cfg.Voters != 1 && cfg.Voters != 3 && cfg.Voters != 5 {
 		return fmt.Errorf("%d voters: want 1, 3 or 5", cfg.Voters)
+	}
+	if cfg.Recover && cfg.Dir == "" {
+		return errors.New("recover without a dir: want the Dir of a voter")
 	}
 	if cfg.Timeout < 0 {
 		return fmt.Errorf("timeout %v: want more than 0", cfg.Timeout)

@@ -33,6 +33,11 @@ import (
 type identity struct {
 	Node    string `json:"node"`
 	Cluster string `json:"cluster,omitempty"` // empty: the node has not joined one yet
+
+	// A cluster of which Cluster keeps the state, by [Config.Recover]. The recovery is
+	// being made, or is complete.
+	Recovers  string `json:"recovers,omitempty"`
+	Recovered string `json:"recovered,omitempty"`
 }
 
 // savedIdentity is an identity as the file holds it, with a checksum: a node that
@@ -43,7 +48,11 @@ type savedIdentity struct {
 }
 
 func (id identity) sum() string {
-	return hex.EncodeToString(sum([]byte(id.Node), []byte{0}, []byte(id.Cluster)))
+	fields := [][]byte{[]byte(id.Node), {0}, []byte(id.Cluster)}
+	if id.Recovers != "" || id.Recovered != "" {
+		fields = append(fields, []byte{0}, []byte(id.Recovers), []byte{0}, []byte(id.Recovered))
+	}
+	return hex.EncodeToString(sum(fields...))
 }
 
 // disk holds a node's log, snapshots and identity.
