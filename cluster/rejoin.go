@@ -14,6 +14,9 @@ import (
 // attempt takes some milliseconds, and an election a second.
 const reopenEvery = 3 * time.Second
 
+// reserveEvery is the time between two attempts to make the reserve again.
+const reserveEvery = time.Minute
+
 // keepRaft keeps this node in Raft until the node closes. When a run of Raft ends,
 // because the disk was full, the next run begins once the disk has room again.
 func (n *Node) keepRaft() {
@@ -33,7 +36,27 @@ func (n *Node) follow(ctx context.Context, run *raftRun) {
 	var parts sync.WaitGroup
 	parts.Go(func() { n.followLeadership(ctx, run) })
 	parts.Go(func() { n.followRaft(ctx, run) })
+	parts.Go(func() { n.boundLog(ctx, run) })
+	parts.Go(func() { run.keepReserve(ctx) })
 	parts.Wait()
+}
+
+// keepReserve makes the reserve of the disk again after it was given up, once the disk
+// has room, until ctx ends.
+func (r *raftRun) keepReserve(ctx context.Context) {
+	if r.disk.reserve == nil {
+		return
+	}
+	tick := time.NewTicker(reserveEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			r.disk.reserve.take() //nolint:errcheck // the disk is still full
+		}
+	}
 }
 
 // stopRaft ends a run of Raft because its disk has failed: an entry or a vote that was
