@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"time"
 
@@ -54,13 +53,22 @@ func rage(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer s.Abandon()
+	if o.disks {
+		for slot := range s.Hosts {
+			remove, err := s.SmallDisk(slot, diskSize)
+			if err != nil {
+				return err
+			}
+			defer remove() //nolint:errcheck // it is of this storm alone
+		}
+	}
 	if err := s.StartAll(s.job); err != nil {
 		return err
 	}
 	s.began = time.Now()
 	s.line = s.began.Add(lineEvery)
 	for ctx.Err() == nil && time.Since(s.began) < o.span {
-		if err := s.rage(ctx, draw(o.seed, s.round, o.workers, o.network)); err != nil {
+		if err := s.rage(ctx, draw(o.seed, s.round, o.workers, o.network, o.disks)); err != nil {
 			return fmt.Errorf("round %d: %w", s.round, err)
 		}
 		s.round++
@@ -275,7 +283,7 @@ func (s *storm) wipe(slot int) error {
 	if err := s.Read(slot); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.State(slot)); err != nil {
+	if err := s.Wipe(slot); err != nil {
 		return err
 	}
 	if _, err := s.Start(slot, s.job); err != nil {
@@ -285,6 +293,39 @@ func (s *storm) wipe(slot int) error {
 }
 
 const wiped = "lose a disk"
+
+// diskSize is the size of each worker's disk in bytes. It is enough for a log and its
+// snapshots, and is filled soon.
+const diskSize = 24 << 20
+
+// fill leaves no room on disks until end is called, whatever their workers remove
+// meanwhile.
+func (s *storm) fill(slots ...int) (end func() error) {
+	stop, over := make(chan struct{}), make(chan error, 1)
+	go func() {
+		var err error
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for ended := false; err == nil && !ended; {
+			for _, slot := range slots {
+				err = errors.Join(err, s.Fill(slot))
+			}
+			select {
+			case <-tick.C:
+			case <-stop:
+				ended = true
+			}
+		}
+		for _, slot := range slots {
+			err = errors.Join(err, s.Free(slot))
+		}
+		over <- err
+	}()
+	return func() error {
+		close(stop)
+		return <-over
+	}
+}
 
 // recent is how many admissions are checked again with those that are new: all
 // windows of some minutes. In the end all are checked together.
