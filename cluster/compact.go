@@ -26,9 +26,6 @@ const (
 // the entries of the log.
 func compactBolt(path string, cfg diskConfig) (entries []entrySize, err error) {
 	fresh := path + ".new"
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) { // of a process that was killed
-		return nil, err
-	}
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
 		return nil, nil
@@ -43,6 +40,9 @@ func compactBolt(path string, cfg diskConfig) (entries []entrySize, err error) {
 		return nil, err
 	}
 	defer old.Close()
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) { // of a process that was killed
+		return nil, err
+	}
 	entries, err = entriesOf(old)
 	if err != nil {
 		return nil, err

@@ -107,28 +107,21 @@ func openDisk(cfg diskConfig) (*disk, identity, error) {
 
 // openDir is openDisk for a node that has a directory.
 func openDir(cfg diskConfig) (*disk, identity, error) {
-	dir := cfg.dir
 	fail := func(err error) (*disk, identity, error) { return nil, identity{}, err }
 	if cfg.fault != nil {
 		if err := cfg.fault(); err != nil {
 			return fail(err)
 		}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(cfg.dir, 0o700); err != nil {
 		return fail(err)
 	}
-	id, known, err := readIdentity(dir)
+	id, known, err := checkIdentity(cfg.dir)
 	if err != nil {
 		return fail(err)
 	}
-	file, err := os.Stat(filepath.Join(dir, logFile))
-	if fresh := errors.Is(err, os.ErrNotExist); (fresh || err == nil && file.Size() == 0) && known && id.Cluster != "" {
-		return fail(fmt.Errorf("log %s is gone, but %s is there: restore the log, or empty the directory to join as a new member", logFile, identityFile))
-	} else if !fresh && !known {
-		return fail(fmt.Errorf("log %s without %s: restore the latter, or empty the directory to join as a new member", logFile, identityFile))
-	}
-	makeDirPrivate(dir, cfg.log)
-	d := &disk{dir: dir, reserve: &reserve{path: filepath.Join(dir, reserveFile), noSync: cfg.noSync, log: cfg.log}}
+	makeDirPrivate(cfg.dir, cfg.log)
+	d := &disk{dir: cfg.dir, reserve: &reserve{path: filepath.Join(cfg.dir, reserveFile), noSync: cfg.noSync, log: cfg.log}}
 	if err := d.reserve.take(); err != nil {
 		if cfg.rewrite { // there is no room yet
 			return fail(err)
@@ -137,41 +130,71 @@ func openDir(cfg diskConfig) (*disk, identity, error) {
 	}
 	if !known {
 		id = identity{Node: newID()}
-		if err := writeIdentity(dir, id); err != nil {
+		if err := writeIdentity(cfg.dir, id); err != nil {
 			return fail(err)
 		}
 	}
-	entries, err := compactLog(filepath.Join(dir, logFile), cfg, d.reserve)
-	if err != nil {
+	if err := d.openLog(cfg); err != nil {
 		return fail(err)
 	}
-	if d.bolt, err = openBolt(filepath.Join(dir, logFile), cfg.noSync); err != nil {
-		return fail(err)
+	if err := d.openSnapshots(cfg); err != nil {
+		return fail(errors.Join(err, d.close()))
+	}
+	makeDirPrivate(cfg.dir, cfg.log) // with what Raft has made
+	return d, id, nil
+}
+
+// checkIdentity returns the identity in dir, and whether there is one. It fails if the
+// identity or the log is gone and the other is there.
+func checkIdentity(dir string) (id identity, known bool, err error) {
+	if id, known, err = readIdentity(dir); err != nil {
+		return identity{}, false, err
+	}
+	file, err := os.Stat(filepath.Join(dir, logFile))
+	if fresh := errors.Is(err, os.ErrNotExist); (fresh || err == nil && file.Size() == 0) && known && id.Cluster != "" {
+		return id, known, fmt.Errorf("log %s is gone, but %s is there: restore the log, or empty the directory to join as a new member", logFile, identityFile)
+	} else if !fresh && !known {
+		return id, known, fmt.Errorf("log %s without %s: restore the latter, or empty the directory to join as a new member", logFile, identityFile)
+	}
+	return id, known, nil
+}
+
+// openLog opens the log and Raft's own state.
+func (d *disk) openLog(cfg diskConfig) error {
+	path := filepath.Join(d.dir, logFile)
+	entries, err := compactLog(path, cfg, d.reserve)
+	if err != nil {
+		return err
+	}
+	if d.bolt, err = openBolt(path, cfg.noSync); err != nil {
+		return err
 	}
 	d.close = sync.OnceValue(d.bolt.Close)
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnaps, hclogTo(cfg.log))
-	if err != nil {
-		return fail(errors.Join(err, d.close()))
-	}
-	if err := checkNewestSnapshot(filepath.Join(dir, snapshotsDir), snapshots); err != nil {
-		return fail(errors.Join(err, d.close()))
-	}
-	files := &snapshotFiles{FileSnapshotStore: snapshots, dir: filepath.Join(dir, snapshotsDir), reserve: d.reserve, fault: cfg.fault, written: make(map[string]bool)}
-	if err := errors.Join(files.removeUnfinished(), snapshots.ReapSnapshots()); err != nil {
-		return fail(errors.Join(err, d.close()))
-	}
-	makeDirPrivate(dir, cfg.log) // with what Raft has made
 	d.guard = &guard{fault: cfg.fault, reserve: d.reserve}
 	d.logs = newSizedLogs(guardedLogs{d.guard, d.bolt}, entries)
 	d.guard.relieved = d.logs.due.set
 	d.stable = guardedStable{d.guard, d.bolt}
+	return nil
+}
+
+// openSnapshots opens the snapshots, after the log.
+func (d *disk) openSnapshots(cfg diskConfig) error {
+	dir := filepath.Join(d.dir, snapshotsDir)
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(d.dir, keepSnaps, hclogTo(cfg.log))
+	if err != nil {
+		return err
+	}
+	if err := checkNewestSnapshot(dir, snapshots); err != nil {
+		return err
+	}
+	files := &snapshotFiles{FileSnapshotStore: snapshots, dir: dir, reserve: d.reserve, fault: cfg.fault, written: make(map[string]bool)}
+	if err := errors.Join(files.removeUnfinished(), snapshots.ReapSnapshots()); err != nil {
+		return err
+	}
 	d.snapshots = files
 	state, err := raft.HasExistingState(d.logs, d.stable, d.snapshots)
-	if err != nil {
-		return fail(errors.Join(err, d.close()))
-	}
 	d.fresh = !state
-	return d, id, nil
+	return err
 }
 
 // compactLog makes the log file smaller if it must or if that is worth it, and returns

@@ -34,7 +34,7 @@ func (h *health) diskFailed(err error, reopens bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if reopens {
-		h.diskFailure = fmt.Errorf("disk failed, this node takes no part in Raft until the disk has room again: %w", err)
+		h.diskFailure = fmt.Errorf("disk failed, this node takes no part in Raft until the disk works again: %w", err)
 	} else {
 		h.diskFailure = fmt.Errorf("disk failed, this node takes no more part in Raft: %w", err)
 	}

@@ -110,7 +110,11 @@ func (n *Node) reopen(run *raftRun) *raftRun {
 // to a new file, so that all of it is on the disk, whatever became of the write that
 // failed.
 func (n *Node) tryReopen(failed *raftRun) (run *raftRun, err error) {
-	n.reopening <- struct{}{} // Close waits for it, and ends the run that it finds
+	select {
+	case n.reopening <- struct{}{}: // Close waits for it, and ends the run that it finds
+	case <-n.ctx.Done():
+		return nil, n.ctx.Err()
+	}
 	defer func() { <-n.reopening }()
 	if n.ctx.Err() != nil {
 		return nil, n.ctx.Err()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 )
 
@@ -31,7 +32,11 @@ const (
 	reserveHeld
 )
 
-// take makes the file unless it is there.
+// besideReserve is the number of bytes that remain free when the reserve is taken.
+const besideReserve = 1 << 20
+
+// take makes the file unless it is there. It does not try if there is clearly no room,
+// since others need what is left.
 func (r *reserve) take() (err error) {
 	r.mu.Lock()
 	if r.state != reserveGone {
@@ -43,6 +48,10 @@ func (r *reserve) take() (err error) {
 	if info, err := os.Stat(r.path); err == nil && info.Size() == reserveSize {
 		r.held()
 		return os.Chmod(r.path, 0o600)
+	}
+	if free, known := freeBytes(filepath.Dir(r.path)); known && free < reserveSize+besideReserve && !r.noSync {
+		r.giveUp()
+		return fmt.Errorf("reserve of %d MiB: disk has %d KiB left: %w", reserveSize>>20, free>>10, refusals[0])
 	}
 	f, err := os.OpenFile(r.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err == nil {
@@ -106,11 +115,4 @@ func (r *reserve) giveUp() bool {
 	}
 	// It is truncated first, as it may be open.
 	return errors.Join(os.Truncate(r.path, 0), os.Remove(r.path)) == nil
-}
-
-// missing reports whether the file was given up.
-func (r *reserve) missing() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.state == reserveGone
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/cluster"
 	"github.com/choked/choked/integration/internal/fleet"
 	"github.com/choked/choked/internal/testkit/history"
 )
@@ -31,6 +32,7 @@ type storm struct {
 	began   time.Time
 	round   uint64
 	struck  int             // faults so far
+	last    uint64          // entry that had been read at the last call of readOn
 	healed  []time.Duration // how long it took, each time
 	checked []history.Record
 	worst   history.Excess
@@ -81,9 +83,14 @@ func rage(ctx context.Context, o options, out io.Writer) (err error) {
 
 // rage carries out one round.
 func (s *storm) rage(ctx context.Context, r round) error {
-	for _, k := range r.strikes {
+	for i, k := range r.strikes {
 		if ctx.Err() != nil {
 			break
+		}
+		if i%3 == 0 {
+			if err := s.readOn(); err != nil {
+				return err
+			}
 		}
 		if err := s.strike(ctx, k); err != nil {
 			return fmt.Errorf("%s, slot %d: %w", k.name, k.slot, err)
@@ -216,6 +223,32 @@ func (s *storm) startThoseGone() error {
 			return err
 		}
 	}
+	return nil
+}
+
+// readOn has a worker that votes start again, so that its log can be read, unless some
+// log was read since the last call: Raft truncates the logs after a minute or two, and the
+// books are of all entries.
+func (s *storm) readOn() error {
+	last := s.LastEntry()
+	if last > s.last {
+		s.last = last
+		return nil
+	}
+	for slot := range s.Hosts {
+		p := s.Slot(slot)
+		if st := p.Status(); !p.Running() || st.Leads || !slices.ContainsFunc(st.Members, func(m cluster.Member) bool { return m.Self && m.Voter }) {
+			continue
+		}
+		if err := p.Kill(); err != nil {
+			return err
+		}
+		if err := s.startThoseGone(); err != nil {
+			return err
+		}
+		break
+	}
+	s.last = s.LastEntry()
 	return nil
 }
 
