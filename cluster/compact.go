@@ -13,7 +13,7 @@ import (
 
 const (
 	// A log file is written to a new file when it has more than compactAbove bytes and
-	// more than compactFactor times the bytes in use. bbolt reuses free pages, but never
+	// more than compactFactor times the bytes of its entries. bbolt reuses free pages, but never
 	// makes the file shorter.
 	compactAbove  = 8 << 20
 	compactFactor = 4
@@ -22,39 +22,44 @@ const (
 )
 
 // compactBolt writes the log at path to a new file, if it must or if it is worth it,
-// and puts that in the place of the old one. All of it is on the disk then.
-func compactBolt(path string, cfg diskConfig) error {
+// and puts that in the place of the old one. All of it is on the disk then. It returns
+// the entries of the log.
+func compactBolt(path string, cfg diskConfig) (entries []entrySize, err error) {
 	fresh := path + ".new"
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) { // of a process that was killed
-		return err
-	}
 	info, err := os.Stat(path)
-	if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 || err == nil && info.Size() <= compactAbove && !cfg.rewrite {
-		return nil
+	if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// The lock is held until the new file is in place: another process would work on
 	// the old one.
 	old, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer old.Close()
-	if used, err := bytesInUse(old); err != nil || !cfg.rewrite && info.Size() <= compactFactor*used {
-		return err
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) { // of a process that was killed
+		return nil, err
+	}
+	entries, err = entriesOf(old)
+	if err != nil {
+		return nil, err
+	}
+	if size := info.Size(); !cfg.rewrite && (size <= compactAbove || size <= compactFactor*total(entries)) {
+		return entries, nil
 	}
 	if err := copyBolt(fresh, old, cfg.noSync); err != nil {
-		return errors.Join(fmt.Errorf("compact: %w", err), os.Remove(fresh))
+		return entries, errors.Join(fmt.Errorf("compact: %w", err), os.Remove(fresh))
 	}
 	if runtime.GOOS == "windows" { // where an open file cannot be replaced
 		old.Close()
 	}
 	if err := os.Rename(fresh, path); err != nil {
-		return err
+		return entries, err
 	}
-	return syncDir(filepath.Dir(path))
+	return entries, syncDir(filepath.Dir(path))
 }
 
 // copyBolt copies a log to a new file at path.
@@ -68,18 +73,6 @@ func copyBolt(path string, from *bbolt.DB, noSync bool) error {
 		err = to.Sync()
 	}
 	return errors.Join(err, to.Close())
-}
-
-// bytesInUse returns how many bytes of a log hold entries, and their keys.
-func bytesInUse(db *bbolt.DB) (n int64, err error) {
-	err = db.View(func(tx *bbolt.Tx) error {
-		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
-			stats := b.Stats()
-			n += int64(stats.BranchInuse + stats.LeafInuse)
-			return nil
-		})
-	})
-	return n, err
 }
 
 // isAt reports whether file is the one at path.

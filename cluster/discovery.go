@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/choked/choked/cluster/internal/wire"
 	"github.com/choked/choked/internal/boottime"
 )
@@ -353,9 +351,7 @@ func (n *Node) found() error {
 		g.founding.Store(true)
 		defer g.founding.Store(false)
 	}
-	err := n.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{
-		{Suffrage: raft.Voter, ID: raft.ServerID(n.id), Address: raftAddress(raft.ServerID(n.id))},
-	}}).Error()
+	err := n.raft.BootstrapCluster(onlyVoter(n.id)).Error()
 	if err != nil {
 		return fmt.Errorf("found cluster: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"hash/fnv"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -33,6 +34,11 @@ import (
 type identity struct {
 	Node    string `json:"node"`
 	Cluster string `json:"cluster,omitempty"` // empty: the node has not joined one yet
+
+	// A cluster of which Cluster keeps the state, by [Config.Recover]. The recovery is
+	// being made, or is complete.
+	Recovers  string `json:"recovers,omitempty"`
+	Recovered string `json:"recovered,omitempty"`
 }
 
 // savedIdentity is an identity as the file holds it, with a checksum: a node that
@@ -43,16 +49,21 @@ type savedIdentity struct {
 }
 
 func (id identity) sum() string {
-	return hex.EncodeToString(sum([]byte(id.Node), []byte{0}, []byte(id.Cluster)))
+	fields := [][]byte{[]byte(id.Node), {0}, []byte(id.Cluster)}
+	if id.Recovers != "" || id.Recovered != "" {
+		fields = append(fields, []byte{0}, []byte(id.Recovers), []byte{0}, []byte(id.Recovered))
+	}
+	return hex.EncodeToString(sum(fields...))
 }
 
 // disk holds a node's log, snapshots and identity.
 type disk struct {
 	dir       string // empty: in memory
-	logs      raft.LogStore
+	logs      *sizedLogs
 	stable    raft.StableStore
 	snapshots raft.SnapshotStore
-	guard     *guard                // nil in memory, as are the next two
+	guard     *guard // nil in memory, as are the next two
+	reserve   *reserve
 	bolt      *raftboltdb.BoltStore // the log and Raft's own state
 	close     func() error          // closes bolt once
 	fresh     bool                  // there was no log, nor any other state of Raft
@@ -75,8 +86,9 @@ func (cfg Config) disk() diskConfig {
 const (
 	identityFile = "identity.json"
 	logFile      = "raft.db"
-	snapshotsDir = "snapshots" // Raft's snapshot store gives it this name
+	reserveFile  = "reserve"
 	keepSnaps    = 2
+	snapshotsDir = "snapshots" // Raft's snapshot store gives it this name
 )
 
 // openDisk opens the disk of a node and reads the node's identity. It creates the
@@ -84,7 +96,7 @@ const (
 func openDisk(cfg diskConfig) (*disk, identity, error) {
 	if cfg.dir == "" {
 		store := raft.NewInmemStore()
-		return &disk{logs: store, stable: store, snapshots: raft.NewInmemSnapshotStore(), fresh: true, close: func() error { return nil }}, identity{Node: newID()}, nil
+		return &disk{logs: newSizedLogs(store, nil), stable: store, snapshots: raft.NewInmemSnapshotStore(), fresh: true, close: func() error { return nil }}, identity{Node: newID()}, nil
 	}
 	d, id, err := openDir(cfg)
 	if err != nil {
@@ -95,71 +107,126 @@ func openDisk(cfg diskConfig) (*disk, identity, error) {
 
 // openDir is openDisk for a node that has a directory.
 func openDir(cfg diskConfig) (*disk, identity, error) {
-	dir := cfg.dir
 	fail := func(err error) (*disk, identity, error) { return nil, identity{}, err }
 	if cfg.fault != nil {
 		if err := cfg.fault(); err != nil {
 			return fail(err)
 		}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(cfg.dir, 0o700); err != nil {
 		return fail(err)
 	}
-	id, known, err := readIdentity(dir)
+	id, known, err := checkIdentity(cfg.dir)
 	if err != nil {
 		return fail(err)
 	}
-	file, err := os.Stat(filepath.Join(dir, logFile))
-	if fresh := errors.Is(err, os.ErrNotExist); (fresh || err == nil && file.Size() == 0) && known && id.Cluster != "" {
-		return fail(fmt.Errorf("log %s is gone, but %s is there: restore the log, or empty the directory to join as a new member", logFile, identityFile))
-	} else if !fresh && !known {
-		return fail(fmt.Errorf("log %s without %s: restore the latter, or empty the directory to join as a new member", logFile, identityFile))
+	makeDirPrivate(cfg.dir, cfg.log)
+	d := &disk{dir: cfg.dir, reserve: &reserve{path: filepath.Join(cfg.dir, reserveFile), noSync: cfg.noSync, log: cfg.log}}
+	if err := d.reserve.take(); err != nil {
+		if cfg.rewrite { // there is no room yet
+			return fail(err)
+		}
+		cfg.log.Warn("disk has no room for the reserve, which lets a node go on while its disk is full", "error", err)
 	}
-	d := &disk{dir: dir, guard: &guard{fault: cfg.fault}}
 	if !known {
 		id = identity{Node: newID()}
-		if err := writeIdentity(dir, id); err != nil {
+		if err := writeIdentity(cfg.dir, id); err != nil {
 			return fail(err)
 		}
 	}
-	if d.bolt, err = openBolt(filepath.Join(dir, logFile), cfg); err != nil {
+	if err := d.openLog(cfg); err != nil {
 		return fail(err)
 	}
-	d.close = sync.OnceValue(d.bolt.Close)
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnaps, hclogTo(cfg.log))
-	if err != nil {
+	if err := d.openSnapshots(cfg); err != nil {
 		return fail(errors.Join(err, d.close()))
 	}
-	if err := checkNewestSnapshot(filepath.Join(dir, snapshotsDir), snapshots); err != nil {
-		return fail(errors.Join(err, d.close()))
-	}
-	d.logs = guardedLogs{d.guard, d.bolt}
-	d.stable = guardedStable{d.guard, d.bolt}
-	d.snapshots = snapshots
-	state, err := raft.HasExistingState(d.logs, d.stable, d.snapshots)
-	if err != nil {
-		return fail(errors.Join(err, d.close()))
-	}
-	d.fresh = !state
+	makeDirPrivate(cfg.dir, cfg.log) // with what Raft has made
 	return d, id, nil
 }
 
-// openBolt opens the log. If the file is damaged, bbolt returns an error or panics;
-// openBolt returns an error in both cases.
-func openBolt(path string, cfg diskConfig) (store *raftboltdb.BoltStore, err error) {
+// checkIdentity returns the identity in dir, and whether there is one. It fails if the
+// identity or the log is gone and the other is there.
+func checkIdentity(dir string) (id identity, known bool, err error) {
+	if id, known, err = readIdentity(dir); err != nil {
+		return identity{}, false, err
+	}
+	file, err := os.Stat(filepath.Join(dir, logFile))
+	if fresh := errors.Is(err, os.ErrNotExist); (fresh || err == nil && file.Size() == 0) && known && id.Cluster != "" {
+		return id, known, fmt.Errorf("log %s is gone, but %s is there: restore the log, or empty the directory to join as a new member", logFile, identityFile)
+	} else if !fresh && !known {
+		return id, known, fmt.Errorf("log %s without %s: restore the latter, or empty the directory to join as a new member", logFile, identityFile)
+	}
+	return id, known, nil
+}
+
+// openLog opens the log and Raft's own state.
+func (d *disk) openLog(cfg diskConfig) error {
+	path := filepath.Join(d.dir, logFile)
+	entries, err := compactLog(path, cfg, d.reserve)
+	if err != nil {
+		return err
+	}
+	if d.bolt, err = openBolt(path, cfg.noSync); err != nil {
+		return err
+	}
+	d.close = sync.OnceValue(d.bolt.Close)
+	d.guard = &guard{fault: cfg.fault, reserve: d.reserve}
+	d.logs = newSizedLogs(guardedLogs{d.guard, d.bolt}, entries)
+	d.guard.relieved = d.logs.due.set
+	d.stable = guardedStable{d.guard, d.bolt}
+	return nil
+}
+
+// openSnapshots opens the snapshots, after the log.
+func (d *disk) openSnapshots(cfg diskConfig) error {
+	dir := filepath.Join(d.dir, snapshotsDir)
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(d.dir, keepSnaps, hclogTo(cfg.log))
+	if err != nil {
+		return err
+	}
+	if err := checkNewestSnapshot(dir, snapshots); err != nil {
+		return err
+	}
+	files := &snapshotFiles{FileSnapshotStore: snapshots, dir: dir, reserve: d.reserve, fault: cfg.fault, written: make(map[string]bool)}
+	if err := errors.Join(files.removeUnfinished(), snapshots.ReapSnapshots()); err != nil {
+		return err
+	}
+	d.snapshots = files
+	state, err := raft.HasExistingState(d.logs, d.stable, d.snapshots)
+	d.fresh = !state
+	return err
+}
+
+// compactLog makes the log file smaller if it must or if that is worth it, and returns
+// the entries of the log. If the file is damaged, bbolt returns an error or panics;
+// compactLog returns an error in both cases.
+func compactLog(path string, cfg diskConfig, r *reserve) (entries []entrySize, err error) {
 	err = recoverFault(func() error {
-		if err := checkMetaPages(path); err != nil {
-			return err
+		err := checkMetaPages(path)
+		if err == nil {
+			entries, err = compactBolt(path, cfg)
 		}
-		if err := compactBolt(path, cfg); err != nil {
-			return err
+		if isFull(err) && r.giveUp() {
+			entries, err = compactBolt(path, cfg)
 		}
+		if isFull(err) && !cfg.rewrite { // it can wait
+			cfg.log.Warn("disk has no room to compact the log", "error", err)
+			return nil
+		}
+		return err
+	})
+	return entries, logError(path, err)
+}
+
+// openBolt opens the log, like compactLog.
+func openBolt(path string, noSync bool) (store *raftboltdb.BoltStore, err error) {
+	err = recoverFault(func() error {
 		var file *os.File // that bbolt has locked
 		options := &bbolt.Options{Timeout: time.Second, OpenFile: func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
 			file, err = os.OpenFile(name, flag, mode)
 			return file, err
 		}}
-		store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: cfg.noSync, BoltOptions: options})
+		store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: noSync, BoltOptions: options})
 		if err != nil {
 			return err
 		}
@@ -168,13 +235,46 @@ func openBolt(path string, cfg diskConfig) (store *raftboltdb.BoltStore, err err
 		}
 		return nil
 	})
+	return store, logError(path, err)
+}
+
+// logError names the log in an error of it.
+func logError(path string, err error) error {
 	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("log %s is in use by another process", path)
+		return fmt.Errorf("log %s is in use by another process", path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("log %s: %w", path, err)
+		return fmt.Errorf("log %s: %w", path, err)
 	}
-	return store, nil
+	return nil
+}
+
+// makeDirPrivate lets no other user read the files of a node in dir, whoever made them
+// or the directory. It leaves other files alone.
+func makeDirPrivate(dir string, log *slog.Logger) {
+	for _, name := range []string{identityFile, logFile, reserveFile, snapshotsDir} {
+		makePrivate(log, filepath.Join(dir, name))
+	}
+}
+
+// makePrivate lets no other user read the files at and below a path.
+func makePrivate(log *slog.Logger, path string) {
+	filepath.WalkDir(path, func(path string, e fs.DirEntry, err error) error { //nolint:errcheck // it has none
+		if err != nil || e.Type()&fs.ModeSymlink != 0 {
+			return nil // as a rule it does not exist yet
+		}
+		mode := fs.FileMode(0o600)
+		if e.IsDir() {
+			mode = 0o700
+		}
+		if info, err := e.Info(); err == nil && info.Mode().Perm()&^mode == 0 {
+			return nil
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			log.Warn("failed to make a file private", "error", err)
+		}
+		return nil
+	})
 }
 
 // checkMetaPages returns an error unless both meta pages of the file are intact.
@@ -325,9 +425,11 @@ type guard struct {
 	armed     atomic.Bool // unset while Raft starts: errors are returned
 	founding  atomic.Bool // set while Raft bootstraps, when it handles errors of writes: they are returned
 	failed    atomic.Bool
-	cause     error        // why it failed; set before failed is
-	failing   sync.Mutex   // held while failed is being set
-	onFailure func(error)  // set before armed is
+	cause     error       // why it failed; set before failed is
+	failing   sync.Mutex  // held while failed is being set
+	onFailure func(error) // set before armed is
+	reserve   *reserve
+	relieved  func()       // called when the reserve was given up
 	fault     func() error // error of the next write; nil: none is injected
 }
 
@@ -377,15 +479,24 @@ func (g *guard) failure() error {
 // try runs f under the guard.
 func (g *guard) try(op string, f func() error) error { return g.check(op, recoverFault(f)) }
 
-// write runs f, which writes, under the guard.
+// write runs f, which writes, under the guard. If the disk is full, it gives up the
+// reserve and tries again.
 func (g *guard) write(op string, f func() error) error {
-	return g.try(op, func() error {
+	write := func() error {
 		if g.fault != nil {
 			if err := g.fault(); err != nil {
 				return err
 			}
 		}
 		return f()
+	}
+	return g.try(op, func() error {
+		err := write()
+		if isFull(err) && g.reserve.giveUp() {
+			g.relieved()
+			err = write()
+		}
+		return err
 	})
 }
 

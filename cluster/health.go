@@ -41,7 +41,7 @@ func (h *health) diskFailed(err error, reopens bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if reopens {
-		h.diskFailure = fmt.Errorf("disk failed, this node takes no part in Raft until the disk has room again: %w", err)
+		h.diskFailure = fmt.Errorf("disk failed, this node takes no part in Raft until the disk works again: %w", err)
 	} else {
 		h.diskFailure = fmt.Errorf("disk failed, this node takes no more part in Raft: %w", err)
 	}
@@ -148,9 +148,13 @@ func (h *health) recentForeignCluster() error {
 // errNoCluster is why a node has no leader before it joins or founds a cluster.
 var errNoCluster = errors.New("no cluster found yet")
 
-// noCluster returns errNoCluster with the reason: the peers whose secret is another one,
-// and what discovery has found, unless the first seed is one of these peers.
+// noCluster returns errNoCluster with the reason: a member that keeps a cluster without
+// a leader, or the peers whose secret is another one, and what discovery has found,
+// unless this node has dialled one of these peers.
 func (n *Node) noCluster() error {
+	if err := n.explain(errNoCluster); err != errNoCluster {
+		return err
+	}
 	wrong := n.port.WrongSecrets()
 	if len(wrong) == 0 {
 		return n.health.whyNoCluster()

@@ -79,9 +79,25 @@ type Node struct {
 // cannot be written, is damaged or is in use.
 func Start(cfg Config) (*Node, error) {
 	cfg, err := cfg.withDefaults()
+	if err == nil {
+		err = cfg.finishRecovery()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
+	begin := start
+	if cfg.Recover {
+		begin = startWithRecover
+	}
+	n, err := begin(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
+	return n, nil
+}
+
+// start starts a node of a configuration that is valid and complete.
+func start(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, clock: cfg.clock, health: health{clock: cfg.clock}, duplicate: duplicate{due: make(chan struct{})},
 		run: rand.Uint64(), began: cfg.clock.Now(), raft: new(consensus), replica: newReplica(cfg.clock),
@@ -91,7 +107,7 @@ func Start(cfg Config) (*Node, error) {
 	n.active, n.leaveActive = context.WithCancel(n.ctx)
 	n.close = sync.OnceValue(n.shutdown)
 	if err := n.open(); err != nil {
-		return nil, fmt.Errorf("cluster: %w", errors.Join(err, n.close()))
+		return nil, errors.Join(err, n.close())
 	}
 	n.tasks.spawn(n.server.accept) // ends when the port closes
 	n.tasks.spawn(n.keepRaft)      // these end with ctx
@@ -175,28 +191,17 @@ func (n *Node) warnOfShortSecrets() {
 
 // startRaft begins a run of Raft.
 func (n *Node) startRaft(run *raftRun) error {
-	hlog := hclogTo(n.cfg.Logger)
 	run.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: n.port.Raft(), ServerAddressProvider: gossipAddrs{n.gossip}, MaxPool: 3, Timeout: 2 * time.Second, Logger: hlog,
+		Stream: n.port.Raft(), ServerAddressProvider: gossipAddrs{n.gossip}, MaxPool: 3, Timeout: 2 * time.Second, Logger: hclogTo(n.cfg.Logger),
 		// One request at a time is no pipeline. In a pipeline of Raft v1.8.0 the sender
 		// and the receiver of a follower's answers wait for each other for ever if an
 		// answer fails while another request is being sent. It would not be
 		// faster either, as this node proposes one entry at a time.
 		MaxRPCsInFlight: 1,
 	})
-	c := raft.DefaultConfig()
-	c.LocalID = raft.ServerID(n.id)
-	// With these timeouts the failure of a leader is detected within a second, and a
-	// garbage collection or a slow disk causes no election. A leader that has lost
-	// contact steps down when the first of the others may take over. If it stepped down
-	// earlier, there would be no leader any sooner, and short pauses would end its term.
-	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
-	c.ShutdownOnRemove = false // a voter that is removed continues as a client
-	c.NoLegacyTelemetry = true
-	c.Logger = hlog
 	d := run.disk
 	err := recoverFault(func() (err error) { // Raft panics when it cannot read an entry
-		run.Raft, err = raft.NewRaft(c, n.replica, d.logs, d.stable, d.snapshots, run.transport)
+		run.Raft, err = raft.NewRaft(raftConfig(n.id, n.cfg.Logger), n.replica, d.logs, d.stable, d.snapshots, run.transport)
 		return err
 	})
 	if err != nil {
@@ -207,6 +212,21 @@ func (n *Node) startRaft(run *raftRun) error {
 		d.guard.armed.Store(true)
 	}
 	return nil
+}
+
+// raftConfig returns the configuration of Raft for a node.
+func raftConfig(node string, log *slog.Logger) *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(node)
+	// With these timeouts the failure of a leader is detected within a second, and a
+	// garbage collection or a slow disk causes no election. A leader that has lost
+	// contact steps down when the first of the others may take over. If it stepped down
+	// earlier, there would be no leader any sooner, and short pauses would end its term.
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
+	c.ShutdownOnRemove = false // a voter that is removed continues as a client
+	c.NoLegacyTelemetry = true
+	c.Logger = hclogTo(log)
+	return c
 }
 
 // connect makes the parts of the node, and gives each its inputs.
@@ -369,6 +389,9 @@ func (n *Node) checkHealth() error {
 	if err := n.health.check(n.cluster()); err == errNoCluster {
 		return n.noCluster()
 	} else if err != nil {
+		if n.health.hasDisk() {
+			err = n.explain(err)
+		}
 		return err
 	}
 	if n.ctx.Err() != nil {

@@ -14,6 +14,9 @@ import (
 // attempt takes some milliseconds, and an election a second.
 const reopenEvery = 3 * time.Second
 
+// reserveEvery is the time between two attempts to make the reserve again.
+const reserveEvery = time.Minute
+
 // keepRaft keeps this node in Raft until the node closes. When a run of Raft ends,
 // because the disk was full, the next run begins once the disk has room again, and when
 // a node without Dir leaves its cluster, at once.
@@ -39,7 +42,27 @@ func (n *Node) follow(ctx context.Context, run *raftRun) {
 	var parts sync.WaitGroup
 	parts.Go(func() { n.followLeadership(ctx, run) })
 	parts.Go(func() { n.followRaft(ctx, run) })
+	parts.Go(func() { n.boundLog(ctx, run) })
+	parts.Go(func() { run.keepReserve(ctx) })
 	parts.Wait()
+}
+
+// keepReserve makes the reserve of the disk again after it was given up, once the disk
+// has room, until ctx ends.
+func (r *raftRun) keepReserve(ctx context.Context) {
+	if r.disk.reserve == nil {
+		return
+	}
+	tick := time.NewTicker(reserveEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			r.disk.reserve.take() //nolint:errcheck // the disk is still full
+		}
+	}
 }
 
 // stopRaft ends a run of Raft because its disk has failed: an entry or a vote that was
@@ -93,7 +116,11 @@ func (n *Node) reopen(run *raftRun) *raftRun {
 // to a new file, so that all of it is on the disk, whatever became of the write that
 // failed.
 func (n *Node) tryReopen(failed *raftRun) (run *raftRun, err error) {
-	n.reopening <- struct{}{} // Close waits for it, and ends the run that it finds
+	select {
+	case n.reopening <- struct{}{}: // Close waits for it, and ends the run that it finds
+	case <-n.ctx.Done():
+		return nil, n.ctx.Err()
+	}
 	defer func() { <-n.reopening }()
 	if n.ctx.Err() != nil {
 		return nil, n.ctx.Err()

@@ -83,6 +83,7 @@ func TestNodeRejoinsWhenItsDiskHasRoomAgain(t *testing.T) {
 				for _, n := range nodes {
 					stops = append(stops, adm.spend(ctx, t, n, limits, 4))
 				}
+				assert.Equal(t, 100, spendHour(t, nodes[0]))
 				time.Sleep(2 * time.Second)
 				for range 3 { // a run that replaced another is replaced like the first
 					disk, id := disks[slices.Index(nodes, node)], node.ID()
@@ -93,7 +94,7 @@ func TestNodeRejoinsWhenItsDiskHasRoomAgain(t *testing.T) {
 							return !ok || !m.DiskFailed || m.Voter
 						})
 					})
-					assert.ErrorContains(t, node.Health(), "disk failed, this node takes no part in Raft until the disk has room again")
+					assert.ErrorContains(t, node.Health(), "disk failed, this node takes no part in Raft until the disk works again")
 					failed := time.Now()
 					time.Sleep(20 * time.Second)
 					assert.ErrorContains(t, node.Health(), "disk failed")

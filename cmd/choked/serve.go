@@ -46,6 +46,7 @@ func serveFlags(f *flags, o *options) {
 	f.StringVar(&o.secretFile, "secret-file", "", "`file` with the secret")
 	f.Var(each{&o.node.PreviousSecrets}, "previous-secret", "`secret` that is still accepted from other nodes, while the secret is being changed; may be repeated")
 	f.StringVar(&o.node.Dir, "dir", "", "`directory` of the Raft log and snapshots; without it the node keeps them in memory and forgets them when it stops")
+	f.BoolVar(&o.node.Recover, "recover", false, "found a new cluster with the state in -dir, if the other voters are gone for good: for one start of one node")
 	f.TextVar(&o.node.ColdStart, "cold-start", cluster.Full, "`full or empty`: level of the buckets when a cluster begins without a log of earlier ones")
 	f.IntVar(&o.node.Voters, "voters", 3, "`number` of nodes that vote and keep the log: 1, 3 or 5")
 	f.TextVar(&o.level, "log", slog.LevelInfo, "lowest `level` to log: debug, info, warn or error")

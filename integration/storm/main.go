@@ -1,8 +1,9 @@
 //go:build linux
 
 // Command storm does to a fleet of workers, for as long as one likes, what
-// happens to workers: they are killed, paused, restarted, lose their disks, and,
-// where it may make network namespaces, are cut off from each other.
+// happens to workers: they are killed, paused, restarted, lose their directories, and,
+// where it may make network namespaces and mount disks, are cut off from each other and
+// have full disks.
 //
 //	go run ./integration/storm -for 1h -seed 1
 //
@@ -41,6 +42,7 @@ type options struct {
 	seed    uint64
 	workers int
 	network bool
+	disks   bool
 	dir     string
 	keep    bool
 	drift   int
@@ -54,6 +56,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f.Uint64Var(&o.seed, "seed", 1, "decides what comes when")
 	f.IntVar(&o.workers, "workers", 5, "how many, 3 at least")
 	f.BoolVar(&o.network, "network", fleet.NeedsForNetwork() == nil, "give each worker a host of its own, and have the network fail, too")
+	f.BoolVar(&o.disks, "disks", fleet.NeedsForMount() == nil, "give each worker a small disk of its own, and fill disks, too")
 	f.StringVar(&o.dir, "dir", "", "where to keep logs and records; default: a new `directory`, removed when all went well")
 	f.IntVar(&o.drift, "drift", 0, "by how many `percent` the clocks of the workers may be fast, and the rates with them")
 	f.IntVar(&o.busy, "busy", 0, "`loops` in each worker that do nothing and never rest, beside it on its only processor")

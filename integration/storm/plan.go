@@ -30,11 +30,13 @@ const strikesPerRound = 6
 
 // draw returns a round. It follows from the seed and the round's number, and so
 // does each strike: neither time nor what was drawn before has a part in it.
-func draw(seed, number uint64, workers int, network bool) round {
+func draw(seed, number uint64, workers int, network, disks bool) round {
+	able := possible(network, disks)
+
 	random := func(part uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, number<<8|part)) }
 	var r round
 	for i := range uint64(strikesPerRound) {
-		r.strikes = append(r.strikes, drawStrike(random(i), workers, network))
+		r.strikes = append(r.strikes, drawStrike(random(i), workers, able))
 	}
 	rnd := random(strikesPerRound)
 	r.wiped = rnd.IntN(workers)
@@ -44,14 +46,10 @@ func draw(seed, number uint64, workers int, network bool) round {
 	return r
 }
 
-func drawStrike(rnd *rand.Rand, workers int, network bool) strike {
+func drawStrike(rnd *rand.Rand, workers int, able []*fault) strike {
 	between := func(a, b time.Duration) time.Duration { return a + time.Duration(rnd.Int64N(int64(b-a))) }
-	n := len(faults)
-	if !network {
-		n = local
-	}
 	s := strike{
-		fault: &faults[rnd.IntN(n)], slot: rnd.IntN(workers), loss: 5 + rnd.IntN(25),
+		fault: able[rnd.IntN(len(able))], slot: rnd.IntN(workers), loss: 5 + rnd.IntN(25),
 		lasts: between(500*time.Millisecond, 5*time.Second), rests: between(500*time.Millisecond, 4*time.Second),
 		again: rnd.IntN(2) == 0,
 	}
@@ -65,14 +63,23 @@ func drawStrike(rnd *rand.Rand, workers int, network bool) strike {
 
 // fault befalls workers; end, if there is one, takes it from them again.
 type fault struct {
-	name   string
-	leader bool // hits the slot that leads, whichever was drawn
-	all    bool // hits all: they recover when it is over
-	do     func(s *storm, k strike) (end func() error, err error)
+	name    string
+	leader  bool // hits the slot that leads, whichever was drawn
+	all     bool // hits all: they recover when it is over
+	network bool // needs a network of the storm's own
+	disks   bool // needs disks of its own
+	do      func(s *storm, k strike) (end func() error, err error)
 }
 
-// local is how many of the faults need no network of one's own: the first.
-const local = 7
+// possible returns the faults that can be made.
+func possible(network, disks bool) (able []*fault) {
+	for i := range faults {
+		if f := &faults[i]; (network || !f.network) && (disks || !f.disks) {
+			able = append(able, f)
+		}
+	}
+	return able
+}
 
 var faults = [...]fault{
 	{name: "kill", do: func(s *storm, k strike) (func() error, error) { return nil, s.Slot(k.slot).Kill() }},
@@ -93,24 +100,27 @@ var faults = [...]fault{
 		return repeat(60*time.Millisecond, s.Slot(k.slot).Pause, s.Slot(k.slot).Resume)
 	}},
 	{name: "kill all", all: true, do: func(s *storm, _ strike) (func() error, error) { return s.startThoseGone, s.killAll() }},
+	{name: "fill a disk", disks: true, do: func(s *storm, k strike) (func() error, error) { return s.fill(k.slot), nil }},
+	{name: "fill the leader's disk", leader: true, disks: true, do: func(s *storm, k strike) (func() error, error) { return s.fill(k.slot), nil }},
+	{name: "fill all disks", all: true, disks: true, do: func(s *storm, _ strike) (func() error, error) { return s.fill(s.except()...), nil }},
 
-	{name: "cut", all: true, do: func(s *storm, k strike) (func() error, error) {
+	{name: "cut", all: true, network: true, do: func(s *storm, k strike) (func() error, error) {
 		return s.net.Heal, s.net.Cut(k.side, s.except(k.side...))
 	}},
-	{name: "cut the leader off", leader: true, do: func(s *storm, k strike) (func() error, error) {
+	{name: "cut the leader off", leader: true, network: true, do: func(s *storm, k strike) (func() error, error) {
 		return s.net.Heal, s.net.Cut([]int{k.slot}, s.except(k.slot))
 	}},
-	{name: "deafen", do: func(s *storm, k strike) (func() error, error) {
+	{name: "deafen", network: true, do: func(s *storm, k strike) (func() error, error) {
 		return s.net.Heal, s.net.Deaf(k.slot, s.except(k.slot)...)
 	}},
-	{name: "deafen the leader", leader: true, do: func(s *storm, k strike) (func() error, error) {
+	{name: "deafen the leader", leader: true, network: true, do: func(s *storm, k strike) (func() error, error) {
 		return s.net.Heal, s.net.Deaf(k.slot, s.except(k.slot)...)
 	}},
-	{name: "flap", do: func(s *storm, k strike) (func() error, error) {
+	{name: "flap", network: true, do: func(s *storm, k strike) (func() error, error) {
 		cut := func() error { return s.net.Cut([]int{k.slot}, s.except(k.slot)) }
 		return repeat(200*time.Millisecond, cut, s.net.Heal)
 	}},
-	{name: "ring", all: true, do: func(s *storm, _ strike) (func() error, error) { // each reaches its neighbours only
+	{name: "ring", all: true, network: true, do: func(s *storm, _ strike) (func() error, error) { // each reaches its neighbours only
 		var errs []error
 		n := len(s.Hosts)
 		for i := range n {
@@ -118,7 +128,7 @@ var faults = [...]fault{
 		}
 		return s.net.Heal, errors.Join(errs...)
 	}},
-	{name: "lose packets", all: true, do: func(s *storm, k strike) (func() error, error) {
+	{name: "lose packets", all: true, network: true, do: func(s *storm, k strike) (func() error, error) {
 		var errs []error
 		for i := range s.Hosts {
 			errs = append(errs, s.net.Rules(i, fmt.Sprintf("numgen random mod 100 < %d drop", k.loss)))

@@ -8,11 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/cluster"
 	"github.com/choked/choked/integration/internal/fleet"
 	"github.com/choked/choked/internal/testkit/history"
 )
@@ -32,6 +32,7 @@ type storm struct {
 	began   time.Time
 	round   uint64
 	struck  int             // faults so far
+	last    uint64          // entry that had been read at the last call of readOn
 	healed  []time.Duration // how long it took, each time
 	checked []history.Record
 	worst   history.Excess
@@ -54,13 +55,22 @@ func rage(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer s.Abandon()
+	if o.disks {
+		for slot := range s.Hosts {
+			remove, err := s.SmallDisk(slot, diskSize)
+			if err != nil {
+				return err
+			}
+			defer remove() //nolint:errcheck // it is of this storm alone
+		}
+	}
 	if err := s.StartAll(s.job); err != nil {
 		return err
 	}
 	s.began = time.Now()
 	s.line = s.began.Add(lineEvery)
 	for ctx.Err() == nil && time.Since(s.began) < o.span {
-		if err := s.rage(ctx, draw(o.seed, s.round, o.workers, o.network)); err != nil {
+		if err := s.rage(ctx, draw(o.seed, s.round, o.workers, o.network, o.disks)); err != nil {
 			return fmt.Errorf("round %d: %w", s.round, err)
 		}
 		s.round++
@@ -73,9 +83,14 @@ func rage(ctx context.Context, o options, out io.Writer) (err error) {
 
 // rage carries out one round.
 func (s *storm) rage(ctx context.Context, r round) error {
-	for _, k := range r.strikes {
+	for i, k := range r.strikes {
 		if ctx.Err() != nil {
 			break
+		}
+		if i%3 == 0 {
+			if err := s.readOn(); err != nil {
+				return err
+			}
 		}
 		if err := s.strike(ctx, k); err != nil {
 			return fmt.Errorf("%s, slot %d: %w", k.name, k.slot, err)
@@ -211,6 +226,32 @@ func (s *storm) startThoseGone() error {
 	return nil
 }
 
+// readOn has a worker that votes start again, so that its log can be read, unless some
+// log was read since the last call: Raft truncates the logs after a minute or two, and the
+// books are of all entries.
+func (s *storm) readOn() error {
+	last := s.LastEntry()
+	if last > s.last {
+		s.last = last
+		return nil
+	}
+	for slot := range s.Hosts {
+		p := s.Slot(slot)
+		if st := p.Status(); !p.Running() || st.Leads || !slices.ContainsFunc(st.Members, func(m cluster.Member) bool { return m.Self && m.Voter }) {
+			continue
+		}
+		if err := p.Kill(); err != nil {
+			return err
+		}
+		if err := s.startThoseGone(); err != nil {
+			return err
+		}
+		break
+	}
+	s.last = s.LastEntry()
+	return nil
+}
+
 // heal ends all faults. All workers must be served then.
 func (s *storm) heal() error {
 	if s.net != nil {
@@ -275,7 +316,7 @@ func (s *storm) wipe(slot int) error {
 	if err := s.Read(slot); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.State(slot)); err != nil {
+	if err := s.Wipe(slot); err != nil {
 		return err
 	}
 	if _, err := s.Start(slot, s.job); err != nil {
@@ -285,6 +326,39 @@ func (s *storm) wipe(slot int) error {
 }
 
 const wiped = "lose a disk"
+
+// diskSize is the size of each worker's disk in bytes. It is enough for a log and its
+// snapshots, and is filled soon.
+const diskSize = 24 << 20
+
+// fill leaves no room on disks until end is called, whatever their workers remove
+// meanwhile.
+func (s *storm) fill(slots ...int) (end func() error) {
+	stop, over := make(chan struct{}), make(chan error, 1)
+	go func() {
+		var err error
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for ended := false; err == nil && !ended; {
+			for _, slot := range slots {
+				err = errors.Join(err, s.Fill(slot))
+			}
+			select {
+			case <-tick.C:
+			case <-stop:
+				ended = true
+			}
+		}
+		for _, slot := range slots {
+			err = errors.Join(err, s.Free(slot))
+		}
+		over <- err
+	}()
+	return func() error {
+		close(stop)
+		return <-over
+	}
+}
 
 // recent is how many admissions are checked again with those that are new: all
 // windows of some minutes. In the end all are checked together.

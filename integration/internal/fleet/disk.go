@@ -60,6 +60,19 @@ func (f *Fleet) Fill(slot int) error {
 // Free makes room again on a slot's disk after Fill.
 func (f *Fleet) Free(slot int) error { return os.Remove(filepath.Join(f.State(slot), filler)) }
 
+// Wipe empties a slot's directory. Its process has ended.
+func (f *Fleet) Wipe(slot int) error {
+	entries, err := os.ReadDir(f.State(slot))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(f.State(slot), e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
 // NeedsForFaultInjection returns what is missing for [FailingSync], or nil.
 func NeedsForFaultInjection() error {
 	if _, err := exec.LookPath("strace"); err != nil {

@@ -48,6 +48,14 @@ func (f *Fleet) Read(slot int) error {
 	return f.read(slot, from)
 }
 
+// LastEntry returns the index of the last log entry that Read has found; 0: none.
+func (f *Fleet) LastEntry() uint64 {
+	if n := len(f.disks.entries); n > 0 {
+		return f.disks.entries[n-1].Index
+	}
+	return 0
+}
+
 func (f *Fleet) read(slot int, from uint64) error {
 	dir := f.State(slot)
 	if _, err := os.Stat(dir); err != nil || f.Spoiled[slot] {
