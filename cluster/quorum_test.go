@@ -113,7 +113,7 @@ func TestVoterWithAFailedDiskIsMissing(t *testing.T) {
 			i++
 		}
 		require.NoError(t, nodes[i].SteppedOut())
-		nodes[i].stopRaft(fmt.Errorf("input/output error"))
+		nodes[i].stopRaft(nodes[i].raft.current(), fmt.Errorf("input/output error"))
 		assert.ErrorContains(t, nodes[i].SteppedOut(), "input/output error")
 		c.await("the leader knows", func() bool { return len(c.leader().Quorum().Missing) == 1 })
 		assert.True(t, c.leader().Quorum().Missing[0].DiskFailed)
@@ -127,7 +127,7 @@ func TestFormerMembersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gossip{alive: make(map[string]known)}
 		vanish := func(id string, voter bool) {
-			g.alive[id] = known{"10.0.0.1:7946", meta{Name: "n", Voter: voter}}
+			g.alive[id] = known{addr: "10.0.0.1:7946", meta: meta{Name: "n", Voter: voter}}
 			g.rememberLocked(id)
 			time.Sleep(time.Second)
 		}
