@@ -49,8 +49,8 @@ type meta struct {
 	Memory     bool   `json:"m,omitempty"` // it has no Dir
 	Foreign    bool   `json:"o,omitempty"` // it has met another cluster
 	Age        int64  `json:"a,omitempty"` // of the cluster, in nanoseconds, if a member has met another one; of the leader only
-	Gone       string `json:"g,omitempty"` // id of the cluster that has given way to an older one
-	Voters     string `json:"w,omitempty"` // ids of the voters, with commas; of the leader only
+	Gone       string `json:"y,omitempty"` // id of the cluster that has given way to an older one
+	VoterIDs   string `json:"i,omitempty"` // of the voters, with commas; of the leader only
 }
 
 // gossip finds the members and detects members that vanish. Its knowledge is a
@@ -275,8 +275,8 @@ func (g *gossip) note(m meta) {
 	if m.Gone != "" && m.Gone == g.self.Cluster {
 		g.gone = m.Gone
 	}
-	if m.Leader && m.Voters != "" && m.Cluster == g.self.Cluster {
-		g.votes, g.of = strings.Split(m.Voters, ","), m.Cluster
+	if m.Leader && m.VoterIDs != "" && m.Cluster == g.self.Cluster {
+		g.votes, g.of = strings.Split(m.VoterIDs, ","), m.Cluster
 		for id := range g.past {
 			if !slices.Contains(g.votes, id) {
 				delete(g.past, id)

@@ -147,7 +147,7 @@ func (n *Node) announceMeeting() {
 		}
 		voters = strings.Join(n.voterIDs(), ",")
 	}
-	n.gossip.announce(func(m *meta) { m.Foreign, m.Age, m.Voters = foreign, age, voters })
+	n.gossip.announce(func(m *meta) { m.Foreign, m.Age, m.VoterIDs = foreign, age, voters })
 }
 
 // voterIDs returns the ids of the voters by this node's log, in order.
@@ -224,7 +224,7 @@ func (n *Node) beginLeaving(run *raftRun, d departedCluster) {
 func (n *Node) leaveCluster(run *raftRun, d departedCluster) *raftRun {
 	inMemory := n.cfg.Dir == ""
 	n.gossip.announce(func(m *meta) {
-		m.Voter, m.Leader, m.Foreign, m.Age, m.Voters = false, false, false, 0, ""
+		m.Voter, m.Leader, m.Foreign, m.Age, m.VoterIDs = false, false, false, 0, ""
 		m.DiskFailed, m.Cluster = !inMemory, n.joined.announced()
 	})
 	withTimeout(endWithin, "raft", func() error { return run.Shutdown().Error() }) //nolint:errcheck // it decides nothing any more
