@@ -53,7 +53,7 @@ type meta struct {
 	Memory     bool   `json:"m,omitempty"` // it has no Dir
 	Foreign    bool   `json:"o,omitempty"` // it has met another cluster
 	Age        int64  `json:"a,omitempty"` // of the cluster, in nanoseconds, if a member has met another one; of the leader only
-	Gone       string `json:"d,omitempty"` // id of the cluster that has given way to an older one
+	Gone       string `json:"y,omitempty"` // id of the cluster that has given way to an older one
 	VoterIDs   string `json:"i,omitempty"` // ids of the voters, with commas; of the leader only
 }
 
