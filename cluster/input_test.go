@@ -355,9 +355,9 @@ func TestTwoClustersDoNotMerge(t *testing.T) {
 				ones = append(ones, c.start(cfg))
 				time.Sleep(20 * time.Second)
 			}
-			older := ones[0].cluster()
+			older, younger := ones[0].cluster(), ones[1].cluster()
 			_, err := ones[0].gossip.list.Join([]string{ip(2) + ":7946"})
-			assert.ErrorContains(t, err, fmt.Sprintf("refuses: this node is of cluster %q", ones[1].cluster()))
+			assert.ErrorContains(t, err, fmt.Sprintf("refuses: this node is of cluster %q", younger))
 			if inMemory {
 				c.within(10*time.Second, "one cluster", func() bool { return c.isOneCluster(2) })
 				assert.Equal(t, older, ones[1].cluster())

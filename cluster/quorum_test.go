@@ -76,8 +76,11 @@ func TestMembersKnowWhichVoterIsMissing(t *testing.T) {
 		}
 
 		// A member that starts now has never seen the dead one.
+		others := []string{ip(1), ip(2), ip(3), ip(4)}
+		c.net.Split([]string{ip(5)}, others) // until it has announced that it cannot replace a voter
 		late := c.start(c.config(5))
 		late.gossip.announce(func(m *meta) { m.DiskFailed = true })
+		c.net.Join([]string{ip(5)}, others)
 		c.await("it knows", func() bool { return len(late.Quorum().Missing) == 1 })
 		assert.Equal(t, dead.id, late.Quorum().Missing[0].ID)
 		assert.Empty(t, late.Quorum().Missing[0].Name)
