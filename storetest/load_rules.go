@@ -237,6 +237,12 @@ func (l *load) total() (sum bucket.Cost) {
 	return sum
 }
 
+// wallClockError is one part in how many a store's clock may be fast against the
+// rule's on a real clock: NTP corrects a wall clock by up to 500 ppm, the clocks of
+// hosts correct those of virtual machines, and the rate is as fast as the store's clock.
+// In virtual time there is no error.
+const wallClockError = 1000
+
 // within fails the rule if more was spent in some window than its bound. One pass
 // suffices: a level that rises with each expense and drains at the rate exceeds the
 // burst exactly when a window that ends there had too many. It counts in units times
@@ -249,7 +255,11 @@ func (l *load) within() {
 			var filled, at, from int64
 			for i, e := range l.spent {
 				now := int64(e.at)
-				if filled -= (now - at) * r.N; filled < 0 || i == 0 {
+				elapsed := now - at
+				if l.In == nil {
+					elapsed += elapsed / wallClockError
+				}
+				if filled -= elapsed * r.N; filled < 0 || i == 0 {
 					filled, from = 0, now
 				}
 				filled, at = filled+e.cost.Of(u)*int64(r.Per), now
