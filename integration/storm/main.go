@@ -1,19 +1,21 @@
 //go:build linux
 
-// Command storm does to a fleet of workers, for as long as one likes, what
-// happens to workers: they are killed, paused, restarted, lose their directories, and,
-// where it may make network namespaces and mount disks, are cut off from each other and
-// have full disks.
+// Command storm injects random faults into a fleet of choked workers and checks
+// that the bound holds and the fleet recovers. Workers are killed, paused and
+// restarted, and lose their directories. With the permission to create network namespaces
+// they are also cut off from each other, and with the permission to mount file
+// systems their disks become full.
 //
 //	go run ./integration/storm -for 1h -seed 1
 //
-// What comes when is decided by the seed: rounds of six faults, some half a minute
-// each. After a round all is well for a while: then all workers have to be served,
-// in time. It prints a line every ten seconds and in the end what came of each
-// fault. It ends with status 1, and with all logs and records kept, when more was
-// admitted than burst + rate · window, when the books do not balance, when calls
-// fail for another reason than the want of a quorum, or when the fleet does not
-// recover.
+// The faults follow from the seed, in rounds of six faults of some half a minute.
+// After each round all faults end, and all workers must be served in time. The
+// program prints a line every ten seconds and at the end a table of the faults.
+//
+// The exit status is 1, and all logs and records are kept, if more than
+// burst + rate · window was admitted, if the granted quota is not the sum of spent,
+// returned, expired and live quota, if calls fail for another reason than a missing
+// quorum, or if the fleet does not recover.
 package main
 
 import (
@@ -38,29 +40,29 @@ func main() {
 }
 
 type options struct {
-	span    time.Duration
-	seed    uint64
-	workers int
-	network bool
-	disks   bool
-	dir     string
-	keep    bool
-	drift   int
-	busy    int
+	duration time.Duration
+	seed     uint64
+	workers  int
+	network  bool
+	disks    bool
+	dir      string
+	keep     bool
+	drift    int
+	busy     int
 }
 
 func parse(args []string, out io.Writer) (o options, err error) {
 	f := flag.NewFlagSet("storm", flag.ContinueOnError)
 	f.SetOutput(out)
-	f.DurationVar(&o.span, "for", 5*time.Minute, "how `long`")
-	f.Uint64Var(&o.seed, "seed", 1, "decides what comes when")
-	f.IntVar(&o.workers, "workers", 5, "how many, 3 at least")
-	f.BoolVar(&o.network, "network", fleet.NeedsForNetwork() == nil, "give each worker a host of its own, and have the network fail, too")
-	f.BoolVar(&o.disks, "disks", fleet.NeedsForMount() == nil, "give each worker a small disk of its own, and fill disks, too")
-	f.StringVar(&o.dir, "dir", "", "where to keep logs and records; default: a new `directory`, removed when all went well")
-	f.IntVar(&o.drift, "drift", 0, "by how many `percent` the clocks of the workers may be fast, and the rates with them")
-	f.IntVar(&o.busy, "busy", 0, "`loops` in each worker that do nothing and never rest, beside it on its only processor")
-	f.BoolVar(&o.keep, "keep", false, "keep it anyway")
+	f.DurationVar(&o.duration, "for", 5*time.Minute, "`duration` of the run")
+	f.Uint64Var(&o.seed, "seed", 1, "seed of the random faults")
+	f.IntVar(&o.workers, "workers", 5, "number of workers, at least 3")
+	f.BoolVar(&o.network, "network", fleet.NeedsForNetwork() == nil, "give each worker a network namespace, and inject network faults too")
+	f.BoolVar(&o.disks, "disks", fleet.NeedsForMount() == nil, "give each worker a small disk, and inject full disks too")
+	f.StringVar(&o.dir, "dir", "", "`directory` for logs and records, removed if the run succeeds; default: a new one")
+	f.IntVar(&o.drift, "drift", 0, "`percent` by which the clocks of the workers may be fast; the checked rates are higher by as much")
+	f.IntVar(&o.busy, "busy", 0, "busy `loops` in each worker, which share one processor with it")
+	f.BoolVar(&o.keep, "keep", false, "keep the directory even if the run succeeds")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -68,19 +70,19 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	case f.NArg() > 0:
 		return o, fmt.Errorf("argument %q: want flags only", f.Arg(0))
 	case o.workers < 3:
-		return o, fmt.Errorf("-workers %d: want 3 or more: fewer are no majority when one fails", o.workers)
+		return o, fmt.Errorf("-workers %d: want 3 or more: with fewer, a failure leaves no majority", o.workers)
 	case o.drift < 0 || o.drift > 50:
 		return o, fmt.Errorf("-drift %d: want 0 to 50", o.drift)
 	case o.busy < 0 || o.busy > 100:
 		return o, fmt.Errorf("-busy %d: want 0 to 100", o.busy)
-	case o.span <= 0:
-		return o, fmt.Errorf("-for %v: want more than 0", o.span)
+	case o.duration <= 0:
+		return o, fmt.Errorf("-for %v: want more than 0", o.duration)
 	}
 	return o, nil
 }
 
-// run is the program without what only a process can have. It returns the exit
-// status: 2 for flags that cannot be, 1 for a fleet that failed.
+// run runs the program with the given arguments and returns the exit status: 0, 1
+// if the fleet failed, or 2 if the flags are invalid.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parse(args, stderr)
 	switch {
@@ -96,7 +98,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return 1
 		}
 	}
-	if err := rage(ctx, o, stdout); err != nil {
+	if err := runStorm(ctx, o, stdout); err != nil {
 		fmt.Fprintf(stderr, "storm: seed %d: %v\nstorm: logs and records are in %s\n", o.seed, err, o.dir)
 		return 1
 	}

@@ -9,49 +9,49 @@ import (
 	"time"
 )
 
-// round is what befalls the workers between two calms, some half a minute.
+// round is a sequence of faults, of some half a minute, after which the fleet has to
+// recover.
 type round struct {
-	strikes []strike
-	wiped   int // the slot that loses its disk afterwards; -1: none
+	injections []injection
+	wipedSlot  int // slot that loses its disk after the round; -1: none
 }
 
-// strike is one fault. Which of the fields it uses depends on the fault.
-type strike struct {
+// injection is one fault with its parameters. Each kind of fault uses some of them.
+type injection struct {
 	*fault
-	slot  int
-	side  []int // slots on one side of a cut, the one above among them
-	loss  int   // percent of packets
-	lasts time.Duration
-	rests time.Duration // what comes after it
-	again bool          // those that are gone are started afterwards
+	slot       int
+	side       []int // slots on one side of a cut, slot included
+	loss       int   // percent of packets
+	duration   time.Duration
+	pauseAfter time.Duration // after the end of the fault
+	restart    bool          // start the stopped workers afterwards
 }
 
-const strikesPerRound = 6
+const injectionsPerRound = 6
 
-// draw returns a round. It follows from the seed and the round's number, and so
-// does each strike: neither time nor what was drawn before has a part in it.
-func draw(seed, number uint64, workers int, network, disks bool) round {
-	able := possible(network, disks)
-
+// newRound returns the round of a number. The round depends on the seed, the number
+// and the parameters alone, so that it can be repeated.
+func newRound(seed, number uint64, workers int, network, disks bool) round {
+	kinds := possible(network, disks)
 	random := func(part uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, number<<8|part)) }
 	var r round
-	for i := range uint64(strikesPerRound) {
-		r.strikes = append(r.strikes, drawStrike(random(i), workers, able))
+	for i := range uint64(injectionsPerRound) {
+		r.injections = append(r.injections, newInjection(random(i), workers, kinds))
 	}
-	rnd := random(strikesPerRound)
-	r.wiped = rnd.IntN(workers)
+	rnd := random(injectionsPerRound)
+	r.wipedSlot = rnd.IntN(workers)
 	if rnd.IntN(2) == 0 {
-		r.wiped = -1
+		r.wipedSlot = -1
 	}
 	return r
 }
 
-func drawStrike(rnd *rand.Rand, workers int, able []*fault) strike {
+func newInjection(rnd *rand.Rand, workers int, kinds []*fault) injection {
 	between := func(a, b time.Duration) time.Duration { return a + time.Duration(rnd.Int64N(int64(b-a))) }
-	s := strike{
-		fault: able[rnd.IntN(len(able))], slot: rnd.IntN(workers), loss: 5 + rnd.IntN(25),
-		lasts: between(500*time.Millisecond, 5*time.Second), rests: between(500*time.Millisecond, 4*time.Second),
-		again: rnd.IntN(2) == 0,
+	s := injection{
+		fault: kinds[rnd.IntN(len(kinds))], slot: rnd.IntN(workers), loss: 5 + rnd.IntN(25),
+		duration: between(500*time.Millisecond, 5*time.Second), pauseAfter: between(500*time.Millisecond, 4*time.Second),
+		restart: rnd.IntN(2) == 0,
 	}
 	for i := range workers {
 		if rnd.IntN(3) == 0 || i == s.slot {
@@ -61,66 +61,68 @@ func drawStrike(rnd *rand.Rand, workers int, able []*fault) strike {
 	return s
 }
 
-// fault befalls workers; end, if there is one, takes it from them again.
+// fault is a kind of fault.
 type fault struct {
 	name    string
-	leader  bool // hits the slot that leads, whichever was drawn
-	all     bool // hits all: they recover when it is over
-	network bool // needs a network of the storm's own
-	disks   bool // needs disks of its own
-	do      func(s *storm, k strike) (end func() error, err error)
+	leader  bool // hits the leader instead of the drawn slot
+	all     bool // hits all workers: they recover after its end
+	network bool // needs a [fleet.Network]
+	disks   bool // needs a small disk for each worker ([fleet.Fleet.SmallDisk])
+	// do injects the fault. end, unless nil, ends it.
+	do func(s *storm, k injection) (end func() error, err error)
 }
 
-// possible returns the faults that can be made.
-func possible(network, disks bool) (able []*fault) {
+// possible returns the faults that can be injected with or without a network and
+// small disks.
+func possible(network, disks bool) (kinds []*fault) {
 	for i := range faults {
 		if f := &faults[i]; (network || !f.network) && (disks || !f.disks) {
-			able = append(able, f)
+			kinds = append(kinds, f)
 		}
 	}
-	return able
+	return kinds
 }
 
 var faults = [...]fault{
-	{name: "kill", do: func(s *storm, k strike) (func() error, error) { return nil, s.Slot(k.slot).Kill() }},
-	{name: "kill the leader", leader: true, do: func(s *storm, k strike) (func() error, error) { return nil, s.Slot(k.slot).Kill() }},
-	{name: "pause", do: func(s *storm, k strike) (func() error, error) { return s.pause(k.slot) }},
-	{name: "pause the leader", leader: true, do: func(s *storm, k strike) (func() error, error) { return s.pause(k.slot) }},
-	{name: "leave", do: func(s *storm, k strike) (func() error, error) {
+	{name: "kill", do: func(s *storm, k injection) (func() error, error) { return nil, s.Slot(k.slot).Kill() }},
+	{name: "kill the leader", leader: true, do: func(s *storm, k injection) (func() error, error) { return nil, s.Slot(k.slot).Kill() }},
+	{name: "pause", do: func(s *storm, k injection) (func() error, error) { return s.pause(k.slot) }},
+	{name: "pause the leader", leader: true, do: func(s *storm, k injection) (func() error, error) { return s.pause(k.slot) }},
+	{name: "leave", do: func(s *storm, k injection) (func() error, error) {
 		p := s.Slot(k.slot)
 		if !p.Running() {
 			return nil, nil
 		}
-		if err := s.unwell(p.Leave(30 * time.Second)); err != nil {
+		if err := s.tolerateIfBusy(p.Leave(30 * time.Second)); err != nil {
 			return nil, err
 		}
 		return nil, p.Kill()
 	}},
-	{name: "starve", do: func(s *storm, k strike) (func() error, error) { // as on a machine that has too much to do
+	{name: "starve", do: func(s *storm, k injection) (func() error, error) { // as on an overloaded machine
 		return repeat(60*time.Millisecond, s.Slot(k.slot).Pause, s.Slot(k.slot).Resume)
 	}},
-	{name: "kill all", all: true, do: func(s *storm, _ strike) (func() error, error) { return s.startThoseGone, s.killAll() }},
-	{name: "fill a disk", disks: true, do: func(s *storm, k strike) (func() error, error) { return s.fill(k.slot), nil }},
-	{name: "fill the leader's disk", leader: true, disks: true, do: func(s *storm, k strike) (func() error, error) { return s.fill(k.slot), nil }},
-	{name: "fill all disks", all: true, disks: true, do: func(s *storm, _ strike) (func() error, error) { return s.fill(s.except()...), nil }},
+	{name: "kill all", all: true, do: func(s *storm, _ injection) (func() error, error) { return s.restartStopped, s.killAll() }},
+	{name: "fill a disk", disks: true, do: func(s *storm, k injection) (func() error, error) { return s.fill(k.slot), nil }},
+	{name: "fill the leader's disk", leader: true, disks: true, do: func(s *storm, k injection) (func() error, error) { return s.fill(k.slot), nil }},
+	{name: "fill all disks", all: true, disks: true, do: func(s *storm, _ injection) (func() error, error) { return s.fill(s.except()...), nil }},
 
-	{name: "cut", all: true, network: true, do: func(s *storm, k strike) (func() error, error) {
+	{name: "cut", all: true, network: true, do: func(s *storm, k injection) (func() error, error) {
 		return s.net.Heal, s.net.Cut(k.side, s.except(k.side...))
 	}},
-	{name: "cut the leader off", leader: true, network: true, do: func(s *storm, k strike) (func() error, error) {
+	{name: "cut the leader off", leader: true, network: true, do: func(s *storm, k injection) (func() error, error) {
 		return s.net.Heal, s.net.Cut([]int{k.slot}, s.except(k.slot))
 	}},
-	{name: "deafen", network: true, do: func(s *storm, k strike) (func() error, error) {
+	{name: "deafen", network: true, do: func(s *storm, k injection) (func() error, error) {
 		return s.net.Heal, s.net.DropFrom(k.slot, s.except(k.slot)...)
 	}},
-	{name: "deafen the leader", leader: true, network: true, do: func(s *storm, k strike) (func() error, error) {
+	{name: "deafen the leader", leader: true, network: true, do: func(s *storm, k injection) (func() error, error) {
 		return s.net.Heal, s.net.DropFrom(k.slot, s.except(k.slot)...)
 	}},
-	{name: "flap", network: true, do: func(s *storm, k strike) (func() error, error) {
+	{name: "flap", network: true, do: func(s *storm, k injection) (func() error, error) {
 		cut := func() error { return s.net.Cut([]int{k.slot}, s.except(k.slot)) }
 		return repeat(200*time.Millisecond, cut, s.net.Heal)
 	}},
-	{name: "ring", all: true, network: true, do: func(s *storm, _ strike) (func() error, error) { // each reaches its neighbours only
+	{name: "ring", all: true, network: true, do: func(s *storm, _ injection) (func() error, error) { // each host reaches its two neighbours only
 		var errs []error
 		n := len(s.Hosts)
 		for i := range n {
@@ -128,7 +130,7 @@ var faults = [...]fault{
 		}
 		return s.net.Heal, errors.Join(errs...)
 	}},
-	{name: "lose packets", all: true, network: true, do: func(s *storm, k strike) (func() error, error) {
+	{name: "lose packets", all: true, network: true, do: func(s *storm, k injection) (func() error, error) {
 		var errs []error
 		for i := range s.Hosts {
 			errs = append(errs, s.net.Rules(i, fmt.Sprintf("numgen random mod 100 < %d drop", k.loss)))
@@ -137,25 +139,25 @@ var faults = [...]fault{
 	}},
 }
 
-// repeat does something and undoes it, over and over, until end is called.
+// repeat calls do and undo in turn until end is called.
 func repeat(every time.Duration, do, undo func() error) (end func() error, err error) {
-	stop, over := make(chan struct{}), make(chan error, 1)
+	stop, done := make(chan struct{}), make(chan error, 1)
 	go func() {
 		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
 			if err := do(); err != nil {
-				over <- err
+				done <- err
 				return
 			}
 			<-tick.C
 			if err := undo(); err != nil {
-				over <- err
+				done <- err
 				return
 			}
 			select {
 			case <-stop:
-				over <- nil
+				done <- nil
 				return
 			case <-tick.C:
 			}
@@ -163,6 +165,6 @@ func repeat(every time.Duration, do, undo func() error) (end func() error, err e
 	}()
 	return func() error {
 		close(stop)
-		return <-over
+		return <-done
 	}, nil
 }

@@ -11,34 +11,34 @@ import (
 
 func plan(seed uint64, workers int, network, disks bool) (list []round) {
 	for number := range uint64(50) {
-		list = append(list, draw(seed, number, workers, network, disks))
+		list = append(list, newRound(seed, number, workers, network, disks))
 	}
 	return list
 }
 
-func TestTheSeedDecidesWhatComesWhen(t *testing.T) {
+func TestRoundDependsOnSeedAndNumberOnly(t *testing.T) {
 	assert.Equal(t, plan(1, 5, true, true), plan(1, 5, true, true))
 	assert.NotEqual(t, plan(1, 5, true, true), plan(2, 5, true, true))
-	assert.Equal(t, plan(1, 5, true, true)[49], draw(1, 49, 5, true, true), "no round depends on those before")
+	assert.Equal(t, plan(1, 5, true, true)[49], newRound(1, 49, 5, true, true), "a round does not depend on earlier ones")
 }
 
-func TestAllFaultsComeAndBefallAll(t *testing.T) {
+func TestAllFaultsHitAllSlots(t *testing.T) {
 	for _, have := range []struct{ network, disks bool }{{true, true}, {true, false}, {false, true}, {false, false}} {
-		counts, slots, wiped := make(map[string]int), make(map[int]int), make(map[int]int)
+		counts, slots, wipedSlot := make(map[string]int), make(map[int]int), make(map[int]int)
 		for _, r := range plan(1, 5, have.network, have.disks) {
-			assert.Len(t, r.strikes, strikesPerRound)
-			wiped[r.wiped]++
-			for _, k := range r.strikes {
+			assert.Len(t, r.injections, injectionsPerRound)
+			wipedSlot[r.wipedSlot]++
+			for _, k := range r.injections {
 				counts[k.name]++
 				slots[k.slot]++
 				assert.Contains(t, k.side, k.slot)
-				assert.True(t, k.lasts >= 500*time.Millisecond && k.lasts < 5*time.Second, k.lasts)
-				assert.True(t, k.rests >= 500*time.Millisecond && k.rests < 4*time.Second, k.rests)
+				assert.True(t, k.duration >= 500*time.Millisecond && k.duration < 5*time.Second, k.duration)
+				assert.True(t, k.pauseAfter >= 500*time.Millisecond && k.pauseAfter < 4*time.Second, k.pauseAfter)
 			}
 		}
 		want := 0
 		for _, f := range faults {
-			if able := (have.network || !f.network) && (have.disks || !f.disks); able {
+			if injectable := (have.network || !f.network) && (have.disks || !f.disks); injectable {
 				want++
 			} else {
 				assert.Zero(t, counts[f.name], f.name)
@@ -46,6 +46,6 @@ func TestAllFaultsComeAndBefallAll(t *testing.T) {
 		}
 		assert.Len(t, counts, want, "faults: %v", counts)
 		assert.Len(t, slots, 5, "slots: %v", slots)
-		assert.Len(t, wiped, 6, "slots wiped, and none: %v", wiped)
+		assert.Len(t, wipedSlot, 6, "slots wiped, and none: %v", wipedSlot)
 	}
 }

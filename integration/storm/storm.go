@@ -18,30 +18,30 @@ import (
 )
 
 const (
-	lineEvery = 10 * time.Second
-	healthyIn = time.Minute      // all workers, once nothing fails any more
-	aloneIn   = 10 * time.Second // at most, for the workers that a fault has left
+	statusEvery    = 10 * time.Second
+	healthyTimeout = time.Minute      // until all workers are served and the cluster is complete, after a round
+	observeTimeout = 10 * time.Second // longest observation of a fault
 )
 
-// storm is the fleet, and what is being done to it.
+// storm injects faults into a fleet and checks the result.
 type storm struct {
 	*fleet.Fleet
 	options
-	net     *fleet.Network // nil: none of its own
-	out     io.Writer
-	began   time.Time
-	round   uint64
-	struck  int             // faults so far
-	last    uint64          // entry that had been read at the last call of readOn
-	healed  []time.Duration // how long it took, each time
-	checked []history.Record
-	worst   history.Excess
-	line    time.Time // when the next is due
+	net         *fleet.Network // nil: the workers run on loopback
+	out         io.Writer
+	started     time.Time
+	round       uint64
+	faultCount  int             // injected so far
+	lastEntry   uint64          // index of the last log entry read, as of the last call of readOn
+	recoveries  []time.Duration // of the fleet, after each round
+	checked     []history.Record
+	worstExcess history.Excess
+	nextStatus  time.Time // when the next status line is due
 }
 
-// rage runs a storm, and returns what it has broken.
-func rage(ctx context.Context, o options, out io.Writer) (err error) {
-	s := &storm{options: o, out: out, worst: history.Nothing}
+// runStorm runs a storm. It returns an error if the fleet broke a promise.
+func runStorm(ctx context.Context, o options, out io.Writer) (err error) {
+	s := &storm{options: o, out: out, worstExcess: history.Nothing}
 	if o.network {
 		if s.net, err = fleet.NewNetwork(o.workers); err != nil {
 			return err
@@ -61,16 +61,16 @@ func rage(ctx context.Context, o options, out io.Writer) (err error) {
 			if err != nil {
 				return err
 			}
-			defer remove() //nolint:errcheck // it is of this storm alone
+			defer remove() //nolint:errcheck // only this storm uses the disk
 		}
 	}
 	if err := s.StartAll(s.job); err != nil {
 		return err
 	}
-	s.began = time.Now()
-	s.line = s.began.Add(lineEvery)
-	for ctx.Err() == nil && time.Since(s.began) < o.span {
-		if err := s.rage(ctx, draw(o.seed, s.round, o.workers, o.network, o.disks)); err != nil {
+	s.started = time.Now()
+	s.nextStatus = s.started.Add(statusEvery)
+	for ctx.Err() == nil && time.Since(s.started) < o.duration {
+		if err := s.runRound(ctx, newRound(o.seed, s.round, o.workers, o.network, o.disks)); err != nil {
 			return fmt.Errorf("round %d: %w", s.round, err)
 		}
 		s.round++
@@ -78,12 +78,12 @@ func rage(ctx context.Context, o options, out io.Writer) (err error) {
 	if err := s.stop(); err != nil {
 		return err
 	}
-	return s.sumUp()
+	return s.printSummary()
 }
 
-// rage carries out one round.
-func (s *storm) rage(ctx context.Context, r round) error {
-	for i, k := range r.strikes {
+// runRound injects the faults of one round and checks that the fleet recovers.
+func (s *storm) runRound(ctx context.Context, r round) error {
+	for i, k := range r.injections {
 		if ctx.Err() != nil {
 			break
 		}
@@ -92,7 +92,7 @@ func (s *storm) rage(ctx context.Context, r round) error {
 				return err
 			}
 		}
-		if err := s.strike(ctx, k); err != nil {
+		if err := s.inject(ctx, k); err != nil {
 			return fmt.Errorf("%s, slot %d: %w", k.name, k.slot, err)
 		}
 	}
@@ -102,84 +102,86 @@ func (s *storm) rage(ctx context.Context, r round) error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	return s.wipe(r.wiped)
+	return s.wipe(r.wipedSlot)
 }
 
-// job changes a worker's, as the options say.
+// job modifies the job of a worker according to the options.
 func (s *storm) job(j *fleet.Job) { j.BusyLoops = s.busy }
 
 func (s *storm) note(what string, slot int) {
 	s.Faults = append(s.Faults, fleet.Fault{At: history.Now(), What: what, Slot: slot})
 }
 
-// strike lets a fault happen, waits, ends it, and waits again.
-func (s *storm) strike(ctx context.Context, k strike) error {
+// inject injects a fault, waits, ends the fault, and waits again.
+func (s *storm) inject(ctx context.Context, k injection) error {
 	if k.leader {
 		k.slot = s.leader(k.slot)
 	}
-	s.struck++
+	s.faultCount++
 	s.note(k.name, k.slot)
 	end, err := k.do(s, k)
 	if err != nil {
 		return err
 	}
-	s.wait(ctx, k.lasts)
+	s.wait(ctx, k.duration)
 	if k.all {
-		s.note(over+k.name, nobody)
+		s.note(endOf+k.name, noSlot)
 	}
 	if end != nil {
 		if err := end(); err != nil {
-			return fmt.Errorf("the end of it: %w", err)
+			return fmt.Errorf("end of the fault: %w", err)
 		}
 	}
-	// Some of those that are gone stay so, but never so many that a majority of
-	// the others could be missing when one more goes.
-	if gone := len(s.Hosts) - len(s.Running()); k.again || gone > 1 {
-		if err := s.startThoseGone(); err != nil {
+	// Some stopped workers stay stopped, but at most one: with two, one more failure
+	// could leave the others without a majority.
+	if stopped := len(s.Hosts) - len(s.Running()); k.restart || stopped > 1 {
+		if err := s.restartStopped(); err != nil {
 			return err
 		}
 	}
-	s.wait(ctx, k.rests)
+	s.wait(ctx, k.pauseAfter)
 	return nil
 }
 
-// over is the end of a fault that hit all; that hits nobody.
+// endOf prefixes the name of a fault that hit all workers, in the note of its end.
+// That note has no slot.
 const (
-	over   = "after: "
-	nobody = -1
+	endOf  = "after: "
+	noSlot = -1
 )
 
-// wait prints the lines that are due meanwhile.
+// wait waits for d or until ctx ends. It prints the status lines that are due
+// meanwhile.
 func (s *storm) wait(ctx context.Context, d time.Duration) {
 	end := time.NewTimer(d)
 	defer end.Stop()
 	for {
-		line := time.NewTimer(time.Until(s.line))
+		status := time.NewTimer(time.Until(s.nextStatus))
 		select {
 		case <-end.C:
-			line.Stop()
+			status.Stop()
 			return
 		case <-ctx.Done():
-			line.Stop()
+			status.Stop()
 			return
-		case <-line.C:
-			s.print()
+		case <-status.C:
+			s.printStatus()
 		}
 	}
 }
 
-func (s *storm) print() {
-	s.line = s.line.Add(lineEvery)
+func (s *storm) printStatus() {
+	s.nextStatus = s.nextStatus.Add(statusEvery)
 	var admitted, noQuorum, failed int64
 	for _, p := range s.All() {
 		st := p.Status()
 		admitted, noQuorum, failed = admitted+st.Sent, noQuorum+st.NoQuorum, failed+st.Failed
 	}
 	fmt.Fprintf(s.out, "%8v  round %d  %d of %d run  %d admitted  %d without quorum  %d failed  %d faults  worst excess %.2f (suspected %.2f)\n",
-		time.Since(s.began).Round(time.Second), s.round, len(s.Running()), len(s.Hosts), admitted, noQuorum, failed, s.struck, s.worst.Proved, s.worst.Suspect)
+		time.Since(s.started).Round(time.Second), s.round, len(s.Running()), len(s.Hosts), admitted, noQuorum, failed, s.faultCount, s.worstExcess.Proved, s.worstExcess.Suspect)
 }
 
-// leader is the slot that leads, or another if none does.
+// leader returns the slot of the leader, or other if there is none.
 func (s *storm) leader(other int) int {
 	for slot := range s.Hosts {
 		if p := s.Slot(slot); p.Running() && p.Status().Leads {
@@ -206,7 +208,7 @@ func (s *storm) pause(slot int) (func() error, error) {
 	return p.Resume, p.Pause()
 }
 
-func (s *storm) startThoseGone() error {
+func (s *storm) restartStopped() error {
 	for slot := range s.Hosts {
 		if s.Slot(slot).Running() {
 			continue
@@ -214,9 +216,9 @@ func (s *storm) startThoseGone() error {
 		if err := s.Slot(slot).AwaitEnd(0); errors.Is(err, fleet.ErrRunning) {
 			return err
 		} else if err != nil {
-			return fmt.Errorf("%s has ended by itself: %w", s.Slot(slot).Job.Name, err)
+			return fmt.Errorf("%s ended unexpectedly: %w", s.Slot(slot).Job.Name, err)
 		}
-		if err := s.ReadDisk(slot); err != nil { // Raft cuts it off, now and then
+		if err := s.ReadDisk(slot); err != nil { // before Raft truncates the log
 			return err
 		}
 		if _, err := s.Start(slot, s.job); err != nil {
@@ -226,13 +228,13 @@ func (s *storm) startThoseGone() error {
 	return nil
 }
 
-// readOn has a worker that votes start again, so that its log can be read, unless some
-// log was read since the last call: Raft truncates the logs after a minute or two, and the
-// books are of all entries.
+// readOn restarts a voter that is not the leader, so that its log can be read. It
+// does nothing if a log was read since the last call. Raft truncates the logs after a
+// minute or two, and the audit needs all entries.
 func (s *storm) readOn() error {
 	last := s.LastEntry()
-	if last > s.last {
-		s.last = last
+	if last > s.lastEntry {
+		s.lastEntry = last
 		return nil
 	}
 	for slot := range s.Hosts {
@@ -243,55 +245,56 @@ func (s *storm) readOn() error {
 		if err := p.Kill(); err != nil {
 			return err
 		}
-		if err := s.startThoseGone(); err != nil {
+		if err := s.restartStopped(); err != nil {
 			return err
 		}
 		break
 	}
-	s.last = s.LastEntry()
+	s.lastEntry = s.LastEntry()
 	return nil
 }
 
-// heal ends all faults. All workers must be served then.
+// heal ends all faults. All workers must be served within healthyTimeout, and the
+// cluster must be complete within healthyTimeout after that.
 func (s *storm) heal() error {
 	if s.net != nil {
 		if err := s.net.Heal(); err != nil {
 			return err
 		}
 	}
-	if err := s.startThoseGone(); err != nil {
+	if err := s.restartStopped(); err != nil {
 		return err
 	}
-	began := time.Now()
-	s.note("heal", nobody)
-	err := s.AwaitServed(healthyIn, 20)
+	started := time.Now()
+	s.note("heal", noSlot)
+	err := s.AwaitServed(healthyTimeout, 20)
 	if err == nil {
-		s.healed = append(s.healed, time.Since(began))
-		err = s.AwaitComplete(healthyIn)
+		s.recoveries = append(s.recoveries, time.Since(started))
+		err = s.AwaitComplete(healthyTimeout)
 	}
-	return errors.Join(s.unwell(err), s.CheckLogs())
+	return errors.Join(s.tolerateIfBusy(err), s.CheckLogs())
 }
 
-// unwell is the error of a fleet that does not recover, or does not leave when it
-// is asked to, where it has to. One that has hardly a processor only has to keep
-// to the limit.
-func (s *storm) unwell(err error) error {
+// tolerateIfBusy returns the error of a fleet that does not recover or leave in
+// time. With -busy the workers have too little processor time for that: the error
+// is printed and dropped, and only the bound is checked.
+func (s *storm) tolerateIfBusy(err error) error {
 	if err == nil {
 		return nil
 	}
 	if s.busy > 0 {
-		fmt.Fprintln(s.out, "starved: not well after a minute, and not judged for it")
+		fmt.Fprintln(s.out, "no recovery in time: not a failure with -busy")
 		return nil
 	}
-	return fmt.Errorf("does not recover: %w", err)
+	return fmt.Errorf("no recovery: %w", err)
 }
 
-// stop ends all workers.
+// stop stops all workers.
 func (s *storm) stop() error {
 	if s.busy == 0 {
 		return s.Stop()
 	}
-	s.note("stop", nobody)
+	s.note("stop", noSlot)
 	return s.killAll()
 }
 
@@ -303,13 +306,13 @@ func (s *storm) killAll() error {
 	return errors.Join(errs...)
 }
 
-// wipe has a worker come back without its disk. The others are whole.
+// wipe kills a worker, removes its state and starts it again. All other workers run.
 func (s *storm) wipe(slot int) error {
 	if slot < 0 {
 		return nil
 	}
-	s.struck++
-	s.note(wiped, slot)
+	s.faultCount++
+	s.note(diskLoss, slot)
 	if err := s.Slot(slot).Kill(); err != nil {
 		return err
 	}
@@ -322,19 +325,19 @@ func (s *storm) wipe(slot int) error {
 	if _, err := s.Start(slot, s.job); err != nil {
 		return err
 	}
-	return s.unwell(s.AwaitComplete(healthyIn))
+	return s.tolerateIfBusy(s.AwaitComplete(healthyTimeout))
 }
 
-const wiped = "lose a disk"
+const diskLoss = "lose a disk"
 
-// diskSize is the size of each worker's disk in bytes. It is enough for a log and its
-// snapshots, and is filled soon.
+// diskSize is the size of the disk of each worker in bytes. A log and its snapshots
+// fit, and a fault fills the rest quickly.
 const diskSize = 24 << 20
 
-// fill leaves no room on disks until end is called, whatever their workers remove
-// meanwhile.
+// fill fills the disks of the given slots every 20 ms, so that they stay full even if
+// their workers remove files. end frees the disks.
 func (s *storm) fill(slots ...int) (end func() error) {
-	stop, over := make(chan struct{}), make(chan error, 1)
+	stop, done := make(chan struct{}), make(chan error, 1)
 	go func() {
 		var err error
 		tick := time.NewTicker(20 * time.Millisecond)
@@ -352,21 +355,22 @@ func (s *storm) fill(slots ...int) (end func() error) {
 		for _, slot := range slots {
 			err = errors.Join(err, s.Free(slot))
 		}
-		over <- err
+		done <- err
 	}()
 	return func() error {
 		close(stop)
-		return <-over
+		return <-done
 	}
 }
 
-// recent is how many admissions are checked again with those that are new: all
-// windows of some minutes. In the end all are checked together.
+// recent is how many earlier admissions are checked together with the new ones
+// after a round, which covers windows of some minutes. At the end all admissions
+// are checked together.
 const recent = 30_000
 
-// allowed is the limits of the key, as a clock that is fast by the drift sees
-// them.
-func (s *storm) allowed() bucket.Limits {
+// limitsWithDrift returns the limits of the key as a clock that is fast by -drift
+// percent applies them.
+func (s *storm) limitsWithDrift() bucket.Limits {
 	l := s.Limits
 	for _, rates := range []*bucket.Rates{&l.Requests, &l.Tokens} {
 		*rates = slices.Clone(*rates)
@@ -384,27 +388,28 @@ func (s *storm) check() error {
 	}
 	from := max(0, len(s.checked)-recent)
 	if len(s.checked) > 0 {
-		s.worst = s.worst.Max(history.Check(all[min(from, len(all)):], s.allowed()))
+		s.worstExcess = s.worstExcess.Max(history.Check(all[min(from, len(all)):], s.limitsWithDrift()))
 	} else {
-		s.worst = s.worst.Max(history.Check(all, s.allowed()))
+		s.worstExcess = s.worstExcess.Max(history.Check(all, s.limitsWithDrift()))
 	}
 	s.checked = all
-	return s.broken()
+	return s.checkBound()
 }
 
-// broken is the promise, where it is one: clocks that differ by more than
-// bucket.Drift are not promised anything, and what comes of it is told.
-func (s *storm) broken() error {
-	if s.worst.Proved > 1e-6 && s.promised() {
-		return fmt.Errorf("%.2f units over the bound, proved", s.worst.Proved)
+// checkBound returns an error if the bound was exceeded. If clocks differ by more
+// than bucket.Drift, no bound is promised, and the excess is only printed.
+func (s *storm) checkBound() error {
+	if s.worstExcess.Proved > 1e-6 && s.boundApplies() {
+		return fmt.Errorf("%.2f units over the bound, proved", s.worstExcess.Proved)
 	}
 	return nil
 }
 
-func (s *storm) promised() bool { return float64(s.drift) <= 100*bucket.Drift }
+func (s *storm) boundApplies() bool { return float64(s.drift) <= 100*bucket.Drift }
 
-// sumUp prints what the tables of docs/reliability.md need.
-func (s *storm) sumUp() error {
+// printSummary prints the table of docs/reliability.md and checks the ledger and
+// the bound of the whole run.
+func (s *storm) printSummary() error {
 	if err := s.CheckLogs(); err != nil {
 		return err
 	}
@@ -414,23 +419,23 @@ func (s *storm) sumUp() error {
 	}
 	ledger, err := s.Audit()
 	if err != nil {
-		return fmt.Errorf("the books: %w", err)
+		return fmt.Errorf("audit: %w", err)
 	}
 	if admitted := s.Limits.Limited(fleet.Total(rs)); ledger.From == 1 && !ledger.Granted.Covers(admitted) {
-		return fmt.Errorf("the books: %v were admitted, and %v granted", admitted, ledger.Granted)
+		return fmt.Errorf("audit: %v were admitted, but only %v granted", admitted, ledger.Granted)
 	}
 	fmt.Fprintln(s.out, fleet.Columns)
 	fmt.Fprintln(s.out, "|---|---|---|---|---|---|")
-	for _, f := range append(faults[:], fault{name: wiped}) {
+	for _, f := range append(faults[:], fault{name: diskLoss}) {
 		row := s.row(rs, f)
 		if row.Times > 0 {
 			fmt.Fprintln(s.out, row)
 		}
 	}
-	s.worst = history.Check(rs, s.allowed())
+	s.worstExcess = history.Check(rs, s.limitsWithDrift())
 	fmt.Fprintln(s.out, fleet.Row{
-		What: "all of it; calm: 20 calls for each worker", Times: s.struck, Admissions: len(rs), Worst: s.worst,
-		Recovery: s.healed, Lost: ledger.Expired, Leased: ledger.Granted,
+		What: "all of it; calm: 20 calls for each worker", Times: s.faultCount, Admissions: len(rs), Worst: s.worstExcess,
+		Recovery: s.recoveries, Lost: ledger.Expired, Leased: ledger.Granted,
 	})
 	var leave time.Duration
 	var failed int64
@@ -440,35 +445,35 @@ func (s *storm) sumUp() error {
 		leave, failed = max(leave, st.Leave), failed+st.Failed
 		failure = cmp.Or(failure, st.Failure)
 	}
-	fmt.Fprintf(s.out, "the books: %v\nlongest time to leave: %v\n", ledger, leave.Round(time.Millisecond))
+	fmt.Fprintf(s.out, "ledger: %v\nlongest time to leave: %v\n", ledger, leave.Round(time.Millisecond))
 	if s.busy > 0 {
-		fmt.Fprintf(s.out, "%d loops beside each worker, on one processor: only the bound and the books are judged\n", s.busy)
+		fmt.Fprintf(s.out, "%d busy loops beside each worker, on one processor: only the bound and the ledger are checked\n", s.busy)
 	}
-	if !s.promised() {
-		fmt.Fprintf(s.out, "clocks that differ by %d%% are more than is promised for: the excess is told, not judged\n", s.drift)
+	if !s.boundApplies() {
+		fmt.Fprintf(s.out, "clocks differ by %d%%, more than the promise covers: the excess is printed, not checked\n", s.drift)
 	}
 	if failed > 0 {
-		return errors.Join(s.broken(), fmt.Errorf("%d calls failed, and not for want of a quorum: %s", failed, failure))
+		return errors.Join(s.checkBound(), fmt.Errorf("%d calls failed for another reason than a missing quorum: %s", failed, failure))
 	}
-	return s.broken()
+	return s.checkBound()
 }
 
-// row is what there is to tell of one fault. Of those that hit all, the time to
-// recover begins when they are over.
+// row returns the row of one kind of fault. For faults that hit all workers, the
+// recovery begins at the end of the fault.
 func (s *storm) row(rs []history.Record, f fault) fleet.Row {
 	row := fleet.Row{What: f.name, Worst: history.Nothing}
 	admitted := func(r fleet.Recovery) {
 		row.Admissions += len(r.Admitted)
-		row.Worst = row.Worst.Max(history.Check(r.Admitted, s.allowed()))
+		row.Worst = row.Worst.Max(history.Check(r.Admitted, s.limitsWithDrift()))
 	}
-	for _, r := range s.Recoveries(rs, f.name, aloneIn) {
+	for _, r := range s.Recoveries(rs, f.name, observeTimeout) {
 		row.Times++
 		admitted(r)
 		if !f.all {
 			row.Recovery = append(row.Recovery, r.Gap)
 		}
 	}
-	for _, r := range s.Recoveries(rs, over+f.name, aloneIn) {
+	for _, r := range s.Recoveries(rs, endOf+f.name, observeTimeout) {
 		admitted(r)
 		row.Recovery = append(row.Recovery, r.Gap)
 	}
