@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -122,6 +123,12 @@ type situation struct {
 	later     func(h *hosts) // after all have started
 	from      time.Duration  // by which the 10 s begin later: names are cached for 5 s
 	want      []string       // in the reason why there is no cluster; none: there is one
+}
+
+// always are the situations that each run of all tests includes.
+var always = []string{
+	"one node, localhost", "names on the second network", "a virtual address of all nodes", "public IPv6 addresses only",
+	"one name that leads each host to itself at first", "first host down",
 }
 
 // situations are the addresses of everyday networks.
@@ -306,8 +313,14 @@ func TestAddressesOfEverydayNetworks(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
+	for _, name := range always {
+		require.Contains(t, situations, name)
+	}
 	for name, s := range situations {
 		t.Run(name, func(t *testing.T) {
+			if !slices.Contains(always, name) {
+				long(t)
+			}
 			f := begin(t, s.hosts) // in parallel
 			h := newHosts(t, s.hosts)
 			s.prepare(h)

@@ -86,6 +86,7 @@ func TestRecover(t *testing.T) {
 // The other way of docs/failures.md: the directory that is left is emptied. The members found
 // a new cluster, whose buckets are full.
 func TestEmptyTheLastDir(t *testing.T) {
+	long(t)
 	f := begin(t, 3)
 	loseDirs(t, f)
 	for slot := range 3 {

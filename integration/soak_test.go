@@ -23,6 +23,7 @@ const mostOfDir = 20 << 20
 // Three workers on disks of 24 MB admit some hundred calls a second, and no disk fills up.
 // CHOKED_SOAK=5m is how long: a log of Raft grows by some MB a minute.
 func TestSmallDisksDoNotFillUp(t *testing.T) {
+	long(t) // the bound itself is a test of package cluster
 	need(t, fleet.NeedsForMount())
 	span := 8 * time.Second
 	if s := os.Getenv("CHOKED_SOAK"); s != "" {
