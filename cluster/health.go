@@ -27,6 +27,7 @@ type health struct {
 
 	mu             sync.Mutex
 	diskFailure    error  // nil: the disk works
+	reopens        bool   // the node opens the failed disk again by itself
 	foreignCluster error  // of the last contact with another cluster; nil: there was none, or that one gives way
 	foreignNode    string // id of the node of that contact
 	met            bool   // there was such a contact
@@ -40,6 +41,7 @@ type health struct {
 func (h *health) diskFailed(err error, reopens bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.reopens = reopens
 	if reopens {
 		h.diskFailure = fmt.Errorf("disk failed, this node takes no part in Raft until the disk works again: %w", err)
 	} else {
@@ -61,6 +63,17 @@ func (h *health) hasDisk() bool { return h.diskFault() == nil }
 func (h *health) diskFault() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.diskFailure
+}
+
+// finalDiskFault returns why the disk does not work, or nil if it works or the node
+// opens it again by itself.
+func (h *health) finalDiskFault() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.reopens {
+		return nil
+	}
 	return h.diskFailure
 }
 

@@ -414,13 +414,14 @@ func (n *Node) withMissingVoters(err error) error {
 }
 
 // SteppedOut returns why this node takes no part in its cluster until it is started
-// again, or nil: another process has its id, or its disk has failed. In the second
-// case operations succeed as long as the other members have a leader.
+// again, or nil: another process has its id, or its disk has failed for good. In the
+// second case operations succeed as long as the other members have a leader. A disk
+// that is full is no reason: the node rejoins by itself.
 func (n *Node) SteppedOut() error {
 	if err := n.duplicate.err(); err != nil {
 		return err
 	}
-	return n.health.diskFault()
+	return n.health.finalDiskFault()
 }
 
 // Buckets describes the buckets that are not full, or are partly leased, as this

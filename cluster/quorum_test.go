@@ -122,6 +122,9 @@ func TestVoterWithAFailedDiskIsMissing(t *testing.T) {
 		assert.True(t, c.leader().Quorum().Missing[0].DiskFailed)
 		assert.Equal(t, nodes[i].cfg.Name, c.leader().Quorum().Missing[0].Name)
 		assert.NoError(t, c.leader().SteppedOut())
+		nodes[i].health.diskFailed(fmt.Errorf("no space left on device"), true)
+		assert.NoError(t, nodes[i].SteppedOut(), "it rejoins by itself")
+		assert.ErrorContains(t, nodes[i].Health(), "no space left on device")
 	})
 }
 
