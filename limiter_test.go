@@ -29,7 +29,7 @@ func TestADeadlineErrorSaysWhatWhenAndForWhichKey(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			play(t, tt.requests, tt.tokens, func(s *scene) {
 				s.spend(tt.spend)
-				time.Sleep(settleWithin)
+				s.settled() // or the refusal may count the lease that is about to be settled
 				err := s.Wait(within(s.T, second), tt.cost)
 				var deadline *DeadlineError
 				require.ErrorAs(s, err, &deadline)
@@ -373,7 +373,7 @@ func TestWrapWithATokenLimitThatCountsNothing(t *testing.T) {
 func TestStatsSayWhatTheFirstWaiterWaitsFor(t *testing.T) {
 	play(t, "100/s", "600/m", func(s *scene) {
 		s.spend(Cost{Requests: 1, Tokens: 600})
-		time.Sleep(settleWithin)
+		s.settled()
 		w := s.wait(s.Context(), Cost{Requests: 1, Tokens: 100})
 		st := s.Stats()
 		assert.Equal(s, 1, st.Waiting)
