@@ -190,7 +190,7 @@ func explain(err error) error {
 		return errNoTLS
 	case has("http2: frame too large") || has("http2: client conn could not be established"):
 		return fmt.Errorf("%w: is this a choked service, and without TLS?", err)
-	case has("malformed HTTP response") || errors.As(err, &noTLS):
+	case has("malformed HTTP response") || has("readLoopPeekFailLocked") || errors.As(err, &noTLS):
 		return fmt.Errorf("%w: is this a choked service?", err)
 	}
 	return err
