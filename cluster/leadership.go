@@ -13,19 +13,20 @@ import (
 	"github.com/choked/choked/internal/waitqueue"
 )
 
-// followLeadership runs lead whenever this node is the leader, until ctx ends.
-func (n *Node) followLeadership(ctx context.Context, run *raftRun) {
+// followLeadership runs lead whenever this node is the leader, until the node
+// closes.
+func (n *Node) followLeadership() {
 	stop := func() {}
 	defer func() { stop() }()
 	for {
 		select {
-		case <-ctx.Done():
+		case <-n.ctx.Done():
 			return
-		case leads := <-run.LeaderCh():
+		case leads := <-n.raft.LeaderCh():
 			stop()
 			stop = func() {}
 			if leads {
-				stop = startUntil(ctx, func(ctx context.Context) { n.lead(ctx, run) })
+				stop = startUntil(n.ctx, n.lead)
 			}
 		}
 	}
@@ -46,10 +47,10 @@ func startUntil(ctx context.Context, f func(context.Context)) (stop func()) {
 // lead decides operations until ctx ends. A leaderQueue ends by itself when a proposal
 // fails; if this node still leads then, as after a transfer of leadership that failed,
 // the next one begins.
-func (n *Node) lead(ctx context.Context, run *raftRun) {
-	for ctx.Err() == nil && run.State() == raft.Leader {
-		term := run.CurrentTerm()
-		if err := n.catchUp(run); err != nil {
+func (n *Node) lead(ctx context.Context) {
+	for ctx.Err() == nil && n.raft.State() == raft.Leader {
+		term := n.raft.CurrentTerm()
+		if err := n.catchUp(); err != nil {
 			select {
 			case <-ctx.Done():
 			case <-time.After(10 * time.Millisecond):
@@ -57,9 +58,9 @@ func (n *Node) lead(ctx context.Context, run *raftRun) {
 			continue
 		}
 		n.log.Info("became leader", "term", term)
-		n.voters.termStart.Store(run.AppliedIndex())
+		n.voters.termStart.Store(n.raft.AppliedIndex())
 		n.replica.lead(term)
-		q := newLeaderQueue(run, n.replica)
+		q := newLeaderQueue(n.raft, n.replica)
 		n.queue.Store(q)
 		n.router.reroute()
 		n.gossip.announce(func(m *meta) { m.Leader, m.Voter = true, true })
@@ -75,18 +76,18 @@ func (n *Node) lead(ctx context.Context, run *raftRun) {
 
 // catchUp applies all entries that earlier leaders have committed. The first leader
 // of a cluster commits the cold start, if buckets are to start empty.
-func (n *Node) catchUp(run *raftRun) error {
-	err := run.Barrier()
+func (n *Node) catchUp() error {
+	err := n.raft.Barrier()
 	if err == nil && n.cfg.ColdStart == Empty && n.replica.last() == 0 { // no operation was ever decided
-		_, err = run.Apply((&fsm.Entry{At: n.replica.now(), Ops: []ledger.Op{new(ledger.ColdStart)}}).Encode())
+		_, err = n.raft.Apply((&fsm.Entry{At: n.replica.now(), Ops: []ledger.Op{new(ledger.ColdStart)}}).Encode())
 	}
 	return err
 }
 
-// followRaft passes on what Raft knows, until ctx ends: to operations, that
+// followRaft passes on what Raft knows, until the node closes: to operations, that
 // the leader has changed; to gossip, whether this node votes; and to voters that
 // return, the time. It also frees a candidate that is stuck.
-func (n *Node) followRaft(ctx context.Context, run *raftRun) {
+func (n *Node) followRaft() {
 	observations := make(chan raft.Observation, 16)
 	observer := raft.NewObserver(observations, false, func(o *raft.Observation) bool {
 		switch o.Data.(type) {
@@ -95,15 +96,15 @@ func (n *Node) followRaft(ctx context.Context, run *raftRun) {
 		}
 		return false
 	})
-	run.RegisterObserver(observer)
-	defer run.DeregisterObserver(observer)
+	n.raft.RegisterObserver(observer)
+	defer n.raft.DeregisterObserver(observer)
 	tick := time.NewTicker(reviewEvery)
 	defer tick.Stop()
-	stuck := stuckCandidate{id: raft.ServerID(n.id), raft: run, transport: run.transport, log: n.log}
+	stuck := stuckCandidate{id: raft.ServerID(n.id), raft: n.raft, transport: n.transport, log: n.log}
 	contactAt := n.clock.Now() // when Raft knew a leader last
 	for {
 		select {
-		case <-ctx.Done():
+		case <-n.ctx.Done():
 			return
 		case o := <-observations:
 			n.observe(o)
@@ -116,7 +117,7 @@ func (n *Node) followRaft(ctx context.Context, run *raftRun) {
 		if leaderKnown {
 			n.health.leaderKnown()
 		}
-		if _, leader := run.LeaderWithID(); leader != "" {
+		if _, leader := n.raft.LeaderWithID(); leader != "" {
 			contactAt = n.clock.Now()
 		}
 		// A voter that was removed while it was away is not told so, and is a voter by
@@ -124,7 +125,7 @@ func (n *Node) followRaft(ctx context.Context, run *raftRun) {
 		removed := leaderKnown && n.clock.Since(contactAt) > leaderlessFor
 		votes := n.voters.isVoter() && !removed
 		n.gossip.announce(func(m *meta) {
-			m.Cluster, m.Voter = n.joined.announced(), votes && !m.DiskFailed
+			m.Cluster, m.Voter = n.cluster(), votes && !m.DiskFailed
 			n.announceQuorum(m)
 		})
 	}
@@ -152,7 +153,7 @@ const stuckFor = time.Second
 // its vote to all other candidates for ever.
 type stuckCandidate struct {
 	id        raft.ServerID
-	raft      *raftRun
+	raft      *consensus
 	transport *raft.NetworkTransport
 	log       *slog.Logger
 
