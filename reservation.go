@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/internal/pool"
 )
 
@@ -121,8 +122,8 @@ func (r *Reservation) correct(actual Cost) error {
 func (l *Limiter) bound(reserved, actual Cost) Cost {
 	burst := l.pool.Burst()
 	most := func(reserved, actual, burst int64) int64 {
-		if l.maxOveruse > (maxUnits-reserved)/burst {
-			return min(actual, maxUnits)
+		if l.maxOveruse > (bucket.MaxUnits-reserved)/burst {
+			return min(actual, bucket.MaxUnits)
 		}
 		return min(actual, reserved+l.maxOveruse*burst)
 	}

@@ -7,8 +7,6 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-const maxUnits = bucket.MaxUnits
-
 // Rate is one limit: it restores N units every Per, up to Burst units.
 //
 //	type Rate struct {
