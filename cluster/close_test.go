@@ -23,7 +23,7 @@ func TestReplacedLeaderCloses(t *testing.T) {
 			c.net.Split(alone, others)
 			for range 4 {
 				time.Sleep(100 * time.Millisecond)
-				leader.raft.Raft.Apply(nil, 0)
+				leader.raft.current().Raft.Apply(nil, 0)
 			}
 			c.await("another leads", func() bool { n := c.leader(); return n != nil && n != leader })
 			c.net.Join(alone, others)

@@ -24,7 +24,7 @@ func (m slowMachine) Apply(l *raft.Log) any {
 }
 
 // alone returns Raft with one voter, which leads, over a state machine.
-func alone(t *testing.T, machine raft.FSM) *consensus {
+func alone(t *testing.T, machine raft.FSM) *raftRun {
 	c := raft.DefaultConfig()
 	c.LocalID = "a"
 	c.Logger = hclog.New(&hclog.LoggerOptions{Output: io.Discard})
@@ -34,7 +34,7 @@ func alone(t *testing.T, machine raft.FSM) *consensus {
 	require.NoError(t, err)
 	require.NoError(t, r.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{ID: "a", Address: "a"}}}).Error())
 	require.True(t, <-r.LeaderCh())
-	return &consensus{Raft: r}
+	return &raftRun{Raft: r}
 }
 
 // Five entries are committed and not applied when Raft is shut down. Their callers get

@@ -11,19 +11,24 @@ import (
 	"fmt"
 	"hash/crc32"
 	"hash/fnv"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/choked/choked/internal/fold"
 )
 
 // identity identifies this node for as long as it keeps its log. A node that lost
@@ -31,6 +36,11 @@ import (
 type identity struct {
 	Node    string `json:"node"`
 	Cluster string `json:"cluster,omitempty"` // empty: the node has not joined one yet
+
+	// A cluster of which Cluster keeps the state, by [Config.Recover]. The recovery is
+	// being made, or is complete.
+	Recovers  string `json:"recovers,omitempty"`
+	Recovered string `json:"recovered,omitempty"`
 }
 
 // savedIdentity is an identity as the file holds it, with a checksum: a node that
@@ -41,89 +51,232 @@ type savedIdentity struct {
 }
 
 func (id identity) sum() string {
-	return hex.EncodeToString(sum([]byte(id.Node), []byte{0}, []byte(id.Cluster)))
+	fields := [][]byte{[]byte(id.Node), {0}, []byte(id.Cluster)}
+	if id.Recovers != "" || id.Recovered != "" {
+		fields = append(fields, []byte{0}, []byte(id.Recovers), []byte{0}, []byte(id.Recovered))
+	}
+	return hex.EncodeToString(sum(fields...))
 }
 
 // disk holds a node's log, snapshots and identity.
 type disk struct {
 	dir       string // empty: in memory
-	logs      raft.LogStore
+	logs      *sizedLogs
 	stable    raft.StableStore
 	snapshots raft.SnapshotStore
-	bolt      *raftboltdb.BoltStore // nil in memory
-	guard     *guard
-	fresh     bool // there was no log at the start
+	guard     *guard // nil in memory, as are the next two
+	reserve   *reserve
+	bolt      *raftboltdb.BoltStore // the log and Raft's own state
+	close     func() error          // closes bolt once
+	fresh     bool                  // there was no log, nor any other state of Raft
+}
+
+// diskConfig tells how to open a disk.
+type diskConfig struct {
+	dir     string // empty: in memory
+	noSync  bool   // do not fsync
+	rewrite bool   // write the log to a new file first
+	log     *slog.Logger
+	fault   func() error // error of the next write; nil: none is injected
+}
+
+// disk returns how to open the disk of a node.
+func (cfg Config) disk() diskConfig {
+	return diskConfig{dir: cfg.Dir, noSync: cfg.noSync, log: cfg.Logger, fault: cfg.diskFault}
 }
 
 const (
 	identityFile = "identity.json"
 	logFile      = "raft.db"
+	reserveFile  = "reserve"
 	keepSnaps    = 2
+	snapshotsDir = "snapshots" // Raft's snapshot store gives it this name
 )
 
-// openDisk opens dir, which it creates if necessary, and reads the node's identity.
-// It calls onFailure once, on any goroutine, if the disk fails later.
-func openDisk(dir string, noSync bool, log hclog.Logger, onFailure func(error)) (*disk, identity, error) {
-	if dir == "" {
+// openDisk opens the disk of a node and reads the node's identity. It creates the
+// directory if necessary.
+func openDisk(cfg diskConfig) (*disk, identity, error) {
+	if cfg.dir == "" {
 		store := raft.NewInmemStore()
-		return &disk{logs: store, stable: store, snapshots: raft.NewInmemSnapshotStore(), fresh: true}, identity{Node: newID()}, nil
+		return &disk{logs: newSizedLogs(store, nil), stable: store, snapshots: raft.NewInmemSnapshotStore(), fresh: true, close: func() error { return nil }}, identity{Node: newID()}, nil
 	}
-	fail := func(err error) (*disk, identity, error) {
-		return nil, identity{}, fmt.Errorf("dir %q: %w", dir, err)
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fail(err)
-	}
-	id, known, err := readIdentity(dir)
+	d, id, err := openDir(cfg)
 	if err != nil {
-		return fail(err)
+		return nil, identity{}, fmt.Errorf("dir %q: %w", cfg.dir, err)
 	}
-	file, err := os.Stat(filepath.Join(dir, logFile))
-	if fresh := errors.Is(err, os.ErrNotExist); (fresh || err == nil && file.Size() == 0) && known && id.Cluster != "" {
-		return fail(fmt.Errorf("log %s is gone, but %s is there: restore the log, or empty the directory to join as a new member", logFile, identityFile))
-	} else if !fresh && !known {
-		return fail(fmt.Errorf("log %s without %s: restore the latter, or empty the directory to join as a new member", logFile, identityFile))
-	}
-	d := &disk{dir: dir, fresh: !known, guard: &guard{onFailure: onFailure}}
-	if !known {
-		id = identity{Node: newID()}
-		if err := writeIdentity(dir, id); err != nil {
-			return fail(err)
-		}
-	}
-	if d.bolt, err = openBolt(filepath.Join(dir, logFile), noSync); err != nil {
-		return fail(err)
-	}
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnaps, log)
-	if err != nil {
-		return fail(errors.Join(err, d.bolt.Close()))
-	}
-	if err := checkNewestSnapshot(filepath.Join(dir, "snapshots"), snapshots); err != nil {
-		return fail(errors.Join(err, d.bolt.Close()))
-	}
-	d.logs = guardedLogs{d.guard, d.bolt}
-	d.stable = guardedStable{d.guard, d.bolt}
-	d.snapshots = snapshots
 	return d, id, nil
 }
 
-// openBolt opens the log. If the file is damaged, bbolt returns an error or panics;
-// openBolt returns an error in both cases.
-func openBolt(path string, noSync bool) (store *raftboltdb.BoltStore, err error) {
-	err = recoverFault(func() error {
-		if err := checkMetaPages(path); err != nil {
-			return err
+// openDir is openDisk for a node that has a directory.
+func openDir(cfg diskConfig) (*disk, identity, error) {
+	fail := func(err error) (*disk, identity, error) { return nil, identity{}, err }
+	if cfg.fault != nil {
+		if err := cfg.fault(); err != nil {
+			return fail(err)
 		}
-		store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: noSync, BoltOptions: &bbolt.Options{Timeout: time.Second}})
+	}
+	if err := os.MkdirAll(cfg.dir, 0o700); err != nil {
+		return fail(err)
+	}
+	id, known, err := checkIdentity(cfg.dir)
+	if err != nil {
+		return fail(err)
+	}
+	makeDirPrivate(cfg.dir, cfg.log)
+	d := &disk{dir: cfg.dir, reserve: &reserve{path: filepath.Join(cfg.dir, reserveFile), noSync: cfg.noSync, log: cfg.log}}
+	if err := d.reserve.take(); err != nil {
+		if cfg.rewrite { // there is no room yet
+			return fail(err)
+		}
+		cfg.log.Warn("disk has no room for the reserve, which lets a node go on while its disk is full", "error", err)
+	}
+	if !known {
+		id = identity{Node: newID()}
+		if err := writeIdentity(cfg.dir, id); err != nil {
+			return fail(err)
+		}
+	}
+	if err := d.openLog(cfg); err != nil {
+		return fail(err)
+	}
+	if err := d.openSnapshots(cfg); err != nil {
+		return fail(errors.Join(err, d.close()))
+	}
+	makeDirPrivate(cfg.dir, cfg.log) // with what Raft has made
+	return d, id, nil
+}
+
+// checkIdentity returns the identity in dir, and whether there is one. It fails if the
+// identity or the log is gone and the other is there.
+func checkIdentity(dir string) (id identity, known bool, err error) {
+	if id, known, err = readIdentity(dir); err != nil {
+		return identity{}, false, err
+	}
+	file, err := os.Stat(filepath.Join(dir, logFile))
+	if fresh := errors.Is(err, os.ErrNotExist); (fresh || err == nil && file.Size() == 0) && known && id.Cluster != "" {
+		return id, known, fmt.Errorf("log %s is gone, but %s is there: restore the log, or empty the directory to join as a new member", logFile, identityFile)
+	} else if !fresh && !known {
+		return id, known, fmt.Errorf("log %s without %s: restore the latter, or empty the directory to join as a new member", logFile, identityFile)
+	}
+	return id, known, nil
+}
+
+// openLog opens the log and Raft's own state.
+func (d *disk) openLog(cfg diskConfig) error {
+	path := filepath.Join(d.dir, logFile)
+	entries, err := compactLog(path, cfg, d.reserve)
+	if err != nil {
+		return err
+	}
+	if d.bolt, err = openBolt(path, cfg.noSync); err != nil {
+		return err
+	}
+	d.close = sync.OnceValue(d.bolt.Close)
+	d.guard = &guard{fault: cfg.fault, reserve: d.reserve}
+	d.logs = newSizedLogs(guardedLogs{d.guard, d.bolt}, entries)
+	d.guard.relieved = d.logs.due.set
+	d.stable = guardedStable{d.guard, d.bolt}
+	return nil
+}
+
+// openSnapshots opens the snapshots, after the log.
+func (d *disk) openSnapshots(cfg diskConfig) error {
+	dir := filepath.Join(d.dir, snapshotsDir)
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(d.dir, keepSnaps, hclogTo(cfg.log, new(fold.Events)))
+	if err != nil {
+		return err
+	}
+	if err := checkNewestSnapshot(dir, snapshots); err != nil {
+		return err
+	}
+	files := &snapshotFiles{FileSnapshotStore: snapshots, dir: dir, reserve: d.reserve, fault: cfg.fault, written: make(map[string]bool)}
+	if err := errors.Join(files.removeUnfinished(), snapshots.ReapSnapshots()); err != nil {
+		return err
+	}
+	d.snapshots = files
+	state, err := raft.HasExistingState(d.logs, d.stable, d.snapshots)
+	d.fresh = !state
+	return err
+}
+
+// compactLog makes the log file smaller if it must or if that is worth it, and returns
+// the entries of the log. If the file is damaged, bbolt returns an error or panics;
+// compactLog returns an error in both cases.
+func compactLog(path string, cfg diskConfig, r *reserve) (entries []entrySize, err error) {
+	err = recoverFault(func() error {
+		err := checkMetaPages(path)
+		if err == nil {
+			entries, err = compactBolt(path, cfg)
+		}
+		if isFull(err) && r.giveUp() {
+			entries, err = compactBolt(path, cfg)
+		}
+		if isFull(err) && !cfg.rewrite { // it can wait
+			cfg.log.Warn("disk has no room to compact the log", "error", err)
+			return nil
+		}
 		return err
 	})
+	return entries, logError(path, err)
+}
+
+// openBolt opens the log, like compactLog.
+func openBolt(path string, noSync bool) (store *raftboltdb.BoltStore, err error) {
+	err = recoverFault(func() error {
+		var file *os.File // that bbolt has locked
+		options := &bbolt.Options{Timeout: time.Second, OpenFile: func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
+			file, err = os.OpenFile(name, flag, mode)
+			return file, err
+		}}
+		store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: noSync, BoltOptions: options})
+		if err != nil {
+			return err
+		}
+		if !isAt(path, file) { // another process has replaced it meanwhile, and holds the lock of the new one
+			return errors.Join(bolterrors.ErrTimeout, store.Close())
+		}
+		return nil
+	})
+	return store, logError(path, err)
+}
+
+// logError names the log in an error of it.
+func logError(path string, err error) error {
 	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("log %s is in use by another process", path)
+		return fmt.Errorf("log %s is in use by another process", path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("log %s: %w", path, err)
+		return fmt.Errorf("log %s: %w", path, err)
 	}
-	return store, nil
+	return nil
+}
+
+// makeDirPrivate lets no other user read the files of a node in dir, whoever made them
+// or the directory. It leaves other files alone.
+func makeDirPrivate(dir string, log *slog.Logger) {
+	for _, name := range []string{identityFile, logFile, reserveFile, snapshotsDir} {
+		makePrivate(log, filepath.Join(dir, name))
+	}
+}
+
+// makePrivate lets no other user read the files at and below a path.
+func makePrivate(log *slog.Logger, path string) {
+	filepath.WalkDir(path, func(path string, e fs.DirEntry, err error) error { //nolint:errcheck // it has none
+		if err != nil || e.Type()&fs.ModeSymlink != 0 {
+			return nil // as a rule it does not exist yet
+		}
+		mode := fs.FileMode(0o600)
+		if e.IsDir() {
+			mode = 0o700
+		}
+		if info, err := e.Info(); err == nil && info.Mode().Perm()&^mode == 0 {
+			return nil
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			log.Warn("failed to make a file private", "error", err)
+		}
+		return nil
+	})
 }
 
 // checkMetaPages returns an error unless both meta pages of the file are intact.
@@ -212,13 +365,6 @@ func (n snapshotName) compare(m snapshotName) int {
 	return cmp.Or(cmp.Compare(n.term, m.term), cmp.Compare(n.index, m.index), cmp.Compare(n.ms, m.ms))
 }
 
-func (d *disk) close() error {
-	if d.bolt == nil {
-		return nil
-	}
-	return d.bolt.Close()
-}
-
 func newID() string {
 	var b [8]byte
 	rand.Read(b[:])
@@ -259,7 +405,7 @@ func writeIdentity(dir string, id identity) error {
 		return err
 	}
 	name := filepath.Join(dir, identityFile)
-	f, err := os.Create(name + ".new")
+	f, err := os.OpenFile(name+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -270,11 +416,7 @@ func writeIdentity(dir string, id identity) error {
 	if err := os.Rename(name+".new", name); err != nil {
 		return err
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return syncDir(dir)
 }
 
 // guard keeps a failing disk from ending the process. Raft panics when it cannot
@@ -285,28 +427,95 @@ type guard struct {
 	armed     atomic.Bool // unset while Raft starts: errors are returned
 	founding  atomic.Bool // set while Raft bootstraps, when it handles errors of writes: they are returned
 	failed    atomic.Bool
-	onFailure func(error)
+	cause     error       // why it failed; set before failed is
+	failing   sync.Mutex  // held while failed is being set
+	onFailure func(error) // set before armed is
+	reserve   *reserve
+	relieved  func()       // called when the reserve was given up
+	fault     func() error // error of the next write; nil: none is injected
 }
 
+// Operations on the disk. Raft handles an error of the first two.
+const (
+	findLog  = "find log"
+	cutLog   = "cut log"
+	readLog  = "read log"
+	writeLog = "write log"
+)
+
 // check returns err, which operation op returned, unless it means that the disk has
-// failed.
+// failed and Raft would not stop by itself.
 func (g *guard) check(op string, err error) error {
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, raftboltdb.ErrKeyNotFound) || !g.armed.Load() {
 		return err
 	}
-	if g.failed.CompareAndSwap(false, true) {
-		g.onFailure(fmt.Errorf("%s: %w", op, err))
+	g.fail(fmt.Errorf("%s: %w", op, err))
+	if op == findLog || op == cutLog || g.founding.Load() && op != readLog {
+		return err
 	}
-	if !g.founding.Load() || op == readLog {
-		runtime.Goexit()
-	}
+	runtime.Goexit()
 	return err
 }
 
-const readLog = "read log"
+// fail calls onFailure unless the disk has failed before.
+func (g *guard) fail(err error) {
+	g.failing.Lock()
+	first := !g.failed.Load()
+	if first {
+		g.cause = err
+		g.failed.Store(true)
+	}
+	g.failing.Unlock()
+	if first {
+		g.onFailure(err)
+	}
+}
+
+// failure returns why the disk has failed; nil: it has not.
+func (g *guard) failure() error {
+	g.failing.Lock()
+	defer g.failing.Unlock()
+	return g.cause
+}
 
 // try runs f under the guard.
 func (g *guard) try(op string, f func() error) error { return g.check(op, recoverFault(f)) }
+
+// write runs f, which writes, under the guard. If the disk is full, it gives up the
+// reserve and tries again.
+func (g *guard) write(op string, f func() error) error {
+	write := func() error {
+		if g.fault != nil {
+			if err := g.fault(); err != nil {
+				return err
+			}
+		}
+		return f()
+	}
+	return g.try(op, func() error {
+		err := write()
+		if isFull(err) && g.reserve.giveUp() {
+			g.relieved()
+			err = write()
+		}
+		return err
+	})
+}
+
+// isFull reports whether err means that the file system refused a write: it is full,
+// has reached a quota, or is mounted read-only. All that was written before is intact.
+func isFull(err error) bool {
+	if err == nil {
+		return false
+	}
+	for _, refusal := range refusals {
+		// bbolt does not wrap all of its causes.
+		if errors.Is(err, refusal) || strings.Contains(err.Error(), refusal.Error()) {
+			return true
+		}
+	}
+	return false
+}
 
 // recoverFault runs f and returns a panic of it as an error. A damaged file can make
 // bbolt panic. bbolt maps the file into memory, so that access to a part which is
@@ -328,12 +537,12 @@ type guardedLogs struct {
 }
 
 func (l guardedLogs) FirstIndex() (i uint64, err error) {
-	err = l.try(readLog, func() error { i, err = l.store.FirstIndex(); return err })
+	err = l.try(findLog, func() error { i, err = l.store.FirstIndex(); return err })
 	return i, err
 }
 
 func (l guardedLogs) LastIndex() (i uint64, err error) {
-	err = l.try(readLog, func() error { i, err = l.store.LastIndex(); return err })
+	err = l.try(findLog, func() error { i, err = l.store.LastIndex(); return err })
 	return i, err
 }
 
@@ -361,11 +570,11 @@ func (l guardedLogs) StoreLogs(logs []*raft.Log) error {
 		entry.Extensions = sumOfLog(log)
 		summed[i] = &entry
 	}
-	return l.try("write log", func() error { return l.store.StoreLogs(summed) })
+	return l.write(writeLog, func() error { return l.store.StoreLogs(summed) })
 }
 
 func (l guardedLogs) DeleteRange(from, to uint64) error {
-	return l.try("write log", func() error { return l.store.DeleteRange(from, to) })
+	return l.write(cutLog, func() error { return l.store.DeleteRange(from, to) })
 }
 
 // guardedStable is a [raft.StableStore] under a guard. It stores a checksum with
@@ -376,7 +585,7 @@ type guardedStable struct {
 }
 
 func (s guardedStable) Set(key, val []byte) error {
-	return s.try("write state", func() error { return s.store.Set(key, append(slices.Clip(val), sum(key, val)...)) })
+	return s.write("write state", func() error { return s.store.Set(key, append(slices.Clip(val), sum(key, val)...)) })
 }
 
 func (s guardedStable) Get(key []byte) (val []byte, err error) {

@@ -93,7 +93,7 @@ func TestDiskFailureDuringFoundingDoesNotHang(t *testing.T) {
 		cfg := c.config(1)
 		cfg.Dir = dir
 		n := c.start(cfg)
-		assert.NoError(t, n.disk.bolt.Close())
+		assert.NoError(t, n.raft.current().disk.bolt.Close())
 		c.start(c.config(2)) // with it there is a majority of the seeds: worker 1 founds
 		time.Sleep(10 * time.Second)
 		assert.Error(t, n.Health())
@@ -126,7 +126,7 @@ func TestLeaderLeavesWithAVoterWhoseDiskFailed(t *testing.T) {
 		c.await("three voters", func() bool { return c.voters() == 3 })
 		leader := c.leader()
 		others := besides(leader, nodes)
-		assert.NoError(t, others[0].disk.bolt.Close())
+		assert.NoError(t, others[0].raft.current().disk.bolt.Close())
 		_, err := leader.Lease(t.Context(), oneRequest("k", 1)) // which that voter has to write
 		assert.NoError(t, err)
 		c.await("the leader knows of the failed disk", func() bool {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
-	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/cluster/internal/wire"
 )
 
@@ -103,21 +102,13 @@ func (n *Node) awaitDuplicate() {
 func (n *Node) stepOut() {
 	n.log.Error("stepped out of the cluster", "error", n.duplicate.err())
 	n.leaveActive()
-	n.transport.CloseStreams()
-	n.transport.Close()
+	run := n.raft.current()
+	run.transport.CloseStreams()
+	run.transport.Close()
 	n.port.CloseKind(wire.RPC)
 	n.gossip.abandon()
-	n.tasks.spawn(func() { n.raft.Shutdown() })
+	n.tasks.spawn(func() { run.Shutdown() })
 	n.router.reroute()
-}
-
-// unavailable returns the error of all operations of a node that has stepped out, or
-// nil.
-func (n *Node) unavailable() error {
-	if err := n.duplicate.err(); err != nil {
-		return fmt.Errorf("%w: %w", bucket.ErrUnavailable, err)
-	}
-	return nil
 }
 
 // meetCopies dials the addresses at which gossip reports this node's id, other than

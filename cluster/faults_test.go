@@ -17,24 +17,15 @@ import (
 )
 
 // TestBoundHoldsUnderRandomFaults runs three to five nodes, three of them seeds, that
-// crash, restart, leave and are separated from each other, with clocks that drift
+// crash, restart, leave, have full disks and are separated from each other, with clocks that drift
 // apart and packets that are delayed, lost or duplicated. A seed of the random
 // generator decides what happens. CHOKED_SEEDS=200 CHOKED_FIRST=0 runs more of them.
 func TestBoundHoldsUnderRandomFaults(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs seconds")
 	}
-	number := func(name string, otherwise int) int {
-		s := os.Getenv(name)
-		if s == "" {
-			return otherwise
-		}
-		n, err := strconv.Atoi(s)
-		require.NoError(t, err, name)
-		return n
-	}
-	first := number("CHOKED_FIRST", 0)
-	for seed := first; seed < first+number("CHOKED_SEEDS", 8); seed++ {
+	first := number(t, "CHOKED_FIRST", 0)
+	for seed := first; seed < first+number(t, "CHOKED_SEEDS", 8); seed++ {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
 			dirs := make([]string, 5)
@@ -47,6 +38,19 @@ func TestBoundHoldsUnderRandomFaults(t *testing.T) {
 			})
 		})
 	}
+}
+
+// number returns the value of an environment variable, or another number if it is not
+// set.
+func number(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	s := os.Getenv(name)
+	if s == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(s)
+	require.NoError(t, err, name)
+	return n
 }
 
 // misadventures are the random faults of a fleet.
@@ -63,6 +67,7 @@ type misadventures struct {
 type life struct {
 	dir   string
 	drift int64 // of its clock, in units of 0.01%
+	disk  *smallDisk
 	node  *Node // nil: it has ended
 	end   context.CancelFunc
 	stop  func()
@@ -73,7 +78,7 @@ func newMisadventures(t *testing.T, c *fleet, dirs []string, rnd *rand.Rand) *mi
 	m.limits = choked.MustLimits([]string{"10/s", "10/s burst 3", "600/m burst 30", "10/s burst 20"}[rnd.IntN(4)], "")
 	m.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
 	for _, dir := range dirs {
-		m.lives = append(m.lives, life{dir: dir, drift: rnd.Int64N(99) - 49}) // any two differ by less than 1%
+		m.lives = append(m.lives, life{dir: dir, drift: rnd.Int64N(99) - 49, disk: new(smallDisk)}) // any two differ by less than 1%
 	}
 	return m
 }
@@ -90,6 +95,9 @@ func (m *misadventures) run() {
 	}
 
 	m.net.Faults(time.Millisecond, 0, 0)
+	for i := range m.lives {
+		m.lives[i].disk.full.Store(false)
+	}
 	healed := time.Now()
 	for i := range m.lives {
 		if m.lives[i].node == nil {
@@ -120,7 +128,7 @@ func (m *misadventures) run() {
 
 // next lets a random fault happen.
 func (m *misadventures) next() {
-	switch i := m.rnd.IntN(len(m.lives)); m.rnd.IntN(7) {
+	switch i := m.rnd.IntN(len(m.lives)); m.rnd.IntN(9) {
 	case 0, 1:
 		up := 0
 		for _, l := range m.lives {
@@ -162,6 +170,20 @@ func (m *misadventures) next() {
 			m.net.Heal(ip(1+i), ip(1+j))
 		}
 	case 6:
+		m.lives[i].disk.full.Store(true)
+		m.sleep(10 * time.Second)
+		m.lives[i].disk.full.Store(false)
+	case 7: // disks of a size fill at the same time, and stay full for longer
+		for j := range m.lives {
+			m.lives[j].disk.full.Store(m.rnd.IntN(4) > 0)
+		}
+		m.sleep(10 * time.Second)
+		if m.rnd.IntN(2) == 0 {
+			for j := range m.lives {
+				m.lives[j].disk.full.Store(false)
+			}
+		}
+	case 8:
 		m.net.Faults(time.Duration(m.rnd.Int64N(int64(60*time.Millisecond))), m.rnd.Float64()/10, 0.05)
 	}
 }
@@ -169,8 +191,9 @@ func (m *misadventures) next() {
 // begin starts node i.
 func (m *misadventures) begin(i int) {
 	l := &m.lives[i]
+	l.disk.full.Store(false) // or it would not start
 	cfg := m.config(1 + i)
-	cfg.Dir = l.dir
+	cfg.Dir, cfg.diskFault = l.dir, l.disk.fault
 	cfg.clock = boottime.Distorted(func(ns int64) int64 { return ns + ns*l.drift/10000 })
 	l.node = m.start(cfg)
 	ctx, cancel := context.WithCancel(m.Context())

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,11 +34,15 @@ type Member struct {
 	Self       bool // this node
 
 	leaving bool
+	cluster string // id of its cluster; empty: it has none yet
+	first   string // id of the node that it has found at the first seed; see discovery.look
+	foreign bool   // it has met another cluster
 }
 
 // meta is how a node describes itself by gossip.
 type meta struct {
 	Cluster    string `json:"c,omitempty"`
+	First      string `json:"f,omitempty"` // empty: none, or the node has a cluster
 	Name       string `json:"n"`
 	Leader     bool   `json:"l,omitempty"`
 	Voter      bool   `json:"v,omitempty"`
@@ -45,6 +50,11 @@ type meta struct {
 	Leaving    bool   `json:"x,omitempty"`
 	Voters     int    `json:"w,omitempty"` // of a leader: how many voters there are
 	Missing    string `json:"g,omitempty"` // of a leader: ids of voters that are missing, with commas between
+	Memory     bool   `json:"m,omitempty"` // it has no Dir
+	Foreign    bool   `json:"o,omitempty"` // it has met another cluster
+	Age        int64  `json:"a,omitempty"` // of the cluster, in nanoseconds, if a member has met another one; of the leader only
+	Gone       string `json:"y,omitempty"` // id of the cluster that has given way to an older one
+	VoterIDs   string `json:"i,omitempty"` // ids of the voters, with commas; of the leader only
 }
 
 // gossip finds the members and detects members that vanish. Its knowledge is a
@@ -66,16 +76,21 @@ type gossip struct {
 	alive  map[string]known   // as reported by memberlist, whose own list is not safe to read
 	former map[string]seen    // members that have vanished
 	ips    map[netip.Addr]int // of members, and how many have each
+	gone   string             // id of the last own cluster that gave way to an older one, as a member has announced
+	votes  []string           // ids of the voters, as a leader has announced last
+	of     string             // the cluster of votes
+	past   map[string]known   // voters that are not alive
 }
 
 // known is what memberlist has reported of a member.
 type known struct {
 	addr string
 	meta meta
+	at   time.Time // when meta changed last
 }
 
 func startGossip(id string, self meta, port *wire.Port, logger *log.Logger, changed func()) (*gossip, error) {
-	g := &gossip{id: id, self: self, changed: changed, announcing: make(chan struct{}, 1), alive: make(map[string]known), conflicts: make(chan string, 1)}
+	g := &gossip{id: id, self: self, changed: changed, announcing: make(chan struct{}, 1), alive: make(map[string]known), past: make(map[string]known), conflicts: make(chan string, 1)}
 	c := memberlist.DefaultLANConfig()
 	c.Name = id
 	c.Transport = port.Gossip()
@@ -147,7 +162,9 @@ func (g *gossip) members() []Member {
 	defer g.mu.Unlock()
 	all := make([]Member, 0, len(g.alive))
 	for id, k := range g.alive {
-		all = append(all, g.describe(id, k))
+		if g.isOurs(k.meta) {
+			all = append(all, g.describe(id, k))
+		}
 	}
 	slices.SortFunc(all, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
 	return all
@@ -158,7 +175,13 @@ func (g *gossip) member(id string) (Member, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	k, ok := g.alive[id]
-	return g.describe(id, k), ok
+	return g.describe(id, k), ok && g.isOurs(k.meta)
+}
+
+// isOurs reports whether a member may be of the cluster of this node. This node may have
+// left a cluster whose members gossip still knows. The lock is held.
+func (g *gossip) isOurs(m meta) bool {
+	return m.Cluster == "" || g.self.Cluster == "" || m.Cluster == g.self.Cluster
 }
 
 func (g *gossip) describe(id string, k known) Member {
@@ -166,7 +189,7 @@ func (g *gossip) describe(id string, k known) Member {
 	if id == g.id {
 		m = g.self
 	}
-	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, DiskFailed: m.DiskFailed, Self: id == g.id, leaving: m.Leaving}
+	return Member{ID: id, Name: m.Name, Addr: k.addr, Leader: m.Leader, Voter: m.Voter, DiskFailed: m.DiskFailed, Self: id == g.id, leaving: m.Leaving, cluster: m.Cluster, first: m.First, foreign: m.Foreign}
 }
 
 // label returns the name of m for logs and errors. If another member has the same
@@ -193,26 +216,101 @@ func (g *gossip) ping(m Member) bool {
 }
 
 // cluster returns the id of the cluster that other members belong to, and whether
-// one of them leads it; empty: they have none.
-func (g *gossip) cluster() (id string, hasLeader bool) {
+// one of them leads it; empty: they have none. A cluster that this node has left counts
+// as one without a leader.
+func (g *gossip) cluster(hasLeft func(id string) bool) (id string, hasLeader bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for member, k := range g.alive {
 		if member == g.id || k.meta.Cluster == "" {
 			continue
 		}
-		if id = k.meta.Cluster; k.meta.Leader {
+		if hasLeft(k.meta.Cluster) {
+			id = cmp.Or(id, k.meta.Cluster)
+			continue
+		}
+		// A leader at the address of this node has ended, and gossip has not noticed.
+		if id = k.meta.Cluster; k.meta.Leader && k.addr != g.alive[g.id].addr {
 			return id, true
 		}
 	}
 	return id, false
 }
 
+// age returns the age of the cluster, as its leader has announced it; 0: it has not.
+func (g *gossip) age() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, k := range g.alive {
+		if k.meta.Leader && k.meta.Age > 0 && k.meta.Cluster == g.self.Cluster {
+			return time.Duration(k.meta.Age) + time.Since(k.at)
+		}
+	}
+	return 0
+}
+
+// isGone reports whether a member has announced that the cluster of this node gives way
+// to another one.
+func (g *gossip) isGone(cluster string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.gone == cluster
+}
+
+// voters returns the ids of the voters, as a leader has announced them last.
+func (g *gossip) voters() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.of != g.self.Cluster {
+		return nil
+	}
+	return g.votes
+}
+
+// replaced returns the addresses of the voters that kept the log in memory and whose
+// place another node may have taken: they are not alive, or another member advertises
+// their address.
+func (g *gossip) replaced(voters []string) map[string]string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	replaced := make(map[string]string)
+	for _, id := range voters {
+		k, alive := g.alive[id]
+		if !alive {
+			k = g.past[id]
+		}
+		for other, x := range g.alive {
+			alive = alive && (other == id || x.addr != k.addr)
+		}
+		if !alive && id != g.id && k.meta.Memory {
+			replaced[id] = k.addr
+		}
+	}
+	return replaced
+}
+
+// note keeps what a member has announced about the cluster of this node. The lock is
+// held.
+func (g *gossip) note(m meta) {
+	if m.Gone != "" && m.Gone == g.self.Cluster {
+		g.gone = m.Gone
+	}
+	if m.Leader && m.VoterIDs != "" && m.Cluster == g.self.Cluster {
+		g.votes, g.of = strings.Split(m.VoterIDs, ","), m.Cluster
+		for id := range g.past {
+			if !slices.Contains(g.votes, id) {
+				delete(g.past, id)
+			}
+		}
+	}
+}
+
 // parseMeta parses a node's description of itself, whose size memberlist bounds. If
 // it is not valid, only its Name is set, to "?".
 func parseMeta(b []byte) meta {
 	var m meta
-	if json.Unmarshal(b, &m) != nil || !nameForm.MatchString(m.Name) || m.Cluster != "" && !nameForm.MatchString(m.Cluster) {
+	valid := func(id string) bool { return id == "" || nameForm.MatchString(id) }
+	if json.Unmarshal(b, &m) != nil || !nameForm.MatchString(m.Name) || !valid(m.Cluster) || !valid(m.First) || !valid(m.Gone) || m.Age < 0 {
 		return meta{Name: "?"}
 	}
 	if m.Voters < 0 || m.Voters > maxVoters || !missingForm.MatchString(m.Missing) {
@@ -274,7 +372,11 @@ func (g *gossip) checkCluster(id, addr string, m meta) error {
 // NotifyAlive implements [memberlist.AliveDelegate]. It removes a member that had no
 // cluster when it joined and now belongs to another one.
 func (g *gossip) NotifyAlive(n *memberlist.Node) error {
-	err := g.checkCluster(n.Name, n.Address(), parseMeta(n.Meta))
+	m := parseMeta(n.Meta)
+	g.mu.Lock()
+	g.note(m)
+	g.mu.Unlock()
+	err := g.checkCluster(n.Name, n.Address(), m)
 	if err != nil {
 		g.NotifyLeave(n)
 	}
@@ -296,10 +398,12 @@ func (g *gossip) NotifyMerge(peers []*memberlist.Node) error {
 // NotifyJoin implements [memberlist.EventDelegate], as do the next two.
 func (g *gossip) NotifyJoin(n *memberlist.Node) {
 	g.mu.Lock()
+	k := known{n.Address(), parseMeta(n.Meta), time.Now()}
 	g.countIPLocked(n.Name, -1)
-	g.alive[n.Name] = known{n.Address(), parseMeta(n.Meta)}
+	g.alive[n.Name] = k
 	g.countIPLocked(n.Name, +1)
 	delete(g.former, n.Name)
+	g.note(k.meta)
 	g.mu.Unlock()
 	g.changed()
 }
@@ -310,6 +414,9 @@ func (g *gossip) NotifyLeave(n *memberlist.Node) {
 	g.mu.Lock()
 	g.rememberLocked(n.Name)
 	g.countIPLocked(n.Name, -1)
+	if k, ok := g.alive[n.Name]; ok && slices.Contains(g.votes, n.Name) {
+		g.past[n.Name] = k
+	}
 	delete(g.alive, n.Name)
 	g.mu.Unlock()
 	g.changed()

@@ -26,17 +26,34 @@ type health struct {
 	clock *boottime.Clock
 
 	mu             sync.Mutex
-	diskFailure    error // nil: the disk works
-	foreignCluster error // of the last contact with another cluster; nil: there was none
-	foreignAt      int64 // when that was
-	leaderAt       int64 // when a leader was known last
+	diskFailure    error  // nil: the disk works
+	reopens        bool   // the node opens the failed disk again by itself
+	foreignCluster error  // of the last contact with another cluster; nil: there was none, or that one gives way
+	foreignNode    string // id of the node of that contact
+	met            bool   // there was such a contact
+	foreignAt      int64  // when that was
+	leaderAt       int64  // when a leader was known last
+	noCluster      error  // why the node has no cluster; nil: it is not known yet
 }
 
-// diskFailed records that the disk has failed, which is final.
-func (h *health) diskFailed(err error) {
+// diskFailed records that the disk has failed, and whether the node will open it again
+// by itself.
+func (h *health) diskFailed(err error, reopens bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.diskFailure = fmt.Errorf("disk failed, this node takes no more part in Raft: %w", err)
+	h.reopens = reopens
+	if reopens {
+		h.diskFailure = fmt.Errorf("disk failed, this node takes no part in Raft until the disk works again: %w", err)
+	} else {
+		h.diskFailure = fmt.Errorf("disk failed, this node takes no more part in Raft: %w", err)
+	}
+}
+
+// diskWorks records that the disk works again.
+func (h *health) diskWorks() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.diskFailure, h.leaderAt = nil, h.clock.Now()
 }
 
 // hasDisk reports whether the disk works.
@@ -49,6 +66,17 @@ func (h *health) diskFault() error {
 	return h.diskFailure
 }
 
+// finalDiskFault returns why the disk does not work, or nil if it works or the node
+// opens it again by itself.
+func (h *health) finalDiskFault() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.reopens {
+		return nil
+	}
+	return h.diskFailure
+}
+
 // leaderKnown records that there is a leader.
 func (h *health) leaderKnown() {
 	h.mu.Lock()
@@ -57,12 +85,23 @@ func (h *health) leaderKnown() {
 }
 
 // metForeignCluster records that a node of another cluster refused this one, or was
-// refused by it.
-func (h *health) metForeignCluster(err error) {
+// refused by it. The error is nil if the other cluster gives way.
+func (h *health) metForeignCluster(node string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.foreignCluster = fmt.Errorf("two clusters do not merge, empty Dir on the nodes of one of them: %w", err)
-	h.foreignAt = h.clock.Now()
+	h.foreignCluster, h.foreignNode, h.met, h.foreignAt = nil, node, true, h.clock.Now()
+	if err != nil {
+		h.foreignCluster = fmt.Errorf("two clusters do not merge, empty Dir on the nodes of one of them: %w", err)
+	}
+}
+
+// foreignJoined records that a node is a member, whatever its cluster was before.
+func (h *health) foreignJoined(node string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if node == h.foreignNode {
+		h.foreignCluster = nil
+	}
 }
 
 // check returns what keeps a node of the given cluster from its full part in it;
@@ -82,6 +121,35 @@ func (h *health) check(cluster string) error {
 	return nil
 }
 
+// explainNoCluster records why the node has no cluster; nil: it has one.
+func (h *health) explainNoCluster(why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.noCluster = why
+}
+
+// whyNoCluster returns errNoCluster with the reason, as far as it is known.
+func (h *health) whyNoCluster() error {
+	if why := h.reason(); why != nil {
+		return fmt.Errorf("%w: %w", errNoCluster, why)
+	}
+	return errNoCluster
+}
+
+// reason returns why the node has no cluster; nil: it is not known.
+func (h *health) reason() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.noCluster
+}
+
+// metWithin reports whether the node met another cluster within d.
+func (h *health) metWithin(d time.Duration) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.met && h.clock.Since(h.foreignAt) < d
+}
+
 // recentForeignCluster returns an error if the node met another cluster within
 // foreignClusterFor.
 func (h *health) recentForeignCluster() error {
@@ -96,11 +164,16 @@ func (h *health) recentForeignCluster() error {
 // errNoCluster is why a node has no leader before it joins or founds a cluster.
 var errNoCluster = errors.New("no cluster found yet")
 
-// noCluster returns errNoCluster with the peers whose secret is another one.
+// noCluster returns errNoCluster with the reason: a member that keeps a cluster without
+// a leader, or the peers whose secret is another one, and what discovery has found,
+// unless this node has dialled one of these peers.
 func (n *Node) noCluster() error {
+	if err := n.explain(errNoCluster); err != errNoCluster {
+		return err
+	}
 	wrong := n.port.WrongSecrets()
 	if len(wrong) == 0 {
-		return errNoCluster
+		return n.health.whyNoCluster()
 	}
 	var peers []string
 	for _, w := range wrong[:min(len(wrong), maxReasons)] {
@@ -109,16 +182,26 @@ func (n *Node) noCluster() error {
 	if more := len(wrong) - maxReasons; more > 0 {
 		peers = append(peers, fmt.Sprintf("and %d more", more))
 	}
-	return fmt.Errorf("%w: %s: want the same secret on all nodes", errNoCluster, strings.Join(peers, ", "))
+	secrets := fmt.Sprintf("%s: want the same secret on all nodes", strings.Join(peers, ", "))
+	why := n.health.reason()
+	if wrong[0].Dialled || why == nil {
+		return fmt.Errorf("%w: %s", errNoCluster, secrets)
+	}
+	return fmt.Errorf("%w: %s; %w", errNoCluster, secrets, why)
 }
 
-// clusterID is the id of the cluster that a node belongs to. It is set once, when
-// the node founds or joins a cluster, and never changes.
+// clusterID is the id of the cluster that a node belongs to. It is set when the node
+// founds or joins a cluster. Only a node without Dir may leave it, see merge.go.
 type clusterID struct {
 	save func(id string) error // to the disk
 
-	mu sync.Mutex
-	id string // empty: of no cluster yet
+	clock *boottime.Clock
+
+	mu   sync.Mutex
+	id   string           // empty: of no cluster yet
+	left map[string]int64 // clusters that the node has left, and until when it keeps out; 0: for good
+	hold int64            // until when the node founds no cluster
+	idle bool             // the node takes no part in its cluster any more
 }
 
 // get returns the id; empty: the node has no cluster yet.
@@ -128,7 +211,56 @@ func (c *clusterID) get() string {
 	return c.id
 }
 
-// adopt saves and sets the id. It fails if the node belongs to another cluster.
+// leave makes the node one of no cluster. It does not join the one that it leaves before
+// a time of the clock, 0 for never, and founds none before another time.
+func (c *clusterID) leave(id string, until, hold int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left == nil {
+		c.left = make(map[string]int64)
+	}
+	c.id, c.left[id], c.hold = "", until, hold
+}
+
+// stop has the node announce by gossip that it has no cluster. Its streams go on to be
+// those of a node of its cluster, which others refuse.
+func (c *clusterID) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = true
+}
+
+// announced returns the id that the node announces by gossip.
+func (c *clusterID) announced() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.idle {
+		return ""
+	}
+	return c.id
+}
+
+// hasLeft reports whether the node keeps out of a cluster that it has left.
+func (c *clusterID) hasLeft(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.keepsOut(id)
+}
+
+func (c *clusterID) keepsOut(id string) bool {
+	until, left := c.left[id]
+	return left && (until == 0 || c.clock.Now() < until)
+}
+
+// mayFound reports whether the node may found a cluster: it has not just left one.
+func (c *clusterID) mayFound() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hold == 0 || c.clock.Now() >= c.hold
+}
+
+// adopt saves and sets the id. It fails if the node belongs to another cluster, or keeps
+// out of this one.
 func (c *clusterID) adopt(id string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -137,6 +269,9 @@ func (c *clusterID) adopt(id string) error {
 	}
 	if c.id != "" {
 		return fmt.Errorf("join cluster %q: this node is of cluster %q", id, c.id)
+	}
+	if c.keepsOut(id) {
+		return fmt.Errorf("join cluster %q: this node has left it", id)
 	}
 	if err := c.save(id); err != nil {
 		return err

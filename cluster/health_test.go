@@ -27,7 +27,7 @@ func TestHealthNamesTheFirstFault(t *testing.T) {
 
 		assert.True(t, h.hasDisk())
 		failure := errors.New("input/output error")
-		h.diskFailed(failure)
+		h.diskFailed(failure, false)
 		assert.False(t, h.hasDisk())
 		assert.ErrorIs(t, h.check("ours"), failure)
 		assert.ErrorContains(t, h.check(""), "disk failed")
@@ -39,12 +39,21 @@ func TestHealthForgetsAForeignCluster(t *testing.T) {
 		h := health{clock: boottime.New()}
 		assert.NoError(t, h.recentForeignCluster())
 		refused := errors.New("this node is of cluster a, not of b")
-		h.metForeignCluster(refused)
+		h.metForeignCluster("theirs", refused)
 		assert.NoError(t, h.check("ours"), "the members of a cluster do not mind another one")
 		time.Sleep(foreignClusterFor - time.Nanosecond)
 		assert.ErrorIs(t, h.recentForeignCluster(), refused)
 		time.Sleep(time.Nanosecond)
 		assert.NoError(t, h.recentForeignCluster())
+
+		h.metForeignCluster("theirs", refused)
+		h.foreignJoined("another")
+		assert.ErrorIs(t, h.recentForeignCluster(), refused)
+		h.foreignJoined("theirs")
+		assert.NoError(t, h.recentForeignCluster(), "it has joined")
+		assert.True(t, h.metWithin(time.Second))
+		h.metForeignCluster("theirs", nil)
+		assert.NoError(t, h.recentForeignCluster(), "it gives way")
 	})
 }
 

@@ -93,7 +93,7 @@ func TestVoterReturnsAtAnotherAddress(t *testing.T) {
 			restarted := time.Now()
 			again := c.startIn(10+i, dirs[i])
 			require.Equal(t, nodes[i].id, again.id)
-			c.await("the leader reaches it", func() bool { return again.raft.LastContact().After(restarted) })
+			c.await("the leader reaches it", func() bool { return again.raft.current().LastContact().After(restarted) })
 			assert.LessOrEqual(t, time.Since(restarted), 10*time.Second, "after it was away for %v", away)
 			assert.Equal(t, 3, c.voters())
 		})

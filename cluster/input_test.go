@@ -40,6 +40,8 @@ func TestStartRefusesAnInvalidConfig(t *testing.T) {
 		{Config{Bind: "127.0.0.1:0", Join: []string{"a:0"}}, []string{`"0"`, "1 to 65535"}},
 		{Config{Bind: "127.0.0.1:0", Voters: 2}, []string{"2 voters", "1, 3 or 5"}},
 		{Config{Bind: "127.0.0.1:0", ColdStart: 2}, []string{"cold start 2", "Full or Empty"}},
+		{Config{Bind: "127.0.0.1:0", Expect: -1}, []string{"expect -1 members", "0 to 1000"}},
+		{Config{Bind: "127.0.0.1:0", Advertise: "2001:db8::"}, []string{`"2001:db8::"`, `"[fd00::1]:7946"`}},
 		{Config{Bind: "127.0.0.1:0", Timeout: -time.Second}, []string{"-1s", "more than 0"}},
 		{Config{Bind: "0.0.0.0:0"}, []string{"0.0.0.0:0", "secret"}},
 		{Config{Bind: "127.0.0.1:0", Advertise: "10.0.0.1:7946"}, []string{"without a secret"}},
@@ -56,6 +58,32 @@ func TestStartRefusesAnInvalidConfig(t *testing.T) {
 		}
 		assert.Equal(t, 1, strings.Count(err.Error(), "cluster: "), "the prefix comes once: %v", err)
 	}
+}
+
+// "$(POD_IP):7946" has no brackets on a network of IPv6 alone.
+func TestBracketsOfAnAdvertisedAddressMayBeMissing(t *testing.T) {
+	for s, want := range map[string]string{
+		"2600::1:7946":            "[2600::1]:7946",
+		"2600:1:2:3:4:5:6:7:7946": "[2600:1:2:3:4:5:6:7]:7946",
+		"::1:7946":                "[::1]:7946",
+		"[2600::1]:7946":          "[2600::1]:7946",
+		"10.0.0.1:7946":           "10.0.0.1:7946",
+		"h1:7946":                 "h1:7946",
+		"2001:db8::1":             "2001:db8::1",          // the port is missing
+		"2001:db8:0:1:2:3:4:5":    "2001:db8:0:1:2:3:4:5", // seven groups before the last colon are no address
+		"":                        "",
+		"7946":                    "7946",
+		":7946":                   ":7946",
+		"fe80::1%eth0:7946":       "[fe80::1%eth0]:7946",
+	} {
+		assert.Equal(t, want, withBrackets(s))
+	}
+	inBubble(t, func(t *testing.T, c *fleet) {
+		cfg := c.config(1)
+		cfg.Advertise = "2600::1:7946"
+		n := c.start(cfg)
+		assert.Equal(t, "[2600::1]:7946", n.Addr())
+	})
 }
 
 func TestStartFailsIfTheTCPPortIsTaken(t *testing.T) {
@@ -265,7 +293,7 @@ func TestFounderNamesPeersWithAWrongSecret(t *testing.T) {
 		cfg.Secret = "open barley"
 		c.start(cfg)
 		time.Sleep(5 * time.Second)
-		assert.EqualError(t, founder.Health(), "no cluster found yet: "+ip(2)+" dials us, but with another secret: want the same secret on all nodes")
+		assert.ErrorContains(t, founder.Health(), "no cluster found yet: "+ip(2)+" dials us, but with another secret: want the same secret on all nodes; only 1 of the nodes in Join answer")
 	})
 }
 
@@ -310,26 +338,42 @@ func TestUnreachableSeedsAreRetried(t *testing.T) {
 	})
 }
 
-// The nodes of two clusters refuse each other and report it in Health.
+// The nodes of two clusters refuse each other. The one that gives way reports it in
+// Health. It keeps its cluster if it has a Dir, and else joins the other one, also if
+// its own Join is empty.
 func TestTwoClustersDoNotMerge(t *testing.T) {
-	inBubble(t, func(t *testing.T, c *fleet) {
-		var ones []*Node
-		for i := 1; i <= 2; i++ {
-			cfg := c.config(i)
-			cfg.Join = nil // each founds a cluster
-			ones = append(ones, c.start(cfg))
-		}
-		time.Sleep(2 * time.Second)
-		_, err := ones[0].gossip.list.Join([]string{ip(2) + ":7946"})
-		assert.ErrorContains(t, err, fmt.Sprintf("refuses: this node is of cluster %q", ones[1].cluster()))
-		for _, n := range ones {
-			assert.ErrorContains(t, n.Health(), "two clusters do not merge")
-			assert.Len(t, n.Members(), 1)
-		}
-		time.Sleep(2 * time.Minute)
-		assert.NoError(t, ones[0].Health(), "they have not met for a minute")
-		assert.NotEqual(t, ones[0].cluster(), ones[1].cluster())
-	})
+	for _, inMemory := range []bool{false, true} {
+		dirs := []string{t.TempDir(), t.TempDir()}
+		inBubble(t, func(t *testing.T, c *fleet) {
+			var ones []*Node
+			for i := 1; i <= 2; i++ {
+				cfg := c.config(i)
+				cfg.Join = nil // each founds a cluster
+				if !inMemory {
+					cfg.Dir = dirs[i-1]
+				}
+				ones = append(ones, c.start(cfg))
+				time.Sleep(20 * time.Second)
+			}
+			older, younger := ones[0].cluster(), ones[1].cluster()
+			_, err := ones[0].gossip.list.Join([]string{ip(2) + ":7946"})
+			assert.ErrorContains(t, err, fmt.Sprintf("refuses: this node is of cluster %q", younger))
+			if inMemory {
+				c.within(10*time.Second, "one cluster", func() bool { return c.isOneCluster(2) })
+				assert.Equal(t, older, ones[1].cluster())
+				return
+			}
+			for range 2 {
+				time.Sleep(2 * time.Minute)
+				assert.ErrorContains(t, ones[1].Health(), "two clusters do not merge")
+				assert.NoError(t, ones[0].Health(), "the older one is well")
+				assert.NotEqual(t, ones[0].cluster(), ones[1].cluster())
+				for _, n := range ones {
+					assert.Len(t, n.Members(), 1)
+				}
+			}
+		})
+	}
 }
 
 // The order in which the seeds start does not matter.

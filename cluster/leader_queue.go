@@ -40,7 +40,7 @@ var clockEntry = &bucket.Settlement{Key: "time"}
 // they can be granted, then they are proposed to Raft. All operations that arrive
 // while one entry is being committed go into the next entry.
 type leaderQueue struct {
-	raft    *consensus
+	raft    *raftRun
 	replica *replica
 	queue   *waitqueue.Queue
 	table   *ledger.Table // nil, except during view
@@ -92,7 +92,7 @@ const (
 	abandon // the client is gone, and may retry: drop the request, keep a grant
 )
 
-func newLeaderQueue(r *consensus, replica *replica) *leaderQueue {
+func newLeaderQueue(r *raftRun, replica *replica) *leaderQueue {
 	q := &leaderQueue{
 		raft: r, replica: replica, wake: make(chan struct{}, 1), ended: make(chan struct{}),
 		members: make(map[string]*member),

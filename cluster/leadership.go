@@ -13,20 +13,19 @@ import (
 	"github.com/choked/choked/internal/waitqueue"
 )
 
-// followLeadership runs lead whenever this node is the leader, until the node
-// closes.
-func (n *Node) followLeadership() {
+// followLeadership runs lead whenever this node is the leader, until ctx ends.
+func (n *Node) followLeadership(ctx context.Context, run *raftRun) {
 	stop := func() {}
 	defer func() { stop() }()
 	for {
 		select {
-		case <-n.ctx.Done():
+		case <-ctx.Done():
 			return
-		case leads := <-n.raft.LeaderCh():
+		case leads := <-run.LeaderCh():
 			stop()
 			stop = func() {}
 			if leads {
-				stop = startUntil(n.ctx, n.lead)
+				stop = startUntil(ctx, func(ctx context.Context) { n.lead(ctx, run) })
 			}
 		}
 	}
@@ -47,10 +46,10 @@ func startUntil(ctx context.Context, f func(context.Context)) (stop func()) {
 // lead decides operations until ctx ends. A leaderQueue ends by itself when a proposal
 // fails; if this node still leads then, as after a transfer of leadership that failed,
 // the next one begins.
-func (n *Node) lead(ctx context.Context) {
-	for ctx.Err() == nil && n.raft.State() == raft.Leader {
-		term := n.raft.CurrentTerm()
-		if err := n.catchUp(); err != nil {
+func (n *Node) lead(ctx context.Context, run *raftRun) {
+	for ctx.Err() == nil && run.State() == raft.Leader {
+		term := run.CurrentTerm()
+		if err := n.catchUp(run); err != nil {
 			select {
 			case <-ctx.Done():
 			case <-time.After(10 * time.Millisecond):
@@ -58,9 +57,9 @@ func (n *Node) lead(ctx context.Context) {
 			continue
 		}
 		n.log.Info("became leader", "term", term)
-		n.voters.termStart.Store(n.raft.AppliedIndex())
+		n.voters.termStart.Store(run.AppliedIndex())
 		n.replica.lead(term)
-		q := newLeaderQueue(n.raft, n.replica)
+		q := newLeaderQueue(run, n.replica)
 		n.queue.Store(q)
 		n.router.reroute()
 		n.gossip.announce(func(m *meta) { m.Leader, m.Voter = true, true })
@@ -76,18 +75,18 @@ func (n *Node) lead(ctx context.Context) {
 
 // catchUp applies all entries that earlier leaders have committed. The first leader
 // of a cluster commits the cold start, if buckets are to start empty.
-func (n *Node) catchUp() error {
-	err := n.raft.Barrier()
+func (n *Node) catchUp(run *raftRun) error {
+	err := run.Barrier()
 	if err == nil && n.cfg.ColdStart == Empty && n.replica.last() == 0 { // no operation was ever decided
-		_, err = n.raft.Apply((&fsm.Entry{At: n.replica.now(), Ops: []ledger.Op{new(ledger.ColdStart)}}).Encode())
+		_, err = run.Apply((&fsm.Entry{At: n.replica.now(), Ops: []ledger.Op{new(ledger.ColdStart)}}).Encode())
 	}
 	return err
 }
 
-// followRaft passes on what Raft knows, until the node closes: to operations, that
+// followRaft passes on what Raft knows, until ctx ends: to operations, that
 // the leader has changed; to gossip, whether this node votes; and to voters that
 // return, the time. It also frees a candidate that is stuck.
-func (n *Node) followRaft() {
+func (n *Node) followRaft(ctx context.Context, run *raftRun) {
 	observations := make(chan raft.Observation, 16)
 	observer := raft.NewObserver(observations, false, func(o *raft.Observation) bool {
 		switch o.Data.(type) {
@@ -96,15 +95,15 @@ func (n *Node) followRaft() {
 		}
 		return false
 	})
-	n.raft.RegisterObserver(observer)
-	defer n.raft.DeregisterObserver(observer)
+	run.RegisterObserver(observer)
+	defer run.DeregisterObserver(observer)
 	tick := time.NewTicker(reviewEvery)
 	defer tick.Stop()
-	stuck := stuckCandidate{id: raft.ServerID(n.id), raft: n.raft, transport: n.transport, log: n.log}
+	stuck := stuckCandidate{id: raft.ServerID(n.id), raft: run, transport: run.transport, log: n.log}
 	contactAt := n.clock.Now() // when Raft knew a leader last
 	for {
 		select {
-		case <-n.ctx.Done():
+		case <-ctx.Done():
 			return
 		case o := <-observations:
 			n.observe(o)
@@ -117,7 +116,7 @@ func (n *Node) followRaft() {
 		if leaderKnown {
 			n.health.leaderKnown()
 		}
-		if _, leader := n.raft.LeaderWithID(); leader != "" {
+		if _, leader := run.LeaderWithID(); leader != "" {
 			contactAt = n.clock.Now()
 		}
 		// A voter that was removed while it was away is not told so, and is a voter by
@@ -125,7 +124,7 @@ func (n *Node) followRaft() {
 		removed := leaderKnown && n.clock.Since(contactAt) > leaderlessFor
 		votes := n.voters.isVoter() && !removed
 		n.gossip.announce(func(m *meta) {
-			m.Cluster, m.Voter = n.cluster(), votes && !m.DiskFailed
+			m.Cluster, m.Voter = n.joined.announced(), votes && !m.DiskFailed
 			n.announceQuorum(m)
 		})
 	}
@@ -153,7 +152,7 @@ const stuckFor = time.Second
 // its vote to all other candidates for ever.
 type stuckCandidate struct {
 	id        raft.ServerID
-	raft      *consensus
+	raft      *raftRun
 	transport *raft.NetworkTransport
 	log       *slog.Logger
 

@@ -174,7 +174,7 @@ func TestLibrariesWriteOnlyToTheLogger(t *testing.T) {
 		c.startThreeIn(dirs)
 		_, err := c.leader().Lease(t.Context(), oneRequest("k", 1))
 		require.NoError(t, err)
-		require.NoError(t, c.leader().raft.Snapshot().Error())
+		require.NoError(t, c.leader().raft.current().Snapshot().Error())
 		c.crash(c.leader())
 		c.await("another leads", func() bool { return c.leader() != nil })
 		time.Sleep(10 * time.Second)

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"github.com/choked/choked/bucket"
@@ -37,13 +38,11 @@ type Node struct {
 	run    uint64 // random number of this process
 	began  int64  // when Start was called
 
-	// Opened by open, in this order.
-	disk      *disk
-	port      *wire.Port
-	gossip    *gossip
-	replica   *replica
-	transport *raft.NetworkTransport
-	raft      *consensus
+	// Opened by open, in this order. A run of Raft has a disk and a transport.
+	port    *wire.Port
+	gossip  *gossip
+	replica *replica
+	raft    *consensus
 
 	// Its state. Each of these has its own lock.
 	opened    atomic.Bool // the parts are set
@@ -51,6 +50,8 @@ type Node struct {
 	health    health
 	duplicate duplicate
 	absence   absence
+	rival     atomic.Pointer[departedCluster] // the own cluster as of when it met an older one
+	yielded   atomic.Pointer[error]           // why this node decides nothing any more, if its cluster gave way and it has a Dir
 	tasks     tasks
 	queue     atomic.Pointer[leaderQueue] // not nil while this node leads
 
@@ -62,8 +63,11 @@ type Node struct {
 	server    *rpcServer
 
 	membersChanged signal
-	returnSlots    chan struct{} // semaphore: leases that are being returned
-	flush          chan struct{} // closed by Close: return all leases now
+	clusterNews    signal               // this node may have to leave its cluster
+	leaving        chan departedCluster // to leave now
+	reopening      chan struct{}        // semaphore: the disk is being opened again
+	returnSlots    chan struct{}        // semaphore: leases that are being returned
+	flush          chan struct{}        // closed by Close: return all leases now
 
 	ctx         context.Context // ends when the node closes
 	cancel      context.CancelFunc
@@ -78,70 +82,89 @@ type Node struct {
 // cannot be written, is damaged or is in use.
 func Start(cfg Config) (*Node, error) {
 	cfg, err := cfg.withDefaults()
+	if err == nil {
+		err = cfg.finishRecovery()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
+	begin := start
+	if cfg.Recover {
+		begin = startWithRecover
+	}
+	n, err := begin(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
+	return n, nil
+}
+
+// start starts a node of a configuration that is valid and complete.
+func start(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, clock: cfg.clock, health: health{clock: cfg.clock}, duplicate: duplicate{due: make(chan struct{})},
-		run: rand.Uint64(), began: cfg.clock.Now(),
-		membersChanged: newSignal(), returnSlots: make(chan struct{}, maxReturns), flush: make(chan struct{}),
+		run: rand.Uint64(), began: cfg.clock.Now(), raft: new(consensus), replica: newReplica(cfg.clock),
+		membersChanged: newSignal(), clusterNews: newSignal(), leaving: make(chan departedCluster), reopening: make(chan struct{}, 1), returnSlots: make(chan struct{}, maxReturns), flush: make(chan struct{}),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.active, n.leaveActive = context.WithCancel(n.ctx)
 	n.close = sync.OnceValue(n.shutdown)
 	if err := n.open(); err != nil {
-		return nil, fmt.Errorf("cluster: %w", errors.Join(err, n.close()))
+		return nil, errors.Join(err, n.close())
 	}
-	n.tasks.spawn(n.server.accept)    // ends when the port closes
-	n.tasks.spawn(n.followLeadership) // these end with ctx
-	n.tasks.spawn(n.followRaft)
+	n.tasks.spawn(n.server.accept) // ends when the port closes
+	n.tasks.spawn(n.keepRaft)      // these end with ctx
 	n.tasks.spawn(n.awaitDuplicate)
 	n.tasks.spawn(n.meetCopies) // these end with active
 	n.tasks.spawn(func() { n.discovery.run(n.active) })
+	n.tasks.spawn(func() { n.reviewClusters(n.active) })
 	return n, nil
 }
 
 // open opens the disk, the port, gossip and Raft, and connects the parts of the node.
 func (n *Node) open() error {
-	if err := n.openDisk(); err != nil {
+	run, err := n.openDisk()
+	if err != nil {
 		return err
 	}
 	if err := n.openPort(); err != nil {
 		return err
 	}
-	var err error
-	self := meta{Cluster: n.cluster(), Name: n.cfg.Name} // a leader may have added this node by now
-	if n.gossip, err = startGossip(n.id, self, n.port, stdlogTo(n.log, &n.events), n.membersChanged.set); err != nil {
+	self := meta{Cluster: n.cluster(), Name: n.cfg.Name, Memory: n.cfg.Dir == ""} // a leader may have added this node by now
+	changed := func() {
+		n.membersChanged.set()
+		n.clusterNews.set()
+	}
+	if n.gossip, err = startGossip(n.id, self, n.port, stdlogTo(n.log, &n.events), changed); err != nil {
 		return err
 	}
-	if err := n.startRaft(); err != nil {
+	if err := n.startRaft(run); err != nil {
 		return err
 	}
 	n.connect()
 	n.opened.Store(true)
-	if len(n.cfg.Join) == 0 && n.disk.fresh {
+	if len(n.cfg.Join) == 0 && run.disk.fresh {
 		return n.found()
 	}
 	return nil
 }
 
-func (n *Node) openDisk() error {
-	var id identity
-	var err error
-	if n.disk, id, err = openDisk(n.cfg.Dir, n.cfg.noSync, hclogTo(n.cfg.Logger, &n.events), n.stopRaft); err != nil {
-		return err
-	}
-	known, err := raft.HasExistingState(n.disk.logs, n.disk.stable, n.disk.snapshots)
+// openDisk opens the disk for the first run of Raft.
+func (n *Node) openDisk() (*raftRun, error) {
+	d, id, err := openDisk(n.cfg.disk())
 	if err != nil {
-		return fmt.Errorf("dir %q: %w", n.cfg.Dir, err)
+		return nil, err
 	}
-	n.id, n.disk.fresh = id.Node, !known
-	n.joined.save = func(cluster string) error { return n.disk.identify(n.id, cluster) }
-	if known { // without a log a node belongs to no cluster, whatever it once joined
+	run := newRaftRun(d)
+	n.raft.run.Store(run)
+	n.id = id.Node
+	n.joined.clock = n.clock
+	n.joined.save = func(cluster string) error { return n.raft.current().disk.identify(n.id, cluster) }
+	if !d.fresh { // without a log a node belongs to no cluster, whatever it once joined
 		n.joined.id = id.Cluster
 	}
 	n.log = n.cfg.Logger.With("node", n.cfg.Name, "id", n.id)
-	return nil
+	return run, nil
 }
 
 func (n *Node) openPort() (err error) {
@@ -150,7 +173,7 @@ func (n *Node) openPort() (err error) {
 		previous[i] = wire.Secret(s)
 	}
 	n.port, err = wire.Open(wire.Config{
-		Network: n.cfg.network, Bind: n.cfg.Bind, Advertise: n.cfg.Advertise,
+		Network: n.cfg.network, Bind: n.cfg.Bind, Advertise: n.cfg.Advertise, Join: n.cfg.Join,
 		Secret: wire.Secret(n.cfg.Secret), Previous: previous,
 		Hello: n.hello, Admit: n.admit, Copied: n.copied, IsMember: n.isMember, Refused: n.refused, Logger: n.log,
 	})
@@ -169,19 +192,35 @@ func (n *Node) warnOfShortSecrets() {
 	}
 }
 
-func (n *Node) startRaft() error {
-	hlog := hclogTo(n.log, &n.events)
-	n.replica = newReplica(n.clock)
-	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: n.port.Raft(), ServerAddressProvider: gossipAddrs{n.gossip}, MaxPool: 3, Timeout: 2 * time.Second, Logger: hlog,
+// startRaft begins a run of Raft.
+func (n *Node) startRaft(run *raftRun) error {
+	run.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: n.port.Raft(), ServerAddressProvider: gossipAddrs{n.gossip}, MaxPool: 3, Timeout: 2 * time.Second, Logger: hclogTo(n.log, &n.events),
 		// One request at a time is no pipeline. In a pipeline of Raft v1.8.0 the sender
 		// and the receiver of a follower's answers wait for each other for ever if an
 		// answer fails while another request is being sent. It would not be
 		// faster either, as this node proposes one entry at a time.
 		MaxRPCsInFlight: 1,
 	})
+	d := run.disk
+	err := recoverFault(func() (err error) { // Raft panics when it cannot read an entry
+		run.Raft, err = raft.NewRaft(raftConfig(n.id, hclogTo(n.log, &n.events)), n.replica, d.logs, d.stable, d.snapshots, run.transport)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("start raft from dir %q: %w", n.cfg.Dir, err)
+	}
+	if d.guard != nil {
+		d.guard.onFailure = func(err error) { n.stopRaft(run, err) }
+		d.guard.armed.Store(true)
+	}
+	return nil
+}
+
+// raftConfig returns the configuration of Raft for a node.
+func raftConfig(node string, log hclog.Logger) *raft.Config {
 	c := raft.DefaultConfig()
-	c.LocalID = raft.ServerID(n.id)
+	c.LocalID = raft.ServerID(node)
 	// With these timeouts the failure of a leader is detected within a second, and a
 	// garbage collection or a slow disk causes no election. A leader that has lost
 	// contact steps down when the first of the others may take over. If it stepped down
@@ -189,21 +228,8 @@ func (n *Node) startRaft() error {
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
 	c.ShutdownOnRemove = false // a voter that is removed continues as a client
 	c.NoLegacyTelemetry = true
-	c.Logger = hlog
-	err := recoverFault(func() error { // Raft panics when it cannot read an entry
-		r, err := raft.NewRaft(c, n.replica, n.disk.logs, n.disk.stable, n.disk.snapshots, n.transport)
-		if err == nil {
-			n.raft = &consensus{Raft: r}
-		}
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("start raft from dir %q: %w", n.cfg.Dir, err)
-	}
-	if n.disk.guard != nil {
-		n.disk.guard.armed.Store(true)
-	}
-	return nil
+	c.Logger = log
+	return c
 }
 
 // connect makes the parts of the node, and gives each its inputs.
@@ -220,8 +246,9 @@ func (n *Node) connect() {
 	}
 	n.departure = &leave{id: n.id, self: n.port.Addr(), raft: n.raft, gossip: n.gossip, dialer: dialer, voters: n.voters}
 	n.discovery = &discovery{
-		join: n.cfg.Join, network: n.cfg.network, self: n.port.Addr(), gossip: n.gossip, cluster: &n.joined,
-		isVoter: n.voters.isVoter, isFounder: func() bool { return n.disk.fresh && n.health.hasDisk() }, found: n.found,
+		join: n.cfg.Join, expect: n.cfg.Expect, network: n.cfg.network, id: n.id, self: n.port.Addr(), ask: n.port.Probe,
+		gossip: n.gossip, cluster: &n.joined, health: &n.health,
+		isVoter: n.voters.isVoter, isFounder: func() bool { return n.raft.current().disk.fresh && n.health.hasDisk() }, found: n.found,
 		clock: n.clock, log: n.log,
 	}
 	n.server = &rpcServer{
@@ -233,7 +260,7 @@ func (n *Node) connect() {
 // leaderCandidates returns the members to ask who leads, the most likely leader
 // first.
 func (n *Node) leaderCandidates() ([]string, error) {
-	if nearby, _ := n.gossip.cluster(); nearby == "" && n.cluster() == "" {
+	if nearby, _ := n.gossip.cluster(n.joined.hasLeft); n.cluster() == "" && (nearby == "" || n.joined.hasLeft(nearby)) {
 		return nil, n.noCluster() // so there is no leader
 	}
 	return likelyLeaders(n.raft, n.gossip), nil
@@ -259,7 +286,7 @@ const (
 
 func (n *Node) shutdown() error {
 	var errs []error
-	if n.raft != nil && n.hasPeers() {
+	if n.server != nil && n.hasPeers() {
 		ctx, cancel := context.WithTimeout(n.ctx, leaveWithin)
 		n.awaitReturns(ctx)
 		if err := n.departure.run(ctx); err != nil {
@@ -269,13 +296,17 @@ func (n *Node) shutdown() error {
 	}
 	n.tasks.close()
 	n.cancel()
-	if n.raft != nil && n.disk.bolt != nil && n.disk.guard.failed.Load() {
-		n.raft.Shutdown() // one of its goroutines may hang in the disk
-	} else if n.raft != nil {
-		errs = append(errs, withTimeout(endWithin, "raft", func() error { return n.raft.Shutdown().Error() }))
+	errs = append(errs, withTimeout(endWithin, "opening the disk", func() error { n.reopening <- struct{}{}; return nil }))
+	run := n.raft.current()
+	if run != nil && run.Raft != nil {
+		if run.hasFailed() {
+			run.Shutdown() // one of its goroutines may hang in the disk
+		} else {
+			errs = append(errs, withTimeout(endWithin, "raft", func() error { return run.Shutdown().Error() }))
+		}
 	}
-	if n.transport != nil {
-		errs = append(errs, n.transport.Close())
+	if run != nil && run.transport != nil {
+		errs = append(errs, run.transport.Close())
 	}
 	if n.gossip != nil {
 		errs = append(errs, n.gossip.stop())
@@ -284,8 +315,8 @@ func (n *Node) shutdown() error {
 		errs = append(errs, n.port.Close())
 	}
 	errs = append(errs, withTimeout(endWithin, "work", func() error { n.tasks.wait(); return nil }))
-	if n.disk != nil {
-		errs = append(errs, withTimeout(endWithin, "disk", n.disk.close))
+	if run != nil {
+		errs = append(errs, withTimeout(endWithin, "disk", run.disk.close))
 	}
 	return errors.Join(errs...)
 }
@@ -356,9 +387,15 @@ func (n *Node) checkHealth() error {
 	if err := n.duplicate.err(); err != nil {
 		return err
 	}
+	if err := n.yieldedErr(); err != nil {
+		return err
+	}
 	if err := n.health.check(n.cluster()); err == errNoCluster {
 		return n.noCluster()
 	} else if err != nil {
+		if n.health.hasDisk() {
+			err = n.explain(err)
+		}
 		return n.withMissingVoters(err)
 	}
 	if n.ctx.Err() != nil {
@@ -377,13 +414,14 @@ func (n *Node) withMissingVoters(err error) error {
 }
 
 // SteppedOut returns why this node takes no part in its cluster until it is started
-// again, or nil: another process has its id, or its disk has failed. In the second
-// case operations succeed as long as the other members have a leader.
+// again, or nil: another process has its id, or its disk has failed for good. In the
+// second case operations succeed as long as the other members have a leader. A disk
+// that is full is no reason: the node rejoins by itself.
 func (n *Node) SteppedOut() error {
 	if err := n.duplicate.err(); err != nil {
 		return err
 	}
-	return n.health.diskFault()
+	return n.health.finalDiskFault()
 }
 
 // Buckets describes the buckets that are not full, or are partly leased, as this
@@ -404,7 +442,11 @@ func (n *Node) cluster() string { return n.joined.get() }
 
 // hello is the first message of this node on each stream.
 func (n *Node) hello() wire.Hello {
-	return wire.Hello{Node: n.id, Cluster: n.cluster(), Run: n.run, Up: n.clock.Since(n.began), SteppedOut: n.duplicate.err() != nil}
+	h := wire.Hello{Node: n.id, Cluster: n.cluster(), Run: n.run, Up: n.clock.Since(n.began), SteppedOut: n.duplicate.err() != nil || n.yieldedErr() != nil}
+	if h.Cluster != "" && n.opened.Load() {
+		h.Age = n.age()
+	}
+	return h
 }
 
 // admit decides whether a node that knows the secret may open a stream to this one.
@@ -422,7 +464,7 @@ func (n *Node) admit(kind wire.Kind, peer wire.Hello) error {
 	own := n.cluster()
 	if own != "" && peer.Cluster != "" && own != peer.Cluster {
 		err := fmt.Errorf("this node is of cluster %q, not of %q", own, peer.Cluster)
-		n.health.metForeignCluster(err)
+		n.meet(peer, err)
 		return err
 	}
 	if kind == wire.Raft && own == "" {
@@ -439,21 +481,9 @@ func (n *Node) isMember(ip netip.Addr) bool { return n.opened.Load() && n.gossip
 
 // refused records that another node does not admit this one.
 func (n *Node) refused(kind wire.Kind, err *wire.RefusedError) {
-	if kind == wire.Gossip && !err.Peer.SteppedOut { // other kinds of stream go to members only
-		n.health.metForeignCluster(err)
+	if (kind == wire.Gossip || kind == wire.Probe) && !err.Peer.SteppedOut { // other kinds of stream go to members only
+		n.meet(err.Peer, err)
 	}
-}
-
-// stopRaft ends this node's part in Raft because its disk has failed: an entry or a
-// vote that was not saved must not be acknowledged. The node continues as a client of
-// the other members.
-func (n *Node) stopRaft(err error) {
-	n.transport.CloseStreams()
-	n.transport.Close()
-	n.health.diskFailed(err)
-	n.log.Error("disk failed, stopped Raft", "dir", n.cfg.Dir, "error", err)
-	n.tasks.spawn(func() { n.raft.Shutdown() })
-	n.tasks.spawn(func() { n.gossip.announce(func(m *meta) { m.DiskFailed, m.Voter, m.Leader = true, false, false }) })
 }
 
 // gossipAddrs implements [raft.ServerAddressProvider]: gossip knows the

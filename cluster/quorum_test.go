@@ -116,12 +116,15 @@ func TestVoterWithAFailedDiskIsMissing(t *testing.T) {
 			i++
 		}
 		require.NoError(t, nodes[i].SteppedOut())
-		nodes[i].stopRaft(fmt.Errorf("input/output error"))
+		nodes[i].stopRaft(nodes[i].raft.current(), fmt.Errorf("input/output error"))
 		assert.ErrorContains(t, nodes[i].SteppedOut(), "input/output error")
 		c.await("the leader knows", func() bool { return len(c.leader().Quorum().Missing) == 1 })
 		assert.True(t, c.leader().Quorum().Missing[0].DiskFailed)
 		assert.Equal(t, nodes[i].cfg.Name, c.leader().Quorum().Missing[0].Name)
 		assert.NoError(t, c.leader().SteppedOut())
+		nodes[i].health.diskFailed(fmt.Errorf("no space left on device"), true)
+		assert.NoError(t, nodes[i].SteppedOut(), "it rejoins by itself")
+		assert.ErrorContains(t, nodes[i].Health(), "no space left on device")
 	})
 }
 
@@ -130,7 +133,7 @@ func TestFormerMembersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gossip{alive: make(map[string]known)}
 		vanish := func(id string, voter bool) {
-			g.alive[id] = known{"10.0.0.1:7946", meta{Name: "n", Voter: voter}}
+			g.alive[id] = known{addr: "10.0.0.1:7946", meta: meta{Name: "n", Voter: voter}}
 			g.rememberLocked(id)
 			time.Sleep(time.Second)
 		}

@@ -37,6 +37,16 @@ func newReplica(clock *boottime.Clock) *replica {
 	return &replica{Machine: fsm.New(), clock: clock, offset: -clock.Now(), compared: clock.Now()}
 }
 
+// reset forgets everything, before another run of Raft restores the state from the
+// disk. No entry may be applied meanwhile.
+func (r *replica) reset() {
+	r.Machine.Reset()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.clock.Now()
+	r.leading, r.term, r.offset, r.compared = false, 0, -now, now
+}
+
 // now returns the store's time.
 func (r *replica) now() int64 {
 	r.mu.Lock()

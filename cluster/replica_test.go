@@ -70,7 +70,7 @@ func TestQuotaRefillsAfterARestartFromASnapshot(t *testing.T) {
 		n := c.start(cfg)
 		time.Sleep(time.Hour)
 		lease(n, 1)
-		require.NoError(t, n.raft.Snapshot().Error())
+		require.NoError(t, n.raft.current().Snapshot().Error())
 		c.crash(n)
 		cfg.network = c.net.Host(ip(1))
 		n = c.start(cfg)

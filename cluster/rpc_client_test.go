@@ -77,7 +77,7 @@ func TestAdjustmentIsSentOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		a := c.start(c.config(1))
 		c.await("a leader", func() bool { return a.queue.Load() != nil })
-		hangs := newLeaderQueue(a.raft, a.replica)
+		hangs := newLeaderQueue(a.raft.current(), a.replica)
 		leads := a.queue.Swap(hangs)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

@@ -67,8 +67,8 @@ func TestUnreachableMemberDoesNotBlockPromotion(t *testing.T) {
 		c.start(c.config(1))
 		unreachable := c.start(c.config(2))
 		c.await("a leader", func() bool { return c.leader() != nil })
-		unreachable.transport.CloseStreams()
-		require.NoError(t, unreachable.transport.Close())
+		unreachable.raft.current().transport.CloseStreams()
+		require.NoError(t, unreachable.raft.current().transport.Close())
 		c.start(c.config(3))
 		c.start(c.config(4))
 		c.await("three voters", func() bool { return c.voters() == 3 })
@@ -86,8 +86,8 @@ func TestMembersArePromotedInPairs(t *testing.T) {
 		first := c.start(c.config(1))
 		unreachable := c.start(c.config(2))
 		c.await("a leader", func() bool { return first.queue.Load() != nil })
-		unreachable.transport.CloseStreams()
-		require.NoError(t, unreachable.transport.Close())
+		unreachable.raft.current().transport.CloseStreams()
+		require.NoError(t, unreachable.raft.current().transport.Close())
 		third := c.start(c.config(3))
 		c.await("the third node has the log", func() bool { return third.raft.AppliedIndex() > 0 })
 		for range 600 {
@@ -132,11 +132,11 @@ func TestStuckCandidateForgetsTheOldLeader(t *testing.T) {
 
 		// As a heartbeat does that arrives after the candidate has changed its state, and
 		// before it has saved its term.
-		to, self := raft.ServerID(behind.id), behind.transport.LocalAddr()
-		require.NoError(t, behind.transport.TimeoutNow(to, self, &raft.TimeoutNowRequest{RPCHeader: raftHeader(to, behind.transport)}, new(raft.TimeoutNowResponse)))
+		to, self := raft.ServerID(behind.id), behind.raft.current().transport.LocalAddr()
+		require.NoError(t, behind.raft.current().transport.TimeoutNow(to, self, &raft.TimeoutNowRequest{RPCHeader: raftHeader(to, behind.raft.current().transport)}, new(raft.TimeoutNowResponse)))
 		synctest.Wait()
-		late := &raft.AppendEntriesRequest{RPCHeader: raftHeader(raft.ServerID(old.id), old.transport), Term: behind.raft.CurrentTerm()}
-		require.NoError(t, behind.transport.AppendEntries(to, self, late, new(raft.AppendEntriesResponse)))
+		late := &raft.AppendEntriesRequest{RPCHeader: raftHeader(raft.ServerID(old.id), old.raft.current().transport), Term: behind.raft.CurrentTerm()}
+		require.NoError(t, behind.raft.current().transport.AppendEntries(to, self, late, new(raft.AppendEntriesResponse)))
 		require.Equal(t, raft.Candidate, behind.raft.State())
 		_, leader := behind.raft.LeaderWithID()
 		require.Equal(t, raft.ServerID(old.id), leader)
@@ -255,7 +255,7 @@ func TestMemberAtTheFormerAddressOfAVoterIsPromoted(t *testing.T) {
 		moved := c.start(cfg)
 		require.Equal(t, moving.id, moved.id)
 		restarted := time.Now()
-		c.await("the leader reaches it", func() bool { return moved.raft.LastContact().After(restarted) })
+		c.await("the leader reaches it", func() bool { return moved.raft.current().LastContact().After(restarted) })
 		replacement := c.start(c.config(2))
 		c.await("the new node is a member", func() bool { return len(first.Members()) == 4 })
 		c.leave(third)

@@ -25,6 +25,13 @@ type Machine struct {
 // New returns a machine at the instant 0 in which every bucket is full.
 func New() *Machine { return &Machine{table: ledger.NewTable()} }
 
+// Reset makes the machine as [New] returns it.
+func (m *Machine) Reset() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.table = ledger.NewTable()
+}
+
 // sweep is the number of buckets examined after each operation, to drop the idle
 // ones. With two for each operation, idle buckets stay few.
 const sweep = 2

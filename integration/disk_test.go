@@ -23,12 +23,12 @@ import (
 	"github.com/choked/choked/internal/testkit/history"
 )
 
-// steppedOut waits until a worker reports that its disk has failed, another worker
-// leads, and all are served.
+// steppedOut is how a worker stands whose disk has failed: it says so, and is
+// served by the others.
 func steppedOut(t *testing.T, f *fleet.Fleet, slot int) {
 	t.Helper()
 	p := f.Slot(slot)
-	require.NoError(t, p.Await(30*time.Second, "health reports the failed disk", func(s fleet.Status) bool {
+	require.NoError(t, p.Await(30*time.Second, "says that its disk has failed", func(s fleet.Status) bool {
 		return strings.Contains(s.Health, "disk failed")
 	}))
 	f.Faults = append(f.Faults, fleet.Fault{At: history.Now(), What: "step out", Slot: slot})
@@ -38,32 +38,82 @@ func steppedOut(t *testing.T, f *fleet.Fleet, slot int) {
 			return s.Leader != "" && s.Leader != id
 		}))
 	}
-	require.NoError(t, f.AwaitServed(30*time.Second, 50), "all are served, the worker with the failed disk too")
+	require.NoError(t, f.AwaitServed(30*time.Second, 50), "all are served, it too")
 }
 
-func TestDiskFull(t *testing.T) {
+// fill fills a slot's disk, for as long as it takes until the worker's node has stepped
+// out.
+func fill(t *testing.T, f *fleet.Fleet, slots ...int) {
+	t.Helper()
+	failed := func(slot int) bool { return strings.Contains(f.Slot(slot).Status().Health, "disk failed") }
+	require.Eventually(t, func() bool {
+		for _, slot := range slots {
+			require.NoError(t, f.Fill(slot))
+		}
+		n := 0
+		for _, slot := range slots {
+			if failed(slot) {
+				n++
+			}
+		}
+		return n >= (len(slots)+1)/2 // without a majority nothing more is written
+	}, 30*time.Second, 50*time.Millisecond)
+}
+
+// startSmall starts a fleet of three on disks of 8 MB.
+func startSmall(t *testing.T) *fleet.Fleet {
+	t.Helper()
 	need(t, fleet.NeedsForMount())
+	f := begin(t, 3)
+	for slot := range 3 { // the small one must not show by its name
+		remove, err := f.SmallDisk(slot, 8<<20)
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, remove()) })
+	}
+	startAll(t, f)
+	return f
+}
+
+// A node whose disk is full steps out of Raft, and rejoins within 10 s once the disk has
+// room again.
+func TestDiskFull(t *testing.T) {
 	for _, who := range []string{"a follower's", "the leader's"} {
 		t.Run(who, func(t *testing.T) {
-			f := begin(t, 3)
-			for slot := range 3 { // all disks are small, so that the file systems do not differ
-				remove, err := f.SmallDisk(slot, 8<<20)
-				require.NoError(t, err)
-				t.Cleanup(func() { assert.NoError(t, remove()) })
-			}
-			startAll(t, f)
+			f := startSmall(t)
 			leader, err := f.AwaitLeader(10 * time.Second)
 			require.NoError(t, err)
 			slot := leader.Job.Slot
 			if who == "a follower's" {
 				slot = (slot + 1) % 3
 			}
-			require.NoError(t, f.Fill(slot))
+			id := f.Slot(slot).Status().ID
+			fill(t, f, slot)
 			steppedOut(t, f, slot)
-			f.FailedDisk[slot] = true
+			require.NoError(t, f.Free(slot))
+			freed := time.Now()
+			require.NoError(t, f.AwaitComplete(10*time.Second))
+			t.Logf("figures: %s: three voters again after %v", t.Name(), time.Since(freed).Round(10*time.Millisecond))
+			assert.Equal(t, id, f.Slot(slot).Status().ID, "it is the same node")
+			require.NoError(t, f.AwaitServed(10*time.Second, 50))
 			finish(t, f, 3*time.Second, "step out")
 		})
 	}
+}
+
+// Disks of one size fill at the same time. Service resumes within 15 s once they have
+// room again, without a restart, and nothing that was spent is forgotten.
+func TestAllDisksFull(t *testing.T) {
+	f := startSmall(t)
+	fill(t, f, 0, 1, 2)
+	time.Sleep(5 * time.Second) // no leader is elected meanwhile, or it could not write
+	for slot := range 3 {
+		require.NoError(t, f.Free(slot))
+	}
+	freed := time.Now()
+	require.NoError(t, f.AwaitServed(15*time.Second, 20), "all are served")
+	t.Logf("figures: %s: all are served after %v", t.Name(), time.Since(freed).Round(10*time.Millisecond))
+	require.NoError(t, f.AwaitComplete(15*time.Second))
+	finish(t, f, 3*time.Second)
 }
 
 func TestDiskError(t *testing.T) {
@@ -72,7 +122,7 @@ func TestDiskError(t *testing.T) {
 	for slot := range 3 {
 		var wrap []string
 		if slot == 1 {
-			wrap = fleet.FailingSync(300) // late enough that three workers vote: with two, a failure would cost the majority
+			wrap = fleet.FailingSync(300) // of two that vote none may fail, so not before there are three
 		}
 		_, err := f.Start(slot, nil, wrap...)
 		require.NoError(t, err)
@@ -83,13 +133,13 @@ func TestDiskError(t *testing.T) {
 	leader, err := f.AwaitLeader(10 * time.Second)
 	require.NoError(t, err)
 	require.NoError(t, f.Inject("leave", leader, func() error { return leader.Leave(20 * time.Second) }))
-	require.NoError(t, f.AwaitServed(30*time.Second, 20), "the remaining workers are served, the one with the failed disk too")
+	require.NoError(t, f.AwaitServed(30*time.Second, 20), "who is left is served, the one without a disk too")
 	finish(t, f, 3*time.Second, "step out", "leave")
 }
 
-// A worker alone has all its state on its disk. If a file there is damaged, the
-// worker must refuse to start with an error, have no leader, or not need the damaged
-// part. It must not start with an empty state, which would admit the burst again.
+// What a lone worker finds on its disk is what it knows. Where that is damaged
+// it must refuse to start and say so, or not have needed what is damaged: it
+// never begins anew.
 func TestDiskCorrupt(t *testing.T) {
 	for _, compacted := range []bool{false, true} {
 		t.Run(map[bool]string{false: "log", true: "snapshot"}[compacted], func(t *testing.T) {
@@ -107,14 +157,14 @@ func TestDiskCorrupt(t *testing.T) {
 			require.NoError(t, err)
 
 			rnd := rand.New(rand.NewPCG(1, 2))
-			refused, unaffected, leaderless := 0, 0, 0
+			refused, went, waits := 0, 0, 0
 			for _, d := range damages(t, whole, files(t, whole, compacted), rnd) {
 				require.NoError(t, os.RemoveAll(f.StateDir(0)))
 				require.NoError(t, os.CopyFS(f.StateDir(0), os.DirFS(whole)))
 				d.do(t, f.StateDir(0))
 				p, err := f.Start(0, nil)
 				require.NoError(t, err)
-				err = p.Await(20*time.Second, "leads, or reports that there is no leader", func(s fleet.Status) bool {
+				err = p.Await(20*time.Second, "leads, or says why not", func(s fleet.Status) bool {
 					return s.Leads && s.Sent > 0 || strings.Contains(s.Health, "no leader")
 				})
 				switch {
@@ -123,10 +173,10 @@ func TestDiskCorrupt(t *testing.T) {
 					assert.Regexp(t, `worker: cluster: .*worker-1`, p.LogTail(), d.what)
 					refused++
 				case p.Status().Leads:
-					unaffected++
-				default: // Raft has no checksum on the members in a snapshot
+					went++
+				default: // Raft has no checksum on what a snapshot says of the members
 					assert.Contains(t, d.what, "meta.json")
-					leaderless++
+					waits++
 				}
 				require.NoError(t, p.Kill())
 				after, err := history.Read(p.Job.Records)
@@ -136,8 +186,8 @@ func TestDiskCorrupt(t *testing.T) {
 				}
 			}
 			require.NoError(t, f.CheckLogs())
-			assert.NotZero(t, refused, "starts that were refused")
-			t.Logf("figures: %s: refused to start %d times, did not need the damaged part %d times, had no leader %d times", t.Name(), refused, unaffected, leaderless)
+			assert.NotZero(t, refused, "times that it refused to start")
+			t.Logf("figures: %s: refused to start %d times, did not need what was damaged %d times, had no leader %d times", t.Name(), refused, went, waits)
 		})
 	}
 }
@@ -147,18 +197,17 @@ type damage struct {
 	do   func(t *testing.T, dir string)
 }
 
-// files returns the names of the files in dir that belong to the latest snapshot, or
-// of those that belong to none.
+// files returns the names of those in dir that hold something: of its latest snapshot, or all.
 func files(t *testing.T, dir string, snapshot bool) (list []string) {
 	t.Helper()
 	err := fs.WalkDir(os.DirFS(dir), ".", func(file string, e fs.DirEntry, err error) error {
-		if err == nil && !e.IsDir() && strings.HasPrefix(file, "snapshots") == snapshot {
+		if err == nil && !e.IsDir() && file != "reserve" && strings.HasPrefix(file, "snapshots") == snapshot {
 			list = append(list, file)
 		}
 		return err
 	})
 	require.NoError(t, err)
-	if snapshot { // snapshots are named by term and index, in decimal
+	if snapshot { // they are named by term and index, in decimal
 		slices.SortFunc(list, func(a, b string) int {
 			return cmp.Or(cmp.Compare(len(path.Dir(a)), len(path.Dir(b))), cmp.Compare(a, b))
 		})
@@ -167,7 +216,7 @@ func files(t *testing.T, dir string, snapshot bool) (list []string) {
 	return list
 }
 
-// damages returns damages to the files in dir: truncation and flipped bits.
+// damages returns what can become of files in dir.
 func damages(t *testing.T, dir string, files []string, rnd *rand.Rand) (list []damage) {
 	t.Helper()
 	change := func(file, what string, f func(b []byte) []byte) {
@@ -190,7 +239,7 @@ func damages(t *testing.T, dir string, files []string, rnd *rand.Rand) (list []d
 		}
 		for range flips {
 			at := rnd.IntN(len(b))
-			for b[at] == 0 { // most of the file is unused
+			for b[at] == 0 { // most of the file is not in use
 				at = rnd.IntN(len(b))
 			}
 			bit := byte(1) << rnd.IntN(8)

@@ -35,6 +35,15 @@ func need(t *testing.T, missing error) {
 	}
 }
 
+// long skips a test that takes too long for each run of all tests. With CHOKED_LONG=1,
+// as in .ci/more, it runs.
+func long(t *testing.T) {
+	t.Helper()
+	if os.Getenv("CHOKED_LONG") != "1" {
+		t.Skip("takes long: set CHOKED_LONG=1 to run it")
+	}
+}
+
 // begin prepares a fleet of n workers and starts none.
 func begin(t *testing.T, n int) *fleet.Fleet {
 	return prepare(t, func(dir string) (*fleet.Fleet, error) { return fleet.New(dir, n) })

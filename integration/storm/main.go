@@ -2,8 +2,9 @@
 
 // Command storm injects random faults into a fleet of choked workers and checks
 // that the bound holds and the fleet recovers. Workers are killed, paused and
-// restarted, lose their disks and, with the permission to create network
-// namespaces, are cut off from each other.
+// restarted, and lose their directories. With the permission to create network namespaces
+// they are also cut off from each other, and with the permission to mount file
+// systems their disks become full.
 //
 //	go run ./integration/storm -for 1h -seed 1
 //
@@ -43,6 +44,7 @@ type options struct {
 	seed     uint64
 	workers  int
 	network  bool
+	disks    bool
 	dir      string
 	keep     bool
 	drift    int
@@ -56,6 +58,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the random faults")
 	f.IntVar(&o.workers, "workers", 5, "number of workers, at least 3")
 	f.BoolVar(&o.network, "network", fleet.NeedsForNetwork() == nil, "give each worker a network namespace, and inject network faults too")
+	f.BoolVar(&o.disks, "disks", fleet.NeedsForMount() == nil, "give each worker a small disk, and inject full disks too")
 	f.StringVar(&o.dir, "dir", "", "`directory` for logs and records, removed if the run succeeds; default: a new one")
 	f.IntVar(&o.drift, "drift", 0, "`percent` by which the clocks of the workers may be fast; the checked rates are higher by as much")
 	f.IntVar(&o.busy, "busy", 0, "busy `loops` in each worker, which share one processor with it")

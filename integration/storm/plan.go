@@ -31,11 +31,12 @@ const injectionsPerRound = 6
 
 // newRound returns the round of a number. The round depends on the seed, the number
 // and the parameters alone, so that it can be repeated.
-func newRound(seed, number uint64, workers int, network bool) round {
+func newRound(seed, number uint64, workers int, network, disks bool) round {
+	kinds := possible(network, disks)
 	random := func(part uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, number<<8|part)) }
 	var r round
 	for i := range uint64(injectionsPerRound) {
-		r.injections = append(r.injections, newInjection(random(i), workers, network))
+		r.injections = append(r.injections, newInjection(random(i), workers, kinds))
 	}
 	rnd := random(injectionsPerRound)
 	r.wipedSlot = rnd.IntN(workers)
@@ -45,14 +46,10 @@ func newRound(seed, number uint64, workers int, network bool) round {
 	return r
 }
 
-func newInjection(rnd *rand.Rand, workers int, network bool) injection {
+func newInjection(rnd *rand.Rand, workers int, kinds []*fault) injection {
 	between := func(a, b time.Duration) time.Duration { return a + time.Duration(rnd.Int64N(int64(b-a))) }
-	n := len(faults)
-	if !network {
-		n = localFaults
-	}
 	s := injection{
-		fault: &faults[rnd.IntN(n)], slot: rnd.IntN(workers), loss: 5 + rnd.IntN(25),
+		fault: kinds[rnd.IntN(len(kinds))], slot: rnd.IntN(workers), loss: 5 + rnd.IntN(25),
 		duration: between(500*time.Millisecond, 5*time.Second), pauseAfter: between(500*time.Millisecond, 4*time.Second),
 		restart: rnd.IntN(2) == 0,
 	}
@@ -66,15 +63,25 @@ func newInjection(rnd *rand.Rand, workers int, network bool) injection {
 
 // fault is a kind of fault.
 type fault struct {
-	name   string
-	leader bool // hits the leader instead of the drawn slot
-	all    bool // hits all workers: they recover after its end
+	name    string
+	leader  bool // hits the leader instead of the drawn slot
+	all     bool // hits all workers: they recover after its end
+	network bool // needs a [fleet.Network]
+	disks   bool // needs a small disk for each worker ([fleet.Fleet.SmallDisk])
 	// do injects the fault. end, unless nil, ends it.
 	do func(s *storm, k injection) (end func() error, err error)
 }
 
-// localFaults is how many of the faults, from the first on, need no [fleet.Network].
-const localFaults = 7
+// possible returns the faults that can be injected with or without a network and
+// small disks.
+func possible(network, disks bool) (kinds []*fault) {
+	for i := range faults {
+		if f := &faults[i]; (network || !f.network) && (disks || !f.disks) {
+			kinds = append(kinds, f)
+		}
+	}
+	return kinds
+}
 
 var faults = [...]fault{
 	{name: "kill", do: func(s *storm, k injection) (func() error, error) { return nil, s.Slot(k.slot).Kill() }},
@@ -95,24 +102,27 @@ var faults = [...]fault{
 		return repeat(60*time.Millisecond, s.Slot(k.slot).Pause, s.Slot(k.slot).Resume)
 	}},
 	{name: "kill all", all: true, do: func(s *storm, _ injection) (func() error, error) { return s.restartStopped, s.killAll() }},
+	{name: "fill a disk", disks: true, do: func(s *storm, k injection) (func() error, error) { return s.fill(k.slot), nil }},
+	{name: "fill the leader's disk", leader: true, disks: true, do: func(s *storm, k injection) (func() error, error) { return s.fill(k.slot), nil }},
+	{name: "fill all disks", all: true, disks: true, do: func(s *storm, _ injection) (func() error, error) { return s.fill(s.except()...), nil }},
 
-	{name: "cut", all: true, do: func(s *storm, k injection) (func() error, error) {
+	{name: "cut", all: true, network: true, do: func(s *storm, k injection) (func() error, error) {
 		return s.net.Heal, s.net.Cut(k.side, s.except(k.side...))
 	}},
-	{name: "cut the leader off", leader: true, do: func(s *storm, k injection) (func() error, error) {
+	{name: "cut the leader off", leader: true, network: true, do: func(s *storm, k injection) (func() error, error) {
 		return s.net.Heal, s.net.Cut([]int{k.slot}, s.except(k.slot))
 	}},
-	{name: "deafen", do: func(s *storm, k injection) (func() error, error) {
+	{name: "deafen", network: true, do: func(s *storm, k injection) (func() error, error) {
 		return s.net.Heal, s.net.DropFrom(k.slot, s.except(k.slot)...)
 	}},
-	{name: "deafen the leader", leader: true, do: func(s *storm, k injection) (func() error, error) {
+	{name: "deafen the leader", leader: true, network: true, do: func(s *storm, k injection) (func() error, error) {
 		return s.net.Heal, s.net.DropFrom(k.slot, s.except(k.slot)...)
 	}},
-	{name: "flap", do: func(s *storm, k injection) (func() error, error) {
+	{name: "flap", network: true, do: func(s *storm, k injection) (func() error, error) {
 		cut := func() error { return s.net.Cut([]int{k.slot}, s.except(k.slot)) }
 		return repeat(200*time.Millisecond, cut, s.net.Heal)
 	}},
-	{name: "ring", all: true, do: func(s *storm, _ injection) (func() error, error) { // each host reaches its two neighbours only
+	{name: "ring", all: true, network: true, do: func(s *storm, _ injection) (func() error, error) { // each host reaches its two neighbours only
 		var errs []error
 		n := len(s.Hosts)
 		for i := range n {
@@ -120,7 +130,7 @@ var faults = [...]fault{
 		}
 		return s.net.Heal, errors.Join(errs...)
 	}},
-	{name: "lose packets", all: true, do: func(s *storm, k injection) (func() error, error) {
+	{name: "lose packets", all: true, network: true, do: func(s *storm, k injection) (func() error, error) {
 		var errs []error
 		for i := range s.Hosts {
 			errs = append(errs, s.net.Rules(i, fmt.Sprintf("numgen random mod 100 < %d drop", k.loss)))

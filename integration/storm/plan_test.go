@@ -9,23 +9,23 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-func plan(seed uint64, workers int, network bool) (list []round) {
+func plan(seed uint64, workers int, network, disks bool) (list []round) {
 	for number := range uint64(50) {
-		list = append(list, newRound(seed, number, workers, network))
+		list = append(list, newRound(seed, number, workers, network, disks))
 	}
 	return list
 }
 
 func TestRoundDependsOnSeedAndNumberOnly(t *testing.T) {
-	assert.Equal(t, plan(1, 5, true), plan(1, 5, true))
-	assert.NotEqual(t, plan(1, 5, true), plan(2, 5, true))
-	assert.Equal(t, plan(1, 5, true)[49], newRound(1, 49, 5, true), "a round does not depend on earlier ones")
+	assert.Equal(t, plan(1, 5, true, true), plan(1, 5, true, true))
+	assert.NotEqual(t, plan(1, 5, true, true), plan(2, 5, true, true))
+	assert.Equal(t, plan(1, 5, true, true)[49], newRound(1, 49, 5, true, true), "a round does not depend on earlier ones")
 }
 
 func TestAllFaultsHitAllSlots(t *testing.T) {
-	for _, network := range []bool{true, false} {
+	for _, have := range []struct{ network, disks bool }{{true, true}, {true, false}, {false, true}, {false, false}} {
 		counts, slots, wipedSlot := make(map[string]int), make(map[int]int), make(map[int]int)
-		for _, r := range plan(1, 5, network) {
+		for _, r := range plan(1, 5, have.network, have.disks) {
 			assert.Len(t, r.injections, injectionsPerRound)
 			wipedSlot[r.wipedSlot]++
 			for _, k := range r.injections {
@@ -36,9 +36,13 @@ func TestAllFaultsHitAllSlots(t *testing.T) {
 				assert.True(t, k.pauseAfter >= 500*time.Millisecond && k.pauseAfter < 4*time.Second, k.pauseAfter)
 			}
 		}
-		want := localFaults
-		if network {
-			want = len(faults)
+		want := 0
+		for _, f := range faults {
+			if injectable := (have.network || !f.network) && (have.disks || !f.disks); injectable {
+				want++
+			} else {
+				assert.Zero(t, counts[f.name], f.name)
+			}
 		}
 		assert.Len(t, counts, want, "faults: %v", counts)
 		assert.Len(t, slots, 5, "slots: %v", slots)

@@ -8,11 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/cluster"
 	"github.com/choked/choked/integration/internal/fleet"
 	"github.com/choked/choked/internal/testkit/history"
 )
@@ -32,6 +32,7 @@ type storm struct {
 	started     time.Time
 	round       uint64
 	faultCount  int             // injected so far
+	lastEntry   uint64          // index of the last log entry read, as of the last call of readOn
 	recoveries  []time.Duration // of the fleet, after each round
 	checked     []history.Record
 	worstExcess history.Excess
@@ -54,13 +55,22 @@ func runStorm(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer s.KillAll()
+	if o.disks {
+		for slot := range s.Hosts {
+			remove, err := s.SmallDisk(slot, diskSize)
+			if err != nil {
+				return err
+			}
+			defer remove() //nolint:errcheck // only this storm uses the disk
+		}
+	}
 	if err := s.StartAll(s.job); err != nil {
 		return err
 	}
 	s.started = time.Now()
 	s.nextStatus = s.started.Add(statusEvery)
 	for ctx.Err() == nil && time.Since(s.started) < o.duration {
-		if err := s.runRound(ctx, newRound(o.seed, s.round, o.workers, o.network)); err != nil {
+		if err := s.runRound(ctx, newRound(o.seed, s.round, o.workers, o.network, o.disks)); err != nil {
 			return fmt.Errorf("round %d: %w", s.round, err)
 		}
 		s.round++
@@ -73,9 +83,14 @@ func runStorm(ctx context.Context, o options, out io.Writer) (err error) {
 
 // runRound injects the faults of one round and checks that the fleet recovers.
 func (s *storm) runRound(ctx context.Context, r round) error {
-	for _, k := range r.injections {
+	for i, k := range r.injections {
 		if ctx.Err() != nil {
 			break
+		}
+		if i%3 == 0 {
+			if err := s.readOn(); err != nil {
+				return err
+			}
 		}
 		if err := s.inject(ctx, k); err != nil {
 			return fmt.Errorf("%s, slot %d: %w", k.name, k.slot, err)
@@ -213,6 +228,32 @@ func (s *storm) restartStopped() error {
 	return nil
 }
 
+// readOn restarts a voter that is not the leader, so that its log can be read. It
+// does nothing if a log was read since the last call. Raft truncates the logs after a
+// minute or two, and the audit needs all entries.
+func (s *storm) readOn() error {
+	last := s.LastEntry()
+	if last > s.lastEntry {
+		s.lastEntry = last
+		return nil
+	}
+	for slot := range s.Hosts {
+		p := s.Slot(slot)
+		if st := p.Status(); !p.Running() || st.Leads || !slices.ContainsFunc(st.Members, func(m cluster.Member) bool { return m.Self && m.Voter }) {
+			continue
+		}
+		if err := p.Kill(); err != nil {
+			return err
+		}
+		if err := s.restartStopped(); err != nil {
+			return err
+		}
+		break
+	}
+	s.lastEntry = s.LastEntry()
+	return nil
+}
+
 // heal ends all faults. All workers must be served within healthyTimeout, and the
 // cluster must be complete within healthyTimeout after that.
 func (s *storm) heal() error {
@@ -278,7 +319,7 @@ func (s *storm) wipe(slot int) error {
 	if err := s.ReadDisk(slot); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.StateDir(slot)); err != nil {
+	if err := s.Wipe(slot); err != nil {
 		return err
 	}
 	if _, err := s.Start(slot, s.job); err != nil {
@@ -288,6 +329,39 @@ func (s *storm) wipe(slot int) error {
 }
 
 const diskLoss = "lose a disk"
+
+// diskSize is the size of the disk of each worker in bytes. A log and its snapshots
+// fit, and a fault fills the rest quickly.
+const diskSize = 24 << 20
+
+// fill fills the disks of the given slots every 20 ms, so that they stay full even if
+// their workers remove files. end frees the disks.
+func (s *storm) fill(slots ...int) (end func() error) {
+	stop, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		var err error
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for ended := false; err == nil && !ended; {
+			for _, slot := range slots {
+				err = errors.Join(err, s.Fill(slot))
+			}
+			select {
+			case <-tick.C:
+			case <-stop:
+				ended = true
+			}
+		}
+		for _, slot := range slots {
+			err = errors.Join(err, s.Free(slot))
+		}
+		done <- err
+	}()
+	return func() error {
+		close(stop)
+		return <-done
+	}
+}
 
 // recent is how many earlier admissions are checked together with the new ones
 // after a round, which covers windows of some minutes. At the end all admissions

@@ -25,8 +25,10 @@ type Net struct {
 	listeners map[netip.AddrPort]*listener
 	sockets   map[netip.AddrPort]*socket
 	conns     map[*conn]struct{}
-	cuts      map[[2]netip.Addr]bool // from, to
-	lives     map[netip.Addr]int     // how often each host has crashed
+	cuts      map[[2]netip.Addr]bool      // from, to
+	lives     map[netip.Addr]int          // how often each host has crashed
+	virtual   map[netip.Addr][]netip.Addr // hosts behind a virtual address
+	aliases   map[netip.Addr]netip.Addr   // hosts by further addresses of theirs
 	lastPort  uint16
 	delay     time.Duration
 	loss, dup float64
@@ -40,6 +42,7 @@ func New(seed uint64) *Net {
 		listeners: make(map[netip.AddrPort]*listener), sockets: make(map[netip.AddrPort]*socket),
 		conns: make(map[*conn]struct{}), cuts: make(map[[2]netip.Addr]bool),
 		lives: make(map[netip.Addr]int), lastPort: firstPort,
+		virtual: make(map[netip.Addr][]netip.Addr), aliases: make(map[netip.Addr]netip.Addr),
 	}
 }
 
@@ -59,6 +62,37 @@ func (n *Net) Name(name string, ips ...string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.names[name] = ips
+}
+
+// Virtual makes streams to the address ip lead to a random one of some hosts, as a load
+// balancer does.
+func (n *Net) Virtual(ip string, hosts ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all := make([]netip.Addr, len(hosts))
+	for i, h := range hosts {
+		all[i] = netip.MustParseAddr(h)
+	}
+	n.virtual[netip.MustParseAddr(ip)] = all
+}
+
+// Alias gives a host one more address, for streams only.
+func (n *Net) Alias(host, ip string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.aliases[netip.MustParseAddr(ip)] = netip.MustParseAddr(host)
+}
+
+// target returns the address of the host to which a stream to an address leads. The
+// lock is held.
+func (n *Net) target(to netip.AddrPort) netip.AddrPort {
+	if host, ok := n.aliases[to.Addr()]; ok {
+		return netip.AddrPortFrom(host, to.Port())
+	}
+	if hosts := n.virtual[to.Addr()]; len(hosts) > 0 {
+		return netip.AddrPortFrom(hosts[n.rng.IntN(len(hosts))], to.Port())
+	}
+	return to
 }
 
 // Cut stops all data from one host to another: packets are lost, streams block, dials
@@ -233,6 +267,7 @@ func (h *Host) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	}
 	n.mu.Lock()
 	trip, err := 2*n.delay, h.dead("connect")
+	to = n.target(to)
 	n.mu.Unlock()
 	if err != nil {
 		return fail(err)
@@ -274,6 +309,25 @@ func (h *Host) LookupHost(_ context.Context, host string) ([]string, error) {
 		return ips, nil
 	}
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+}
+
+// Source returns the address of the host.
+func (h *Host) Source(addr string) (netip.Addr, error) {
+	_, err := netip.ParseAddrPort(addr)
+	return h.ip, err
+}
+
+// Addrs returns the address of the host and its aliases.
+func (h *Host) Addrs() ([]netip.Addr, error) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	all := []netip.Addr{h.ip}
+	for ip, host := range h.net.aliases {
+		if host == h.ip {
+			all = append(all, ip)
+		}
+	}
+	return all, nil
 }
 
 func tcp(at netip.AddrPort) net.Addr { return net.TCPAddrFromAddrPort(at) }

@@ -71,7 +71,7 @@ type gossipTransport struct {
 
 func newGossipTransport(p *Port) *gossipTransport {
 	t := &gossipTransport{port: p, packets: make(chan *memberlist.Packet, 256), streams: make(chan net.Conn), done: make(chan struct{})}
-	t.close = sync.OnceFunc(func() { close(t.done); p.acceptors[Gossip].Close() })
+	t.close = sync.OnceFunc(func() { close(t.done); p.acceptor(Gossip).Close() })
 	return t
 }
 
@@ -102,7 +102,7 @@ func (t *gossipTransport) readPackets() {
 // takeStreams passes streams on until the transport is shut down.
 func (t *gossipTransport) takeStreams() {
 	for {
-		c, err := t.port.acceptors[Gossip].Accept()
+		c, err := t.port.acceptor(Gossip).Accept()
 		if err != nil {
 			return
 		}

@@ -19,6 +19,7 @@ type Hello struct {
 	Run        uint64        // random number of the process: a copied Dir copies the node id, but not this
 	Up         time.Duration // since the process started, by a clock that never steps
 	SteppedOut bool          // the node takes no part in its cluster any more
+	Age        time.Duration // of the cluster, by the time in its log; 0: the node does not know it
 }
 
 // IsProcess reports whether both hellos come from the same process.
@@ -39,7 +40,8 @@ func (e *RefusedError) Error() string { return fmt.Sprintf("%s refuses: %s", e.A
 
 // The preamble of a stream, in both directions: the magic, a length and the cluster
 // id, a length and the node id, a length and the address, the number of the process,
-// its time since the start in nanoseconds, and 1 if the node has stepped out, else 0.
+// its time since the start in nanoseconds, 1 if the node has stepped out, else 0, and the
+// age of the cluster in nanoseconds.
 // Numbers have 8 bytes, the most significant one first. The accepting side appends a
 // length and the reason of its refusal, which is empty if it accepts.
 const (
@@ -56,10 +58,11 @@ func appendHello(b []byte, h Hello) []byte {
 	b = append(append(b, byte(len(h.Addr))), h.Addr...)
 	b = binary.BigEndian.AppendUint64(b, h.Run)
 	b = binary.BigEndian.AppendUint64(b, uint64(max(h.Up, 0)))
+	steppedOut := byte(0)
 	if h.SteppedOut {
-		return append(b, 1)
+		steppedOut = 1
 	}
-	return append(b, 0)
+	return binary.BigEndian.AppendUint64(append(b, steppedOut), uint64(max(h.Age, 0)))
 }
 
 func readHello(r io.Reader) (h Hello, err error) {
@@ -79,6 +82,9 @@ func readHello(r io.Reader) (h Hello, err error) {
 	if err == nil {
 		err = h.readProcess(r)
 	}
+	if err == nil {
+		err = h.readAge(r)
+	}
 	if err != nil {
 		return Hello{}, fmt.Errorf("read hello: %w", err)
 	}
@@ -94,6 +100,18 @@ func (h *Hello) readProcess(r io.Reader) error {
 	h.Run, h.Up, h.SteppedOut = binary.BigEndian.Uint64(b[:]), time.Duration(binary.BigEndian.Uint64(b[8:])), b[16] == 1
 	if h.Up < 0 || b[16] > 1 {
 		return fmt.Errorf("process %x: want a time of less than 2^63 ns, then 0 or 1", b)
+	}
+	return nil
+}
+
+// readAge reads the age of the cluster.
+func (h *Hello) readAge(r io.Reader) error {
+	var b [8]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return fmt.Errorf("want an age of %d bytes: %w", len(b), err)
+	}
+	if h.Age = time.Duration(binary.BigEndian.Uint64(b[:])); h.Age < 0 {
+		return fmt.Errorf("age %x: want less than 2^63 ns", b)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // maxHello is the length in bytes of the longest hello.
-const maxHello = len(magic) + 1 + maxID + 1 + maxID + 1 + maxAddr + 17
+const maxHello = len(magic) + 1 + maxID + 1 + maxID + 1 + maxAddr + 17 + 8
 
 func FuzzHello(f *testing.F) {
 	f.Add([]byte(nil))
@@ -66,6 +66,7 @@ func TestHelloRoundTrip(t *testing.T) {
 		{Cluster: "\x00\xff", Node: "a\nb"},
 		{Node: "n", Addr: "10.0.0.1:7946", Run: 1<<64 - 1, Up: 1<<63 - 1, SteppedOut: true},
 		{Node: "n", Addr: strings.Repeat("a", 96), Run: 1, Up: 1},
+		{Cluster: "c", Node: "n", Age: 1<<63 - 1},
 	} {
 		b := appendHello(nil, h)
 		got, err := readHello(bytes.NewReader(append(b, "what follows"...)))
@@ -97,6 +98,8 @@ func TestErrorOfABadHelloNamesWhatWasExpected(t *testing.T) {
 		{"no process", magic + "\x01c\x01n\x00", []string{"want a process of 17 bytes", "EOF"}},
 		{"a process cut off", magic + "\x01c\x01n\x00" + long[:16], []string{"want a process of 17 bytes", "unexpected EOF"}},
 		{"a time below zero", magic + "\x01c\x01n\x00" + strings.Repeat("\xff", 16) + "\x00", []string{"less than 2^63 ns"}},
+		{"no age", magic + "\x01c\x01n\x00" + strings.Repeat("\x00", 17), []string{"want an age of 8 bytes", "EOF"}},
+		{"an age below zero", magic + "\x01c\x01n\x00" + strings.Repeat("\x00", 17) + strings.Repeat("\xff", 8), []string{"less than 2^63 ns"}},
 		{"neither in nor out", magic + "\x01c\x01n\x00" + strings.Repeat("\x00", 16) + "\x02", []string{"0 or 1"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"syscall"
 	"time"
 )
@@ -15,6 +16,13 @@ type Network interface {
 	ListenPacket(addr string) (net.PacketConn, error) // packets
 	Dial(ctx context.Context, addr string) (net.Conn, error)
 	LookupHost(ctx context.Context, host string) ([]string, error)
+
+	// Source returns the address of this host from which traffic to addr leaves. It
+	// sends no packet.
+	Source(addr string) (netip.Addr, error)
+
+	// Addrs returns the addresses of this host.
+	Addrs() ([]netip.Addr, error)
 }
 
 // System is the operating system's network: TCP, UDP and its resolver.
@@ -36,6 +44,30 @@ func (system) LookupHost(ctx context.Context, host string) ([]string, error) {
 		return []string{"127.0.0.1"}, nil
 	}
 	return net.DefaultResolver.LookupHost(ctx, host)
+}
+
+func (system) Source(addr string) (netip.Addr, error) {
+	conn, err := net.Dial("udp", addr) // only chooses the route
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	defer conn.Close()
+	at, err := netip.ParseAddrPort(conn.LocalAddr().String())
+	return at.Addr().Unmap(), err
+}
+
+func (system) Addrs() ([]netip.Addr, error) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var addrs []netip.Addr
+	for _, a := range all {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
+			addrs = append(addrs, prefix.Addr().Unmap())
+		}
+	}
+	return addrs, nil
 }
 
 // listen binds addr for streams and for packets. Port 0 stands for any port that is

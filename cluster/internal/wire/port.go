@@ -13,11 +13,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
-
-	"github.com/hashicorp/go-sockaddr"
 
 	"github.com/choked/choked/internal/fold"
 )
@@ -30,9 +27,10 @@ const (
 	Raft   Kind = "choked-raft/1"
 	Gossip Kind = "choked-gossip/1"
 	RPC    Kind = "choked-rpc/1"
+	Probe  Kind = "choked-probe/1" // ends after the handshake, which tells who answers at an address
 )
 
-var kinds = []string{string(Raft), string(Gossip), string(RPC)}
+var kinds = []string{string(Raft), string(Gossip), string(RPC), string(Probe)}
 
 // Bounds on the time and the connections that peers can use. A handshake is TLS and
 // the hello together.
@@ -48,9 +46,10 @@ const (
 // Config holds the addresses of a Port and decides which peers it admits.
 type Config struct {
 	Network   Network
-	Bind      string // host:port; port 0: any free port
-	Advertise string // host:port; default: a reachable address of Bind
-	Secret    Secret // may be empty only if Bind is a loopback address
+	Bind      string   // host:port; port 0: any free port
+	Advertise string   // host:port; default: see [advertised]
+	Join      []string // host:port of other nodes, which decide the default of Advertise
+	Secret    Secret   // may be empty only if Bind is a loopback address
 	Previous  []Secret
 
 	Hello func() Hello            // returns the present hello of this node
@@ -74,18 +73,18 @@ type Config struct {
 
 // Port is a node's port. It is safe for concurrent use.
 type Port struct {
-	cfg       Config
-	addr      string
-	tls       *tls.Config
-	seals     seals
-	streams   net.Listener
-	packets   net.PacketConn
-	acceptors map[Kind]*acceptor
-	gossip    *gossipTransport
-	wrong     wrongSecrets
-	events    fold.Events // of log lines
+	cfg     Config
+	addr    string
+	tls     *tls.Config
+	seals   seals
+	streams net.Listener
+	packets net.PacketConn
+	gossip  *gossipTransport
+	wrong   wrongSecrets
+	events  fold.Events // of log lines
 
 	mu         sync.Mutex
+	acceptors  map[Kind]*acceptor
 	conns      map[net.Conn]Kind    // "" during the handshake
 	handshakes map[netip.Prefix]int // connections in their handshake, by source
 	closed     bool
@@ -113,11 +112,11 @@ func Open(cfg Config) (*Port, error) {
 	if p.streams, p.packets, err = listen(cfg.Network, cfg.Bind); err != nil {
 		return nil, err
 	}
-	if p.addr, err = advertised(cfg.Network, cfg.Advertise, p.streams.Addr().String()); err != nil {
+	if p.addr, err = advertised(cfg, p.streams.Addr().String()); err != nil {
 		return nil, errors.Join(err, p.streams.Close(), p.packets.Close())
 	}
-	for _, kind := range []Kind{Raft, Gossip, RPC} {
-		p.acceptors[kind] = newAcceptor(p.addr)
+	for _, kind := range kinds {
+		p.acceptors[Kind(kind)] = newAcceptor(p.addr)
 	}
 	p.gossip = newGossipTransport(p)
 	p.work.Go(p.accept)             // ends when the listener is closed
@@ -135,62 +134,12 @@ func loopback(addr string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// advertised returns the address that other members dial: advertise if it is set,
-// else the bound address, or if that is unspecified, a private one of this machine.
-func advertised(network Network, advertise, bound string) (string, error) {
-	_, port, err := net.SplitHostPort(bound)
-	if err != nil {
-		return "", err
-	}
-	if advertise != "" {
-		host, givenPort, err := net.SplitHostPort(advertise)
-		if err != nil {
-			return "", err
-		}
-		if givenPort == "0" {
-			givenPort = port
-		}
-		ips, err := network.LookupHost(context.Background(), host)
-		if err != nil {
-			return "", fmt.Errorf("advertise %s: %w", advertise, err)
-		}
-		if ip, err := netip.ParseAddr(ips[0]); err != nil || ip.IsUnspecified() {
-			return "", fmt.Errorf("advertise %s: want an address at which others reach this node", advertise)
-		}
-		return CanonicalAddr(ips[0], givenPort), nil
-	}
-	at, err := netip.ParseAddrPort(bound)
-	if err != nil {
-		return "", err
-	}
-	if !at.Addr().IsUnspecified() {
-		return CanonicalAddr(at.Addr().String(), port), nil
-	}
-	ip, err := sockaddr.GetPrivateIP()
-	if err != nil || ip == "" {
-		return "", fmt.Errorf("bind %s: found no private address to advertise: want an advertised address (%v)", bound, err)
-	}
-	return CanonicalAddr(ip, port), nil
-}
-
-// CanonicalAddr returns host:port in canonical form, so that equal addresses are equal
-// strings. Users write IPv6 addresses in many ways, and ports with leading zeros.
-func CanonicalAddr(ip, port string) string {
-	if at, err := netip.ParseAddr(ip); err == nil {
-		ip = at.Unmap().String()
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
-		port = strconv.FormatUint(n, 10)
-	}
-	return net.JoinHostPort(ip, port)
-}
-
 // Addr returns the host:port at which others reach the port.
 func (p *Port) Addr() string { return p.addr }
 
 // RPC returns the listener for streams of kind [RPC]. Their connections are
 // [*Conn].
-func (p *Port) RPC() net.Listener { return p.acceptors[RPC] }
+func (p *Port) RPC() net.Listener { return p.acceptor(RPC) }
 
 // Conn is a stream after its handshake.
 type Conn struct {
@@ -211,7 +160,7 @@ func (c *Conn) Close() error {
 // [net.ErrClosed] once the port or the kind is closed, which also ends dials in
 // progress.
 func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) {
-	open := p.acceptors[kind].open
+	open := p.acceptor(kind).open
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(open, func() { cancel(net.ErrClosed) })()
@@ -260,6 +209,17 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 		return nil, fmt.Errorf("dial %s: %w", addr, net.ErrClosed)
 	}
 	return c, nil
+}
+
+// Probe returns the hello of the node that answers at addr, which may be this one. A
+// node that refuses this one is an error, a [*RefusedError] with its hello.
+func (p *Port) Probe(ctx context.Context, addr string) (Hello, error) {
+	c, err := p.Dial(ctx, Probe, addr)
+	if err != nil {
+		return Hello{}, err
+	}
+	c.Close()
+	return c.Peer, nil
 }
 
 // Hello returns the present hello of this node.
@@ -317,7 +277,7 @@ func (p *Port) accept() {
 				raw.Close()
 				return
 			}
-			if !p.remember(c, kind) || !p.acceptors[kind].offer(c) {
+			if kind == Probe || !p.remember(c, kind) || !p.acceptor(kind).offer(c) {
 				c.Close()
 			}
 		})
@@ -370,7 +330,7 @@ func (p *Port) handshake(raw net.Conn) (*Conn, Kind, error) {
 		return nil, "", err
 	}
 	kind := Kind(stream.ConnectionState().NegotiatedProtocol)
-	if p.acceptors[kind] == nil {
+	if p.acceptor(kind) == nil {
 		return nil, "", fmt.Errorf("protocol %q: want one of %q", kind, kinds)
 	}
 	peer, err := receive(stream, p.Hello, func(self, peer Hello) error {
@@ -389,7 +349,7 @@ func (p *Port) handshake(raw net.Conn) (*Conn, Kind, error) {
 // CloseKind closes all streams of a kind. From then on none of it is accepted or
 // dialed.
 func (p *Port) CloseKind(kind Kind) {
-	p.acceptors[kind].Close()
+	p.acceptor(kind).Close()
 	p.mu.Lock()
 	var conns []net.Conn
 	for c, k := range p.conns {
@@ -399,6 +359,23 @@ func (p *Port) CloseKind(kind Kind) {
 	}
 	p.mu.Unlock()
 	closeAll(conns)
+}
+
+// Reopen makes a kind that was closed accept and dial streams again, unless the port
+// is closed. Listeners of the kind from before remain closed.
+func (p *Port) Reopen(kind Kind) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.acceptors[kind].open.Err() != nil && !p.closed {
+		p.acceptors[kind] = newAcceptor(p.addr)
+	}
+}
+
+// acceptor returns the present acceptor of a kind; nil: there is no such kind.
+func (p *Port) acceptor(kind Kind) *acceptor {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.acceptors[kind]
 }
 
 func closeAll(conns []net.Conn) {

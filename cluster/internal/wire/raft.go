@@ -12,7 +12,7 @@ import (
 
 // Raft returns the port's streams of kind [Raft], for a [raft.NetworkTransport].
 // Closing it also closes the streams that are open, which the transport does not.
-func (p *Port) Raft() raft.StreamLayer { return raftLayer{p.acceptors[Raft], p} }
+func (p *Port) Raft() raft.StreamLayer { return raftLayer{p.acceptor(Raft), p} }
 
 // raftLayer is a [raft.StreamLayer] over a port.
 type raftLayer struct {

@@ -17,8 +17,7 @@ import (
 	"github.com/choked/choked/fsm"
 )
 
-// NeedsForMount returns an error that names the missing requirement of
-// [Fleet.SmallDisk], or nil.
+// NeedsForMount returns what is missing for [Fleet.SmallDisk], or nil.
 func NeedsForMount() error {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root, to mount a small file system")
@@ -26,8 +25,8 @@ func NeedsForMount() error {
 	return nil
 }
 
-// SmallDisk mounts a tmpfs of size bytes on the state directory of a slot that has
-// not been started. The returned function unmounts it.
+// SmallDisk gives a slot that was never started a file system of its own, in
+// memory, of so many bytes. The function returned removes it.
 func (f *Fleet) SmallDisk(slot int, size int) (remove func() error, err error) {
 	dir := f.StateDir(slot)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -39,9 +38,12 @@ func (f *Fleet) SmallDisk(slot int, size int) (remove func() error, err error) {
 	return func() error { return syscall.Unmount(dir, syscall.MNT_DETACH) }, nil
 }
 
-// Fill writes to a slot's small disk until it is full.
+// filler is the file in a slot's directory that fills its disk.
+const filler = "filler"
+
+// Fill leaves no room on a slot's small disk.
 func (f *Fleet) Fill(slot int) error {
-	file, err := os.Create(filepath.Join(f.StateDir(slot), "filler"))
+	file, err := os.OpenFile(filepath.Join(f.StateDir(slot), filler), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
@@ -55,28 +57,42 @@ func (f *Fleet) Fill(slot int) error {
 	}
 }
 
-// NeedsForFaultInjection returns an error that names the missing requirement of
-// [FailingSync], or nil.
+// Free makes room again on a slot's disk after Fill.
+func (f *Fleet) Free(slot int) error { return os.Remove(filepath.Join(f.StateDir(slot), filler)) }
+
+// Wipe empties a slot's directory. Its process has ended.
+func (f *Fleet) Wipe(slot int) error {
+	entries, err := os.ReadDir(f.StateDir(slot))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(f.StateDir(slot), e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// NeedsForFaultInjection returns what is missing for [FailingSync], or nil.
 func NeedsForFaultInjection() error {
 	if _, err := exec.LookPath("strace"); err != nil {
 		return errors.New("needs the program strace (Debian: strace)")
 	}
 	cmd := exec.Command("strace", "-f", "-o", os.DevNull, "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO", "true")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("needs the permission to use strace: %w: %s", err, out)
+		return fmt.Errorf("needs to be allowed to use strace: %w: %s", err, out)
 	}
 	return nil
 }
 
-// FailingSync returns the command that runs another command and lets its
-// fdatasync calls fail with EIO, in each thread from the nth call on.
+// FailingSync is the command that runs another whose fdatasync fails, in each
+// thread, from the nth call on.
 func FailingSync(n int) []string {
 	return []string{"strace", "-f", "--seccomp-bpf", "-o", os.DevNull, "-e", "trace=fdatasync", "-e", fmt.Sprintf("inject=fdatasync:error=EIO:when=%d+", n)}
 }
 
-// Compact replaces a slot's log by two snapshots, one after half of the entries and
-// one after all, as Raft does after some thousands of entries. Call it after the
-// slot's process has ended.
+// Compact replaces a slot's log by two snapshots, one of half of what it says and
+// one of all, as Raft does after some thousands of entries. Its process has ended.
 func (f *Fleet) Compact(slot int) error {
 	dir := f.StateDir(slot)
 	entries, err := readLog(dir, 0)
@@ -107,13 +123,13 @@ func (f *Fleet) Compact(slot int) error {
 	return errors.Join(store.DeleteRange(1, uint64(len(entries))), store.Close())
 }
 
-// snapshot writes a snapshot of m, which has applied the log up to the entry last.
+// snapshot writes one of m, which has applied the log up to an entry.
 func snapshot(dir string, m *fsm.Machine, last *raft.Log, config raft.Configuration, configAt uint64) error {
 	snapshots, err := raft.NewFileSnapshotStore(dir, 2, io.Discard)
 	if err != nil {
 		return err
 	}
-	_, transport := raft.NewInmemTransport("") // encodes the members for Create, which stores them in Raft's old format too
+	_, transport := raft.NewInmemTransport("") // names the members in the old way, beside the new
 	sink, err := snapshots.Create(raft.SnapshotVersionMax, last.Index, last.Term, config, configAt, transport)
 	if err != nil {
 		return err

@@ -49,6 +49,14 @@ func (f *Fleet) ReadDisk(slot int) error {
 	return f.read(slot, from)
 }
 
+// LastEntry returns the index of the last log entry that ReadDisk has found; 0: none.
+func (f *Fleet) LastEntry() uint64 {
+	if n := len(f.diskLog.entries); n > 0 {
+		return f.diskLog.entries[n-1].Index
+	}
+	return 0
+}
+
 func (f *Fleet) read(slot int, from uint64) error {
 	dir := f.StateDir(slot)
 	if _, err := os.Stat(dir); err != nil || f.FailedDisk[slot] {

@@ -45,8 +45,10 @@ type Job struct {
 	// Of the cluster node.
 	Name, Bind, Advertise, Dir, Secret string
 	Join                               []string
+	Expect                             int
 	Timeout                            time.Duration
 	ColdStart                          cluster.ColdStart
+	Recover                            bool
 
 	Key         string
 	Limits      choked.Limits
@@ -143,8 +145,8 @@ func run(in *bufio.Reader, out *json.Encoder, logs io.Writer) (err error) {
 	}
 	defer w.records.Close()
 	w.node, err = cluster.Start(cluster.Config{
-		Name: w.job.Name, Bind: w.job.Bind, Advertise: w.job.Advertise, Join: w.job.Join, Dir: w.job.Dir, Secret: w.job.Secret,
-		Timeout: w.job.Timeout, ColdStart: w.job.ColdStart, Logger: slog.New(slog.NewTextHandler(logs, nil)),
+		Name: w.job.Name, Bind: w.job.Bind, Advertise: w.job.Advertise, Join: w.job.Join, Expect: w.job.Expect, Dir: w.job.Dir, Secret: w.job.Secret,
+		Timeout: w.job.Timeout, ColdStart: w.job.ColdStart, Recover: w.job.Recover, Logger: slog.New(slog.NewTextHandler(logs, nil)),
 	})
 	if err != nil {
 		return err

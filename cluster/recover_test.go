@@ -1,0 +1,212 @@
+package cluster
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/choked/choked"
+)
+
+// startRecovering starts worker i in a directory, with Recover.
+func (c *fleet) startRecovering(i int, dir string) (*Node, error) {
+	cfg := c.config(i)
+	cfg.Dir, cfg.Recover = dir, true
+	n, err := Start(cfg)
+	if err == nil {
+		c.nodes[n.port.Addr()] = n
+	}
+	return n, err
+}
+
+// wipe empties a directory.
+func wipe(t *testing.T, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		require.NoError(t, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+}
+
+// loseTwo crashes three workers in directories and empties those of the first two, which
+// it returns as they were.
+func loseTwo(t *testing.T, c *fleet, nodes []*Node, dirs []string) (lost []string) {
+	t.Helper()
+	for i, n := range nodes {
+		c.crash(n)
+		if i < 2 {
+			kept := t.TempDir()
+			require.NoError(t, os.CopyFS(kept, os.DirFS(dirs[i])))
+			lost = append(lost, kept)
+			wipe(t, dirs[i])
+		}
+	}
+	return lost
+}
+
+// spendHour spends an hour's limit of 100 on a node, and returns how much it got.
+func spendHour(t *testing.T, n *Node) (got int) {
+	t.Helper()
+	c := choked.New(n)
+	l, err := c.Limiter("hour", choked.MustLimits("100/h", ""), nil)
+	require.NoError(t, err)
+	for {
+		verdict, err := l.Allow(t.Context(), choked.Cost{Requests: 1})
+		require.NoError(t, err)
+		if !verdict.OK {
+			break
+		}
+		got++
+	}
+	require.NoError(t, c.Close())
+	return got
+}
+
+// Two of three directories are lost. All members say which one keeps the cluster, and
+// that one recovers it: all are served, and what was spent stays spent.
+func TestRecoverKeepsWhatWasSpent(t *testing.T) {
+	dirs := tempDirs(t, 3)
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThreeIn(dirs)
+		require.Equal(t, 100, spendHour(t, nodes[0]))
+		c.await("all have the state", func() bool { return nodes[0].replica.Hash() == nodes[2].replica.Hash() })
+		id, old := nodes[2].ID(), nodes[2].cluster()
+		lost := loseTwo(t, c, nodes, dirs)
+
+		nodes = nil
+		for i, dir := range dirs {
+			nodes = append(nodes, c.startIn(1+i, dir))
+		}
+		time.Sleep(7 * time.Second)
+		for _, n := range nodes[:2] {
+			assert.EqualError(t, n.Health(), `no cluster found yet: worker-3 at 10.0.0.3:7946 keeps cluster "`+old+`", which has no leader as its other voters are gone: if they are gone for good, empty its Dir or start it with Recover`)
+		}
+		assert.Regexp(t, `^no leader for 7s: a majority of the voters must run, each with its Dir: worker-3 keeps cluster "`+old+`", and 2 of its 3 voters are gone: if they are gone for good, empty its Dir or start it with Recover: 2 of 3 voters gone since [0-9]+s; nothing is decided before one of them runs again with its Dir \(.+; .+\)$`, nodes[2].Health().Error())
+
+		c.crash(nodes[2])
+		n, err := c.startRecovering(3, dirs[2])
+		require.NoError(t, err)
+		assert.Equal(t, id, n.ID())
+		assert.NotEqual(t, old, n.cluster())
+		c.await("three voters of the new cluster", func() bool { return c.voters() == 3 && isWhole([]*Node{nodes[0], nodes[1], n}) })
+		for _, x := range []*Node{nodes[0], nodes[1], n} {
+			assert.Equal(t, n.cluster(), x.cluster())
+			assert.Zero(t, spendHour(t, x), "the hour's limit was spent before")
+		}
+
+		// A voter that was lost is refused if it returns after all.
+		recovered := n.cluster()
+		c.crash(nodes[0])
+		back := c.startIn(1, lost[0])
+		time.Sleep(7 * time.Second)
+		assert.ErrorContains(t, back.Health(), "two clusters do not merge")
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, err = back.Lease(ctx, oneRequest("k", 1))
+		assert.ErrorIs(t, err, choked.ErrNoQuorum)
+		c.crash(back)
+
+		// Recover that is still set has no effect, also if all members restart.
+		c.crash(nodes[1])
+		c.crash(n)
+		n, err = c.startRecovering(3, dirs[2])
+		require.NoError(t, err)
+		time.Sleep(20 * time.Second)
+		assert.Equal(t, recovered, n.cluster())
+		assert.ErrorContains(t, n.Health(), "no leader")
+		c.startIn(1, dirs[0])
+		c.startIn(2, dirs[1])
+		c.await("all have returned", func() bool { return c.voters() == 3 })
+		assert.Zero(t, spendHour(t, c.leader()))
+	})
+}
+
+// A node that a leader of its cluster can reach does not recover: it takes its part.
+func TestRecoverDoesNothingInAClusterWithALeader(t *testing.T) {
+	dirs := tempDirs(t, 3)
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThreeIn(dirs)
+		old := nodes[0].cluster()
+		c.crash(nodes[2])
+		began := time.Now()
+		n, err := c.startRecovering(3, dirs[2])
+		require.NoError(t, err)
+		assert.Less(t, time.Since(began), recoverAfter)
+		assert.Equal(t, old, n.cluster())
+		c.await("three voters", func() bool { return c.voters() == 3 && isWhole([]*Node{nodes[0], nodes[1], n}) })
+	})
+}
+
+// Two survivors of five cannot both found a cluster of their own.
+func TestRecoverRefusesBesideAnotherSurvivor(t *testing.T) {
+	dirs := tempDirs(t, 5)
+	inBubble(t, func(t *testing.T, c *fleet) {
+		for i := range 5 {
+			c.seeds = append(c.seeds, ip(1+i)+":7946")
+		}
+		var nodes []*Node
+		for i, dir := range dirs {
+			cfg := c.config(1 + i)
+			cfg.Dir, cfg.Voters = dir, 5
+			nodes = append(nodes, c.start(cfg))
+		}
+		c.await("five voters", func() bool { return c.voters() == 5 })
+		old := nodes[4].cluster()
+		for _, n := range nodes {
+			c.crash(n)
+		}
+		other := c.startIn(4, dirs[3])
+		_, err := c.startRecovering(5, dirs[4])
+		require.EqualError(t, err, `cluster: recover dir "`+dirs[4]+`": worker-4 at 10.0.0.4:7946 keeps cluster "`+old+`", too: stop one of the two and empty its Dir first`)
+		c.crash(other)
+		n, err := c.startRecovering(5, dirs[4])
+		require.NoError(t, err)
+		c.await("it leads", func() bool { return c.leader() == n })
+	})
+}
+
+func TestRecoverNeedsTheStateOfAVoter(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		_, err := c.startRecovering(1, "")
+		assert.EqualError(t, err, "cluster: recover without a dir: want the Dir of a voter")
+	})
+	dir := t.TempDir()
+	inBubble(t, func(t *testing.T, c *fleet) {
+		_, err := c.startRecovering(1, dir)
+		assert.EqualError(t, err, `cluster: recover dir "`+dir+`": it keeps no cluster: start this node without Recover, and with Recover the node that keeps one`)
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		assert.Empty(t, entries, "nothing was founded")
+	})
+}
+
+// A process that ends while it recovers goes on at its next start, also without Recover.
+func TestInterruptedRecoveryIsFinished(t *testing.T) {
+	dirs := tempDirs(t, 3)
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThreeIn(dirs)
+		require.Equal(t, 100, spendHour(t, nodes[0]))
+		c.await("all have the state", func() bool { return nodes[0].replica.Hash() == nodes[2].replica.Hash() })
+		id := identity{Node: nodes[2].ID(), Cluster: "new", Recovers: nodes[2].cluster()}
+		loseTwo(t, c, nodes, dirs)
+		require.NoError(t, writeIdentity(dirs[2], id))
+		n := c.startIn(3, dirs[2])
+		c.await("it leads", func() bool { return c.leader() == n })
+		assert.Equal(t, "new", n.cluster())
+		assert.Zero(t, spendHour(t, n))
+		c.crash(n)
+		saved, _, err := readIdentity(dirs[2])
+		require.NoError(t, err)
+		assert.Equal(t, identity{Node: id.Node, Cluster: "new", Recovered: id.Recovers}, saved)
+		c.startIn(3, dirs[2])
+		saved, _, err = readIdentity(dirs[2])
+		require.NoError(t, err)
+		assert.Equal(t, identity{Node: id.Node, Cluster: "new"}, saved, "a start without Recover makes Recover effective again")
+	})
+}
