@@ -30,7 +30,7 @@ func alone(t *testing.T, machine raft.FSM) *raftRun {
 	c.Logger = hclog.New(&hclog.LoggerOptions{Output: io.Discard})
 	logs := raft.NewInmemStore()
 	_, transport := raft.NewInmemTransport("a")
-	r, err := raft.NewRaft(c, machine, logs, logs, raft.NewInmemSnapshotStore(), transport)
+	r, err := raft.NewRaft(c, machine, logs, logs, new(memorySnapshots), transport)
 	require.NoError(t, err)
 	require.NoError(t, r.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{ID: "a", Address: "a"}}}).Error())
 	require.True(t, <-r.LeaderCh())

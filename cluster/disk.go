@@ -98,7 +98,7 @@ const (
 func openDisk(cfg diskConfig) (*disk, identity, error) {
 	if cfg.dir == "" {
 		store := raft.NewInmemStore()
-		return &disk{logs: newSizedLogs(store, nil), stable: store, snapshots: raft.NewInmemSnapshotStore(), fresh: true, close: func() error { return nil }}, identity{Node: newID()}, nil
+		return &disk{logs: newSizedLogs(store, nil), stable: store, snapshots: new(memorySnapshots), fresh: true, close: func() error { return nil }}, identity{Node: newID()}, nil
 	}
 	d, id, err := openDir(cfg)
 	if err != nil {
