@@ -13,7 +13,17 @@ import (
 // recover.
 type round struct {
 	injections []injection
-	wipedSlot  int // slot that loses its disk after the round; -1: none
+	loss       loss
+}
+
+// loss is what happens to the directory of a slot after a round. Each kind loses what
+// was there.
+type loss struct {
+	name         string // diskLoss, dirCopy; "": nothing
+	slot         int
+	copied       int           // dirCopy: slot whose directory takes the place
+	copyFirst    bool          // dirCopy: the copy starts first
+	betweenStart time.Duration // dirCopy: between the starts
 }
 
 // injection is one fault with its parameters. Each kind of fault uses some of them.
@@ -38,12 +48,18 @@ func newRound(seed, number uint64, workers int, network, disks bool) round {
 	for i := range uint64(injectionsPerRound) {
 		r.injections = append(r.injections, newInjection(random(i), workers, kinds))
 	}
-	rnd := random(injectionsPerRound)
-	r.wipedSlot = rnd.IntN(workers)
-	if rnd.IntN(2) == 0 {
-		r.wipedSlot = -1
-	}
+	r.loss = newLoss(random(injectionsPerRound), workers)
 	return r
+}
+
+func newLoss(rnd *rand.Rand, workers int) loss {
+	l := loss{name: []string{"", diskLoss, dirCopy}[rnd.IntN(3)], slot: rnd.IntN(workers)}
+	if l.name == dirCopy {
+		l.copied = (l.slot + 1 + rnd.IntN(workers-1)) % workers
+		l.copyFirst = rnd.IntN(2) == 0
+		l.betweenStart = time.Duration(rnd.IntN(4000)) * time.Millisecond
+	}
+	return l
 }
 
 func newInjection(rnd *rand.Rand, workers int, kinds []*fault) injection {

@@ -24,10 +24,13 @@ func TestRoundDependsOnSeedAndNumberOnly(t *testing.T) {
 
 func TestAllFaultsHitAllSlots(t *testing.T) {
 	for _, have := range []struct{ network, disks bool }{{true, true}, {true, false}, {false, true}, {false, false}} {
-		counts, slots, wipedSlot := make(map[string]int), make(map[int]int), make(map[int]int)
+		counts, slots, lost := make(map[string]int), make(map[int]int), make(map[string]int)
 		for _, r := range plan(1, 5, have.network, have.disks) {
 			assert.Len(t, r.injections, injectionsPerRound)
-			wipedSlot[r.wipedSlot]++
+			lost[r.loss.name]++
+			if r.loss.name == dirCopy {
+				assert.NotEqual(t, r.loss.slot, r.loss.copied)
+			}
 			for _, k := range r.injections {
 				counts[k.name]++
 				slots[k.slot]++
@@ -46,6 +49,6 @@ func TestAllFaultsHitAllSlots(t *testing.T) {
 		}
 		assert.Len(t, counts, want, "faults: %v", counts)
 		assert.Len(t, slots, 5, "slots: %v", slots)
-		assert.Len(t, wipedSlot, 6, "slots wiped, and none: %v", wipedSlot)
+		assert.Len(t, lost, 3, "a directory emptied, copied, and nothing: %v", lost)
 	}
 }

@@ -102,7 +102,7 @@ func (s *storm) runRound(ctx context.Context, r round) error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	return s.wipe(r.wipedSlot)
+	return s.lose(r.loss)
 }
 
 // job modifies the job of a worker according to the options.
@@ -306,29 +306,66 @@ func (s *storm) killAll() error {
 	return errors.Join(errs...)
 }
 
-// wipe kills a worker, removes its state and starts it again. All other workers run.
-func (s *storm) wipe(slot int) error {
-	if slot < 0 {
+// lose removes the state of a worker, or puts a copy of another one's in its place. All
+// workers run before and afterwards.
+func (s *storm) lose(l loss) error {
+	if l.name == "" {
 		return nil
 	}
 	s.faultCount++
-	s.note(diskLoss, slot)
-	if err := s.Slot(slot).Kill(); err != nil {
+	s.note(l.name, l.slot)
+	if err := s.empty(l.slot); err != nil {
 		return err
 	}
-	if err := s.ReadDisk(slot); err != nil {
-		return err
-	}
-	if err := s.Wipe(slot); err != nil {
-		return err
-	}
-	if _, err := s.Start(slot, s.job); err != nil {
+	if l.name == dirCopy {
+		if err := s.copyDir(l); err != nil {
+			return fmt.Errorf("%s of slot %d to slot %d: %w", l.name, l.copied, l.slot, err)
+		}
+	} else if _, err := s.Start(l.slot, s.job); err != nil {
 		return err
 	}
 	return s.tolerateIfBusy(s.AwaitComplete(healthyTimeout))
 }
 
-const diskLoss = "lose a disk"
+const (
+	diskLoss = "lose a disk"
+	dirCopy  = "copy a directory"
+)
+
+// empty kills a worker and removes its state.
+func (s *storm) empty(slot int) error {
+	return errors.Join(s.Slot(slot).Kill(), s.ReadDisk(slot), s.Wipe(slot))
+}
+
+// copyDir gives a worker, which does not run, a copy of another one's directory, and
+// starts both. One of the two has to step out: it begins anew with an empty directory,
+// as it asks for.
+func (s *storm) copyDir(l loss) error {
+	if err := errors.Join(s.Slot(l.copied).Kill(), s.ReadDisk(l.copied), s.CopyDir(l.copied, l.slot)); err != nil {
+		return err
+	}
+	both := []int{l.copied, l.slot}
+	if l.copyFirst {
+		slices.Reverse(both)
+	}
+	for i, slot := range both {
+		if i > 0 {
+			time.Sleep(l.betweenStart)
+		}
+		if _, err := s.Start(slot, s.job); err != nil {
+			return err
+		}
+	}
+	slot, err := s.AwaitStepOut(healthyTimeout, both...)
+	if err != nil {
+		return s.tolerateIfBusy(err)
+	}
+	if err := s.empty(slot); err != nil {
+		return err
+	}
+	_, err = s.Start(slot, s.job)
+	return err
+}
 
 // diskSize is the size of the disk of each worker in bytes. A log and its snapshots
 // fit, and a fault fills the rest quickly.
@@ -426,7 +463,7 @@ func (s *storm) printSummary() error {
 	}
 	fmt.Fprintln(s.out, fleet.Columns)
 	fmt.Fprintln(s.out, "|---|---|---|---|---|---|")
-	for _, f := range append(faults[:], fault{name: diskLoss}) {
+	for _, f := range append(faults[:], fault{name: diskLoss}, fault{name: dirCopy}) {
 		row := s.row(rs, f)
 		if row.Times > 0 {
 			fmt.Fprintln(s.out, row)

@@ -73,6 +73,12 @@ func (f *Fleet) Wipe(slot int) error {
 	return errors.Join(errs...)
 }
 
+// CopyDir copies the directory of a slot to the empty one of another slot. Neither
+// process runs.
+func (f *Fleet) CopyDir(from, to int) error {
+	return os.CopyFS(f.StateDir(to), os.DirFS(f.StateDir(from)))
+}
+
 // NeedsForFaultInjection returns what is missing for [FailingSync], or nil.
 func NeedsForFaultInjection() error {
 	if _, err := exec.LookPath("strace"); err != nil {

@@ -290,6 +290,19 @@ func (f *Fleet) AwaitServed(timeout time.Duration, n int64) error {
 	return nil
 }
 
+// AwaitStepOut waits until the worker of one of the slots has stepped out of the
+// cluster, and returns its slot.
+func (f *Fleet) AwaitStepOut(timeout time.Duration, slots ...int) (out int, err error) {
+	err = f.await(timeout, "a worker that steps out", func() bool {
+		i := slices.IndexFunc(slots, func(slot int) bool { return f.Slot(slot).Status().Out != "" })
+		if i >= 0 {
+			out = slots[i]
+		}
+		return i >= 0
+	})
+	return out, err
+}
+
 // LongestStall returns the longest time that a worker waited for a processor.
 func (f *Fleet) LongestStall() (longest time.Duration) {
 	for _, p := range f.all {

@@ -71,6 +71,7 @@ type Status struct {
 	PID     int
 	ID      string // of the node
 	Health  string // error of Node.Health; "": healthy
+	Out     string // error of Node.SteppedOut; "": it takes part
 	Leader  string // id of the leader, as far as the worker knows
 	Leads   bool
 	Members []cluster.Member
@@ -233,26 +234,32 @@ func (w *worker) call(ctx context.Context) {
 				Worker: uint32(w.job.Slot), Incarnation: uint32(w.job.Incarnation),
 			})
 		}
-		switch {
-		case err == nil:
+		if err == nil {
 			w.sent.Add(1)
 			continue
-		case ctx.Err() != nil:
+		}
+		if ctx.Err() != nil {
 			return
-		case errors.Is(err, choked.ErrNoQuorum):
-			w.noQuorum.Add(1)
-		default:
-			w.failed.Add(1)
 		}
-		w.mu.Lock()
-		if w.err = err; !errors.Is(err, choked.ErrNoQuorum) {
-			w.failure = err
-		}
-		w.mu.Unlock()
+		w.fail(err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(50 * time.Millisecond):
 		}
+	}
+}
+
+// fail records that a call failed. A node that has stepped out refuses all of them.
+func (w *worker) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.err = err
+	switch {
+	case errors.Is(err, choked.ErrNoQuorum):
+		w.noQuorum.Add(1)
+	case w.node.SteppedOut() == nil:
+		w.failed.Add(1)
+		w.failure = err
 	}
 }
 
@@ -324,6 +331,9 @@ func (w *worker) status() Status {
 	}
 	if err := w.node.Health(); err != nil {
 		s.Health = err.Error()
+	}
+	if err := w.node.SteppedOut(); err != nil {
+		s.Out = err.Error()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
