@@ -55,6 +55,16 @@ func inBubble(t *testing.T, f func(t *testing.T, c *fleet)) {
 	})
 }
 
+// tooSlowForRace skips the test under the race detector, where each TLS handshake takes
+// 10 ms and the test a quarter of a minute or more. With CHOKED_LONG=1, as in .ci/more,
+// the test runs there, too.
+func tooSlowForRace(t *testing.T) {
+	t.Helper()
+	if raceDetector && os.Getenv("CHOKED_LONG") != "1" {
+		t.Skip("takes long under the race detector: set CHOKED_LONG=1 to run it there")
+	}
+}
+
 // host returns the IP address of a worker.
 func host(n *Node) string { return strings.TrimSuffix(n.port.Addr(), ":7946") }
 

@@ -64,6 +64,7 @@ func firstError(t *testing.T, n *Node, within time.Duration) error {
 // The only node is killed, its directory is copied, and both are started. Both lead a
 // cluster of their own until they reach each other.
 func TestCopyOfTheOnlyNodeStepsOut(t *testing.T) {
+	tooSlowForRace(t)
 	for _, apart := range []time.Duration{0, 3 * time.Second, time.Minute} {
 		for _, seeds := range [][]string{{ip(1) + ":7946"}, {ip(2) + ":7946"}, {ip(1) + ":7946", ip(2) + ":7946"}} {
 			dir := t.TempDir()
@@ -168,6 +169,7 @@ func TestCopyOfAVoterStepsOut(t *testing.T) {
 // Voters crash and restart, and copies of their directories are started beside them.
 // Callers on all nodes, the copies included, are never admitted above the bound.
 func TestBoundHoldsWithCopies(t *testing.T) {
+	tooSlowForRace(t)
 	for seed := range uint64(4) {
 		dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
 		inBubble(t, func(t *testing.T, c *fleet) {

@@ -52,6 +52,7 @@ func (c *fleet) isOneCluster(members int) bool {
 // this host, a second network, or one address in front of all nodes. Who founds the
 // cluster is decided by the node that answers there.
 func TestFounderIsTheNodeThatAnswersAtTheFirstSeed(t *testing.T) {
+	tooSlowForRace(t)
 	alias := func(i int) string { return fmt.Sprintf("10.9.0.%d", i) }
 	for _, tt := range []struct {
 		name  string

@@ -100,6 +100,7 @@ func fillLog(t *testing.T, node *Node, n int) {
 // A log has a bounded size, in memory and on the disk, however many entries are
 // written, and few snapshots remain.
 func TestLogIsBoundedByBytes(t *testing.T) {
+	tooSlowForRace(t)
 	for _, test := range []struct {
 		name string
 		dir  string

@@ -89,6 +89,7 @@ func (c *fleet) heal(a, b []*Node) {
 // Two clusters meet. The members of the younger one, all in memory, join the older one,
 // and no more is admitted than by one cluster once they have met for 5 s.
 func TestYoungerClusterJoinsTheOlderOne(t *testing.T) {
+	tooSlowForRace(t)
 	for _, tt := range []struct {
 		name          string
 		first, second []int
@@ -200,6 +201,7 @@ func TestClustersThatMeetOnlyPartlyDoNotBothDecide(t *testing.T) {
 
 // Members of the younger cluster with a Dir stop deciding, and name the directory.
 func TestYoungerClusterWithDirsStopsDeciding(t *testing.T) {
+	tooSlowForRace(t)
 	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
 	inBubble(t, func(t *testing.T, c *fleet) {
 		a, b := c.split([]int{1, 2, 3}, []int{4, 5, 6, 7}, 30*time.Second, func(i int, cfg *Config) {

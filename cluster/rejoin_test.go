@@ -67,6 +67,7 @@ func isWhole(nodes []*Node) bool {
 // A node whose disk was full rejoins within 10 s once the disk has room again, as the
 // voter that it was. It says meanwhile that its disk has failed, and is served.
 func TestNodeRejoinsWhenItsDiskHasRoomAgain(t *testing.T) {
+	tooSlowForRace(t)
 	for name, choose := range map[string]func(c *fleet, nodes []*Node) *Node{
 		"a follower": func(c *fleet, nodes []*Node) *Node { return besides(c.leader(), nodes)[0] },
 		"the leader": func(c *fleet, _ []*Node) *Node { return c.leader() },

@@ -217,6 +217,7 @@ func TestTimeContinuesWhileNothingIsDecided(t *testing.T) {
 
 // The clock of an idle cluster costs one entry a minute.
 func TestIdleClusterWritesOneEntryAMinute(t *testing.T) {
+	tooSlowForRace(t)
 	inBubble(t, func(t *testing.T, c *fleet) {
 		c.startThree()
 		time.Sleep(time.Minute)

@@ -238,10 +238,11 @@ func (m *voterManager) awaitLogs(ctx context.Context, members []Member, index ui
 }
 
 // awaitLog returns when a member has applied the log up to index. It fails if the
-// member has not by the end of ctx, or when it is not present any more.
+// member has not by the end of ctx, or when it is not present any more. It asks more
+// rarely the longer it takes, at least once a second: each time costs a handshake.
 func (m *voterManager) awaitLog(ctx context.Context, x Member, index uint64, present func(id string) bool) error {
 	var last error
-	for {
+	for pause := pollEvery; ; pause = min(pause+pause/4, time.Second) {
 		applied, err := m.dialer.appliedIndex(ctx, x.Addr)
 		if err == nil && applied >= index {
 			return nil
@@ -256,7 +257,7 @@ func (m *voterManager) awaitLog(ctx context.Context, x Member, index uint64, pre
 		select {
 		case <-ctx.Done():
 			return errors.Join(context.Cause(ctx), last)
-		case <-time.After(pollEvery):
+		case <-time.After(pause):
 		}
 	}
 }
