@@ -55,9 +55,8 @@ func TestCopyOfTheOnlyNode(t *testing.T) {
 	assert.Less(t, time.Since(both), 5*time.Second)
 	t.Logf("one stepped out %v after both had started", time.Since(both))
 
-	failed := f.Slot(out).Status().Failed
-	require.NoError(t, f.Slot(out).Await(5*time.Second, "refuses calls", func(s fleet.Status) bool { return s.Failed > failed+10 }))
-	assert.Contains(t, f.Slot(out).Status().Failure, "store unavailable: stepped out")
+	require.NoError(t, f.Slot(out).Await(5*time.Second, "refuses calls", func(s fleet.Status) bool { return s.Refused > 10 }))
+	assert.Contains(t, f.Slot(out).Status().Error, "store unavailable: stepped out")
 	sent := f.Slot(1 - out).Status().Sent
 	require.NoError(t, f.Slot(1-out).Await(10*time.Second, "admits calls", func(s fleet.Status) bool { return s.Sent > sent+50 && s.Health == "" }))
 	assert.False(t, gaveWay(f.Slot(1-out).Status(), f.Hosts[out]))
@@ -97,7 +96,7 @@ func TestCopyOfAVoter(t *testing.T) {
 			}
 		}
 	}
-	require.NoError(t, f.Slot(3).Await(5*time.Second, "refuses calls", func(s fleet.Status) bool { return s.Failed > 10 }))
+	require.NoError(t, f.Slot(3).Await(5*time.Second, "refuses calls", func(s fleet.Status) bool { return s.Refused > 10 }))
 	assert.Zero(t, f.Slot(3).Status().Sent)
 	for slot := range 3 {
 		sent := f.Slot(slot).Status().Sent

@@ -79,6 +79,7 @@ type Status struct {
 
 	Sent     int64       // admitted calls
 	NoQuorum int64       // calls that failed with ErrNoQuorum
+	Refused  int64       // calls that failed as the node has stepped out
 	Failed   int64       // calls that failed with another error
 	Error    string      // the last of either kind
 	Failure  string      // the last that counts as Failed
@@ -101,7 +102,7 @@ type worker struct {
 	queue   *history.Queue
 
 	up                                           int64
-	sent, noQuorum, failed, callers, late, stall atomic.Int64
+	sent, noQuorum, refused, failed, callers, late, stall atomic.Int64
 
 	mu           sync.Mutex
 	err, failure error // the last
@@ -249,7 +250,7 @@ func (w *worker) call(ctx context.Context) {
 	}
 }
 
-// fail records that a call failed. A node that has stepped out refuses all of them.
+// fail records that a call failed.
 func (w *worker) fail(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -257,7 +258,9 @@ func (w *worker) fail(err error) {
 	switch {
 	case errors.Is(err, choked.ErrNoQuorum):
 		w.noQuorum.Add(1)
-	case w.node.SteppedOut() == nil:
+	case w.node.SteppedOut() != nil:
+		w.refused.Add(1)
+	default:
 		w.failed.Add(1)
 		w.failure = err
 	}
@@ -323,7 +326,7 @@ func (w *worker) status() Status {
 	stats := w.limiter.Stats()
 	s := Status{
 		At: history.Now(), PID: os.Getpid(), ID: w.node.ID(), Members: w.node.Members(), Callers: int(w.callers.Load()),
-		Sent: w.sent.Load(), NoQuorum: w.noQuorum.Load(), Failed: w.failed.Load(), Leased: stats.Leased,
+		Sent: w.sent.Load(), NoQuorum: w.noQuorum.Load(), Refused: w.refused.Load(), Failed: w.failed.Load(), Leased: stats.Leased,
 		Up: w.up, Late: time.Duration(w.late.Load()), LongestStall: time.Duration(w.stall.Load()),
 	}
 	if m, ok := w.node.Leader(); ok {
