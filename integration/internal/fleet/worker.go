@@ -101,7 +101,7 @@ type worker struct {
 	records *history.Writer
 	queue   *history.Queue
 
-	up                                           int64
+	up                                                    int64
 	sent, noQuorum, refused, failed, callers, late, stall atomic.Int64
 
 	mu           sync.Mutex
