@@ -228,9 +228,10 @@ func (s *storm) restartStopped() error {
 	return nil
 }
 
-// readOn restarts a voter that is not the leader, so that its log can be read. It
-// does nothing if a log was read since the last call. Raft truncates the logs after a
-// minute or two, and the audit needs all entries.
+// readOn restarts voters other than the leader, so that their logs can be read, until
+// one has entries that follow those read before. It does nothing if a log was read since
+// the last call. Raft truncates the logs after a minute or two, and the audit needs all
+// entries.
 func (s *storm) readOn() error {
 	last := s.LastEntry()
 	if last > s.lastEntry {
@@ -248,7 +249,9 @@ func (s *storm) readOn() error {
 		if err := s.restartStopped(); err != nil {
 			return err
 		}
-		break
+		if s.LastEntry() > last {
+			break
+		}
 	}
 	s.lastEntry = s.LastEntry()
 	return nil

@@ -42,6 +42,9 @@ func (f *Fleet) Audit() (Ledger, error) {
 			return Ledger{}, err
 		}
 	}
+	if err := f.diskLog.skipGaps(); err != nil {
+		return Ledger{}, err
+	}
 	return f.diskLog.replay()
 }
 

@@ -4,6 +4,7 @@ package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -24,7 +25,39 @@ import (
 // and the snapshots that the voters have of it.
 type replicatedLog struct {
 	entries   []raft.Log // consecutive
+	ahead     [][]raft.Log
 	snapshots []snapshotState
+}
+
+// extend merges a log that was read into r. One that begins after a gap waits until the
+// entries in between are read from another voter: a voter that received a snapshot has
+// none of them.
+func (r *replicatedLog) extend(log []raft.Log) (err error) {
+	if len(log) == 0 {
+		return nil
+	}
+	logs := append(r.ahead, log)
+	slices.SortStableFunc(logs, func(a, b []raft.Log) int { return cmp.Compare(a[0].Index, b[0].Index) })
+	r.ahead = nil
+	for _, l := range logs {
+		if n := len(r.entries); n > 0 && l[0].Index > r.entries[n-1].Index+1 {
+			r.ahead = append(r.ahead, l)
+		} else if r.entries, err = mergeLogs(r.entries, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// skipGaps merges the logs that still wait. The entries in between are in no log.
+func (r *replicatedLog) skipGaps() (err error) {
+	for _, l := range r.ahead {
+		if r.entries, err = mergeLogs(r.entries, l); err != nil {
+			return err
+		}
+	}
+	r.ahead = nil
+	return nil
 }
 
 // snapshotState is the state in a snapshot that a voter has made or received.
@@ -49,7 +82,8 @@ func (f *Fleet) ReadDisk(slot int) error {
 	return f.read(slot, from)
 }
 
-// LastEntry returns the index of the last log entry that ReadDisk has found; 0: none.
+// LastEntry returns the index of the last log entry that ReadDisk has found without a
+// gap before it; 0: none.
 func (f *Fleet) LastEntry() uint64 {
 	if n := len(f.diskLog.entries); n > 0 {
 		return f.diskLog.entries[n-1].Index
@@ -66,7 +100,7 @@ func (f *Fleet) read(slot int, from uint64) error {
 	if err != nil {
 		return fmt.Errorf("read log of %s: %w", filepath.Base(dir), err)
 	}
-	if f.diskLog.entries, err = mergeLogs(f.diskLog.entries, entries); err != nil {
+	if err := f.diskLog.extend(entries); err != nil {
 		return fmt.Errorf("merge log of %s: %w", filepath.Base(dir), err)
 	}
 	snapshots, err := readSnapshots(dir)
