@@ -194,7 +194,7 @@ func openAIFail(_ http.Header, e *apiError) (int, obj) {
 	switch e.kind {
 	case rateLimited:
 		return http.StatusTooManyRequests, openAIError(
-			limitMessage(e, e.Model+" in organization org-test", "Visit https://platform.openai.com/account/rate-limits to learn more."),
+			limitMessage(e, e.Model+" in organization org-test", "min", "Visit https://platform.openai.com/account/rate-limits to learn more."),
 			e.limit.unit.String(), "rate_limit_exceeded")
 	case busy:
 		return http.StatusTooManyRequests, openAIError("Too many requests, please slow down.", "requests", "rate_limit_exceeded")
@@ -215,11 +215,11 @@ func openAIFail(_ http.Header, e *apiError) (int, obj) {
 
 // limitMessage returns the message of OpenAI and Groq: which limit has no room for the
 // call, how much counts already, and how long to wait.
-func limitMessage(e *apiError, subject, more string) string {
+func limitMessage(e *apiError, subject, minute, more string) string {
 	l := e.limit
 	limit := l.unit.String() + " per " + perName(l.limit.per)
 	if perName(l.limit.per) == "minute" {
-		limit = l.unit.String() + " per min"
+		limit = l.unit.String() + " per " + minute
 	}
 	if letter := strings.ToUpper(formatPer(l.limit.per)); len(letter) == 1 {
 		limit += " (" + strings.ToUpper(l.unit.String()[:1]) + "P" + letter + ")"
@@ -265,7 +265,7 @@ func groqFail(h http.Header, e *apiError) (int, obj) {
 		status = http.StatusRequestEntityTooLarge
 	}
 	return status, obj{"error": obj{
-		"message": limitMessage(e, "model `"+e.Model+"` in organization `org_test` service tier `on_demand`",
+		"message": limitMessage(e, "model `"+e.Model+"` in organization `org_test` service tier `on_demand`", "minute",
 			"Visit https://console.groq.com/docs/rate-limits for more information."),
 		"type": e.limit.unit.String(), "code": "rate_limit_exceeded",
 	}}

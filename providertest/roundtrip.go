@@ -26,13 +26,15 @@ func (p *Provider) RoundTrip(r *http.Request) (*http.Response, error) {
 		defer stop()
 		defer in.Body.Close()
 		defer func() {
-			switch e := recover(); e {
-			case nil:
-				w.finish(io.EOF)
-			case http.ErrAbortHandler: // the connection breaks
+			switch e := recover(); {
+			case e != nil && e != http.ErrAbortHandler:
+				panic(e)
+			case ctx.Err() != nil:
+				w.finish(context.Cause(ctx))
+			case e != nil: // the connection breaks
 				w.finish(io.ErrUnexpectedEOF)
 			default:
-				panic(e)
+				w.finish(io.EOF)
 			}
 		}()
 		p.ServeHTTP(w, in)
@@ -42,13 +44,9 @@ func (p *Provider) RoundTrip(r *http.Request) (*http.Response, error) {
 		if resp := w.response(r); resp != nil {
 			return resp, nil
 		}
-		if err := r.Context().Err(); err != nil {
-			return nil, err
-		}
-		return nil, io.ErrUnexpectedEOF
+		return nil, w.failure()
 	case <-r.Context().Done():
-		cancel(context.Cause(r.Context()))
-		return nil, r.Context().Err()
+		return nil, context.Cause(r.Context())
 	}
 }
 
@@ -117,7 +115,7 @@ func (w *pipe) finish(err error) {
 func (w *pipe) close(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.err == nil {
+	if w.err == nil || w.err == io.EOF {
 		w.err = err
 		w.unread.Reset()
 	}
@@ -142,6 +140,16 @@ func (w *pipe) Read(b []byte) (int, error) {
 func (w *pipe) Close() error {
 	w.close(http.ErrBodyReadAfterClose)
 	return nil
+}
+
+// failure returns why the provider ended without a reply.
+func (w *pipe) failure() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return w.err
 }
 
 // response returns the reply, or nil if the provider ended without one.
