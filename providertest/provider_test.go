@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -83,6 +84,15 @@ func TestAzureCountsFixedMinutesAndTenSeconds(t *testing.T) {
 	})
 }
 
+func TestQuantumDoesNotTouchShorterLimits(t *testing.T) {
+	c := open(t, providertest.Config{Provider: providertest.Azure, Requests: "3/s, 7/10s, 1/m"})
+	var names []string
+	for _, l := range c.Stats().Limits {
+		names = append(names, l.Limit)
+	}
+	assert.Equal(t, []string{"3/s", "7/10s", "1/10s"}, names, "at least one request")
+}
+
 func TestAzureChargesTheMaximumForEachChoice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, providertest.Config{Provider: providertest.Azure, Tokens: "100000/m"})
@@ -128,6 +138,16 @@ func TestAnthropicCountsOutputAsProduced(t *testing.T) {
 	})
 }
 
+func TestReplyWithoutStreamCountsAsProduced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, providertest.Config{Provider: providertest.Anthropic, Output: "600/m", Speed: 100})
+		go c.call(atMost(100))
+		time.Sleep(s / 2)
+		assert.Equal(t, int64(40), c.limit("output 600/m").Counted)
+		time.Sleep(s / 2)
+	})
+}
+
 func TestAnthropicCorrectsTheEstimateOfInput(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, providertest.Config{
@@ -170,6 +190,30 @@ func TestVoyageCountsTheTokensOfTexts(t *testing.T) {
 	})
 }
 
+func TestEmbeddingsHaveNoReplyInTokens(t *testing.T) {
+	for _, provider := range []string{providertest.OpenAI, providertest.Azure, providertest.Voyage} {
+		for count, want := range map[providertest.Count]int64{providertest.AtStart: 20, providertest.AtEnd: 20} {
+			c := open(t, providertest.Config{
+				Provider: provider, Tokens: "1000/m", Count: count, Usage: uses(providertest.Usage{Input: 20, Output: 30}),
+			})
+			c.post("/v1/embeddings", `{"input":"hello"}`)
+			assert.Equal(t, want, c.limit("tokens 1000/m").Counted, provider)
+		}
+	}
+	c := open(t, providertest.Config{Provider: providertest.Voyage, Tokens: "1000/m"})
+	c.post("/v1/embeddings", `{"input":"12345678","max_tokens":50}`)
+	assert.Equal(t, int64(2), c.limit("tokens 1000/m").Counted, "a maximum means nothing")
+}
+
+func TestCallWithoutMaximumCountsItsReply(t *testing.T) {
+	c := open(t, providertest.Config{
+		Provider: providertest.Generic, Tokens: "1000/m", Output: "1000/m", Usage: uses(providertest.Usage{Input: 20, Output: 30}),
+	})
+	c.call(providertest.Prompt{})
+	assert.Equal(t, int64(50), c.limit("tokens 1000/m").Counted)
+	assert.Equal(t, int64(30), c.limit("output 1000/m").Counted)
+}
+
 func TestGroqCountsPromptAndMaximumWithoutTheCache(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, providertest.Config{
@@ -201,6 +245,18 @@ func TestDeepSeekCountsCallsInFlight(t *testing.T) {
 		assert.Equal(t, int64(2), c.limit("in-flight 2").Peak)
 		assert.Equal(t, int64(3), c.limit("in-flight 2").Counted)
 		assert.Zero(t, c.limit("in-flight 2").Use)
+	})
+}
+
+func TestRefusedCallIsNotInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, providertest.Config{Provider: providertest.Generic, Requests: "1/m", InFlight: "1"})
+		c.play([]step{
+			{0, atMost(1), true, ""},
+			{s, atMost(1), false, "it counts as a request"},
+			{62 * s, atMost(1), true, "and not as a call in flight"},
+		})
+		assert.Zero(t, c.limit("in-flight 1").Refused)
 	})
 }
 
@@ -410,6 +466,7 @@ func TestDelaysAreThoseOfTheSeedAndTheCall(t *testing.T) {
 		assert.GreaterOrEqual(t, d, s)
 		assert.LessOrEqual(t, d, 2*s+250*ms)
 	}
+	assert.Greater(t, slices.Max(first), 1700*ms, "the latency varies")
 }
 
 func TestClockIsOff(t *testing.T) {
