@@ -62,8 +62,8 @@ func messagesEnd(x *exchange) []frame {
 	}
 }
 
-// anthropicQuota sets the headers of each unit, and of "tokens": the one of input and
-// output of which less is left. Tokens that are left are rounded to thousands.
+// anthropicQuota sets the headers of each unit. Those named "tokens" repeat input or
+// output, whichever has less left. Remaining tokens are rounded to thousands.
 func anthropicQuota(h http.Header, limits []view, now time.Time) {
 	set := func(name string, v view) {
 		left := v.left

@@ -61,9 +61,9 @@ type Config struct {
 	LatencyJitter time.Duration // added to Latency, uniformly distributed from 0 to this
 	Speed         int           // tokens of a reply a second; 0: all at once
 
-	// Jitter is the longest time between the arrival of a call and the instant as of
-	// which it is counted, because the network or the provider is late. It is uniformly
-	// distributed from 0 to Jitter. A client that has gone is noticed as late.
+	// Jitter is the longest delay of the decision, whether the network or the provider is
+	// late: a call counts as of an instant from 0 to Jitter after it was sent, uniformly
+	// distributed. The provider notices as late that a client has gone.
 	Jitter time.Duration
 
 	ClockPPM    int           // the provider's clock runs fast by this many parts per million, from -10000 to 10000
@@ -126,7 +126,7 @@ const (
 	AtStart                    // all that the call may use, once, when the call is admitted
 	AsProduced                 // input at the start, corrected when it is known; output when it is produced
 	AtEnd                      // all that was used, when the call ends; a call is admitted if any unit is left
-	Reserved                   // as AtStart, and at the end corrected to what was used
+	Reserved                   // as AtStart, corrected at the end to the tokens that were used
 )
 
 // Failed is whether calls count that the provider refuses or fails.

@@ -18,7 +18,7 @@ const unknown = never - 1
 // provider's clock and do not run backwards, except that as of add.
 type counter interface {
 	// wait returns how long after t there is room for n more units: zero if there is
-	// room at t, never, or unknown. It counts nothing.
+	// room at t, never, or unknown. It does not change the count.
 	wait(t time.Time, n int64) time.Duration
 
 	// add counts n units as of an instant, whether there is room or not. A negative

@@ -5,23 +5,23 @@
 // A [Provider] counts calls and tokens as the provider of its name does and answers in
 // the form of its API, so that the provider's own client libraries can call it. It is
 // an [http.Handler], for httptest.NewServer, and an [http.RoundTripper], for clients in
-// a bubble of testing/synctest, where sockets do not work and waits take no time:
+// a bubble of testing/synctest, where waits take no time and sockets do not work:
 //
 //	p, err := providertest.New(providertest.Config{
 //		Provider: providertest.OpenAI, Requests: "500/m", Tokens: "200000/m",
 //	})
 //	client := &http.Client{Transport: p}
 //
-// [Provider.Stats] tells what was admitted, what was refused and because of which
-// limit, and the most that ever counted at one time.
+// [Provider.Stats] returns the numbers of admitted and refused calls, which limits had
+// no room, and the most units that counted at one time.
 //
 // The package shares no code with the limiter that it tests: it imports the standard
 // library alone.
 //
 // # Providers
 //
-// The table is what the providers' documents say as of November 2026, or what was seen
-// where they say nothing. A rolling window is any stretch of the limit's length; a
+// The table follows the providers' documents as of November 2026, and observations
+// where these are silent. A rolling window is any stretch of the limit's length; a
 // fixed one begins at a multiple of it on the provider's clock, minutes at second zero.
 //
 //	provider   limits                  counted in            tokens count           failed calls
@@ -39,7 +39,7 @@
 // "Sum" is the prompt's tokens and the most that the reply may have, max_tokens, for
 // each of the replies that are asked for. "Larger" is the larger of max_tokens and the
 // prompt's estimated tokens. Such a charge stays as it is, however short the reply.
-// "Failed calls" are those that the provider refuses or that fail before a reply. A
+// "Failed calls" have been refused, or have failed before a reply. A
 // call without max_tokens counts the tokens of its reply, except where the larger
 // counts.
 //

@@ -80,7 +80,7 @@ func chatBegin(x *exchange) []frame {
 
 func chatDelta(x *exchange, text string) obj { return chunk(x, obj{"content": text}, nil) }
 
-// chatEnd sends the usage only to clients that have asked for it.
+// chatEnd sends the usage on request only, as stream_options says.
 func chatEnd(x *exchange) []frame {
 	frames := []frame{{data: chunk(x, obj{}, finishReason(x))}}
 	if x.wantsUse {
@@ -154,7 +154,7 @@ func embeddingsReply(x *exchange) obj {
 	}
 }
 
-// shortest and longest choose, of the limits on a unit, the one that headers name.
+// shortest and longest order the limits on a unit: headers name the first.
 func shortest(a, b view) bool { return a.limit.per < b.limit.per }
 func longest(a, b view) bool  { return a.limit.per > b.limit.per }
 

@@ -84,8 +84,8 @@ type LimitStats struct {
 	Counted int64 // units of admitted calls, corrections included
 	Peak    int64 // most units that counted at one time: in any window, missing from the bucket, or in flight
 
-	// Use is Counted as a part of what the limit has allowed since the first call, of
-	// at least one Per: 1 is all of it. It is 0 for calls in flight.
+	// Use is Counted divided by the units that the limit has allowed since the first
+	// call, or in one Per if that is longer. It is 0 for calls in flight.
 	Use float64
 }
 
@@ -199,7 +199,7 @@ func (p *Provider) atStart(c Call, u Usage) (charge, room amounts) {
 	return charge, room
 }
 
-// used returns the tokens that a call has used, of which output tokens of the reply.
+// used returns the tokens that a call has used, given those of its reply.
 func (p *Provider) used(u Usage, output int64) (a amounts) {
 	a[Input], a[Output] = p.input(u), output
 	a[Tokens] = a[Input] + a[Output]

@@ -141,10 +141,11 @@ func TestAnthropicCountsOutputAsProduced(t *testing.T) {
 func TestReplyWithoutStreamCountsAsProduced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, providertest.Config{Provider: providertest.Anthropic, Output: "600/m", Speed: 100})
-		go c.call(atMost(100))
+		var wg sync.WaitGroup
+		wg.Go(func() { c.call(atMost(100)) })
 		time.Sleep(s / 2)
 		assert.Equal(t, int64(40), c.limit("output 600/m").Counted)
-		time.Sleep(s / 2)
+		wg.Wait()
 	})
 }
 

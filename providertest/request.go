@@ -12,7 +12,7 @@ import (
 
 // A Prompt is a call as a client makes it.
 type Prompt struct {
-	Model     string // "" for one that suits the provider
+	Model     string // default: the provider's name and "-test"
 	Text      string // at least one character
 	MaxTokens int64  // most tokens of the reply; 0: not stated, or 1024 at Anthropic, which requires it
 	Stream    bool   // of a reply in text, and its usage

@@ -50,8 +50,8 @@ func (p *Provider) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// A pipe is the connection over which a provider answers a call. It buffers what the
-// client has not read.
+// A pipe is the connection over which a provider answers a call. It buffers the
+// bytes that the client has not read yet.
 type pipe struct {
 	header http.Header   // of the handler, until began is closed
 	began  chan struct{} // closed with the first byte of the reply

@@ -25,7 +25,7 @@ type exchange struct {
 	wantsUse bool // the stream ends with the usage
 
 	failure  Failure
-	admitted time.Time // as of which it was counted
+	admitted time.Time // instant of the decision, as of which the call counts
 	charged  amounts   // at the start
 	produced int64     // tokens of the reply so far
 
@@ -248,8 +248,8 @@ func (x *exchange) produce(out *reply) (ok bool) {
 	return ok
 }
 
-// end counts what a provider counts at the end of a call. A client that has gone is
-// noticed late.
+// end ends the call: it counts the tokens that count at the end, and frees the place in
+// flight, late if the client has gone.
 func (x *exchange) end(ok bool) {
 	p := x.p
 	switch p.config.Count {
@@ -268,7 +268,7 @@ func (x *exchange) end(ok bool) {
 	}
 }
 
-// correct changes the tokens that were charged at the start to those that were used.
+// correct changes the charge of the start to the tokens that the call has used.
 func (x *exchange) correct(used amounts) {
 	var by amounts
 	for _, u := range []Unit{Tokens, Input, Output} {
@@ -277,8 +277,8 @@ func (x *exchange) correct(used amounts) {
 	x.p.count(x.admitted, by)
 }
 
-// sleep waits for d. It returns false if the client has gone; then it waits all the
-// same if the provider goes on with replies that nobody reads.
+// sleep waits for d. It returns false if the client has gone: at once, or after d if
+// the provider goes on with the reply.
 func (x *exchange) sleep(d time.Duration) bool {
 	if d > 0 {
 		timer := time.NewTimer(d)
@@ -306,7 +306,7 @@ type view struct {
 	limit  limit
 	size   int64 // most units that count at one time
 	left   int64
-	reset  time.Duration // until nothing counts any more
+	reset  time.Duration // until the count is zero
 	hidden bool
 }
 

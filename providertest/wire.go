@@ -75,7 +75,7 @@ type apiError struct {
 	wait      time.Duration // until limit has room
 }
 
-// retryIn returns how long the client is to wait, if the provider knows it.
+// retryIn returns the time after which a retry has room, if the provider knows it.
 func (e *apiError) retryIn() (time.Duration, bool) {
 	return e.wait, e.kind == rateLimited && e.wait < unknown
 }
@@ -155,8 +155,8 @@ func modelIn(path string) string {
 	return "unknown"
 }
 
-// characters returns the number of characters of the strings in a JSON value, without
-// those that are no text of a prompt.
+// characters returns the number of characters of the strings in a JSON value. It skips
+// fields that hold no text, such as roles.
 func characters(value any) (n int64) {
 	switch v := value.(type) {
 	case string:
