@@ -197,7 +197,7 @@ func (c *Config) meters(s *spec) (meters []*meter, err error) {
 		quantum = c.Quantum
 	}
 	if algorithm == TokenBucket && c.Quantum != 0 {
-		return nil, fmt.Errorf("Quantum %v: want 0, a token bucket has none; give its size, such as 60/m burst 1", c.Quantum)
+		return nil, fmt.Errorf("provider %q with Quantum %v: want 0, a token bucket has none; give its size, such as 60/m burst 1", s.name, c.Quantum)
 	}
 	for unit, text := range [numUnits]string{c.Requests, c.Tokens, c.Input, c.Output, c.InFlight} {
 		unit := Unit(unit)
