@@ -22,6 +22,7 @@ var imports = []struct{ name, may string }{
 	{"redisstore", "bucket internal/boottime internal/storeerr"},
 	{"httpstore", "bucket internal/boottime internal/httpapi internal/storeerr"},
 	{"storetest", "bucket"},
+	{"providertest", ""},
 	{"fsm", "internal/ledger"},
 	{"internal/local", "bucket internal/boottime internal/ledger internal/waitqueue"},
 	{"internal/pool", "bucket internal/boottime"},

@@ -4,11 +4,13 @@ package docs_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/choked/choked"
+	"github.com/choked/choked/providertest"
 )
 
 // Summarise stands for code that uses choked: it gets a limiter.
@@ -91,4 +93,35 @@ func TestStoreThatIsAway(t *testing.T) {
 	if !errors.Is(err, choked.ErrNoQuorum) {
 		t.Errorf("error %v, want ErrNoQuorum", err)
 	}
+}
+
+func TestLimitsKeepToTheProvider(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		provider, err := providertest.New(providertest.Config{
+			Provider: providertest.Anthropic, Requests: "60/m burst 10",
+			Jitter: 250 * time.Millisecond, ClockPPM: -500,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := &http.Client{Transport: provider}
+		limiter := newLimiter(t, choked.MustLimits("59/m burst 9", ""))
+		for range 300 {
+			if err := limiter.Wait(t.Context(), choked.Cost{Requests: 1}); err != nil {
+				t.Fatal(err)
+			}
+			req, err := providertest.NewRequest(t.Context(), providertest.Anthropic, "http://test", providertest.Prompt{Text: "Hello"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+		}
+		if refused := provider.Stats().Refused; refused > 0 {
+			t.Errorf("%d of 300 calls refused", refused)
+		}
+	})
 }
