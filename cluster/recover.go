@@ -152,7 +152,7 @@ func onlyVoter(node string) raft.Configuration {
 // explain adds to err, which says that this node has no cluster or no leader, which
 // node keeps a cluster without a leader, and what can be done about that.
 func (n *Node) explain(err error) error {
-	const remedy = "if they are gone for good, empty its Dir or start it with Recover"
+	remedy := "if they are gone for good, empty its Dir or start it with Recover"
 	own := n.cluster()
 	if own == "" {
 		if m, cluster, ok := n.gossip.keeper(); ok {
@@ -181,6 +181,9 @@ func (n *Node) explain(err error) error {
 	}
 	if n.cfg.Dir == "" {
 		return fmt.Errorf("%w: %d of its %d voters are gone: if they are gone for good, restart this node", err, gone, voters)
+	}
+	if n.cfg.Recover { // it has recovered an earlier cluster, and was not started without since
+		remedy += ", which had its effect before: start it once without, then with it again"
 	}
 	return fmt.Errorf("%w: %s keeps cluster %q, and %d of its %d voters are gone: %s", err, n.cfg.Name, own, gone, voters, remedy)
 }

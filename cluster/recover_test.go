@@ -119,11 +119,31 @@ func TestRecoverKeepsWhatWasSpent(t *testing.T) {
 		require.NoError(t, err)
 		time.Sleep(20 * time.Second)
 		assert.Equal(t, recovered, n.cluster())
-		assert.ErrorContains(t, n.Health(), "no leader")
+		assert.ErrorContains(t, n.Health(), "start it with Recover, which had its effect before: start it once without, then with it again")
 		c.startIn(1, dirs[0])
 		c.startIn(2, dirs[1])
 		c.await("all have returned", func() bool { return c.voters() == 3 })
 		assert.Zero(t, spendHour(t, c.leader()))
+	})
+}
+
+// After a second loss the survivor recovers again, once it was started without Recover.
+func TestRecoverAgain(t *testing.T) {
+	dirs := tempDirs(t, 3)
+	inBubble(t, func(t *testing.T, c *fleet) {
+		loseTwo(t, c, c.startThreeIn(dirs), dirs)
+		n, err := c.startRecovering(3, dirs[2])
+		require.NoError(t, err)
+		first := n.cluster()
+		nodes := []*Node{c.startIn(1, dirs[0]), c.startIn(2, dirs[1]), n}
+		c.await("three voters", func() bool { return c.voters() == 3 && isWhole(nodes) })
+		loseTwo(t, c, nodes, dirs)
+
+		c.crash(c.startIn(3, dirs[2])) // without Recover
+		n, err = c.startRecovering(3, dirs[2])
+		require.NoError(t, err)
+		c.await("it leads", func() bool { return n.Health() == nil })
+		assert.NotEqual(t, first, n.cluster())
 	})
 }
 
