@@ -38,6 +38,8 @@ type Node struct {
 	run    uint64 // random number of this process
 	began  int64  // when Start was called
 
+	recovered bool // Recover has had its effect on Dir, and no start since was without it
+
 	// Opened by open, in this order. A run of Raft has a disk and a transport.
 	port    *wire.Port
 	gossip  *gossip
@@ -160,6 +162,7 @@ func (n *Node) openDisk() (*raftRun, error) {
 	n.id = id.Node
 	n.joined.clock = n.clock
 	n.joined.save = func(cluster string) error { return n.raft.current().disk.identify(n.id, cluster) }
+	n.recovered = id.Recovered != ""
 	if !d.fresh { // without a log a node belongs to no cluster, whatever it once joined
 		n.joined.id = id.Cluster
 	}

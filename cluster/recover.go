@@ -182,7 +182,7 @@ func (n *Node) explain(err error) error {
 	if n.cfg.Dir == "" {
 		return fmt.Errorf("%w: %d of its %d voters are gone: if they are gone for good, restart this node", err, gone, voters)
 	}
-	if n.cfg.Recover { // it has recovered an earlier cluster, and was not started without since
+	if n.recovered {
 		remedy += ", which had its effect before: start it once without, then with it again"
 	}
 	return fmt.Errorf("%w: %s keeps cluster %q, and %d of its %d voters are gone: %s", err, n.cfg.Name, own, gone, voters, remedy)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -160,6 +161,14 @@ func TestRecoverDoesNothingInAClusterWithALeader(t *testing.T) {
 		assert.Less(t, time.Since(began), recoverAfter)
 		assert.Equal(t, old, n.cluster())
 		c.await("three voters", func() bool { return c.voters() == 3 && isWhole([]*Node{nodes[0], nodes[1], n}) })
+
+		c.crash(nodes[0])
+		c.crash(nodes[1])
+		c.await("it says what to do", func() bool {
+			err := n.Health()
+			return err != nil && strings.Contains(err.Error(), "start it with Recover")
+		})
+		assert.NotContains(t, n.Health().Error(), "had its effect before")
 	})
 }
 
