@@ -60,8 +60,17 @@ func inBubble(t *testing.T, f func(t *testing.T, c *fleet)) {
 // the test runs there, too.
 func tooSlowForRace(t *testing.T) {
 	t.Helper()
-	if raceDetector && os.Getenv("CHOKED_LONG") != "1" {
-		t.Skip("takes long under the race detector: set CHOKED_LONG=1 to run it there")
+	if raceDetector {
+		long(t)
+	}
+}
+
+// long skips a test that takes too long for each run of all tests. With CHOKED_LONG=1,
+// as in .ci/more, it runs.
+func long(t *testing.T) {
+	t.Helper()
+	if os.Getenv("CHOKED_LONG") != "1" {
+		t.Skip("takes long: set CHOKED_LONG=1 to run it")
 	}
 }
 

@@ -125,7 +125,7 @@ func TestLogIsBoundedByBytes(t *testing.T) {
 					asking.Wait()
 				}
 				most, mostOnDisk, snapshot := int64(0), int64(0), int64(0)
-				for range 12 {
+				for range 20 {
 					fillLog(t, node, 1<<20)
 					time.Sleep(2 * time.Second)
 					d := node.raft.current().disk

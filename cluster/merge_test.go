@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"testing"
 	"time"
 
@@ -145,9 +144,7 @@ func leaders(nodes []*Node) (leading []*Node) {
 // Only one node of each cluster can reach one of the other, packets are lost, and some
 // nodes have a Dir. CHOKED_SEEDS=200 CHOKED_FIRST=0 runs more of them.
 func TestClustersThatMeetOnlyPartlyDoNotBothDecide(t *testing.T) {
-	if os.Getenv("CHOKED_LONG") != "1" {
-		t.Skip("takes long, minutes under the race detector: set CHOKED_LONG=1 to run it")
-	}
+	long(t)
 	first := number(t, "CHOKED_FIRST", 0)
 	for seed := first; seed < first+number(t, "CHOKED_SEEDS", 12); seed++ {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {

@@ -3,7 +3,6 @@
 package integration
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +30,7 @@ func TestCopyOfTheOnlyNode(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, f.AwaitServed(30*time.Second, 20))
 	require.NoError(t, f.Slot(0).Kill())
-	require.NoError(t, os.CopyFS(f.StateDir(1), os.DirFS(f.StateDir(0))))
+	require.NoError(t, f.CopyDir(0, 1))
 
 	f.SetSeeds(0, 1)
 	for slot := range 2 {
@@ -75,7 +74,7 @@ func TestCopyOfAVoter(t *testing.T) {
 	require.NoError(t, f.AwaitComplete(30*time.Second))
 	require.NoError(t, f.AwaitServed(30*time.Second, 20))
 	require.NoError(t, f.Slot(1).Kill())
-	require.NoError(t, os.CopyFS(f.StateDir(3), os.DirFS(f.StateDir(1))))
+	require.NoError(t, f.CopyDir(1, 3))
 	_, err := f.Start(1, nil)
 	require.NoError(t, err)
 	require.NoError(t, f.AwaitComplete(30*time.Second))

@@ -2,9 +2,9 @@
 
 // Command storm injects random faults into a fleet of choked workers and checks
 // that the bound holds and the fleet recovers. Workers are killed, paused and
-// restarted, lose their directories, or find a copy of another one's there. With the permission to create network namespaces
-// they are also cut off from each other, and with the permission to mount file
-// systems their disks become full.
+// restarted, lose their directories, or find a copy of another one's there. With the
+// permission to create network namespaces they are also cut off from each other, and
+// with the permission to mount file systems their disks become full.
 //
 //	go run ./integration/storm -for 1h -seed 1
 //

@@ -24,10 +24,14 @@ func TestRoundDependsOnSeedAndNumberOnly(t *testing.T) {
 
 func TestAllFaultsHitAllSlots(t *testing.T) {
 	for _, have := range []struct{ network, disks bool }{{true, true}, {true, false}, {false, true}, {false, false}} {
-		counts, slots, lost := make(map[string]int), make(map[int]int), make(map[string]int)
+		counts, slots := make(map[string]int), make(map[int]int)
+		lost := make(map[string]map[int]int) // slots, by the kind of loss
 		for _, r := range plan(1, 5, have.network, have.disks) {
 			assert.Len(t, r.injections, injectionsPerRound)
-			lost[r.loss.name]++
+			if lost[r.loss.name] == nil {
+				lost[r.loss.name] = make(map[int]int)
+			}
+			lost[r.loss.name][r.loss.slot]++
 			if r.loss.name == dirCopy {
 				assert.NotEqual(t, r.loss.slot, r.loss.copied)
 			}
@@ -50,5 +54,7 @@ func TestAllFaultsHitAllSlots(t *testing.T) {
 		assert.Len(t, counts, want, "faults: %v", counts)
 		assert.Len(t, slots, 5, "slots: %v", slots)
 		assert.Len(t, lost, 3, "a directory emptied, copied, and nothing: %v", lost)
+		assert.Len(t, lost[diskLoss], 5, "slots emptied: %v", lost)
+		assert.Len(t, lost[dirCopy], 5, "slots with a copy: %v", lost)
 	}
 }

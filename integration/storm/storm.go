@@ -335,16 +335,31 @@ const (
 	dirCopy  = "copy a directory"
 )
 
-// empty kills a worker and removes its state.
+// killAndRead kills a worker and reads its disk, which is about to change.
+func (s *storm) killAndRead(slot int) error {
+	if err := s.Slot(slot).Kill(); err != nil {
+		return err
+	}
+	return s.ReadDisk(slot)
+}
+
+// empty kills a worker and removes its state, unless that cannot be read: it is the
+// evidence then.
 func (s *storm) empty(slot int) error {
-	return errors.Join(s.Slot(slot).Kill(), s.ReadDisk(slot), s.Wipe(slot))
+	if err := s.killAndRead(slot); err != nil {
+		return err
+	}
+	return s.Wipe(slot)
 }
 
 // copyDir gives a worker, which does not run, a copy of another one's directory, and
 // starts both. One of the two has to step out: it begins anew with an empty directory,
 // as it asks for.
 func (s *storm) copyDir(l loss) error {
-	if err := errors.Join(s.Slot(l.copied).Kill(), s.ReadDisk(l.copied), s.CopyDir(l.copied, l.slot)); err != nil {
+	if err := s.killAndRead(l.copied); err != nil {
+		return err
+	}
+	if err := s.CopyDir(l.copied, l.slot); err != nil {
 		return err
 	}
 	both := []int{l.copied, l.slot}

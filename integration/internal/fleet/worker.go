@@ -81,7 +81,7 @@ type Status struct {
 	NoQuorum int64       // calls that failed with ErrNoQuorum
 	Refused  int64       // calls that failed as the node has stepped out
 	Failed   int64       // calls that failed with another error
-	Error    string      // the last of either kind
+	Error    string      // the last of any kind
 	Failure  string      // the last that counts as Failed
 	Leased   choked.Cost // quota in the leases of the worker
 
