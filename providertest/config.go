@@ -155,9 +155,9 @@ const (
 )
 
 func (c *Config) validate() (*spec, error) {
-	i := slices.IndexFunc(specs, func(s spec) bool { return s.name == c.Provider })
-	if i < 0 {
-		return nil, fmt.Errorf("provider %q: want %s", c.Provider, strings.Join(Names(), ", "))
+	s, err := specOf(c.Provider)
+	if err != nil {
+		return nil, err
 	}
 	for _, n := range []struct {
 		name             string
@@ -182,6 +182,14 @@ func (c *Config) validate() (*spec, error) {
 		if d.value < 0 || d.value > 24*time.Hour {
 			return nil, fmt.Errorf("%s %v: want 0 to 24h", d.name, d.value)
 		}
+	}
+	return s, nil
+}
+
+func specOf(provider string) (*spec, error) {
+	i := slices.IndexFunc(specs, func(s spec) bool { return s.name == provider })
+	if i < 0 {
+		return nil, fmt.Errorf("provider %q: want %s", provider, strings.Join(Names(), ", "))
 	}
 	return &specs[i], nil
 }

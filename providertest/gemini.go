@@ -32,7 +32,7 @@ func candidate(x *exchange, text, finish string) obj {
 	if finish != "" {
 		c["finishReason"] = finish
 	}
-	prompt := x.usage.Input + x.usage.CacheWrite + x.usage.CacheRead
+	prompt := x.usage.prompt()
 	return obj{
 		"candidates": []obj{c}, "modelVersion": x.Model, "responseId": itoa(x.Number),
 		"usageMetadata": obj{

@@ -48,13 +48,13 @@ var perUnits = []struct {
 }{{"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}}
 
 func (l limit) String() string {
-	text := strconv.FormatInt(l.n, 10)
+	text := itoa(l.n)
 	if l.per == 0 {
 		return text
 	}
 	text += "/" + formatPer(l.per)
 	if l.burst != l.n {
-		text += " burst " + strconv.FormatInt(l.burst, 10)
+		text += " burst " + itoa(l.burst)
 	}
 	return text
 }
@@ -65,7 +65,7 @@ func formatPer(per time.Duration) string {
 		case per == u.per:
 			return u.name
 		case per%u.per == 0:
-			return strconv.FormatInt(int64(per/u.per), 10) + u.name
+			return itoa(int64(per/u.per)) + u.name
 		}
 	}
 	return per.String()

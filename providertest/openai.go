@@ -35,7 +35,7 @@ var (
 
 // chatUsage returns the usage of a call, of a prompt with all its tokens.
 func chatUsage(x *exchange) obj {
-	prompt := x.usage.Input + x.usage.CacheWrite + x.usage.CacheRead
+	prompt := x.usage.prompt()
 	return obj{
 		"prompt_tokens": prompt, "completion_tokens": x.produced, "total_tokens": prompt + x.produced,
 		"prompt_tokens_details": obj{"cached_tokens": x.usage.CacheRead},
@@ -109,7 +109,7 @@ func response(x *exchange, status string) obj {
 		"model": x.Model, "status": status, "error": nil, "output": []obj{}, "usage": nil,
 	}
 	if status == "completed" {
-		prompt := x.usage.Input + x.usage.CacheWrite + x.usage.CacheRead
+		prompt := x.usage.prompt()
 		r["output"] = []obj{{
 			"type": "message", "id": "msg_" + itoa(x.Number), "role": "assistant", "status": "completed",
 			"content": []obj{{"type": "output_text", "text": text(x.produced), "annotations": []obj{}}},
@@ -146,7 +146,7 @@ func responsesFail(_ *apiError, body obj) (string, obj) {
 }
 
 func embeddingsReply(x *exchange) obj {
-	tokens := x.usage.Input + x.usage.CacheWrite + x.usage.CacheRead
+	tokens := x.usage.prompt()
 	return obj{
 		"object": "list", "model": x.Model,
 		"data":  []obj{{"object": "embedding", "index": 0, "embedding": []float64{0.6, 0.8}}},
@@ -245,9 +245,8 @@ func azureFail(h http.Header, e *apiError) (int, obj) {
 	if e.limit.unit == Tokens {
 		what = "token"
 	}
+	setRetryAfterMs(h, e)
 	if wait, known := e.retryIn(); known {
-		setRetryAfter(h, e)
-		h.Set("Retry-After-Ms", itoa(ceil(wait, time.Millisecond)))
 		retry = fmt.Sprintf("Please retry after %d seconds.", ceil(wait, time.Second))
 	}
 	return http.StatusTooManyRequests, obj{"error": obj{"code": "429", "message": fmt.Sprintf(
@@ -301,10 +300,7 @@ func genericFail(h http.Header, e *apiError) (int, obj) {
 	if e.kind != rateLimited {
 		return openAIFail(h, e)
 	}
-	if wait, known := e.retryIn(); known {
-		setRetryAfter(h, e)
-		h.Set("Retry-After-Ms", itoa(ceil(wait, time.Millisecond)))
-	}
+	setRetryAfterMs(h, e)
 	return http.StatusTooManyRequests, openAIError(
 		fmt.Sprintf("Rate limit exceeded: %s %s, requested %d", e.limit.unit, e.limit.limit, e.requested),
 		e.limit.unit.String(), "rate_limit_exceeded")

@@ -209,10 +209,13 @@ func (p *Provider) used(u Usage, output int64) (a amounts) {
 // input returns the tokens of the prompt that count.
 func (p *Provider) input(u Usage) int64 {
 	if p.spec.freeCacheReads {
-		return u.Input + u.CacheWrite
+		return u.prompt() - u.CacheRead
 	}
-	return u.Input + u.CacheWrite + u.CacheRead
+	return u.prompt()
 }
+
+// prompt returns all tokens of the prompt.
+func (u Usage) prompt() int64 { return u.Input + u.CacheWrite + u.CacheRead }
 
 // usage returns the tokens that a call uses.
 func (p *Provider) usage(c Call) Usage {

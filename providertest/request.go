@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 )
 
@@ -22,8 +21,8 @@ type Prompt struct {
 // server at an address such as "http://127.0.0.1:8080". For Voyage it asks for an
 // embedding, and for all others for a reply in text.
 func NewRequest(ctx context.Context, provider, address string, p Prompt) (*http.Request, error) {
-	if !slices.Contains(Names(), provider) {
-		return nil, fmt.Errorf("providertest: provider %q: want %s", provider, strings.Join(Names(), ", "))
+	if _, err := specOf(provider); err != nil {
+		return nil, fmt.Errorf("providertest: %w", err)
 	}
 	if p.Model == "" {
 		p.Model = provider + "-test"

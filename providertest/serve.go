@@ -131,7 +131,7 @@ func (x *exchange) decide() ([]view, *apiError) {
 		p.countLocked(now, now, charge, false)
 	}
 	if refusal != nil {
-		refusal.Call, refusal.now = x.Call, now
+		refusal.Call = x.Call
 	}
 	return p.viewsLocked(now), refusal
 }
@@ -207,7 +207,7 @@ func (x *exchange) answer(w http.ResponseWriter) {
 	switch failed := x.failure.inReply(); {
 	case !ok: // the client has gone
 	case failed != nil:
-		failed.Call, failed.now = x.Call, x.admitted
+		failed.Call = x.Call
 		out.fail(failed)
 	case x.failure == CutInReply:
 		out.cut()

@@ -66,7 +66,6 @@ type apiError struct {
 	Call
 	kind    errorKind
 	message string // of invalidRequest and notFound
-	now     time.Time
 
 	// Of rateLimited:
 	limit     view   // that has room last
@@ -313,6 +312,14 @@ func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 func setRetryAfter(h http.Header, e *apiError) {
 	if wait, known := e.retryIn(); known {
 		h.Set("Retry-After", itoa(ceil(wait, time.Second)))
+	}
+}
+
+// setRetryAfterMs is setRetryAfter with Retry-After-Ms, in milliseconds, beside it.
+func setRetryAfterMs(h http.Header, e *apiError) {
+	setRetryAfter(h, e)
+	if wait, known := e.retryIn(); known {
+		h.Set("Retry-After-Ms", itoa(ceil(wait, time.Millisecond)))
 	}
 }
 
