@@ -17,7 +17,7 @@ func hot(t testing.TB, requests, tokens string) *Limiter {
 		c.Close()
 		store.Close()
 	})
-	l, err := c.Limiter("k", MustLimits(requests, tokens), nil)
+	l, err := c.Limiter("k", shortLimits(requests, tokens), nil)
 	require.NoError(t, err)
 	return l
 }
@@ -61,7 +61,7 @@ func (plenty) Lease(_ context.Context, a Ask) (Lease, error) {
 func endless(t testing.TB, requests, tokens string) *Limiter {
 	c := New(plenty{NewLocal()})
 	t.Cleanup(func() { c.Close() })
-	l, err := c.Limiter("k", MustLimits(requests, tokens), nil)
+	l, err := c.Limiter("k", shortLimits(requests, tokens), nil)
 	require.NoError(t, err)
 	require.NoError(t, l.Wait(context.Background(), Cost{Requests: 1}))
 	return l

@@ -185,8 +185,8 @@ func (c *Choke) Close() error {
 
 // ParseLimits reads the limits of a key: rates on requests and rates on tokens,
 // as in "50/s" and "500/m,10000/d". Either may be empty, not both.
-func ParseLimits(requests, tokens string) (Limits, error) {
-	l, err := bucket.ParseLimits(requests, tokens)
+func ParseLimits(s string) (Limits, error) {
+	l, err := bucket.ParseLimits(s)
 	if err != nil {
 		return Limits{}, fmt.Errorf("choked: %w", err)
 	}
@@ -195,8 +195,8 @@ func ParseLimits(requests, tokens string) (Limits, error) {
 
 // MustLimits is [ParseLimits] for limits that stand in the program. It panics on
 // an error.
-func MustLimits(requests, tokens string) Limits {
-	l, err := ParseLimits(requests, tokens)
+func MustLimits(s string) Limits {
+	l, err := ParseLimits(s)
 	if err != nil {
 		panic(err.Error())
 	}

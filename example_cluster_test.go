@@ -38,7 +38,7 @@ func work(ctx context.Context) error {
 	defer node.Close()
 	choke := choked.New(node)
 	defer choke.Close() // before the node: returns the quota that is not spent
-	chat, err := choke.Limiter("openai_chat", choked.MustLimits("50/s", "100000/m"), tiktoken.OpenAI("gpt-4o"))
+	chat, err := choke.Limiter("openai_chat", choked.MustLimits("requests 50/s; tokens 100000/m"), tiktoken.OpenAI("gpt-4o"))
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ func ExampleNew() {
 	choke := choked.New(store)
 	defer choke.Close() // before the store: it returns what is leased
 
-	chat, err := choke.Limiter("chat", choked.MustLimits("50/s", "100000/m"), nil)
+	chat, err := choke.Limiter("chat", choked.MustLimits("requests 50/s; tokens 100000/m"), nil)
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -30,12 +30,12 @@ func ExampleChoke_Limiter() {
 	choke := choked.New(store)
 	defer choke.Close()
 
-	embed, err := choke.Limiter("embed", choked.MustLimits("500/m,10000/d", ""), nil)
+	embed, err := choke.Limiter("embed", choked.MustLimits("requests 500/m,10000/d"), nil)
 	fmt.Println(err)
-	_, err = choke.Limiter("embed", choked.MustLimits("600/m", ""), nil)
+	_, err = choke.Limiter("embed", choked.MustLimits("requests 600/m"), nil)
 	fmt.Println(err)
 	embed.Close()
-	_, err = choke.Limiter("embed", choked.MustLimits("600/m", ""), nil) // now they can change
+	_, err = choke.Limiter("embed", choked.MustLimits("requests 600/m"), nil) // now they can change
 	fmt.Println(err)
 	// Output:
 	// <nil>
@@ -48,7 +48,7 @@ func ExampleLimiter_Wait() {
 	defer store.Close()
 	choke := choked.New(store)
 	defer choke.Close()
-	chat, _ := choke.Limiter("chat", choked.MustLimits("2/h", ""), nil)
+	chat, _ := choke.Limiter("chat", choked.MustLimits("requests 2/h"), nil)
 
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -70,7 +70,7 @@ func ExampleLimiter_Allow() {
 	defer store.Close()
 	choke := choked.New(store)
 	defer choke.Close()
-	chat, _ := choke.Limiter("chat", choked.MustLimits("1/h", ""), nil)
+	chat, _ := choke.Limiter("chat", choked.MustLimits("requests 1/h"), nil)
 
 	for range 2 {
 		v, err := chat.Allow(context.Background(), choked.Cost{Requests: 1})
@@ -86,7 +86,7 @@ func ExampleReservation() {
 	defer store.Close()
 	choke := choked.New(store)
 	defer choke.Close()
-	chat, _ := choke.Limiter("chat", choked.MustLimits("", "1000/h"), nil)
+	chat, _ := choke.Limiter("chat", choked.MustLimits("tokens 1000/h"), nil)
 	defer chat.Close()
 
 	r, err := chat.Reserve(context.Background(), choked.Cost{Tokens: 600})
@@ -108,7 +108,7 @@ func ExampleReservation_Settle() {
 	defer store.Close()
 	choke := choked.New(store)
 	defer choke.Close()
-	chat, _ := choke.Limiter("chat", choked.MustLimits("", "1000/h"), nil)
+	chat, _ := choke.Limiter("chat", choked.MustLimits("tokens 1000/h"), nil)
 	defer chat.Close()
 
 	r, _ := chat.Reserve(context.Background(), choked.Cost{Tokens: 600})
@@ -143,7 +143,7 @@ func ExampleWrap() {
 	defer store.Close()
 	choke := choked.New(store)
 	defer choke.Close()
-	chat, err := choke.Limiter("openai_chat", choked.MustLimits("50/s", "100000/m"), bytesOver4{})
+	chat, err := choke.Limiter("openai_chat", choked.MustLimits("requests 50/s; tokens 100000/m"), bytesOver4{})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -163,7 +163,7 @@ func ExampleWrapUsage() {
 	defer store.Close()
 	choke := choked.New(store)
 	defer choke.Close()
-	embed, _ := choke.Limiter("embed", choked.MustLimits("", "1000000/m"), bytesOver4{})
+	embed, _ := choke.Limiter("embed", choked.MustLimits("tokens 1000000/m"), bytesOver4{})
 
 	type response struct{ Usage map[string]int64 }
 	call := func(context.Context, []string) (response, error) {
@@ -179,9 +179,9 @@ func ExampleWrapUsage() {
 }
 
 func ExampleMustLimits() {
-	fmt.Println(choked.MustLimits("50/s", "100000/m"))
-	fmt.Println(choked.MustLimits("500/m,10000/d", "")) // both hold
-	fmt.Println(choked.MustLimits("50/s burst 10", "")) // at most 10 at once
+	fmt.Println(choked.MustLimits("requests 50/s; tokens 100000/m"))
+	fmt.Println(choked.MustLimits("requests 500/m,10000/d")) // both hold
+	fmt.Println(choked.MustLimits("requests 50/s burst 10")) // at most 10 at once
 	// Output:
 	// requests 50/s; tokens 100000/m
 	// requests 500/m,10000/d
@@ -189,7 +189,7 @@ func ExampleMustLimits() {
 }
 
 func ExampleParseLimits() {
-	_, err := choked.ParseLimits("50 a second", "")
+	_, err := choked.ParseLimits("requests 50 a second")
 	fmt.Println(err)
 	// Output: choked: limit on requests: rate "50 a second": want "50/s", "100000/m", "5/10s", "10/h", or "50/s burst 10"
 }

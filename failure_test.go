@@ -140,7 +140,7 @@ func TestFailOpenOwesNothing(t *testing.T) {
 func TestWhenTheLimitsInForceAreSmaller(t *testing.T) {
 	play(t, "10/s", "", func(s *scene) {
 		s.spy.onLease = func(ctx context.Context, a Ask) (Lease, error) {
-			a.Limits = MustLimits("5/s", "")
+			a.Limits = MustLimits("requests 5/s")
 			return s.spy.Store.Lease(ctx, a)
 		}
 		assert.ErrorIs(s, s.Wait(s.Context(), requests(6)), ErrCostExceedsBurst)
@@ -232,7 +232,7 @@ func TestAClosedStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := NewLocal()
 		c := New(store)
-		l, err := c.Limiter("k", MustLimits("1/m", ""), nil)
+		l, err := c.Limiter("k", MustLimits("requests 1/m"), nil)
 		require.NoError(t, err)
 		require.NoError(t, l.Wait(t.Context(), requests(1)))
 		failed := make(chan error)
@@ -248,7 +248,7 @@ func TestAClosedStore(t *testing.T) {
 
 func TestLimitersOfOneKeyShareQuotaAndLine(t *testing.T) {
 	play(t, "1/s burst 3", "", func(s *scene) {
-		twin, err := s.choke.Open(LimiterConfig{Key: "k", Limits: MustLimits("1/s burst 3", ""), Estimator: &pupil{}})
+		twin, err := s.choke.Open(LimiterConfig{Key: "k", Limits: MustLimits("requests 1/s burst 3"), Estimator: &pupil{}})
 		require.NoError(s, err)
 		s.spend(requests(2))
 		require.NoError(s, twin.Wait(s.Context(), requests(1)))
@@ -264,13 +264,13 @@ func TestLimitersOfOneKeyShareQuotaAndLine(t *testing.T) {
 
 func TestOpenTellsWhatCannotBe(t *testing.T) {
 	play(t, "50/s", "", func(s *scene) {
-		ok := MustLimits("50/s", "")
+		ok := MustLimits("requests 50/s")
 		for _, tt := range []struct {
 			name string
 			cfg  LimiterConfig
 			says []string
 		}{
-			{"other limits on the same key", LimiterConfig{Key: "k", Limits: MustLimits("60/s", "")}, []string{`"k"`, "60/s", "50/s"}},
+			{"other limits on the same key", LimiterConfig{Key: "k", Limits: MustLimits("requests 60/s")}, []string{`"k"`, "60/s", "50/s"}},
 			{"no key", LimiterConfig{Limits: ok}, []string{"key is empty"}},
 			{"a long key", LimiterConfig{Key: strings.Repeat("x", 513), Limits: ok}, []string{"513 bytes", "at most 512"}},
 			{"no limits", LimiterConfig{Key: "n"}, []string{`"n"`, "no limits"}},
@@ -288,11 +288,11 @@ func TestOpenTellsWhatCannotBe(t *testing.T) {
 }
 
 func TestWithoutAStoreThereIsNoLimiter(t *testing.T) {
-	_, err := New(nil).Limiter("k", MustLimits("50/s", ""), nil)
+	_, err := New(nil).Limiter("k", MustLimits("requests 50/s"), nil)
 	assert.ErrorContains(t, err, "no store")
 }
 
 func TestMustLimitsPanics(t *testing.T) {
 	assert.PanicsWithValue(t, `choked: limit on requests: rate "fast": want "50/s", "100000/m", "5/10s", "10/h", or "50/s burst 10"`,
-		func() { MustLimits("fast", "") })
+		func() { MustLimits("requests fast") })
 }

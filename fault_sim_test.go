@@ -99,7 +99,7 @@ func TestNothingGoesOverTheBound(t *testing.T) {
 			synctest.Test(t, f.run)
 			for key, adm := range f.admitted {
 				slices.SortStableFunc(adm, func(a, b admission) int { return int(a.at - b.at) })
-				for u := range bucket.Tokens + 1 {
+				for u := range bucket.NumUnits {
 					for _, r := range f.limits[key].Of(u) {
 						over := excess(adm, r, func(c Cost) int64 { return c.Of(u) })
 						assert.LessOrEqual(t, over, 1e-6, "over %v on %v", r, u)
@@ -123,8 +123,8 @@ const fleetTime = 40 * time.Second
 func (f *fleet) run(t *testing.T) {
 	some := func(s ...string) string { return s[f.rand.IntN(len(s))] }
 	f.limits = map[string]Limits{
-		"a": MustLimits(some("50/s", "20/s burst 5", "300/m", "7/s", "40/s,600/m burst 60"), some("", "60000/m burst 3000", "5000/s")),
-		"b": MustLimits(some("1000/s", "50/s burst 1", "120/m burst 10"), ""),
+		"a": shortLimits(some("50/s", "20/s burst 5", "300/m", "7/s", "40/s,600/m burst 60"), some("", "60000/m burst 3000", "5000/s")),
+		"b": MustLimits("requests " + some("1000/s", "50/s burst 1", "120/m burst 10")),
 	}
 	f.admitted = make(map[string][]admission)
 	store := NewLocal()
@@ -173,14 +173,15 @@ func (f *fleet) worker(t *testing.T, ctx context.Context, store Store, id int, s
 }
 
 func (f *fleet) caller(ctx context.Context, l *Limiter, id int, start time.Time, rnd *rand.Rand) {
-	burst := l.Limits().Burst()
+	limits := l.Limits()
+	burst := limits.Burst()
 	for ctx.Err() == nil {
-		cost := l.Limits().Limited(Cost{
+		cost := limits.Limited(Cost{
 			Requests: 1 + rnd.Int64N(min(burst.Requests, 3)),
 			Tokens:   rnd.Int64N(min(burst.Tokens, 400)),
 		})
 		if rnd.IntN(50) == 0 {
-			cost = l.Limits().Limited(burst)
+			cost = limits.Limited(burst)
 		}
 		wait, cancel := context.WithTimeout(ctx, time.Duration(rnd.Int64N(int64(10*time.Second))))
 		var err error

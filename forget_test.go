@@ -19,10 +19,10 @@ func TestAKeyWithoutLimitersIsForgotten(t *testing.T) {
 		defer choke.mu.Unlock()
 		return len(choke.pools)
 	}
-	kept, err := choke.Limiter("kept", MustLimits("10/s", ""), nil)
+	kept, err := choke.Limiter("kept", MustLimits("requests 10/s"), nil)
 	require.NoError(t, err)
 	for i := range 100 {
-		l, err := choke.Limiter(fmt.Sprint(i), MustLimits("1000/m", ""), nil)
+		l, err := choke.Limiter(fmt.Sprint(i), MustLimits("requests 1000/m"), nil)
 		require.NoError(t, err)
 		r, err := l.Reserve(t.Context(), requests(1))
 		require.NoError(t, err)
@@ -35,7 +35,7 @@ func TestAKeyWithoutLimitersIsForgotten(t *testing.T) {
 		return keys() == 1 && len(spy.settled) == 100 && len(spy.adjusted) == 100
 	}, 20*time.Second, time.Millisecond, "their leases are returned, and all that was used is charged")
 
-	again, err := choke.Limiter("kept", MustLimits("10/s", ""), nil)
+	again, err := choke.Limiter("kept", MustLimits("requests 10/s"), nil)
 	require.NoError(t, err)
 	require.NoError(t, kept.Wait(t.Context(), requests(1)))
 	assert.EqualValues(t, 1, again.Stats().Admitted, "one that is in use is not")

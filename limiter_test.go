@@ -53,7 +53,7 @@ func TestCloseOfTheLastLimiterFreesTheKey(t *testing.T) {
 	play(t, "100/s", "", func(s *scene) {
 		twin, err := s.choke.Limiter("k", s.Limits(), nil)
 		require.NoError(s, err)
-		other := MustLimits("50/s", "")
+		other := MustLimits("requests 50/s")
 		_, err = s.choke.Limiter("k", other, nil)
 		require.ErrorContains(s, err, `limits "requests 50/s": open limiters of this worker have "requests 100/s"`)
 
@@ -165,14 +165,14 @@ func TestTheZeroLimiterRefusesEverything(t *testing.T) {
 	}
 	var c Choke
 	for name, c := range map[string]*Choke{"nil": nil, "zero": &c, "no store": New(nil)} {
-		_, err := c.Limiter("k", MustLimits("1/s", ""), nil)
+		_, err := c.Limiter("k", MustLimits("requests 1/s"), nil)
 		assert.ErrorContains(t, err, `choked: key "k": no store: want one`, name)
 		assert.NoError(t, c.Close(), name)
 	}
 }
 
 func TestOpenChecksMaxOveruse(t *testing.T) {
-	_, err := New(NewLocal()).Open(LimiterConfig{Key: "k", Limits: MustLimits("1/s", ""), MaxOveruse: -1})
+	_, err := New(NewLocal()).Open(LimiterConfig{Key: "k", Limits: MustLimits("requests 1/s"), MaxOveruse: -1})
 	assert.EqualError(t, err, `choked: key "k": MaxOveruse of -1 bursts: want 0 or more`)
 }
 
@@ -312,7 +312,7 @@ func TestLimitsAreDefinedInTheOrderOfOpening(t *testing.T) {
 		s.spend(requests(1))
 		require.NoError(s, s.Close())
 		synctest.Wait()
-		smaller, err := s.choke.Limiter("k", MustLimits("100/h burst 10", ""), nil)
+		smaller, err := s.choke.Limiter("k", MustLimits("requests 100/h burst 10"), nil)
 		require.NoError(s, err)
 		admitted := 0
 		for range 500 {
@@ -328,7 +328,7 @@ type nilStore struct{ Store }
 
 func TestANilPointerIsNoStore(t *testing.T) {
 	var store *nilStore // as a constructor that failed returns it
-	_, err := New(store).Limiter("k", MustLimits("1/s", ""), nil)
+	_, err := New(store).Limiter("k", MustLimits("requests 1/s"), nil)
 	assert.ErrorContains(t, err, `choked: key "k": no store`)
 }
 

@@ -226,7 +226,7 @@ func TestEstimatesThatAreTooHighWasteNothing(t *testing.T) {
 		defer local.Close()
 		c := New(far{local, 5 * time.Millisecond})
 		defer c.Close()
-		l, err := c.Limiter("k", MustLimits("", "60000/m"), length{})
+		l, err := c.Limiter("k", MustLimits("tokens 60000/m"), length{})
 		require.NoError(t, err)
 		const took = 3 * time.Minute
 		ctx, cancel := context.WithCancel(t.Context())

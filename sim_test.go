@@ -141,17 +141,17 @@ func TestSimulation(t *testing.T) {
 		use, jain float64 // at least
 		exchanges float64 // a second and worker, at most
 	}{
-		{"three workers at 50/s", load{workers: 3, callers: 8, limits: MustLimits("50/s", ""), trip: 5 * time.Millisecond, dur: time.Minute, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
-		{"fifty workers at 50/s", load{workers: 50, callers: 2, limits: MustLimits("50/s", ""), trip: 5 * time.Millisecond, dur: time.Minute, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
-		{"requests bind, tokens do not", load{workers: 3, callers: 8, limits: MustLimits("50/s", "1000000/m"), tokens: prompts, trip: 5 * time.Millisecond, dur: time.Minute, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
-		{"tokens bind, requests do not", load{workers: 3, callers: 8, limits: MustLimits("50/s", "60000/m burst 2000"), tokens: prompts, trip: 5 * time.Millisecond, dur: time.Minute, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
-		{"ten workers at 1,000/s", load{workers: 10, callers: 20, limits: MustLimits("1000/s", ""), trip: 5 * time.Millisecond, dur: 30 * time.Second, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
-		{"ten workers at 20,000/s", load{workers: 10, callers: 200, limits: MustLimits("20000/s", ""), trip: 5 * time.Millisecond, dur: 10 * time.Second, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
-		{"small limit, whole units", load{workers: 3, callers: 8, limits: MustLimits("10/m", ""), trip: 5 * time.Millisecond, dur: 5 * time.Minute, think: 50 * time.Millisecond}, 0.98, 0.99, 25},
-		{"strict spacing", load{workers: 3, callers: 8, limits: MustLimits("50/s burst 1", ""), trip: time.Millisecond, dur: 30 * time.Second, think: 50 * time.Millisecond}, 0.85, 0.99, 50},
-		{"two rates on one unit", load{workers: 3, callers: 8, limits: MustLimits("50/s,1500/m burst 100", ""), trip: 5 * time.Millisecond, dur: 2 * time.Minute, think: 50 * time.Millisecond}, 0, 0.99, 25},
-		{"a burst shared out, then small steps", load{workers: 8, callers: 1, limits: MustLimits("60/m", "1000000/m"), tokens: prompts, trip: 5 * time.Millisecond, dur: 2 * time.Minute, think: 50 * time.Millisecond, longest: 10 * time.Second}, 0.98, 0.99, 25},
-		{"demand below the limit", load{workers: 10, callers: 8, limits: MustLimits("1000/s", ""), trip: 5 * time.Millisecond, dur: 30 * time.Second, think: 160 * time.Millisecond}, 0, 0.99, 25},
+		{"three workers at 50/s", load{workers: 3, callers: 8, limits: MustLimits("requests 50/s"), trip: 5 * time.Millisecond, dur: time.Minute, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
+		{"fifty workers at 50/s", load{workers: 50, callers: 2, limits: MustLimits("requests 50/s"), trip: 5 * time.Millisecond, dur: time.Minute, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
+		{"requests bind, tokens do not", load{workers: 3, callers: 8, limits: MustLimits("requests 50/s; tokens 1000000/m"), tokens: prompts, trip: 5 * time.Millisecond, dur: time.Minute, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
+		{"tokens bind, requests do not", load{workers: 3, callers: 8, limits: MustLimits("requests 50/s; tokens 60000/m burst 2000"), tokens: prompts, trip: 5 * time.Millisecond, dur: time.Minute, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
+		{"ten workers at 1,000/s", load{workers: 10, callers: 20, limits: MustLimits("requests 1000/s"), trip: 5 * time.Millisecond, dur: 30 * time.Second, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
+		{"ten workers at 20,000/s", load{workers: 10, callers: 200, limits: MustLimits("requests 20000/s"), trip: 5 * time.Millisecond, dur: 10 * time.Second, think: 50 * time.Millisecond}, 0.99, 0.99, 25},
+		{"small limit, whole units", load{workers: 3, callers: 8, limits: MustLimits("requests 10/m"), trip: 5 * time.Millisecond, dur: 5 * time.Minute, think: 50 * time.Millisecond}, 0.98, 0.99, 25},
+		{"strict spacing", load{workers: 3, callers: 8, limits: MustLimits("requests 50/s burst 1"), trip: time.Millisecond, dur: 30 * time.Second, think: 50 * time.Millisecond}, 0.85, 0.99, 50},
+		{"two rates on one unit", load{workers: 3, callers: 8, limits: MustLimits("requests 50/s,1500/m burst 100"), trip: 5 * time.Millisecond, dur: 2 * time.Minute, think: 50 * time.Millisecond}, 0, 0.99, 25},
+		{"a burst shared out, then small steps", load{workers: 8, callers: 1, limits: MustLimits("requests 60/m; tokens 1000000/m"), tokens: prompts, trip: 5 * time.Millisecond, dur: 2 * time.Minute, think: 50 * time.Millisecond, longest: 10 * time.Second}, 0.98, 0.99, 25},
+		{"demand below the limit", load{workers: 10, callers: 8, limits: MustLimits("requests 1000/s"), trip: 5 * time.Millisecond, dur: 30 * time.Second, think: 160 * time.Millisecond}, 0, 0.99, 25},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			adm, stats := tt.load.run(t)
@@ -164,7 +164,7 @@ func TestSimulation(t *testing.T) {
 				exchanges += s.Exchanges
 			}
 			var use float64
-			for u := range bucket.Tokens + 1 {
+			for u := range bucket.NumUnits {
 				for _, r := range tt.load.limits.Of(u) {
 					over := excess(adm, r, func(c Cost) int64 { return c.Of(u) })
 					assert.LessOrEqual(t, over, 1e-6, "over %v on %v", r, u)

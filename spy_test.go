@@ -126,13 +126,22 @@ type scene struct {
 	closeError error // that Close of the Choke is to return
 }
 
+// shortLimits reads limits on requests and on tokens, of which either may be empty.
+func shortLimits(requests, tokens string) Limits {
+	l, err := bucket.ParseShortLimits(requests, tokens)
+	if err != nil {
+		panic(err)
+	}
+	return l
+}
+
 func play(t *testing.T, requests, tokens string, f func(*scene)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := &scene{T: t, spy: newSpy(), start: time.Now()}
 		s.choke = New(s.spy)
 		var err error
-		s.Limiter, err = s.choke.Limiter("k", MustLimits(requests, tokens), nil)
+		s.Limiter, err = s.choke.Limiter("k", shortLimits(requests, tokens), nil)
 		require.NoError(t, err)
 		f(s)
 		s.spy.fail(nil)

@@ -175,7 +175,7 @@ func TestWrapBacksOffWithinReason(t *testing.T) {
 
 func TestWrapServesAnyNumberOfGoroutinesAndServices(t *testing.T) {
 	play(t, "10/s", "1000/s", func(s *scene) {
-		embed, err := s.choke.Limiter("embed", MustLimits("40/s", ""), nil)
+		embed, err := s.choke.Limiter("embed", MustLimits("requests 40/s"), nil)
 		require.NoError(s, err)
 		chat := Wrap(s.estimated(length{}), func(context.Context, string) (byValue, error) { return byValue{5}, nil })
 		vectors := Wrap(embed, func(context.Context, []string) ([]float32, error) { return nil, nil })

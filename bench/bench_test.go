@@ -117,7 +117,7 @@ func (failingStore) Lease(context.Context, choked.Ask) (choked.Lease, error) {
 func TestLoadReturnsErrorsOfCallers(t *testing.T) {
 	local := choked.NewLocal()
 	defer local.Close()
-	l := load{stores: []choked.Store{local, failingStore{local}}, keys: []string{"k"}, limits: choked.MustLimits("10/s", ""), callers: 1, duration: 100 * time.Millisecond}
+	l := load{stores: []choked.Store{local, failingStore{local}}, keys: []string{"k"}, limits: choked.MustLimits("requests 10/s"), callers: 1, duration: 100 * time.Millisecond}
 	s, err := l.run(t.Context())
 	assert.ErrorIs(t, err, choked.ErrNoQuorum)
 	assert.Positive(t, s.admitted, "the callers on the other store are admitted")

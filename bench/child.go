@@ -354,7 +354,7 @@ func (t *trio) clients(ctx context.Context, n int) (stores []choked.Store, stop 
 		remote = append(remote, s)
 	}
 	err = forAll(remote, func(s *httpstore.Store) error {
-		return s.Adjust(ctx, bucket.Adjustment{Key: "hello", Limits: choked.MustLimits("100/s", "")})
+		return s.Adjust(ctx, bucket.Adjustment{Key: "hello", Limits: choked.MustLimits("requests 100/s")})
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, stop())

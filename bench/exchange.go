@@ -48,7 +48,7 @@ func runLogged(ctx context.Context, limit string, d time.Duration) (s loadCost, 
 	if err != nil {
 		return s, 0, 0, err
 	}
-	s, err = load{stores: spread(nodes, 3), keys: []string{"cost"}, limits: choked.MustLimits(limit, ""), callers: 4, duration: d}.run(ctx)
+	s, err = load{stores: spread(nodes, 3), keys: []string{"cost"}, limits: choked.MustLimits("requests " + limit), callers: 4, duration: d}.run(ctx)
 	if err = errors.Join(err, stop()); err != nil {
 		return s, 0, 0, err
 	}

@@ -125,7 +125,7 @@ func measureFirst(ctx context.Context, dirs bool, stages *trace, report func(nod
 func admitFirst(ctx context.Context, store choked.Store, key string, stages *trace) (f admission, err error) {
 	choke := choked.New(store)
 	defer func() { err = errors.Join(err, choke.Close()) }()
-	l, err := choke.Limiter(key, choked.MustLimits("100/s", ""), nil)
+	l, err := choke.Limiter(key, choked.MustLimits("requests 100/s"), nil)
 	if err != nil {
 		return f, err
 	}

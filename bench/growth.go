@@ -9,7 +9,7 @@ import (
 
 	"gonum.org/v1/plot/plotter"
 
-	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/cluster"
 )
 
@@ -77,6 +77,6 @@ func growthLoad(nodes []*cluster.Node, run, keys, holders, rates int) (l load, e
 		n := max(total*seconds/keys, 1)
 		all[i%2] = append(all[i%2], fmt.Sprintf("%d/%ds burst %d", n, seconds, max(n/seconds/10, 2)))
 	}
-	l.limits, err = choked.ParseLimits(strings.Join(all[0], ","), strings.Join(all[1], ","))
+	l.limits, err = bucket.ParseShortLimits(strings.Join(all[0], ","), strings.Join(all[1], ","))
 	return l, err
 }

@@ -105,7 +105,7 @@ func admitAll(ctx context.Context, stores []choked.Store, n, run int) (took []ti
 	for _, s := range stores {
 		chokes = append(chokes, choked.New(s))
 	}
-	limits := choked.MustLimits("100/s", "")
+	limits := choked.MustLimits("requests 100/s")
 	ls := make([]*choked.Limiter, n)
 	for i := range ls {
 		if ls[i], err = chokes[i%len(chokes)].Limiter(fmt.Sprint("rush-", run, "-", n, "-", i), limits, nil); err != nil {
@@ -151,7 +151,7 @@ func measureWorkers(ctx context.Context, c *config, n int, limit string, join fu
 	}
 	// Each worker has one caller under each of 2 · max(1, keys/n) keys, so that each key
 	// is used by two workers or more.
-	l := load{stores: stores, limits: choked.MustLimits(limit, ""), callers: 2 * max(1, keys/n), duration: c.runTime}
+	l := load{stores: stores, limits: choked.MustLimits("requests " + limit), callers: 2 * max(1, keys/n), duration: c.runTime}
 	for i := range keys {
 		l.keys = append(l.keys, fmt.Sprint("crowd-", i))
 	}

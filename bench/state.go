@@ -20,7 +20,7 @@ import (
 
 const liveKeys = 1_000_000
 
-var liveLimits = choked.MustLimits("100/d", "100000/d")
+var liveLimits = choked.MustLimits("requests 100/d; tokens 100000/d")
 
 func liveKey(i int) string { return fmt.Sprintf("tenant-%04d/key-%d", i%1000, i) }
 

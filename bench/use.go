@@ -83,7 +83,7 @@ func measureBelow(ctx context.Context, c *config) (table, error) {
 	}
 	var runs [][]float64
 	for run := range c.repeats {
-		s, err := load{stores: spread(nodes, workers), keys: []string{fmt.Sprint("below-", run)}, limits: choked.MustLimits("1000/s", ""),
+		s, err := load{stores: spread(nodes, workers), keys: []string{fmt.Sprint("below-", run)}, limits: choked.MustLimits("requests 1000/s"),
 			callers: 1, interval: time.Second / 80, duration: c.runTime}.run(ctx)
 		if err != nil {
 			return t, errors.Join(err, stop())

@@ -36,7 +36,7 @@ type Bucket struct {
 // New returns a full bucket with the given limits, which it keeps and shares. defined
 // is when they were defined, in Unix nanoseconds.
 func New(limits *Limits, defined int64) *Bucket {
-	n := limits.len()
+	n := limits.Len()
 	if n > 2 {
 		return &Bucket{limits: limits, defined: defined, tats: make([]int64, n), shortfalls: make(shortfalls, 0, n)}
 	}
@@ -92,18 +92,6 @@ func (b *Bucket) all(f func(i int, u Unit, r Rate)) {
 	}
 }
 
-// each calls f for each rate with its unit and its index, counting from i, and
-// returns the index after the last.
-func (l *Limits) each(i int, f func(i int, u Unit, r Rate)) int {
-	for u := range Tokens + 1 {
-		for _, r := range l.Of(u) {
-			f(i, u, r)
-			i++
-		}
-	}
-	return i
-}
-
 // Level returns the units in the bucket at now: of each unit, the least over its
 // rates. It is below zero when quota is promised ahead or owed.
 func (b *Bucket) Level(now int64) Cost {
@@ -112,9 +100,9 @@ func (b *Bucket) Level(now int64) Cost {
 }
 
 func (b *Bucket) level(now int64) Cost {
-	c := unlimited
+	c := allUnlimited
 	b.rates(func(i int, u Unit, r Rate) {
-		c = c.with(u, min(c.Of(u), r.Burst-b.missing(i, r, now)))
+		c = c.With(u, min(c.Of(u), r.Burst-b.missing(i, r, now)))
 	})
 	return c
 }
@@ -132,7 +120,7 @@ func (b *Bucket) Info(key string, now int64) Info {
 	c := b.asOf(now)
 	return Info{
 		Key: key, Limits: *c.limits, Level: c.level(now), Leased: c.leased, Leases: len(c.leases),
-		Full: time.Duration(slices.Max(c.tats[:c.limits.len()]) - now),
+		Full: time.Duration(slices.Max(c.tats[:c.limits.Len()]) - now),
 	}
 }
 
@@ -197,7 +185,7 @@ func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 	if !give.Covers(a.Need) || give.IsZero() {
 		first := a.Need
 		if !promise {
-			first = a.Want.Min(Cost{1, 1})
+			first = a.Want.Min(one)
 		}
 		return Grant{RetryAfter: max(b.wait(now, first, promise), 1), Level: b.level(now), At: now}, nil
 	}
@@ -219,16 +207,22 @@ func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 }
 
 // Share returns the part of want that fits into room, where negative room counts as
-// zero. If one unit falls short, the other is cut in proportion, but not below need:
+// zero. If a unit falls short, the others are cut in proportion, but not below need:
 // a request without its tokens is useless.
 func Share(need, want, room Cost) Cost {
 	fit := want.Min(room).Max(Cost{})
 	give := fit
-	if fit.Tokens < want.Tokens {
-		give.Requests = min(fit.Requests, max(need.Requests, mulDivCeil(want.Requests, fit.Tokens, want.Tokens)))
-	}
-	if fit.Requests < want.Requests {
-		give.Tokens = min(fit.Tokens, max(need.Tokens, mulDivCeil(want.Tokens, fit.Requests, want.Requests)))
+	for scarce := range NumUnits {
+		has, wanted := fit.Of(scarce), want.Of(scarce)
+		if has >= wanted {
+			continue
+		}
+		for u := range NumUnits {
+			if u != scarce {
+				part := max(need.Of(u), mulDivCeil(want.Of(u), has, wanted))
+				give = give.With(u, min(give.Of(u), part))
+			}
+		}
 	}
 	return give
 }
@@ -248,10 +242,10 @@ func (b *Bucket) grant(now int64, l *HeldLease) Grant {
 // horizon later, and at most what keeps the leased units within the burst. It is the
 // largest n for which Rate.ready is no later than now + Rate.ahead.
 func (b *Bucket) room(now int64, promise bool) Cost {
-	room := unlimited
+	room := allUnlimited
 	b.rates(func(i int, u Unit, r Rate) {
 		n := min(r.Burst-b.missing(i, r, now+r.ahead(promise)), r.Burst-b.leased.Of(u))
-		room = room.with(u, max(min(room.Of(u), n), 0))
+		room = room.With(u, max(min(room.Of(u), n), 0))
 	})
 	return room
 }
@@ -371,7 +365,7 @@ func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
 	b.advance(now)
 	old := *b
 	b.limits, b.defined = limits, defined
-	b.tats = make([]int64, limits.len())
+	b.tats = make([]int64, limits.Len())
 	b.rates(func(i int, u Unit, r Rate) {
 		b.tats[i] = later(now, r.span(old.debt(now, u, r)))
 		old.all(func(j int, v Unit, q Rate) {
@@ -394,25 +388,24 @@ func (b *Bucket) keepFormer(now int64, old *Bucket) {
 		Rate
 		tat int64
 	}
-	var left [Tokens + 1][]rate
+	var left [NumUnits][]rate
+	none := true
 	old.all(func(i int, u Unit, r Rate) {
 		if old.tats[i] > now && !slices.ContainsFunc(b.limits.Of(u), r.refillsAs) {
 			left[u] = append(left[u], rate{r, old.tats[i]})
+			none = false
 		}
 	})
 	b.former = nil
-	if len(left[Requests])+len(left[Tokens]) == 0 {
+	if none {
 		return
 	}
 	b.former = new(Limits)
 	for u, rs := range left {
 		slices.SortStableFunc(rs, func(x, y rate) int { return cmp.Compare(y.tat, x.tat) })
 		for _, r := range rs[:min(len(rs), MaxRates)] {
-			if Unit(u) == Requests {
-				b.former.Requests = append(b.former.Requests, r.Rate)
-			} else {
-				b.former.Tokens = append(b.former.Tokens, r.Rate)
-			}
+			former := b.former.at(Unit(u))
+			*former = append(*former, r.Rate)
 			b.tats = append(b.tats, r.tat)
 		}
 	}

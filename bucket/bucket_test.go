@@ -53,14 +53,14 @@ func TestPromisedLeaseLivesLonger(t *testing.T) {
 
 func TestRefusalSpendsNothing(t *testing.T) {
 	play(t, "10/s", "100/s", []step{
-		{0 * s, "lease a 1+100", "1+100", Cost{9, 0}, Cost{1, 100}},
-		{0 * s, "settle a 1+100", "closed", Cost{9, 0}, 0},
-		{0 * s, "lease b 1+30", "retry in 50ms", Cost{9, 0}, 0}, // tokens are short: no requests either
-		{50 * ms, "lease b 1+30", "1+30 ready in 250ms", Cost{8, -25}, Cost{1, 30}},
-		{1 * s, "settle b 1+30", "closed", Cost{9, 70}, 0}, // leased units had held the refill back
-		{1 * s, "lease c 9+1", "9+1", Cost{0, 69}, Cost{9, 1}},
-		{1 * s, "settle c 9+1", "closed", Cost{0, 69}, 0},
-		{1 * s, "lease d 4+1", "retry in 150ms", Cost{0, 69}, 0}, // requests are short: no tokens either
+		{0 * s, "lease a 1+100", "1+100", Cost{Requests: 9, Tokens: 0}, Cost{Requests: 1, Tokens: 100}},
+		{0 * s, "settle a 1+100", "closed", Cost{Requests: 9, Tokens: 0}, 0},
+		{0 * s, "lease b 1+30", "retry in 50ms", Cost{Requests: 9, Tokens: 0}, 0}, // tokens are short: no requests either
+		{50 * ms, "lease b 1+30", "1+30 ready in 250ms", Cost{Requests: 8, Tokens: -25}, Cost{Requests: 1, Tokens: 30}},
+		{1 * s, "settle b 1+30", "closed", Cost{Requests: 9, Tokens: 70}, 0}, // leased units had held the refill back
+		{1 * s, "lease c 9+1", "9+1", Cost{Requests: 0, Tokens: 69}, Cost{Requests: 9, Tokens: 1}},
+		{1 * s, "settle c 9+1", "closed", Cost{Requests: 0, Tokens: 69}, 0},
+		{1 * s, "lease d 4+1", "retry in 150ms", Cost{Requests: 0, Tokens: 69}, 0}, // requests are short: no tokens either
 	})
 }
 
@@ -68,10 +68,10 @@ func TestRefusalSpendsNothing(t *testing.T) {
 // without its tokens is useless.
 func TestUnitsAreLeasedInProportion(t *testing.T) {
 	play(t, "10/s", "100/s", []step{
-		{0 * s, "lease a 1+50", "1+50", Cost{9, 50}, Cost{1, 50}},
-		{0 * s, "prefetch b 8+100", "4+50", Cost{5, 0}, Cost{5, 100}}, // half of the tokens, half of the requests
-		{0 * s, "settle a 0", "closed", Cost{6, 50}, Cost{4, 50}},     //
-		{0 * s, "prefetch c 10+10", "6+6", Cost{0, 44}, Cost{10, 56}}, // six tenths, both ways
+		{0 * s, "lease a 1+50", "1+50", Cost{Requests: 9, Tokens: 50}, Cost{Requests: 1, Tokens: 50}},
+		{0 * s, "prefetch b 8+100", "4+50", Cost{Requests: 5, Tokens: 0}, Cost{Requests: 5, Tokens: 100}}, // half of the tokens, half of the requests
+		{0 * s, "settle a 0", "closed", Cost{Requests: 6, Tokens: 50}, Cost{Requests: 4, Tokens: 50}},     //
+		{0 * s, "prefetch c 10+10", "6+6", Cost{Requests: 0, Tokens: 44}, Cost{Requests: 10, Tokens: 56}}, // six tenths, both ways
 	})
 }
 
@@ -179,7 +179,7 @@ func TestSameIDSameLease(t *testing.T) {
 
 func TestSameLeaseKeepsItsExpiry(t *testing.T) {
 	b := New(&Limits{Requests: Rates{{10, s, 10}}}, 1)
-	a := &Ask{ID: LeaseID{1, 1}, Need: Cost{3, 0}}
+	a := &Ask{ID: LeaseID{1, 1}, Need: Cost{Requests: 3, Tokens: 0}}
 	first, _ := b.Lease(0, a)
 	again, _ := b.Lease(int64(700*ms), a)
 	if first.TTL != TTL || again.TTL != TTL-700*ms {
@@ -205,11 +205,11 @@ func TestPrefetch(t *testing.T) {
 // last unit of a bucket by some nanoseconds, but not until the others expire.
 func TestPrefetchOfOddRates(t *testing.T) {
 	for _, requests := range []string{"3/s burst 1", "3/s", "7/s burst 10", "999983/s burst 17", "7/11ms burst 3"} {
-		limits, _ := ParseLimits(requests, "")
+		limits, _ := ParseLimits("requests " + requests)
 		b := New(&limits, 1)
 		now, burst := int64(0), limits.Burst().Requests
 		for n := range burst {
-			a := &Ask{ID: LeaseID{1, uint64(n)}, Want: Cost{1, 0}}
+			a := &Ask{ID: LeaseID{1, uint64(n)}, Want: Cost{Requests: 1, Tokens: 0}}
 			g, _ := b.Lease(now, a)
 			if !g.OK {
 				now += int64(g.RetryAfter)
@@ -225,9 +225,9 @@ func TestPrefetchOfOddRates(t *testing.T) {
 
 func TestCostAboveBurst(t *testing.T) {
 	play(t, "10/s,1000/h", "50/m", []step{
-		{0 * s, "lease a 11", `error 11 requests asked, at most 10 fit in "10/s,1000/h"`, Cost{10, 50}, 0},
-		{0 * s, "lease a 1+51", `error 51 tokens asked, at most 50 fit in "50/m"`, Cost{10, 50}, 0},
-		{0 * s, "lease a 10..99", "10", Cost{0, 50}, 10}, // a want may be above it
+		{0 * s, "lease a 11", `error 11 requests asked, at most 10 fit in "10/s,1000/h"`, Cost{Requests: 10, Tokens: 50}, 0},
+		{0 * s, "lease a 1+51", `error 51 tokens asked, at most 50 fit in "50/m"`, Cost{Requests: 10, Tokens: 50}, 0},
+		{0 * s, "lease a 10..99", "10", Cost{Requests: 0, Tokens: 50}, 10}, // a want may be above it
 	})
 }
 
@@ -283,8 +283,8 @@ func TestRedefineTie(t *testing.T) {
 	texts := []string{"10/s", "9/s", "10/s burst 3", "7/m,3/s"}
 	for i, first := range texts {
 		for _, second := range texts[i+1:] {
-			a, _ := ParseLimits(first, "")
-			b, _ := ParseLimits(second, "")
+			a, _ := ParseLimits("requests " + first)
+			b, _ := ParseLimits("requests " + second)
 			one, two := New(&a, 5), New(&b, 5)
 			one.Redefine(0, &b, 5)
 			two.Redefine(0, &a, 5)
@@ -306,7 +306,7 @@ func TestIdleIsAbsent(t *testing.T) {
 		}
 	}
 	idle(0, true, "it is new")
-	if _, err := b.Lease(0, &Ask{ID: LeaseID{1, 1}, Need: Cost{2, 0}}); err != nil {
+	if _, err := b.Lease(0, &Ask{ID: LeaseID{1, 1}, Need: Cost{Requests: 2, Tokens: 0}}); err != nil {
 		t.Fatal(err)
 	}
 	idle(0, false, "2 are leased")
@@ -325,7 +325,7 @@ func TestIdleIsAbsent(t *testing.T) {
 func TestHolders(t *testing.T) {
 	b := New(&Limits{Requests: Rates{{10, s, 10}}}, 1)
 	for _, id := range []LeaseID{{7, 1}, {8, 1}, {7, 2}} {
-		if _, err := b.Lease(0, &Ask{ID: id, Need: Cost{1, 0}}); err != nil {
+		if _, err := b.Lease(0, &Ask{ID: id, Need: Cost{Requests: 1, Tokens: 0}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -3,6 +3,7 @@ package bucket
 import (
 	"fmt"
 	"math"
+	"strings"
 )
 
 // MaxUnits bounds every count of units: in a rate, a burst, a cost, a debt.
@@ -11,74 +12,99 @@ const MaxUnits = 1_000_000_000_000
 // Cost counts the units of one call, of a lease, or of a bucket's level. A call to a
 // model is usually one request and the tokens of its prompt and its reply.
 type Cost struct {
-	Requests int64 `json:"requests"` // API calls
-	Tokens   int64 `json:"tokens"`   // LLM tokens, as the provider counts them
+	Requests int64 `json:"requests,omitempty"` // API calls
+	Tokens   int64 `json:"tokens,omitempty"`   // LLM tokens, input and output together
+	Input    int64 `json:"input,omitempty"`    // LLM tokens of the prompt
+	Output   int64 `json:"output,omitempty"`   // LLM tokens of the reply
+	Spend    int64 `json:"spend,omitempty"`    // money, in millionths of a dollar
 }
 
 // Check returns an error that says why c cannot be the cost of a call, or nil: each
 // unit must be from 0 to [MaxUnits].
 func (c Cost) Check() error {
-	if c.Requests < 0 || c.Tokens < 0 || c.Requests > MaxUnits || c.Tokens > MaxUnits {
-		return fmt.Errorf("cost of %v: want 0 to %d of each", c, int64(MaxUnits))
+	for u := range NumUnits {
+		if n := c.Of(u); n < 0 || n > MaxUnits {
+			return fmt.Errorf("cost of %s: want 0 to %s", u.Amount(n), u.Amount(MaxUnits))
+		}
 	}
 	return nil
 }
 
 // Add returns c + d.
-func (c Cost) Add(d Cost) Cost { return Cost{c.Requests + d.Requests, c.Tokens + d.Tokens} }
+func (c Cost) Add(d Cost) Cost {
+	return Cost{c.Requests + d.Requests, c.Tokens + d.Tokens, c.Input + d.Input, c.Output + d.Output, c.Spend + d.Spend}
+}
 
-// Sub returns c − d, which may be negative in either unit.
-func (c Cost) Sub(d Cost) Cost { return Cost{c.Requests - d.Requests, c.Tokens - d.Tokens} }
+// Sub returns c − d, which may be negative in any unit.
+func (c Cost) Sub(d Cost) Cost {
+	return Cost{c.Requests - d.Requests, c.Tokens - d.Tokens, c.Input - d.Input, c.Output - d.Output, c.Spend - d.Spend}
+}
 
 // Min returns the smaller of c and d in each unit.
-func (c Cost) Min(d Cost) Cost { return Cost{min(c.Requests, d.Requests), min(c.Tokens, d.Tokens)} }
+func (c Cost) Min(d Cost) Cost {
+	return Cost{min(c.Requests, d.Requests), min(c.Tokens, d.Tokens), min(c.Input, d.Input), min(c.Output, d.Output), min(c.Spend, d.Spend)}
+}
 
 // Max returns the larger of c and d in each unit.
-func (c Cost) Max(d Cost) Cost { return Cost{max(c.Requests, d.Requests), max(c.Tokens, d.Tokens)} }
+func (c Cost) Max(d Cost) Cost {
+	return Cost{max(c.Requests, d.Requests), max(c.Tokens, d.Tokens), max(c.Input, d.Input), max(c.Output, d.Output), max(c.Spend, d.Spend)}
+}
 
 // Covers reports whether c is at least d in each unit.
-func (c Cost) Covers(d Cost) bool { return c.Requests >= d.Requests && c.Tokens >= d.Tokens }
+func (c Cost) Covers(d Cost) bool {
+	return c.Requests >= d.Requests && c.Tokens >= d.Tokens && c.Input >= d.Input && c.Output >= d.Output && c.Spend >= d.Spend
+}
 
 // IsZero reports whether c has no units.
 func (c Cost) IsZero() bool { return c == Cost{} }
 
-// String returns c in the form "1 requests, 200 tokens".
-func (c Cost) String() string { return fmt.Sprintf("%d requests, %d tokens", c.Requests, c.Tokens) }
+// IsNegative reports whether c is below zero in any unit.
+func (c Cost) IsNegative() bool { return c.Requests|c.Tokens|c.Input|c.Output|c.Spend < 0 }
+
+// String returns the units of c that are not zero, in the form "1 requests,
+// 200 tokens, $0.05 spend", or "nothing".
+func (c Cost) String() string {
+	var parts []string
+	for u := range NumUnits {
+		if n := c.Of(u); n != 0 {
+			parts = append(parts, u.Amount(n))
+		}
+	}
+	if parts == nil {
+		return "nothing"
+	}
+	return strings.Join(parts, ", ")
+}
 
 // unlimited is the burst and the level of a unit that is not limited.
-var unlimited = Cost{math.MaxInt64 / 4, math.MaxInt64 / 4}
+const unlimited = math.MaxInt64 / 4
 
-// Unit is one of the two kinds of units that the limits of a key count.
-type Unit uint8
+var allUnlimited = Cost{unlimited, unlimited, unlimited, unlimited, unlimited}
 
-// The units, in the order in which a bucket keeps their rates.
-const (
-	Requests Unit = iota // API calls
-	Tokens               // LLM tokens
-)
-
-// String returns "requests" or "tokens".
-func (u Unit) String() string {
-	if u == Requests {
-		return "requests"
-	}
-	return "tokens"
-}
+// one has a unit of each kind.
+var one = Cost{1, 1, 1, 1, 1}
 
 // Of returns the units of kind u in c.
-func (c Cost) Of(u Unit) int64 {
-	if u == Requests {
-		return c.Requests
-	}
-	return c.Tokens
+func (c Cost) Of(u Unit) int64 { return *c.at(u) }
+
+// With returns c with n units of kind u.
+func (c Cost) With(u Unit, n int64) Cost {
+	*c.at(u) = n
+	return c
 }
 
-// with returns c with n units of kind u.
-func (c Cost) with(u Unit, n int64) Cost {
-	if u == Requests {
-		c.Requests = n
-	} else {
-		c.Tokens = n
+// at returns where c keeps the units of kind u.
+func (c *Cost) at(u Unit) *int64 {
+	switch u {
+	case Requests:
+		return &c.Requests
+	case Tokens:
+		return &c.Tokens
+	case Input:
+		return &c.Input
+	case Output:
+		return &c.Output
+	default:
+		return &c.Spend
 	}
-	return c
 }

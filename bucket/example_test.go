@@ -8,10 +8,10 @@ import (
 )
 
 func ExampleParseLimits() {
-	limits, err := bucket.ParseLimits("500/m,10_000/d", "100000/m burst 20000")
+	limits, err := bucket.ParseLimits("requests 500/m,10_000/d; tokens 100000/m burst 20000")
 	fmt.Println(limits, err)
 
-	_, err = bucket.ParseLimits("500 a minute", "")
+	_, err = bucket.ParseLimits("requests 500 a minute")
 	fmt.Println(err)
 	// Output:
 	// requests 500/m,10000/d; tokens 100000/m burst 20000 <nil>
@@ -19,14 +19,14 @@ func ExampleParseLimits() {
 }
 
 func ExampleLimits_Fits() {
-	limits, _ := bucket.ParseLimits("50/s", "100000/m")
+	limits, _ := bucket.ParseLimits("requests 50/s; tokens 100000/m")
 	fmt.Println(limits.Fits(bucket.Cost{Requests: 1, Tokens: 120_000}))
 	// Output: cost exceeds burst: 120000 tokens asked, at most 100000 fit in "100000/m"
 }
 
 // A bucket grants its quota as leases. Settling a lease returns the unspent units.
 func ExampleBucket() {
-	limits, _ := bucket.ParseLimits("10/s", "")
+	limits, _ := bucket.ParseLimits("requests 10/s")
 	b := bucket.New(&limits, 0)
 	now := int64(0) // nanoseconds of the store's time
 

@@ -79,7 +79,7 @@ func newHistory(seed uint64) *history {
 	// under that rate count when it is in force again.
 	less := Limits{Requests: l.Requests[:1]}
 	h.limits = []Limits{l, more, less}
-	for u := range Tokens + 1 {
+	for u := range NumUnits {
 		for _, r := range l.Of(u) {
 			h.checks = append(h.checks, check{Rate: r, unit: u})
 		}
@@ -164,9 +164,9 @@ func (h *history) ask() {
 	a := &Ask{}
 	burst := h.b.Limits().Burst()
 	want := func(n int64) int64 { return 1 + h.r.Int64N(min(n, 50)) }
-	a.Want = Cost{want(burst.Requests), want(burst.Tokens)}
+	a.Want = Cost{Requests: want(burst.Requests), Tokens: want(burst.Tokens)}
 	if h.r.IntN(4) > 0 {
-		a.Need = Cost{1 + h.r.Int64N(a.Want.Requests), 1 + h.r.Int64N(a.Want.Tokens)}
+		a.Need = Cost{Requests: 1 + h.r.Int64N(a.Want.Requests), Tokens: 1 + h.r.Int64N(a.Want.Tokens)}
 	}
 	if len(h.leases) > 0 && h.r.IntN(8) == 0 {
 		// The answer was delayed, so the holder repeats the ask. Meanwhile it spent
@@ -210,10 +210,10 @@ func (h *history) spend() {
 	usable := l.left
 	for _, d := range l.drips {
 		unavailable := d.Unavailable(d.Ready - h.elapsed(l, l.came))
-		usable = usable.with(d.Unit, min(usable.Of(d.Unit), max(l.left.Of(d.Unit)-unavailable, 0)))
+		usable = usable.With(d.Unit, min(usable.Of(d.Unit), max(l.left.Of(d.Unit)-unavailable, 0)))
 	}
 	part := h.r.IntN(3) == 0
-	for u := range Tokens + 1 {
+	for u := range NumUnits {
 		n := usable.Of(u)
 		if part && n > 0 {
 			n = h.r.Int64N(n + 1)
@@ -221,7 +221,7 @@ func (h *history) spend() {
 		if n <= 0 {
 			continue
 		}
-		l.left = l.left.with(u, l.left.Of(u)-n)
+		l.left = l.left.With(u, l.left.Of(u)-n)
 		for i := range h.checks {
 			if c := &h.checks[i]; c.unit == u && slices.Contains(l.under.Of(u), c.Rate) {
 				h.worst = max(h.worst, c.spend(h.now, n))
@@ -238,7 +238,7 @@ func (h *history) settle() {
 	id := h.anyID()
 	spent := h.leases[id].granted.Sub(h.leases[id].left)
 	if h.r.IntN(4) == 0 {
-		more := Cost{h.r.Int64N(4), h.r.Int64N(4)}
+		more := Cost{Requests: h.r.Int64N(4), Tokens: h.r.Int64N(4)}
 		if h.b.Settle(h.now, id, spent.Add(more)) {
 			h.overcharged(more)
 		}
@@ -262,7 +262,7 @@ func (h *history) adjust() {
 	case 0:
 		a.Return, a.Since, h.overpay = h.overpay, h.since, Cost{}
 	case 1:
-		a.Charge = Cost{h.r.Int64N(4), h.r.Int64N(4)}
+		a.Charge = Cost{Requests: h.r.Int64N(4), Tokens: h.r.Int64N(4)}
 		h.overcharged(a.Charge)
 	case 2:
 		a.Empty = time.Duration(h.r.Int64N(int64(300 * ms)))

@@ -55,7 +55,9 @@ func (o *ops) next(t *rapid.T, mayRedefine bool) any {
 		case 1:
 			s.Spent = o.cost(t, 2) // often more than was granted
 		case 2:
-			s.Spent = Cost{granted.Requests / 2, granted.Tokens / 3}
+			for u := range NumUnits {
+				s.Spent = s.Spent.With(u, granted.Of(u)/int64(u+2))
+			}
 		}
 		return s
 	case kind < 92 || !mayRedefine:
@@ -90,9 +92,7 @@ func (o *ops) next(t *rapid.T, mayRedefine bool) any {
 // about the TTL of a lease, up to an hour.
 func (o *ops) step() *rapid.Generator[int64] {
 	unit := int64(time.Millisecond)
-	for _, r := range append(slices.Clone(o.limits.Requests), o.limits.Tokens...) {
-		unit = min(r.span(1), int64(time.Hour))
-	}
+	o.limits.each(0, func(_ int, _ Unit, r Rate) { unit = min(r.span(1), int64(time.Hour)) })
 	return rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(1, unit), rapid.Just(unit), rapid.Int64Range(unit, 20*unit),
 		rapid.Int64Range(0, int64(TTL+TTL/4)), rapid.Int64Range(0, int64(time.Hour)))
 }
@@ -107,7 +107,11 @@ func (o *ops) cost(t *rapid.T, bursts int64) Cost {
 		}
 		return rapid.OneOf(rapid.Int64Range(0, min(3, burst)), rapid.Int64Range(0, bursts*burst)).Draw(t, u.String())
 	}
-	return Cost{min(draw(Requests), MaxUnits), min(draw(Tokens), MaxUnits)}
+	var c Cost
+	for u := range NumUnits {
+		c = c.With(u, min(draw(u), MaxUnits))
+	}
+	return c
 }
 
 // apply applies op to b. The grant is zero except for an ask.

@@ -36,7 +36,7 @@ type step struct {
 // play runs a timeline on a new bucket.
 func play(t *testing.T, requests, tokens string, steps []step) {
 	t.Helper()
-	limits, err := ParseLimits(requests, tokens)
+	limits, err := ParseShortLimits(requests, tokens)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func play(t *testing.T, requests, tokens string, steps []step) {
 	for i, st := range steps {
 		now := int64(st.at)
 		got := do(t, b, now, st.do)
-		if level, out := b.Limits().Limited(b.Level(now)), b.Leased(now); !answers(got, st.want) || level != asCost(t, st.level) || out != asCost(t, st.out) {
+		if level, out := b.limits.Limited(b.Level(now)), b.Leased(now); !answers(got, st.want) || level != asCost(t, st.level) || out != asCost(t, st.out) {
 			t.Fatalf("step %d, at %v: %s\n got %q, level %v, leased %v\nwant %q, level %v, leased %v",
 				i, st.at, st.do, got, level, out, st.want, asCost(t, st.level), asCost(t, st.out))
 		}
@@ -98,7 +98,7 @@ func do(t *testing.T, b *Bucket, now int64, line string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, err := ParseLimits(text, "")
+		l, err := ParseLimits("requests " + text)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,7 +144,7 @@ func asCost(t *testing.T, v any) Cost {
 			t.Fatalf("cost %q: %v", v, err)
 		}
 		n, _ := strconv.ParseInt("0"+tokens, 10, 64)
-		return Cost{r, n}
+		return Cost{Requests: r, Tokens: n}
 	}
 	t.Fatalf("no cost: %v", v)
 	return Cost{}

@@ -29,20 +29,37 @@ type Rate struct {
 }
 
 // Check returns an error that says why r is not a usable rate, or nil.
-func (r Rate) Check() error {
+func (r Rate) Check() error { return r.check(Requests) }
+
+// check is Check with numbers in the form of unit u.
+func (r Rate) check(u Unit) error {
 	switch {
 	case r.N < 1 || r.N > MaxUnits:
-		return fmt.Errorf("rate of %d units: want 1 to %d", r.N, int64(MaxUnits))
+		return rangeError("rate", u, u.units(r.N))
 	case r.Per < minPer || r.Per > maxPer:
 		return perRange(windowText(r.Per))
 	case r.N > int64(r.Per):
-		return fmt.Errorf("rate of %d per %s: want at most one a nanosecond", r.N, windowText(r.Per))
+		return fmt.Errorf("rate of %s per %s: want at most %s", u.number(r.N), windowText(r.Per), mostPer(u))
 	case r.Burst < 1 || r.Burst > MaxUnits:
-		return fmt.Errorf("burst of %d units: want 1 to %d", r.Burst, int64(MaxUnits))
+		return rangeError("burst", u, u.units(r.Burst))
 	case r.span(r.Burst) > int64(maxFill):
-		return fmt.Errorf("burst of %d at %d per %s takes more than %d days to fill", r.Burst, r.N, windowText(r.Per), maxFill/day)
+		return fmt.Errorf("burst of %s at %s per %s takes more than %d days to fill", u.number(r.Burst), u.number(r.N), windowText(r.Per), maxFill/day)
 	}
 	return nil
+}
+
+// mostPer returns the highest rate on u, one unit a nanosecond, in words.
+func mostPer(u Unit) string {
+	if u == Spend {
+		return "$1000 a second"
+	}
+	return "one a nanosecond"
+}
+
+// rangeError returns the error for a rate or a burst on u that is too small or too
+// large.
+func rangeError(of string, u Unit, n string) error {
+	return fmt.Errorf("%s of %.40s: want %s to %s", of, n, u.number(1), u.number(MaxUnits))
 }
 
 // perRange returns the error for a window that is too short or too long.
@@ -98,9 +115,14 @@ var errNotARate = errors.New("not a rate")
 // as in 10s; the words sec, second, min, minute, hour and day are read as well, with
 // or without an s at their end. Digits may be grouped by underscores. The error quotes
 // s and says what to write instead, or what range is accepted.
-func ParseRate(s string) (Rate, error) {
-	r, err := parseRate(s)
+func ParseRate(s string) (Rate, error) { return readRate(Requests, s) }
+
+// readRate is ParseRate for a rate on u.
+func readRate(u Unit, s string) (Rate, error) {
+	r, err := parseRate(u, s)
 	switch {
+	case err == errNotARate && u == Spend:
+		return Rate{}, notDollars(s)
 	case err == errNotARate:
 		return Rate{}, notARate(s)
 	case err != nil:
@@ -109,26 +131,26 @@ func ParseRate(s string) (Rate, error) {
 	return r, nil
 }
 
-// parseRate is ParseRate with errors that do not quote s.
-func parseRate(s string) (r Rate, err error) {
+// parseRate is readRate with errors that do not quote s.
+func parseRate(u Unit, s string) (r Rate, err error) {
 	rest, burst, hasBurst := strings.Cut(s, " burst ")
 	count, window, ok := strings.Cut(strings.TrimSpace(rest), "/")
 	if !ok {
 		return Rate{}, errNotARate
 	}
-	if r.N, err = readCount(count); err != nil {
-		return Rate{}, countError("rate", count, err)
+	if r.N, err = u.read(count); err != nil {
+		return Rate{}, countError("rate", u, count, err)
 	}
 	if r.Per, err = parseWindow(strings.TrimSpace(window)); err != nil {
 		return Rate{}, err
 	}
 	r.Burst = r.N
 	if hasBurst {
-		if r.Burst, err = readCount(burst); err != nil {
-			return Rate{}, countError("burst", burst, err)
+		if r.Burst, err = u.read(burst); err != nil {
+			return Rate{}, countError("burst", u, burst, err)
 		}
 	}
-	return r, r.Check()
+	return r, r.check(u)
 }
 
 // errRange means that a text is a whole number outside the range that is accepted.
@@ -149,13 +171,17 @@ func readCount(s string) (int64, error) {
 	return n, nil
 }
 
-// countError returns err, an error of readCount, as the error of the rate or the burst
-// that s was read for.
-func countError(of, s string, err error) error {
-	if err == errRange {
-		return fmt.Errorf("%s of %.32s units: want 1 to %d", of, strings.TrimSpace(s), int64(MaxUnits))
+// countError returns err, an error of [Unit.read], as the error of the rate or the
+// burst on u that s was read for.
+func countError(of string, u Unit, s string, err error) error {
+	if err != errRange {
+		return err
 	}
-	return err
+	s = strings.TrimSpace(s)
+	if u != Spend {
+		s = s[:min(len(s), 32)] + " units"
+	}
+	return rangeError(of, u, s)
 }
 
 func parseWindow(s string) (time.Duration, error) {
@@ -192,10 +218,13 @@ func windowText(per time.Duration) string {
 }
 
 // String returns the form that [ParseRate] reads.
-func (r Rate) String() string {
-	s := fmt.Sprintf("%d/%s", r.N, windowText(r.Per))
+func (r Rate) String() string { return r.text(Requests) }
+
+// text returns the form of r that is read for a rate on u.
+func (r Rate) text(u Unit) string {
+	s := u.number(r.N) + "/" + windowText(r.Per)
 	if r.Burst != r.N {
-		s += fmt.Sprintf(" burst %d", r.Burst)
+		s += " burst " + u.number(r.Burst)
 	}
 	return s
 }
@@ -218,7 +247,10 @@ type Rates []Rate
 
 // ParseRates reads rates separated by commas, as in "500/m,10000/d". An empty
 // string is no rates.
-func ParseRates(s string) (Rates, error) {
+func ParseRates(s string) (Rates, error) { return parseRates(Requests, s) }
+
+// parseRates is ParseRates for rates on u.
+func parseRates(u Unit, s string) (Rates, error) {
 	if strings.TrimSpace(s) == "" {
 		return nil, nil
 	}
@@ -228,36 +260,41 @@ func ParseRates(s string) (Rates, error) {
 	var rs Rates
 	for part := range strings.SplitSeq(s, ",") {
 		part = strings.TrimSpace(part)
-		r, err := ParseRate(part)
+		r, err := readRate(u, part)
 		if err != nil {
 			return nil, cmp.Or(thousands(s), err)
 		}
 		rs = append(rs, r)
 	}
-	return rs, rs.Check()
+	return rs, rs.check(u)
 }
 
 // Check returns an error that says why rs cannot limit a unit, or nil.
-func (rs Rates) Check() error {
+func (rs Rates) Check() error { return rs.check(Requests) }
+
+func (rs Rates) check(u Unit) error {
 	if len(rs) > MaxRates {
 		return fmt.Errorf("%d rates on one unit: want at most %d", len(rs), MaxRates)
 	}
 	for i, r := range rs {
-		if err := r.Check(); err != nil {
+		if err := r.check(u); err != nil {
 			return err
 		}
 		if slices.ContainsFunc(rs[:i], func(q Rate) bool { return q.Per == r.Per }) {
-			return fmt.Errorf("rates %q: two of them are per %v", rs, r.Per)
+			return fmt.Errorf("rates %q: two of them are per %v", rs.text(u), r.Per)
 		}
 	}
 	return nil
 }
 
 // String returns the form that [ParseRates] reads.
-func (rs Rates) String() string {
+func (rs Rates) String() string { return rs.text(Requests) }
+
+// text returns the form of rs that is read for rates on u.
+func (rs Rates) text(u Unit) string {
 	parts := make([]string, len(rs))
 	for i, r := range rs {
-		parts[i] = r.String()
+		parts[i] = r.text(u)
 	}
 	return strings.Join(parts, ",")
 }
@@ -268,143 +305,5 @@ func (rs Rates) MarshalText() ([]byte, error) { return []byte(rs.String()), rs.C
 // UnmarshalText implements [encoding.TextUnmarshaler] by [ParseRates].
 func (rs *Rates) UnmarshalText(b []byte) (err error) {
 	*rs, err = ParseRates(string(b))
-	return err
-}
-
-// Limits are all the limits of a key. They hold together: a call is admitted only if
-// every rate allows it. A Limits is shared by buckets and must not be changed once it
-// is in use.
-type Limits struct {
-	Requests Rates `json:"requests,omitempty"` // API calls per window; none: requests are not limited
-	Tokens   Rates `json:"tokens,omitempty"`   // LLM tokens per window; none: tokens are not limited
-}
-
-// ParseLimits reads the rates on requests and on tokens; either may be empty,
-// not both.
-func ParseLimits(requests, tokens string) (Limits, error) {
-	var l Limits
-	var err error
-	if l.Requests, err = ParseRates(requests); err != nil {
-		return Limits{}, fmt.Errorf("limit on requests: %w", err)
-	}
-	if l.Tokens, err = ParseRates(tokens); err != nil {
-		return Limits{}, fmt.Errorf("limit on tokens: %w", err)
-	}
-	return l, l.Check()
-}
-
-// Check returns an error that says why l cannot limit a key, or nil.
-func (l Limits) Check() error {
-	if l.len() == 0 {
-		return errors.New("no limits: want a rate on requests, on tokens, or on both")
-	}
-	if err := l.Requests.Check(); err != nil {
-		return fmt.Errorf("limit on requests: %w", err)
-	}
-	if err := l.Tokens.Check(); err != nil {
-		return fmt.Errorf("limit on tokens: %w", err)
-	}
-	return nil
-}
-
-// Of returns the rates on unit u.
-func (l Limits) Of(u Unit) Rates {
-	if u == Requests {
-		return l.Requests
-	}
-	return l.Tokens
-}
-
-func (l *Limits) len() int { return len(l.Requests) + len(l.Tokens) }
-
-// Equal reports whether l and m are the same rates in the same order.
-func (l Limits) Equal(m Limits) bool {
-	return slices.Equal(l.Requests, m.Requests) && slices.Equal(l.Tokens, m.Tokens)
-}
-
-// Burst returns the largest cost that can ever be admitted at once, in units. A unit
-// that l does not limit is far above [MaxUnits].
-func (l Limits) Burst() Cost {
-	c := unlimited
-	for u := range Tokens + 1 {
-		for _, r := range l.Of(u) {
-			c = c.with(u, min(c.Of(u), r.Burst))
-		}
-	}
-	return c
-}
-
-// In returns how many whole units of each kind are restored in d: at most a burst,
-// and zero of a kind that l does not limit.
-func (l Limits) In(d time.Duration) Cost {
-	c := l.Burst()
-	for u := range Tokens + 1 {
-		for _, r := range l.Of(u) {
-			c = c.with(u, min(c.Of(u), r.In(d)))
-		}
-	}
-	return l.Limited(c)
-}
-
-// Limited returns c without the units that l does not limit.
-func (l Limits) Limited(c Cost) Cost {
-	if len(l.Requests) == 0 {
-		c.Requests = 0
-	}
-	if len(l.Tokens) == 0 {
-		c.Tokens = 0
-	}
-	return c
-}
-
-// Fits returns an error that wraps [ErrCostExceedsBurst] and names both numbers if c
-// is above the burst of l in a unit that l limits: no wait is long enough for such a
-// cost. Call Fits before [Cost.Check], which refuses a cost above [MaxUnits] for its
-// size alone. A negative cost is an error of Check, not of Fits.
-func (l Limits) Fits(c Cost) error {
-	if !c.Covers(Cost{}) {
-		return nil
-	}
-	burst := l.Burst()
-	for u := range Tokens + 1 {
-		if n := c.Of(u); n > burst.Of(u) && len(l.Of(u)) > 0 {
-			return fmt.Errorf("%w: %d %s asked, at most %d fit in %q", ErrCostExceedsBurst, n, u, burst.Of(u), l.Of(u))
-		}
-	}
-	return nil
-}
-
-// String returns l in the form "requests 50/s; tokens 100000/m".
-func (l Limits) String() string {
-	var parts []string
-	for u := range Tokens + 1 {
-		if rs := l.Of(u); len(rs) > 0 {
-			parts = append(parts, u.String()+" "+rs.String())
-		}
-	}
-	return strings.Join(parts, "; ")
-}
-
-// MarshalText implements [encoding.TextMarshaler].
-func (l Limits) MarshalText() ([]byte, error) { return []byte(l.String()), l.Check() }
-
-// UnmarshalText implements [encoding.TextUnmarshaler]; it reads what
-// [Limits.String] returns.
-func (l *Limits) UnmarshalText(b []byte) error {
-	var requests, tokens string
-	for part := range strings.SplitSeq(string(b), ";") {
-		part = strings.TrimSpace(part)
-		if rs, ok := strings.CutPrefix(part, "requests "); ok && requests == "" {
-			requests = rs
-		} else if rs, ok := strings.CutPrefix(part, "tokens "); ok && tokens == "" {
-			tokens = rs
-		} else {
-			return fmt.Errorf(`limits %.64q: want "requests 50/s; tokens 100000/m"`, b)
-		}
-	}
-	m, err := ParseLimits(requests, tokens)
-	if err == nil {
-		*l = m
-	}
 	return err
 }

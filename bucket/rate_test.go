@@ -230,7 +230,7 @@ func TestErrorsSayWhatToWrite(t *testing.T) {
 	}
 }
 
-func TestParseLimits(t *testing.T) {
+func TestParseShortLimits(t *testing.T) {
 	m, d := time.Minute, 24*time.Hour
 	for _, c := range []struct {
 		requests, tokens string
@@ -240,12 +240,12 @@ func TestParseLimits(t *testing.T) {
 		{"50/s", "", Limits{Requests: Rates{{50, time.Second, 50}}}, "requests 50/s"},
 		{"", "100000/m", Limits{Tokens: Rates{{100000, m, 100000}}}, "tokens 100000/m"},
 		{"500/m,10000/d", "", Limits{Requests: Rates{{500, m, 500}, {10000, d, 10000}}}, "requests 500/m,10000/d"},
-		{"500/m, 10_000/d burst 9", "1/s", Limits{Rates{{500, m, 500}, {10000, d, 9}}, Rates{{1, time.Second, 1}}},
+		{"500/m, 10_000/d burst 9", "1/s", Limits{Requests: Rates{{500, m, 500}, {10000, d, 9}}, Tokens: Rates{{1, time.Second, 1}}},
 			"requests 500/m,10000/d burst 9; tokens 1/s"},
 	} {
-		got, err := ParseLimits(c.requests, c.tokens)
+		got, err := ParseShortLimits(c.requests, c.tokens)
 		if err != nil || !got.Equal(c.want) || got.String() != c.text {
-			t.Errorf("ParseLimits(%q, %q) = %q, %v; want %q", c.requests, c.tokens, got, err, c.text)
+			t.Errorf("ParseShortLimits(%q, %q) = %q, %v; want %q", c.requests, c.tokens, got, err, c.text)
 		}
 	}
 	for _, c := range []struct{ requests, tokens, names string }{
@@ -258,8 +258,8 @@ func TestParseLimits(t *testing.T) {
 		{"1/m,2/60s", "", "two of them are per 1m0s"}, // the same in other words
 		{"1/s,1/2s,1/3s,1/4s,1/5s,1/6s,1/7s,1/8s,1/9s", "", "at most 8"},
 	} {
-		if _, err := ParseLimits(c.requests, c.tokens); err == nil || !strings.Contains(err.Error(), c.names) {
-			t.Errorf("ParseLimits(%q, %q): %v, want an error that says %q", c.requests, c.tokens, err, c.names)
+		if _, err := ParseShortLimits(c.requests, c.tokens); err == nil || !strings.Contains(err.Error(), c.names) {
+			t.Errorf("ParseShortLimits(%q, %q): %v, want an error that says %q", c.requests, c.tokens, err, c.names)
 		}
 	}
 }
@@ -281,7 +281,7 @@ func TestLimitsUnmarshalTextErrors(t *testing.T) {
 
 func TestBadInput(t *testing.T) {
 	limits := Limits{Requests: Rates{{5, time.Second, 5}}}
-	ok := Ask{Key: "k", Limits: limits, Want: Cost{1, 0}}
+	ok := Ask{Key: "k", Limits: limits, Want: Cost{Requests: 1, Tokens: 0}}
 	if err := ok.Check(); err != nil {
 		t.Fatalf("a plain ask: %v", err)
 	}
@@ -297,12 +297,12 @@ func TestBadInput(t *testing.T) {
 		{with(func(a *Ask) { a.Need.Tokens = -7 }), "-7 tokens"},
 		{with(func(a *Ask) { a.Want.Requests = -7 }), "-7 requests"},
 		{with(func(a *Ask) { a.Want.Requests = MaxUnits + 1 }), "1000000000001 requests"},
-		{with(func(a *Ask) { a.Done = []Settlement{{Key: "k", Spent: Cost{-1, 0}}} }), "-1 requests"},
+		{with(func(a *Ask) { a.Done = []Settlement{{Key: "k", Spent: Cost{Requests: -1, Tokens: 0}}} }), "-1 requests"},
 		{with(func(a *Ask) { a.Done = slices.Repeat([]Settlement{{Key: "k"}}, 1025) }), "1025 settlements"},
 		{&Settlement{Key: ""}, "key is empty"},
-		{&Settlement{Key: "k", Spent: Cost{0, -3}}, "-3 tokens"},
-		{&Adjustment{Key: "k", Limits: limits, Return: Cost{-1, 0}}, "-1 requests"},
-		{&Adjustment{Key: "k", Limits: limits, Charge: Cost{0, -1}}, "-1 tokens"},
+		{&Settlement{Key: "k", Spent: Cost{Requests: 0, Tokens: -3}}, "-3 tokens"},
+		{&Adjustment{Key: "k", Limits: limits, Return: Cost{Requests: -1, Tokens: 0}}, "-1 requests"},
+		{&Adjustment{Key: "k", Limits: limits, Charge: Cost{Requests: 0, Tokens: -1}}, "-1 tokens"},
 		{&Adjustment{Key: "k", Limits: limits, Empty: -time.Second}, "-1s"},
 		{&Adjustment{Key: "k", Limits: limits, Empty: 25 * time.Hour}, "25h"},
 		{&Adjustment{Key: "k"}, "no limits"},
@@ -325,16 +325,16 @@ func TestFits(t *testing.T) {
 		cost  Cost
 		names string // empty: it fits
 	}{
-		{Cost{5, 0}, ""},
-		{Cost{6, 0}, "6 requests asked, at most 5"},
-		{Cost{MaxUnits, 0}, "1000000000000 requests asked, at most 5"},
-		{Cost{MaxUnits + 1, 0}, "1000000000001 requests asked, at most 5"},
-		{Cost{math.MaxInt64, 0}, "9223372036854775807 requests asked, at most 5"},
-		{Cost{0, MaxUnits + 1}, ""},  // tokens are not limited
-		{Cost{0, math.MaxInt64}, ""}, //
-		{Cost{-1, 0}, ""},            // for Check to refuse
-		{Cost{math.MinInt64, 0}, ""}, //
-		{Cost{6, -1}, ""},            //
+		{Cost{Requests: 5, Tokens: 0}, ""},
+		{Cost{Requests: 6, Tokens: 0}, "6 requests asked, at most 5"},
+		{Cost{Requests: MaxUnits, Tokens: 0}, "1000000000000 requests asked, at most 5"},
+		{Cost{Requests: MaxUnits + 1, Tokens: 0}, "1000000000001 requests asked, at most 5"},
+		{Cost{Requests: math.MaxInt64, Tokens: 0}, "9223372036854775807 requests asked, at most 5"},
+		{Cost{Requests: 0, Tokens: MaxUnits + 1}, ""},  // tokens are not limited
+		{Cost{Requests: 0, Tokens: math.MaxInt64}, ""}, //
+		{Cost{Requests: -1, Tokens: 0}, ""},            // for Check to refuse
+		{Cost{Requests: math.MinInt64, Tokens: 0}, ""}, //
+		{Cost{Requests: 6, Tokens: -1}, ""},            //
 	} {
 		err := limits.Fits(c.cost)
 		if c.names == "" && err != nil || c.names != "" && (!errors.Is(err, ErrCostExceedsBurst) || !strings.Contains(err.Error(), c.names)) {
@@ -344,7 +344,7 @@ func TestFits(t *testing.T) {
 	for _, c := range []struct {
 		need    Cost
 		exceeds bool
-	}{{Cost{MaxUnits + 1, 0}, true}, {Cost{MaxUnits + 1, -1}, false}, {Cost{-1, 0}, false}, {Cost{0, MaxUnits + 1}, false}} {
+	}{{Cost{Requests: MaxUnits + 1, Tokens: 0}, true}, {Cost{Requests: MaxUnits + 1, Tokens: -1}, false}, {Cost{Requests: -1, Tokens: 0}, false}, {Cost{Requests: 0, Tokens: MaxUnits + 1}, false}} {
 		ask := Ask{Key: "k", Limits: limits, Need: c.need}
 		if err := ask.Check(); err == nil || errors.Is(err, ErrCostExceedsBurst) != c.exceeds {
 			t.Errorf("Check of an ask for %v: %v, want an error that is ErrCostExceedsBurst: %v", c.need, err, c.exceeds)
@@ -373,6 +373,9 @@ func anyLimits() *rapid.Generator[Limits] {
 	rates := rapid.SliceOfNDistinct(anyRate(), 0, 3, func(r Rate) time.Duration { return r.Per })
 	return rapid.Custom(func(t *rapid.T) Limits {
 		l := Limits{Requests: rates.Draw(t, "requests"), Tokens: rates.Draw(t, "tokens")}
+		if rapid.IntRange(0, 3).Draw(t, "more units") == 0 {
+			l.Input, l.Output, l.Spend = rates.Draw(t, "input"), rates.Draw(t, "output"), rates.Draw(t, "spend")
+		}
 		if l.Check() != nil {
 			l.Requests = Rates{anyRate().Draw(t, "rate")}
 		}
@@ -386,13 +389,13 @@ func TestLimitsRestoreInATime(t *testing.T) {
 		in               time.Duration
 		want             Cost
 	}{
-		{"50/s", "", time.Second, Cost{50, 0}},
+		{"50/s", "", time.Second, Cost{Requests: 50, Tokens: 0}},
 		{"50/s", "", 19 * time.Millisecond, Cost{}},
-		{"50/s", "", time.Hour, Cost{50, 0}},
-		{"50/s,100/m", "6000/m", time.Second, Cost{1, 100}},
-		{"", "6000/m burst 7", time.Second, Cost{0, 7}},
+		{"50/s", "", time.Hour, Cost{Requests: 50, Tokens: 0}},
+		{"50/s,100/m", "6000/m", time.Second, Cost{Requests: 1, Tokens: 100}},
+		{"", "6000/m burst 7", time.Second, Cost{Requests: 0, Tokens: 7}},
 	} {
-		l, err := ParseLimits(tt.requests, tt.tokens)
+		l, err := ParseShortLimits(tt.requests, tt.tokens)
 		if got := l.In(tt.in); err != nil || got != tt.want {
 			t.Errorf("%v restores %v in %v, %v; want %v", l, got, tt.in, err, tt.want)
 		}

@@ -35,9 +35,9 @@ func (k *absentWhenIdle) settle(now time.Duration, seq uint64, spent int64) {
 // has 10 a second, the later definition. By either definition, at most 1,200 are
 // admitted in a minute.
 func TestOldDefinitionIsIgnoredWhileTheNewOneIsInUse(t *testing.T) {
-	older, err := ParseLimits("600/m", "")
+	older, err := ParseLimits("requests 600/m")
 	require.NoError(t, err)
-	newer, err := ParseLimits("10/s", "")
+	newer, err := ParseLimits("requests 10/s")
 	require.NoError(t, err)
 	var key absentWhenIdle
 	var admitted int64
@@ -59,9 +59,9 @@ func TestOldDefinitionIsIgnoredWhileTheNewOneIsInUse(t *testing.T) {
 // dropped the ten a day. Workers of both are restarted in turns, each with its own
 // definition as the latest. Under ten a day, ten are admitted.
 func TestRateInForceAgainKeepsItsShortfall(t *testing.T) {
-	older, err := ParseLimits("5/s,10/d", "")
+	older, err := ParseLimits("requests 5/s,10/d")
 	require.NoError(t, err)
-	newer, err := ParseLimits("5/s", "")
+	newer, err := ParseLimits("requests 5/s")
 	require.NoError(t, err)
 	var key absentWhenIdle
 	var admitted int64
@@ -78,11 +78,11 @@ func TestRateInForceAgainKeepsItsShortfall(t *testing.T) {
 // While units are leased, no rate is full, and a former rate that is not full is
 // kept.
 func TestLeasedUnitsCountInFormerRates(t *testing.T) {
-	first, err := ParseLimits("1/ms", "")
+	first, err := ParseLimits("requests 1/ms")
 	require.NoError(t, err)
-	second, err := ParseLimits("1/s,10/h", "")
+	second, err := ParseLimits("requests 1/s,10/h")
 	require.NoError(t, err)
-	third, err := ParseLimits("10/h", "")
+	third, err := ParseLimits("requests 10/h")
 	require.NoError(t, err)
 	var key absentWhenIdle
 	require.EqualValues(t, 1, key.lease(t, 0, 1, first, 1, 1))

@@ -79,7 +79,7 @@ func (r refRate) unitTime() *big.Rat { return big.NewRat(int64(r.Per), r.N) }
 
 func newReference(l Limits, defined int64) *reference {
 	f := &reference{limits: l, defined: defined, at: rat(0)}
-	for u := range Tokens + 1 {
+	for u := range NumUnits {
 		for _, r := range l.Of(u) {
 			f.rates = append(f.rates, refRate{Rate: r, unit: u, level: rat(r.Burst), bound: rat(1)})
 		}
@@ -258,7 +258,7 @@ func (f *reference) checkFormer(t *rapid.T, b *Bucket) {
 		}
 		return !keptHere
 	})
-	if n := kept.len(); n != len(f.former) {
+	if n := kept.Len(); n != len(f.former) {
 		t.Fatalf("%d rates kept: %v, want %d", n, kept, len(f.former))
 	}
 }
@@ -301,7 +301,7 @@ func decide(t *rapid.T, f *reference, a *Ask, g Grant) {
 	if !g.OK {
 		need := a.Need
 		if !promise {
-			need = a.Want.Min(Cost{1, 1})
+			need = a.Want.Min(one)
 		}
 		if !need.IsZero() && f.fits(need, promise, slow) {
 			t.Fatalf("need %v, want %v: refused, and the reference can grant it", a.Need, a.Want)
@@ -359,7 +359,7 @@ func compare(t *rapid.T, now int64, b *Bucket, f *reference) {
 		t.Fatalf("limits %q, want %q", b.Limits(), f.limits)
 	}
 	level, out := b.Level(now), b.Leased(now)
-	for u := range Tokens + 1 {
+	for u := range NumUnits {
 		if out.Of(u) != f.out(u) {
 			t.Fatalf("%d %v leased, want %d", out.Of(u), u, f.out(u))
 		}

@@ -37,12 +37,12 @@ func TestRoundingFavoursTheLimit(t *testing.T) {
 func promised(t *testing.T, r Rate, leased, spent, charged, need int64) int {
 	b := New(&Limits{Requests: Rates{r}}, 1)
 	id := LeaseID{1, 1}
-	if g, err := b.Lease(0, &Ask{ID: id, Need: Cost{leased, 0}}); err != nil || !g.OK {
+	if g, err := b.Lease(0, &Ask{ID: id, Need: Cost{Requests: leased, Tokens: 0}}); err != nil || !g.OK {
 		t.Fatalf("%v: %d of a full bucket: %+v, %v", r, leased, g, err)
 	}
-	b.Settle(0, id, Cost{spent, 0})
-	b.Adjust(0, &Adjustment{Charge: Cost{charged, 0}})
-	g, err := b.Lease(0, &Ask{ID: LeaseID{1, 2}, Need: Cost{need, 0}})
+	b.Settle(0, id, Cost{Requests: spent, Tokens: 0})
+	b.Adjust(0, &Adjustment{Charge: Cost{Requests: charged, Tokens: 0}})
+	g, err := b.Lease(0, &Ask{ID: LeaseID{1, 2}, Need: Cost{Requests: need, Tokens: 0}})
 	if err != nil {
 		t.Fatalf("%v: %d: %v", r, need, err)
 	}
@@ -106,7 +106,7 @@ func TestEmptyBucketHasNoUnitEarly(t *testing.T) {
 			b  *Bucket
 			at int64
 		}{{NewEmpty(&limits, 1, int64(time.Second)), int64(time.Second)}, {emptied, int64(time.Second)}} {
-			available := int64(tt.b.Refill(0, Cost{n, 0}, false)) - tt.at
+			available := int64(tt.b.Refill(0, Cost{Requests: n, Tokens: 0}, false)) - tt.at
 			// available ≥ n·Per/N, and less than 2ns later, in whole numbers.
 			late := new(big.Rat).Sub(rat(available), mul(rat(n), refRate{Rate: r}.unitTime()))
 			if late.Sign() < 0 || late.Cmp(rat(2)) >= 0 {

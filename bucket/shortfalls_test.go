@@ -15,15 +15,15 @@ func TestReturnIsWorthTheLeastShortfall(t *testing.T) {
 	now := int64(s)
 	spend := func(name string, n int64) {
 		t.Helper()
-		g, err := b.Lease(now, &Ask{ID: idOf(name), Need: Cost{n, 0}})
-		if err != nil || !g.OK || !b.Settle(now, idOf(name), Cost{n, 0}) {
+		g, err := b.Lease(now, &Ask{ID: idOf(name), Need: Cost{Requests: n, Tokens: 0}})
+		if err != nil || !g.OK || !b.Settle(now, idOf(name), Cost{Requests: n, Tokens: 0}) {
 			t.Fatalf("spend %d: %+v, %v", n, g, err)
 		}
 	}
 	returns := func(since, n, want int64, why string) {
 		t.Helper()
 		before := b.Level(now).Requests
-		b.Adjust(now, &Adjustment{Return: Cost{n, 0}, Since: since})
+		b.Adjust(now, &Adjustment{Return: Cost{Requests: n, Tokens: 0}, Since: since})
 		if got := b.Level(now).Requests - before; got != want {
 			t.Errorf("%d returned at %v: worth %d, want %d: %s", n, now, got, want, why)
 		}

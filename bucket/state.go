@@ -77,7 +77,7 @@ func (s *State) check() error {
 }
 
 func (s *State) checkTATs() error {
-	want := s.Limits.len()
+	want := s.Limits.Len()
 	if s.Former != nil {
 		var err error
 		want += s.Former.each(0, func(_ int, _ Unit, r Rate) { err = cmp.Or(err, r.Check()) })
@@ -97,12 +97,12 @@ func (s *State) checkTATs() error {
 }
 
 func (s *State) checkShortfalls() error {
-	if most := s.Limits.len() * (keptShortfalls + 1); len(s.Shortfalls) > most {
+	if most := s.Limits.Len() * (keptShortfalls + 1); len(s.Shortfalls) > most {
 		return fmt.Errorf("%d shortfalls: want at most %d", len(s.Shortfalls), most)
 	}
 	for _, x := range s.Shortfalls {
-		if int(x.Rate) >= s.Limits.len() {
-			return fmt.Errorf("shortfall of rate %d: want 0 to %d", x.Rate, s.Limits.len()-1)
+		if int(x.Rate) >= s.Limits.Len() {
+			return fmt.Errorf("shortfall of rate %d: want 0 to %d", x.Rate, s.Limits.Len()-1)
 		}
 		if err := cmp.Or(checkInstant(x.At), checkInstant(x.Least)); err != nil {
 			return fmt.Errorf("shortfall: %w", err)

@@ -63,7 +63,7 @@ func suggest(s string) string {
 // suggestRate is suggest for one rate. A point in it begins a fraction, unless several
 // points separate thousands.
 func suggestRate(s string) string {
-	if _, err := parseRate(s); err == nil {
+	if _, err := parseRate(Requests, s); err == nil {
 		return s
 	}
 	s = grouped.ReplaceAllStringFunc(s, func(number string) string {
@@ -98,7 +98,7 @@ func suggestRate(s string) string {
 		}
 		text += fmt.Sprintf(" burst %d", n)
 	}
-	if _, err := parseRate(text); err != nil {
+	if _, err := parseRate(Requests, text); err != nil {
 		return ""
 	}
 	return text

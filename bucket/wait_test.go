@@ -18,7 +18,7 @@ func TestWaitIsExact(t *testing.T) {
 		}
 		need := o.limits.Limited(o.cost(t, 1))
 		if need.IsZero() {
-			need = o.limits.Limited(Cost{1, 1})
+			need = o.limits.Limited(one)
 		}
 		if rapid.Bool().Draw(t, "prefetch") {
 			prefetchIsExact(t, o, b, need)

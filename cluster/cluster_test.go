@@ -259,7 +259,7 @@ func TestThreeWorkersShareOneLimit(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		var adm admissions
-		limits := choked.MustLimits("50/s", "")
+		limits := choked.MustLimits("requests 50/s")
 		var stops []func()
 		for _, n := range nodes {
 			stops = append(stops, adm.spend(ctx, t, n, limits, 8))
@@ -282,7 +282,7 @@ func TestLeaderCrashes(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		var adm admissions
-		limits := choked.MustLimits("50/s", "")
+		limits := choked.MustLimits("requests 50/s")
 		var stops []func()
 		old := c.leader()
 		for _, n := range nodes {
@@ -311,7 +311,7 @@ func TestMinorityStopsAndHeals(t *testing.T) {
 				rest = append(rest, n.port.Addr()[:len(n.port.Addr())-5])
 			}
 		}
-		limits := choked.MustLimits("50/s", "")
+		limits := choked.MustLimits("requests 50/s")
 		ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 		defer cancel()
 		var adm admissions
@@ -350,7 +350,7 @@ func TestGrowsAndShrinksGracefully(t *testing.T) {
 		first := c.start(c.config(1))
 		ask := func(n *Node, seq uint64) {
 			lease, err := n.Lease(t.Context(), bucket.Ask{
-				Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("1000/s", ""),
+				Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("requests 1000/s"),
 				Need: choked.Cost{Requests: 1}, Want: choked.Cost{Requests: 1}, MaxWait: time.Second,
 			})
 			require.NoError(t, err)

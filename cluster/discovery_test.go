@@ -18,7 +18,7 @@ func takeAll(t *testing.T, n *Node, seq uint64) bool {
 	t.Helper()
 	all := choked.Cost{Requests: 60}
 	lease, err := n.Lease(t.Context(), bucket.Ask{
-		Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("60/h", ""),
+		Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("requests 60/h"),
 		Need: all, Want: all, MaxWait: time.Second,
 	})
 	require.NoError(t, err)
@@ -235,7 +235,7 @@ func TestEmptyColdStartAdmitsNoSecondBurst(t *testing.T) {
 				node := c.start(cfg)
 				c.await("a leader", func() bool { return c.leader() != nil })
 				choke := choked.New(node)
-				l, err := choke.Limiter("k", choked.MustLimits("60/m", ""), nil)
+				l, err := choke.Limiter("k", choked.MustLimits("requests 60/m"), nil)
 				require.NoError(t, err)
 				for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 					v, err := l.Allow(t.Context(), choked.Cost{Requests: 1})
@@ -269,7 +269,7 @@ func TestColdStartIsCommittedOnce(t *testing.T) {
 		c.crash(c.leader())
 		c.await("another leader", func() bool { return c.leader() != nil })
 		choke := choked.New(c.leader())
-		l, err := choke.Limiter("k", choked.MustLimits("60/m", ""), nil)
+		l, err := choke.Limiter("k", choked.MustLimits("requests 60/m"), nil)
 		require.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()

@@ -49,7 +49,7 @@ func firstError(t *testing.T, n *Node, within time.Duration) error {
 	t.Helper()
 	for seq := uint64(1); within > 0; seq++ {
 		_, err := n.Lease(t.Context(), bucket.Ask{
-			Key: "k", ID: bucket.LeaseID{Holder: uint64(n.began) + n.run, Seq: seq}, Limits: choked.MustLimits("1000/s", ""),
+			Key: "k", ID: bucket.LeaseID{Holder: uint64(n.began) + n.run, Seq: seq}, Limits: choked.MustLimits("requests 1000/s"),
 			Need: choked.Cost{Requests: 1}, Want: choked.Cost{Requests: 1},
 		})
 		if err != nil {
@@ -176,7 +176,7 @@ func TestBoundHoldsWithCopies(t *testing.T) {
 			c.log = slog.New(slog.DiscardHandler)
 			rnd := rand.New(rand.NewPCG(seed, 1))
 			var adm admissions
-			limits := choked.MustLimits([]string{"10/s", "10/s burst 30"}[seed%2], "")
+			limits := choked.MustLimits("requests " + []string{"10/s", "10/s burst 30"}[seed%2])
 			spend := func(n *Node) (end func()) {
 				ctx, cancel := context.WithCancel(t.Context())
 				stop := adm.spend(ctx, t, n, limits, 2)

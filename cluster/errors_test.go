@@ -24,7 +24,7 @@ var calls = map[string]func(ctx context.Context, n *Node) error{
 		return n.Settle(ctx, []bucket.Settlement{{Key: "chat", ID: bucket.LeaseID{Holder: 9, Seq: 1}}})
 	},
 	"adjust": func(ctx context.Context, n *Node) error {
-		return n.Adjust(ctx, bucket.Adjustment{Key: "chat", Limits: choked.MustLimits("10/h", ""), Charge: choked.Cost{Requests: 1}})
+		return n.Adjust(ctx, bucket.Adjustment{Key: "chat", Limits: choked.MustLimits("requests 10/h"), Charge: choked.Cost{Requests: 1}})
 	},
 }
 

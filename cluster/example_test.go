@@ -20,7 +20,7 @@ func ExampleStart() {
 	choke := choked.New(node)
 	defer choke.Close() // before the node: it returns the leases
 
-	chat, err := choke.Limiter("chat", choked.MustLimits("2/h", ""), nil)
+	chat, err := choke.Limiter("chat", choked.MustLimits("requests 2/h"), nil)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -75,7 +75,7 @@ type life struct {
 
 func newMisadventures(t *testing.T, c *fleet, dirs []string, rnd *rand.Rand) *misadventures {
 	m := &misadventures{T: t, fleet: c, rnd: rnd}
-	m.limits = choked.MustLimits([]string{"10/s", "10/s burst 3", "600/m burst 30", "10/s burst 20"}[rnd.IntN(4)], "")
+	m.limits = choked.MustLimits("requests " + []string{"10/s", "10/s burst 3", "600/m burst 30", "10/s burst 20"}[rnd.IntN(4)])
 	m.seeds = []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}
 	for _, dir := range dirs {
 		m.lives = append(m.lives, life{dir: dir, drift: rnd.Int64N(99) - 49, disk: new(smallDisk)}) // any two differ by less than 1%

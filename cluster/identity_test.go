@@ -26,7 +26,7 @@ func loseLog(t *testing.T, c *fleet) {
 	c.startThree()
 	ask := func(n *Node, seq uint64) (bucket.Lease, error) {
 		return n.Lease(t.Context(), bucket.Ask{
-			Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("60/h", ""),
+			Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("requests 60/h"),
 			Need: choked.Cost{Requests: 60}, Want: choked.Cost{Requests: 60},
 		})
 	}

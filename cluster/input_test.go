@@ -198,7 +198,7 @@ func TestStartRefusesADamagedDir(t *testing.T) {
 
 func oneRequest(key string, seq uint64) bucket.Ask {
 	one := bucket.Cost{Requests: 1}
-	return bucket.Ask{Key: key, ID: bucket.LeaseID{Holder: 9, Seq: seq}, Limits: choked.MustLimits("10/h", ""), Need: one, Want: one}
+	return bucket.Ask{Key: key, ID: bucket.LeaseID{Holder: 9, Seq: seq}, Limits: choked.MustLimits("requests 10/h"), Need: one, Want: one}
 }
 
 // A node keeps its id, its cluster and the buckets in its directory. While no node runs,
@@ -242,7 +242,7 @@ func TestNodeWithAWrongSecretCannotJoin(t *testing.T) {
 		assert.ErrorIs(t, err, choked.ErrNoQuorum)
 		assert.Equal(t, 5*time.Second, time.Since(began))
 		choke := choked.New(outsider)
-		limiter, err := choke.Limiter("k", choked.MustLimits("1/s", ""), nil)
+		limiter, err := choke.Limiter("k", choked.MustLimits("requests 1/s"), nil)
 		require.NoError(t, err)
 		cause := "no cluster found yet: "
 		for i := range 3 {

@@ -69,7 +69,7 @@ func TestCallerLearnsThatItsOwnNodeLeads(t *testing.T) {
 // A refusal is in no log entry. Its time is that of an entry all the same, which no later
 // leader falls behind.
 func TestTimeOfARefusalIsInTheLog(t *testing.T) {
-	limits, err := bucket.ParseLimits("1/h", "")
+	limits, err := bucket.ParseLimits("requests 1/h")
 	require.NoError(t, err)
 	ask := func(seq uint64) *bucket.Ask {
 		one := bucket.Cost{Requests: 1}

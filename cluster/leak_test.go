@@ -69,7 +69,7 @@ func TestCloseUnderLoadLeavesNoGoroutine(t *testing.T) {
 				c := choked.New(n)
 				chokes = append(chokes, c)
 				for key := range 5 {
-					l, err := c.Limiter(fmt.Sprint("key ", key), choked.MustLimits("100/s", ""), nil)
+					l, err := c.Limiter(fmt.Sprint("key ", key), choked.MustLimits("requests 100/s"), nil)
 					require.NoError(t, err)
 					for range 4 {
 						callers.Go(func() {

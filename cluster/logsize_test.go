@@ -73,7 +73,7 @@ func blocks(t *testing.T, dir string) (n int64) {
 // some hundred kilobytes. Its state remains small.
 func fillLog(t *testing.T, node *Node, n int) {
 	t.Helper()
-	limits := choked.MustLimits("1000000/s", "")
+	limits := choked.MustLimits("requests 1000000/s")
 	for written, i := 0, 0; written < n; i++ {
 		ops := 1
 		if i%50 == 0 {

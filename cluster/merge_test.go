@@ -351,7 +351,7 @@ func TestClusterAfterALossFollowsColdStart(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		lease, err := survivor.Lease(ctx, bucket.Ask{
-			Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}, Limits: choked.MustLimits("60/h", ""),
+			Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}, Limits: choked.MustLimits("requests 60/h"),
 			Need: choked.Cost{Requests: 60}, Want: choked.Cost{Requests: 60},
 		})
 		require.NoError(t, err)

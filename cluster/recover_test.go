@@ -55,7 +55,7 @@ func loseTwo(t *testing.T, c *fleet, nodes []*Node, dirs []string) (lost []strin
 func spendHour(t *testing.T, n *Node) (got int) {
 	t.Helper()
 	c := choked.New(n)
-	l, err := c.Limiter("hour", choked.MustLimits("100/h", ""), nil)
+	l, err := c.Limiter("hour", choked.MustLimits("requests 100/h"), nil)
 	require.NoError(t, err)
 	for {
 		verdict, err := l.Allow(t.Context(), choked.Cost{Requests: 1})

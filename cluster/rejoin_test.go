@@ -80,7 +80,7 @@ func TestNodeRejoinsWhenItsDiskHasRoomAgain(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				var adm admissions
 				var stops []func()
-				limits := choked.MustLimits("50/s", "")
+				limits := choked.MustLimits("requests 50/s")
 				for _, n := range nodes {
 					stops = append(stops, adm.spend(ctx, t, n, limits, 4))
 				}
@@ -130,7 +130,7 @@ func TestAllDisksFullAtOnce(t *testing.T) {
 		defer cancel()
 		var adm admissions
 		var stops []func()
-		limits := choked.MustLimits("20/s burst 100", "")
+		limits := choked.MustLimits("requests 20/s burst 100")
 		for _, n := range nodes {
 			stops = append(stops, adm.spend(ctx, t, n, limits, 8))
 		}

@@ -61,7 +61,7 @@ func TestQuotaRefillsAfterARestartFromASnapshot(t *testing.T) {
 		cfg.Dir = dir
 		lease := func(n *Node, seq uint64) {
 			l, err := n.Lease(t.Context(), bucket.Ask{
-				Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("10/s", ""),
+				Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("requests 10/s"),
 				Need: choked.Cost{Requests: 10}, Want: choked.Cost{Requests: 10}, MaxWait: 10 * time.Second,
 			})
 			require.NoError(t, err)
@@ -138,7 +138,7 @@ func TestClusterTimeBeginsWithTheFounder(t *testing.T) {
 		c.await("three voters", func() bool { return c.voters() == 3 })
 		take := func(n *Node, seq uint64, want bool) {
 			l, err := n.Lease(t.Context(), bucket.Ask{
-				Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("60/m", ""),
+				Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("requests 60/m"),
 				Need: choked.Cost{Requests: 60}, Want: choked.Cost{Requests: 60}, MaxWait: time.Second,
 			})
 			require.NoError(t, err)
@@ -159,7 +159,7 @@ func TestTimeContinuesWhileNothingIsDecided(t *testing.T) {
 	spend := func(t *testing.T, n *Node, seq uint64) {
 		all := choked.Cost{Requests: 60}
 		l, err := n.Lease(t.Context(), bucket.Ask{
-			Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("60/3m", ""),
+			Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: seq}, Limits: choked.MustLimits("requests 60/3m"),
 			Need: all, Want: all, MaxWait: time.Second,
 		})
 		require.NoError(t, err)

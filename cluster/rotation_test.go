@@ -16,7 +16,7 @@ import (
 // there is no quorum. At the end a node with the old secret cannot join.
 func TestSecretRotatesUnderLoad(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
-		limits := choked.MustLimits("50/s", "")
+		limits := choked.MustLimits("requests 50/s")
 		var adm admissions
 		stops := make([]func(), 3)
 		spend := func(i int, n *Node) {

@@ -81,7 +81,7 @@ func TestAdjustmentIsSentOnce(t *testing.T) {
 		leads := a.queue.Swap(hangs)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		one := bucket.Adjustment{Key: "k", Limits: choked.MustLimits("1/s", ""), Return: choked.Cost{Requests: 1}}
+		one := bucket.Adjustment{Key: "k", Limits: choked.MustLimits("requests 1/s"), Return: choked.Cost{Requests: 1}}
 		assert.ErrorIs(t, a.Adjust(ctx, one), errUnclear)
 		assert.Len(t, hangs.receive(), 1)
 		a.queue.Store(leads)
@@ -95,7 +95,7 @@ func TestLateEarlierAttemptIsNoError(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *fleet) {
 		a := c.start(c.config(1))
 		c.await("a leader", func() bool { return a.queue.Load() != nil })
-		limits := choked.MustLimits("1/s", "")
+		limits := choked.MustLimits("requests 1/s")
 		ask := bucket.Ask{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}, Limits: limits, Need: choked.Cost{Requests: 1}, MaxWait: time.Minute}
 		first, err := a.Lease(t.Context(), ask)
 		require.NoError(t, err)

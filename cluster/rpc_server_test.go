@@ -33,7 +33,7 @@ func TestCancelThatCrossesTheGrant(t *testing.T) {
 			client = nodes[1]
 		}
 		ask := bucket.Ask{
-			Key: "k", ID: bucket.LeaseID{Holder: 7, Seq: 1}, Limits: choked.MustLimits("1000/h", ""),
+			Key: "k", ID: bucket.LeaseID{Holder: 7, Seq: 1}, Limits: choked.MustLimits("requests 1000/h"),
 			Need: choked.Cost{Requests: 1}, Want: choked.Cost{Requests: 1},
 		}
 		c.net.Faults(20*time.Millisecond, 0, 0)
@@ -79,7 +79,7 @@ func TestUnansweredLeaseIsReturned(t *testing.T) {
 		}
 		hosts := func(n *Node) []string { return []string{host(n)} }
 		ask := oneRequest("k", 1)
-		ask.Limits, ask.MaxWait = choked.MustLimits("1/s", ""), time.Minute
+		ask.Limits, ask.MaxWait = choked.MustLimits("requests 1/s"), time.Minute
 		l, err := client.Lease(t.Context(), ask)
 		require.NoError(t, err)
 		require.NoError(t, client.Settle(t.Context(), []bucket.Settlement{{Key: "k", ID: l.ID, Spent: l.Granted}}))

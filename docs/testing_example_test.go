@@ -39,7 +39,7 @@ func newLimiter(t *testing.T, limits choked.Limits) *choked.Limiter {
 
 func TestThirdCallWaitsForTheRefill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter := newLimiter(t, choked.MustLimits("1/m burst 2", ""))
+		limiter := newLimiter(t, choked.MustLimits("requests 1/m burst 2"))
 		start := time.Now()
 		for range 3 {
 			if _, err := Summarise(t.Context(), limiter, "a text"); err != nil {
@@ -53,7 +53,7 @@ func TestThirdCallWaitsForTheRefill(t *testing.T) {
 }
 
 func TestLimiterThatNeverRefuses(t *testing.T) {
-	limiter := newLimiter(t, choked.MustLimits("1000000000/s", "1000000000/s"))
+	limiter := newLimiter(t, choked.MustLimits("requests 1000000000/s; tokens 1000000000/s"))
 	for range 10_000 {
 		if _, err := Summarise(t.Context(), limiter, "a text"); err != nil {
 			t.Fatal(err)
@@ -62,7 +62,7 @@ func TestLimiterThatNeverRefuses(t *testing.T) {
 }
 
 func TestLimiterThatRefuses(t *testing.T) {
-	limiter := newLimiter(t, choked.MustLimits("1/d", ""))
+	limiter := newLimiter(t, choked.MustLimits("requests 1/d"))
 	if err := limiter.Wait(t.Context(), choked.Cost{Requests: 1}); err != nil { // spends all there is
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func (a away) Close() error                                            { return 
 func TestStoreThatIsAway(t *testing.T) {
 	choke := choked.New(away{choked.ErrNoQuorum})
 	defer choke.Close()
-	limiter, err := choke.Limiter("test", choked.MustLimits("50/s", ""), nil)
+	limiter, err := choke.Limiter("test", choked.MustLimits("requests 50/s"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestLimitsKeepToTheProvider(t *testing.T) {
 			t.Fatal(err)
 		}
 		client := &http.Client{Transport: provider}
-		limiter := newLimiter(t, choked.MustLimits("59/m burst 9", ""))
+		limiter := newLimiter(t, choked.MustLimits("requests 59/m burst 9"))
 		for range 300 {
 			if err := limiter.Wait(t.Context(), choked.Cost{Requests: 1}); err != nil {
 				t.Fatal(err)

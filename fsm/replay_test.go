@@ -23,7 +23,7 @@ func history(seed uint64, n int) [][]byte {
 	r := rand.New(rand.NewPCG(seed, 1))
 	limits := []bucket.Limits{}
 	for _, text := range [][2]string{{"50/s", ""}, {"3/s burst 7", "1000/m"}, {"10/s,100/m", "5000/m,9000/h"}} {
-		l, err := bucket.ParseLimits(text[0], text[1])
+		l, err := bucket.ParseShortLimits(text[0], text[1])
 		if err != nil {
 			panic(err)
 		}
@@ -150,7 +150,7 @@ func TestMalformedInputLeavesTheStateUnchanged(t *testing.T) {
 
 // Full buckets are dropped from memory and are in no snapshot.
 func TestFullBucketsAreDropped(t *testing.T) {
-	limits, err := bucket.ParseLimits("10/s", "")
+	limits, err := bucket.ParseLimits("requests 10/s")
 	require.NoError(t, err)
 	m := New()
 	empty := len(snapshotOf(t, m))

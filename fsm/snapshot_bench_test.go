@@ -15,7 +15,7 @@ import (
 
 // crowded returns a machine with n keys that are not full.
 func crowded(n int) *Machine {
-	limits, err := bucket.ParseLimits("100/d", "100000/d")
+	limits, err := bucket.ParseLimits("requests 100/d; tokens 100000/d")
 	if err != nil {
 		panic(err)
 	}
@@ -39,7 +39,7 @@ func (nowhere) Close() error                { return nil }
 func BenchmarkApplyWhileASnapshotIsWritten(b *testing.B) {
 	m := crowded(1_000_000)
 	entry := func(i int) []byte {
-		limits, _ := bucket.ParseLimits("100/d", "100000/d")
+		limits, _ := bucket.ParseLimits("requests 100/d; tokens 100000/d")
 		return (&Entry{At: 2, Ops: []ledger.Op{&bucket.Adjustment{Key: fmt.Sprint("tenant/key-", i), Limits: limits, Charge: bucket.Cost{Requests: 1}}}}).Encode()
 	}
 	var worst, took time.Duration

@@ -23,7 +23,7 @@ func ExampleOpen() {
 	defer store.Close()
 	choke := choked.New(store)
 	defer choke.Close()
-	limiter, err := choke.Limiter("openai_chat", choked.MustLimits("2/m", ""), nil)
+	limiter, err := choke.Limiter("openai_chat", choked.MustLimits("requests 2/m"), nil)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -34,7 +34,7 @@ import (
 
 func ask(holder uint64, n int64, maxWait time.Duration) bucket.Ask {
 	return bucket.Ask{
-		Key: "k", ID: bucket.LeaseID{Holder: holder, Seq: 1}, Limits: choked.MustLimits("10/s", ""), Defined: 1,
+		Key: "k", ID: bucket.LeaseID{Holder: holder, Seq: 1}, Limits: choked.MustLimits("requests 10/s"), Defined: 1,
 		Need: bucket.Cost{Requests: n}, Want: bucket.Cost{Requests: n}, MaxWait: maxWait,
 	}
 }
@@ -612,7 +612,7 @@ func TestBoundHoldsOverABadNetwork(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := bubble(t)
 			defer b.Close()
-			limits := choked.MustLimits("100/s burst 40", "3000/s")
+			limits := choked.MustLimits("requests 100/s burst 40; tokens 3000/s")
 			const took = 20 * time.Second
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(took, cancel)
@@ -649,7 +649,7 @@ func TestBoundHoldsOverABadNetwork(t *testing.T) {
 				defer choke.Close()
 			}
 			all.Wait()
-			for u := range bucket.Tokens + 1 {
+			for u := range bucket.NumUnits {
 				for _, r := range limits.Of(u) {
 					assert.LessOrEqual(t, history.CheckRate(admitted, u, r).Suspect, 1e-6, "seed %d: %v over %v", seed, u, r)
 				}

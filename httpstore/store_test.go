@@ -220,7 +220,7 @@ func TestHTTP1NeedsConfigHTTP1(t *testing.T) {
 	plain := serve((*httptest.Server).Start)
 	sealed := serve((*httptest.Server).StartTLS)
 	trust := &tls.Config{InsecureSkipVerify: true}
-	limits := choked.MustLimits("10/h", "")
+	limits := choked.MustLimits("requests 10/h")
 	all := choked.Ask{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}, Limits: limits, Defined: 1, Need: choked.Cost{Requests: 10}}
 	for _, url := range []string{plain, sealed} {
 		store, err := Open(Config{URL: url, Token: s.token, TLS: trust, Timeout: time.Hour})
@@ -262,7 +262,7 @@ func TestServiceRestarts(t *testing.T) {
 		require.NoError(t, err)
 		b.Store = store
 		choke := choked.New(store)
-		limiter, err := choke.Limiter("k", choked.MustLimits("100/s burst 10", ""), nil)
+		limiter, err := choke.Limiter("k", choked.MustLimits("requests 100/s burst 10"), nil)
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
 		var admitted atomic.Int64

@@ -122,7 +122,7 @@ func TestChurn(t *testing.T) {
 // without a longer gap, and no lease is lost.
 func TestRollingRestart(t *testing.T) {
 	f := begin(t, 3)
-	f.Limits = choked.MustLimits("600/s burst 60", "") // high enough that every worker is served continually
+	f.Limits = choked.MustLimits("requests 600/s burst 60") // high enough that every worker is served continually
 	startAll(t, f)
 	refused, _ := calls(f)
 	for slot := range 3 {

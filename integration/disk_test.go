@@ -144,7 +144,7 @@ func TestDiskCorrupt(t *testing.T) {
 	for _, compacted := range []bool{false, true} {
 		t.Run(map[bool]string{false: "log", true: "snapshot"}[compacted], func(t *testing.T) {
 			f := begin(t, 1)
-			f.Limits = choked.MustLimits("1/s burst 100", "")
+			f.Limits = choked.MustLimits("requests 1/s burst 100")
 			startAll(t, f)
 			require.NoError(t, f.Slot(0).Await(20*time.Second, "has spent the burst", func(s fleet.Status) bool { return s.Sent >= 100 }))
 			require.NoError(t, f.Slot(0).Kill())

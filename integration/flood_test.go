@@ -46,7 +46,7 @@ func TestKeyFlood(t *testing.T) {
 	n, err := cluster.Start(cluster.Config{Name: "flooded", Bind: "127.0.0.1:0", Dir: t.TempDir(), Logger: slog.New(slog.NewTextHandler(&logs, nil))})
 	require.NoError(t, err)
 	defer n.Close()
-	limits, charge := choked.MustLimits("1/m burst 100", "1000/m burst 100000"), bucket.Cost{Requests: 50, Tokens: 5000}
+	limits, charge := choked.MustLimits("requests 1/m burst 100; tokens 1000/m burst 100000"), bucket.Cost{Requests: 50, Tokens: 5000}
 	name := func(i int) string { return fmt.Sprint(hostile[i%len(hostile)], i) }
 	all := func(change func(a *bucket.Adjustment)) {
 		t.Helper()

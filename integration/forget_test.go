@@ -25,7 +25,7 @@ func TestTotalLoss(t *testing.T) {
 		require.NoError(t, err)
 		t.Run(string(name), func(t *testing.T) {
 			f := begin(t, 3)
-			f.Limits = choked.MustLimits("10/s burst 50", "")
+			f.Limits = choked.MustLimits("requests 10/s burst 50")
 			configure := func(j *fleet.Job) { j.ColdStart = coldStart }
 			require.NoError(t, f.StartAll(configure))
 			require.NoError(t, f.AwaitServed(30*time.Second, 20)) // more than the burst, by all workers together
@@ -58,7 +58,7 @@ func TestTotalLoss(t *testing.T) {
 				return
 			}
 			assert.LessOrEqual(t, again.Proved, 50+1e-6, "at most one more burst is admitted")
-			assert.Greater(t, history.Check(lives[1], choked.MustLimits("10/s burst 5", "")).Suspect, 0.0, "the new cluster admits the second burst")
+			assert.Greater(t, history.Check(lives[1], choked.MustLimits("requests 10/s burst 5")).Suspect, 0.0, "the new cluster admits the second burst")
 		})
 	}
 }

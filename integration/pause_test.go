@@ -38,7 +38,7 @@ func TestPauseLeader(t *testing.T) {
 // the quota.
 func TestPauseHolder(t *testing.T) {
 	f := begin(t, 3)
-	f.Limits = choked.MustLimits("300/s burst 60", "") // large enough for leases of many units
+	f.Limits = choked.MustLimits("requests 300/s burst 60") // large enough for leases of many units
 	startAll(t, f)
 	for range 3 {
 		leader, err := f.AwaitLeader(10 * time.Second)

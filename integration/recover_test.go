@@ -21,7 +21,7 @@ import (
 // others, says what to do. It returns what the first one's directory held, too.
 func loseDirs(t *testing.T, f *fleet.Fleet) (kept string) {
 	t.Helper()
-	f.Limits = choked.MustLimits("100/h", "")
+	f.Limits = choked.MustLimits("requests 100/h")
 	require.NoError(t, f.StartAll(nil))
 	require.NoError(t, f.Slot(0).Await(20*time.Second, "the limit is spent", func(fleet.Status) bool {
 		return sent(f) == 100

@@ -32,7 +32,7 @@ func TestSmallDisksDoNotFillUp(t *testing.T) {
 		require.NoError(t, err, "CHOKED_SOAK")
 	}
 	f := begin(t, 3)
-	f.Limits = choked.MustLimits("400/s burst 50", "")
+	f.Limits = choked.MustLimits("requests 400/s burst 50")
 	for slot := range 3 {
 		remove, err := f.SmallDisk(slot, 24<<20)
 		require.NoError(t, err)

@@ -18,7 +18,7 @@ import (
 func TestAccessControlLists(t *testing.T) {
 	t.Parallel()
 	server, client := ownServer(t)
-	limits := choked.MustLimits("10/s", "")
+	limits := choked.MustLimits("requests 10/s")
 	use := func(t *testing.T, user string) error {
 		url := strings.Replace(server.URL(), "redis://", "redis://"+user+":secret@", 1)
 		s := openOn(t, url, time.Minute)

@@ -29,7 +29,7 @@ func ExampleOpen() {
 	defer store.Close()
 	choke := choked.New(store)
 	defer choke.Close()
-	limiter, err := choke.Limiter("openai_chat", choked.MustLimits("2/m", ""), nil)
+	limiter, err := choke.Limiter("openai_chat", choked.MustLimits("requests 2/m"), nil)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func ExampleNew() {
 	defer store.Close()
 	choke := choked.New(store)
 	defer choke.Close()
-	limiter, err := choke.Limiter("openai_chat", choked.MustLimits("2/m", ""), nil)
+	limiter, err := choke.Limiter("openai_chat", choked.MustLimits("requests 2/m"), nil)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func ExampleOpen_unavailable() {
 		log.Fatal(err)
 	}
 	defer store.Close()
-	err = store.Adjust(context.Background(), choked.Adjustment{Key: "openai_chat", Limits: choked.MustLimits("2/m", "")})
+	err = store.Adjust(context.Background(), choked.Adjustment{Key: "openai_chat", Limits: choked.MustLimits("requests 2/m")})
 	fmt.Println(errors.Is(err, bucket.ErrUnavailable))
 	// Output: true
 }

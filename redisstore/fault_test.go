@@ -28,7 +28,7 @@ import (
 )
 
 // slow is a limit under which no unit refills during a test.
-var slow = choked.MustLimits("10/h", "")
+var slow = choked.MustLimits("requests 10/h")
 
 var holders atomic.Uint64
 
@@ -295,7 +295,7 @@ func TestWaiterThatEndsLeavesTheQueue(t *testing.T) {
 	require.NoError(t, err)
 	client := redis.NewClient(opt)
 	defer client.Close()
-	limits := choked.MustLimits("1/s burst 10", "")
+	limits := choked.MustLimits("requests 1/s burst 10")
 	for _, end := range []string{"by its context", "by Close"} {
 		s := openOn(t, url, 0)
 		key := fmt.Sprint("leave", holders.Add(1), time.Now().UnixNano())
@@ -408,7 +408,7 @@ func TestWorkerSpendsItsLeasesWhileRedisIsAway(t *testing.T) {
 	server, _ := ownServer(t)
 	choke := choked.New(openOn(t, server.URL(), 3*time.Second))
 	defer choke.Close()
-	limiter, err := choke.Limiter("k", choked.MustLimits("600/m", ""), nil)
+	limiter, err := choke.Limiter("k", choked.MustLimits("requests 600/m"), nil)
 	require.NoError(t, err)
 	require.NoError(t, limiter.Wait(t.Context(), choked.Cost{Requests: 500}))
 	for limiter.Stats().Leased.Requests == 0 { // asked for ahead of demand
@@ -445,7 +445,7 @@ func TestAppendOnlyFileSurvivesAKill(t *testing.T) {
 func TestVanishedWaiterIsSkipped(t *testing.T) {
 	url := realServer(t)
 	key := fmt.Sprint("vanish", holders.Add(1), time.Now().UnixNano())
-	limits := choked.MustLimits("20/s", "")
+	limits := choked.MustLimits("requests 20/s")
 	opt, err := redis.ParseURL(url)
 	require.NoError(t, err)
 	client := redis.NewClient(opt)
@@ -495,7 +495,7 @@ func TestClockThatStepsBack(t *testing.T) {
 	s := redisstore.New(client, redisstore.Config{})
 	defer s.Close()
 	now := time.Unix(1_800_000_000, 0)
-	limits := choked.MustLimits("10/m", "")
+	limits := choked.MustLimits("requests 10/m")
 	mini.SetTime(now)
 	spend := func(n int64) bool {
 		a := ask("k", limits, n, 0)

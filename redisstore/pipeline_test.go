@@ -85,7 +85,7 @@ var asked atomic.Uint64
 
 // takeAll leases a whole bucket.
 func takeAll(ctx context.Context, s *Store, key string) error {
-	limits, err := bucket.ParseLimits("10/h", "")
+	limits, err := bucket.ParseLimits("requests 10/h")
 	if err != nil {
 		return err
 	}

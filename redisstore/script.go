@@ -64,7 +64,7 @@ func (w words) cost(c bucket.Cost) words { return append(w, c.Requests, c.Tokens
 // the numbers do, and the limits, with a line of numbers for each rate.
 func (w words) limits(defined int64, l bucket.Limits, tick time.Duration) words {
 	text := l.String()
-	for u := range bucket.Tokens + 1 {
+	for u := range bucket.NumUnits {
 		for _, r := range l.Of(u) {
 			per := int64(r.Per / tick)
 			g := gcd(r.N, per)

@@ -26,7 +26,7 @@ type scene struct {
 }
 
 func newScene(t *testing.T, requests string) *scene {
-	limits, err := bucket.ParseLimits(requests, "")
+	limits, err := bucket.ParseLimits("requests " + requests)
 	require.NoError(t, err)
 	s := &scene{T: t, mini: miniredis.RunT(t), limits: limits, slots: make(map[uint64]int64)}
 	s.client = redis.NewClient(&redis.Options{Addr: s.mini.Addr()})
@@ -235,7 +235,7 @@ func TestRecordsOfAdjustmentsAreRemoved(t *testing.T) {
 // A lease that was granted after minutes in the queue is valid from its grant.
 func TestLeaseDoesNotExpireInTheQueue(t *testing.T) {
 	s, _ := gated(t)
-	limits, err := bucket.ParseLimits("1/2s burst 1", "") // a second of it may be promised
+	limits, err := bucket.ParseLimits("requests 1/2s burst 1") // a second of it may be promised
 	require.NoError(t, err)
 	ask := bucket.Ask{
 		Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}, Limits: limits,

@@ -324,7 +324,7 @@ func (s *Store) Close() error { return s.close() }
 // checkWindows returns an error if the window of a rate is not a whole number of
 // ticks.
 func checkWindows(l bucket.Limits) error {
-	for u := range bucket.Tokens + 1 {
+	for u := range bucket.NumUnits {
 		for _, r := range l.Of(u) {
 			if r.Per%tick != 0 {
 				return fmt.Errorf("rate %v: want a window of whole microseconds", r)

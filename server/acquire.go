@@ -198,7 +198,7 @@ func parseAcquire(query string) (a acquisition, err error) {
 		return a, err
 	}
 	a = acquisition{key: v.Get("key"), cost: bucket.Cost{Requests: 1}, wait: defaultWait}
-	if a.limits, err = bucket.ParseLimits(v.Get("request_limit"), v.Get("token_limit")); err != nil {
+	if a.limits, err = bucket.ParseShortLimits(v.Get("request_limit"), v.Get("token_limit")); err != nil {
 		return a, err
 	}
 	for name, n := range map[string]*int64{"requests": &a.cost.Requests, "tokens": &a.cost.Tokens} {

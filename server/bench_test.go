@@ -87,7 +87,7 @@ func BenchmarkLease(b *testing.B) {
 		p, err := httpstore.Open(httpstore.Config{URL: url, Token: token})
 		require.NoError(b, err)
 		defer p.Close()
-		limits := choked.MustLimits("1000000/s", "1000000000/s")
+		limits := choked.MustLimits("requests 1000000/s; tokens 1000000000/s")
 		var holder atomic.Uint64
 		b.SetParallelism(32)
 		b.ReportAllocs()

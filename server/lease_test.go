@@ -20,7 +20,7 @@ import (
 // askFor returns an ask for n requests on key "k", limited to 10/s, from a holder with
 // no other asks.
 func askFor(holder uint64, n int64) httpapi.LeaseRequest {
-	limits, err := bucket.ParseLimits("10/s", "")
+	limits, err := bucket.ParseLimits("requests 10/s")
 	if err != nil {
 		panic(err)
 	}

@@ -28,7 +28,7 @@ func wholeSeconds(d time.Duration) int64 {
 // after r units the client continues at the rate of the limit.
 func setRateLimit(h http.Header, limits bucket.Limits, need bucket.Cost, lease bucket.Lease) {
 	var policies, left []string
-	for u := range bucket.Tokens + 1 {
+	for u := range bucket.NumUnits {
 		rates := limits.Of(u)
 		if len(rates) == 0 {
 			continue

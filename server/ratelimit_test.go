@@ -47,7 +47,7 @@ func TestRateLimitPolicy(t *testing.T) {
 		{"", "1000000000000/h", `"tokens";q=1000000000000;w=3600`},
 	} {
 		h := make(http.Header)
-		setRateLimit(h, choked.MustLimits(c.requests, c.tokens), bucket.Cost{}, bucket.Lease{})
+		setRateLimit(h, shortLimits(t, c.requests, c.tokens), bucket.Cost{}, bucket.Lease{})
 		assert.Equal(t, c.want, h.Get("RateLimit-Policy"), "%q, %q", c.requests, c.tokens)
 	}
 }
@@ -105,7 +105,7 @@ func TestRateLimitRemainingAndReset(t *testing.T) {
 		{"1/m burst 5", "", bucket.Cost{Requests: 5}, refused(2, 0, 3*time.Minute), `"requests";r=2;t=60`},
 	} {
 		h := make(http.Header)
-		setRateLimit(h, choked.MustLimits(c.requests, c.tokens), c.need, c.lease)
+		setRateLimit(h, shortLimits(t, c.requests, c.tokens), c.need, c.lease)
 		assert.Equal(t, c.want, h.Get("RateLimit"), "%q, %q: %+v", c.requests, c.tokens, c.lease)
 	}
 }
@@ -125,7 +125,7 @@ func TestClientThatObeysRateLimitReachesTheRate(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := open(t, nil)
 				defer d.close()
-				r := choked.MustLimits(c.limit, "").Requests[0]
+				r := choked.MustLimits("requests " + c.limit).Requests[0]
 				calls, began := int64(0), time.Now()
 				for time.Since(began) < c.in {
 					a := d.do(get("/v1/acquire", "key", "k", "request_limit", c.limit, "wait", "10m"))
@@ -144,4 +144,11 @@ func TestClientThatObeysRateLimitReachesTheRate(t *testing.T) {
 			})
 		})
 	}
+}
+
+// shortLimits reads limits on requests and on tokens, of which either may be empty.
+func shortLimits(t *testing.T, requests, tokens string) bucket.Limits {
+	l, err := bucket.ParseShortLimits(requests, tokens)
+	require.NoError(t, err)
+	return l
 }

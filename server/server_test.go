@@ -694,7 +694,7 @@ func TestAcquireWaitsInTheQueue(t *testing.T) {
 func TestLevelOmitsUnlimitedUnits(t *testing.T) {
 	d := open(t, &listingStore{Store: choked.NewLocal()})
 	tokens := askFor(1, 1)
-	tokens.Key, tokens.Limits, tokens.Need, tokens.Want = httpapi.KeyOf("t"), httpapi.LimitsOf(choked.MustLimits("", "10/h")), bucket.Cost{}, bucket.Cost{Tokens: 3}
+	tokens.Key, tokens.Limits, tokens.Need, tokens.Want = httpapi.KeyOf("t"), httpapi.LimitsOf(choked.MustLimits("tokens 10/h")), bucket.Cost{}, bucket.Cost{Tokens: 3}
 	for _, c := range []struct {
 		r    *http.Request
 		want string
@@ -706,7 +706,7 @@ func TestLevelOmitsUnlimitedUnits(t *testing.T) {
 	} {
 		assert.Contains(t, d.do(c.r).Body.String(), c.want, c.r.URL)
 	}
-	for _, l := range []bucket.Cost{{}, {Requests: -5, Tokens: bucket.MaxUnits}, bucket.Limits{}.Burst(), choked.MustLimits("5/s", "").Burst()} {
+	for _, l := range []bucket.Cost{{}, {Requests: -5, Tokens: bucket.MaxUnits}, bucket.Limits{}.Burst(), choked.MustLimits("requests 5/s").Burst()} {
 		assert.Equal(t, l, httpapi.LevelOf(l).Value(), "encoding changes the level")
 	}
 }
@@ -723,7 +723,7 @@ func TestAcquireReturnsAnExpiredLease(t *testing.T) {
 		assert.Equal(t, httpapi.Late, r.code())
 		assert.Equal(t, "1", r.Header().Get("Retry-After"))
 		synctest.Wait()
-		l, err := store.Store.Lease(t.Context(), bucket.Ask{Key: "k", Limits: choked.MustLimits("10/h", ""), Need: bucket.Cost{Requests: 10}})
+		l, err := store.Store.Lease(t.Context(), bucket.Ask{Key: "k", Limits: choked.MustLimits("requests 10/h"), Need: bucket.Cost{Requests: 10}})
 		require.NoError(t, err)
 		assert.True(t, l.OK, "the expired lease was returned")
 	})

@@ -192,7 +192,7 @@ func (s *suite) failf(format string, args ...any) { panic(broken(fmt.Sprintf(for
 
 // limit sets the limits of the asks that follow.
 func (s *suite) limit(requests, tokens string) {
-	l, err := bucket.ParseLimits(requests, tokens)
+	l, err := bucket.ParseShortLimits(requests, tokens)
 	if err != nil {
 		panic(err)
 	}

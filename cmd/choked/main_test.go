@@ -150,7 +150,7 @@ func TestServeFromStartToShutdown(t *testing.T) {
 	store, err := httpstore.Open(httpstore.Config{URL: url, Token: token, Timeout: time.Second})
 	require.NoError(t, err)
 	choke := choked.New(store)
-	limiter, err := choke.Limiter("openai_chat", choked.MustLimits("50/s", "100000/m"), nil)
+	limiter, err := choke.Limiter("openai_chat", choked.MustLimits("requests 50/s; tokens 100000/m"), nil)
 	require.NoError(t, err)
 	for range 60 {
 		require.NoError(t, limiter.Wait(t.Context(), choked.Cost{Requests: 1, Tokens: 100}))
@@ -204,7 +204,7 @@ func TestServeFromStartToShutdown(t *testing.T) {
 	for _, secret := range []string{token, all, "SECRET", "WRONG"} {
 		assert.NotContains(t, p.log(), secret)
 	}
-	_, err = store.Lease(t.Context(), choked.Ask{Key: "k", Limits: choked.MustLimits("1/s", "")})
+	_, err = store.Lease(t.Context(), choked.Ask{Key: "k", Limits: choked.MustLimits("requests 1/s")})
 	assert.ErrorIs(t, err, bucket.ErrUnavailable)
 	require.NoError(t, store.Close())
 }
@@ -250,7 +250,7 @@ func TestChangedCertificateIsReloaded(t *testing.T) {
 	store, err := httpstore.Open(httpstore.Config{URL: url, Token: token, TLS: &tls.Config{RootCAs: pool}})
 	require.NoError(t, err)
 	defer store.Close()
-	l, err := store.Lease(t.Context(), choked.Ask{Key: "k", Limits: choked.MustLimits("5/s", ""), Want: choked.Cost{Requests: 1}})
+	l, err := store.Lease(t.Context(), choked.Ask{Key: "k", Limits: choked.MustLimits("requests 5/s"), Want: choked.Cost{Requests: 1}})
 	require.NoError(t, err)
 	assert.True(t, l.OK)
 

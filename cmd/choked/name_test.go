@@ -132,7 +132,7 @@ func TestClientsSurviveTheDeathOfANodeBehindOneName(t *testing.T) {
 	require.Regexp(t, `node-1 .* leader`, voters())
 
 	resolve(t, "choked.test", hosts[0], hosts[1])
-	limits := choked.MustLimits("100/s burst 30", "")
+	limits := choked.MustLimits("requests 100/s burst 30")
 	ctx, stop := context.WithCancel(t.Context())
 	began := time.Now()
 	var mu sync.Mutex

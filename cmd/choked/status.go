@@ -187,7 +187,7 @@ func parseLimits(s string) (l bucket.Limits, err error) {
 // ofLimited formats the units of c that l limits.
 func ofLimited(l bucket.Limits, c bucket.Cost) string {
 	var parts []string
-	for u := range bucket.Tokens + 1 {
+	for u := range bucket.NumUnits {
 		if len(l.Of(u)) > 0 {
 			parts = append(parts, fmt.Sprintf("%d %v", c.Of(u), u))
 		}

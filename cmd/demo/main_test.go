@@ -118,10 +118,10 @@ func TestWorkerEndsWithItsInput(t *testing.T) {
 	assert.Equal(t, 1, work(strings.NewReader(""), io.Discard, &logs))
 	assert.Contains(t, logs.String(), "read job: EOF")
 
-	p, err := startProvider(choked.MustLimits("50/s", ""), durationRange{})
+	p, err := startProvider(choked.MustLimits("requests 50/s"), durationRange{})
 	require.NoError(t, err)
 	defer p.close()
-	j, err := json.Marshal(job{Name: "worker-1", Provider: p.url(), Limits: choked.MustLimits("5/s", ""), Callers: 2, Bias: 1,
+	j, err := json.Marshal(job{Name: "worker-1", Provider: p.url(), Limits: choked.MustLimits("requests 5/s"), Callers: 2, Bias: 1,
 		Records: filepath.Join(t.TempDir(), "records"), Store: "local"})
 	require.NoError(t, err)
 	var out bytes.Buffer

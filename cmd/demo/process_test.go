@@ -50,10 +50,10 @@ func TestSignalToTheProcessGroupPrintsTheSummary(t *testing.T) {
 }
 
 func TestChildIgnoresSignalsAndEndsWithItsInput(t *testing.T) {
-	p, err := startProvider(choked.MustLimits("50/s", ""), durationRange{})
+	p, err := startProvider(choked.MustLimits("requests 50/s"), durationRange{})
 	require.NoError(t, err)
 	defer p.close()
-	j, err := json.Marshal(job{Name: "worker-1", Provider: p.url(), Limits: choked.MustLimits("5/s", ""), Callers: 1, Bias: 1,
+	j, err := json.Marshal(job{Name: "worker-1", Provider: p.url(), Limits: choked.MustLimits("requests 5/s"), Callers: 1, Bias: 1,
 		Records: filepath.Join(t.TempDir(), "records"), Store: "local"})
 	require.NoError(t, err)
 	for _, tt := range []struct{ kind, input string }{{"worker", string(j) + "\n"}, {serviceArg, ""}} {

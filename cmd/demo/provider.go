@@ -62,7 +62,7 @@ func startProvider(limits bucket.Limits, latency durationRange) (*provider, erro
 }
 
 func newMeters(limits bucket.Limits) (meters []meter) {
-	for u := range bucket.Tokens + 1 {
+	for u := range bucket.NumUnits {
 		for _, r := range limits.Of(u) {
 			rate := float64(r.N) / r.Per.Seconds()
 			meters = append(meters, meter{ofTokens: u == bucket.Tokens, perSecond: rate,

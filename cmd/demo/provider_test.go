@@ -15,7 +15,7 @@ import (
 // 10 requests a second, burst 5, and 100 tokens a second.
 func TestProviderRefusesBeyondBurstAndTolerance(t *testing.T) {
 	const ms = 0.001
-	p := &provider{meters: newMeters(choked.MustLimits("10/s burst 5", "100/s"))}
+	p := &provider{meters: newMeters(choked.MustLimits("requests 10/s burst 5; tokens 100/s"))}
 	for i, step := range []struct {
 		at     float64
 		tokens int64
@@ -44,7 +44,7 @@ func TestProviderRefusesBeyondBurstAndTolerance(t *testing.T) {
 }
 
 func TestProviderAnswersUsageOr429(t *testing.T) {
-	p, err := startProvider(choked.MustLimits("1/h", ""), durationRange{})
+	p, err := startProvider(choked.MustLimits("requests 1/h"), durationRange{})
 	require.NoError(t, err)
 	defer p.close()
 	c := newClient(p.url(), 1)

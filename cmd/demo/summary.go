@@ -74,7 +74,7 @@ func (d *demo) summarize() summary {
 	slices.Sort(waits)
 	s.WaitP50, s.WaitP99, s.WaitMax = millis(waits, 0.5), millis(waits, 0.99), max(millis(waits, 1), round(float64(d.longestUnserved)/float64(time.Millisecond), 1))
 	s.Jain = round(history.Jain(each), 4)
-	for u := range bucket.Tokens + 1 {
+	for u := range bucket.NumUnits {
 		for _, r := range d.limits.Of(u) {
 			excess := history.CheckRate(d.records, u, r)
 			if over := round(excess.Proved, 3); over > s.Over {

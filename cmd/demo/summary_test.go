@@ -35,7 +35,7 @@ func TestUsedShareCountsFromTheEndOfTheBurst(t *testing.T) {
 }
 
 func Example_table() {
-	t := newTable(options{workers: 3, limits: choked.MustLimits("50/s", "100000/m")}, os.Stdout)
+	t := newTable(options{workers: 3, limits: choked.MustLimits("requests 50/s; tokens 100000/m")}, os.Stdout)
 	t.head()
 	var rs []history.Record
 	for i := range 50 {

@@ -81,7 +81,7 @@ func (t *table) row(at time.Duration, rs []history.Record, waiting int, refused 
 		took = 1
 	}
 	var use float64
-	for u := range bucket.Tokens + 1 {
+	for u := range bucket.NumUnits {
 		for _, r := range t.limits.Of(u) {
 			use = max(use, float64(sum.Of(u))/(float64(r.N)/r.Per.Seconds()*took))
 		}

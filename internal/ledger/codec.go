@@ -362,7 +362,7 @@ func (d *decoder) bucket(t *Table, seen map[string]*bucket.Limits) *bucket.Bucke
 // sharedLimits reads limits that many buckets have, and decodes each set once.
 func (d *decoder) sharedLimits(t *Table, seen map[string]*bucket.Limits) *bucket.Limits {
 	from := d.b
-	for range bucket.Tokens + 1 {
+	for range bucket.NumUnits {
 		for range 3 * int(d.byte()) {
 			d.varint()
 		}
@@ -413,7 +413,7 @@ func appendDrip(b []byte, d bucket.Drip) []byte {
 }
 
 func appendLimits(b []byte, l bucket.Limits) []byte {
-	for u := range bucket.Tokens + 1 {
+	for u := range bucket.NumUnits {
 		rs := l.Of(u)
 		b = append(b, byte(len(rs)))
 		for _, r := range rs {

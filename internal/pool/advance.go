@@ -120,7 +120,7 @@ func (p *Pool) closeLeases(now int64) {
 // isSmall reports whether spent refills soon. Leased quota keeps the bucket from
 // filling, so only small spends may wait for the next ask.
 func (p *Pool) isSmall(spent bucket.Cost) bool {
-	for u := range bucket.Tokens + 1 {
+	for u := range bucket.NumUnits {
 		for _, r := range p.limits.Of(u) {
 			if r.Span(spent.Of(u)) > smallSpend {
 				return false

@@ -59,7 +59,7 @@ func overAtOnce(t *testing.T, limits bucket.Limits, thousandths int64) int64 {
 // The margin of a lease covers clocks that are wrong by at most bucket.Drift. It is
 // no wider than that: with clocks a thousandth worse the bound is exceeded.
 func TestTheDriftThatBreaksTheBound(t *testing.T) {
-	limits, err := bucket.ParseLimits("10000/s", "")
+	limits, err := bucket.ParseLimits("requests 10000/s")
 	require.NoError(t, err)
 	var first int64
 	for thousandths := int64(0); first == 0; thousandths++ {
@@ -83,7 +83,7 @@ func TestTheDriftThatBreaksTheBound(t *testing.T) {
 // expired. A process that was stopped, and so has returned nothing, must not spend
 // the lease then.
 func TestALeaseThatExpiredAtTheStoreIsNotSpent(t *testing.T) {
-	limits, err := bucket.ParseLimits("1000/s burst 100", "")
+	limits, err := bucket.ParseLimits("requests 1000/s burst 100")
 	require.NoError(t, err)
 	synctest.Test(t, func(t *testing.T) {
 		store := local.New()

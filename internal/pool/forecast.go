@@ -83,7 +83,7 @@ func (f *forecast) refilledAt(now int64, limits *bucket.Limits, need bucket.Cost
 	if len(limits.Requests) == 0 {
 		slowest = bucket.Tokens
 	}
-	for u := range bucket.Tokens + 1 {
+	for u := range bucket.NumUnits {
 		wait := int64(math.MaxInt64)
 		for _, r := range limits.Of(u) {
 			level := min(f.level.Of(u)+r.In(time.Duration(now-levelAt)), r.Burst)

@@ -90,7 +90,7 @@ func (s *fixture) until(at time.Duration) {
 }
 
 func limits(t testing.TB, requests, tokens string) bucket.Limits {
-	l, err := bucket.ParseLimits(requests, tokens)
+	l, err := bucket.ParseShortLimits(requests, tokens)
 	require.NoError(t, err)
 	return l
 }

@@ -25,7 +25,7 @@ func TestAnyHistory(t *testing.T) {
 		h := &history{T: t, table: ledger.NewTable()}
 		for range rapid.IntRange(1, 2).Draw(t, "definitions") {
 			lim := rapid.SampledFrom([]string{"10/s", "1/s burst 4", "5/m", "20/s burst 1", "4/s,60/m burst 10"}).Draw(t, "limits")
-			l, err := bucket.ParseLimits(lim, rapid.SampledFrom([]string{"", "100/s", "50/m"}).Draw(t, "tokens"))
+			l, err := bucket.ParseShortLimits(lim, rapid.SampledFrom([]string{"", "100/s", "50/m"}).Draw(t, "tokens"))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -115,7 +115,7 @@ func (r Row) String() string {
 	if len(r.Recovery) > 0 {
 		recovery = Quantiles(r.Recovery)
 	}
-	for u := range bucket.Tokens + 1 {
+	for u := range bucket.NumUnits {
 		if leased := r.Leased.Of(u); leased > 0 {
 			lost += fmt.Sprintf(", %d of %d %v", r.Lost.Of(u), leased, u)
 		}

@@ -20,11 +20,11 @@ import (
 )
 
 // Busy limits both units to less than the workers ask for together.
-var Busy = choked.MustLimits("100/s burst 25", "2200/s burst 600")
+var Busy = choked.MustLimits("requests 100/s burst 25; tokens 2200/s burst 600")
 
 // Slow has a burst of ten seconds of refill, so that a burst admitted too early
 // shows as an excess for long.
-var Slow = choked.MustLimits("10/s burst 100", "")
+var Slow = choked.MustLimits("requests 10/s burst 100")
 
 const (
 	key     = "provider"

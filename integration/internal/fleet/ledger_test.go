@@ -22,7 +22,7 @@ import (
 // a second. Of each four leases one is never settled; the others are settled one
 // second later, with seven requests spent.
 func entry(n uint64) raft.Log {
-	limits, err := bucket.ParseLimits("1000/s", "")
+	limits, err := bucket.ParseLimits("requests 1000/s")
 	if err != nil {
 		panic(err)
 	}

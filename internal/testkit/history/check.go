@@ -32,7 +32,7 @@ var Nothing = Excess{math.Inf(-1), math.Inf(-1)}
 // over any of its limits.
 func Check(rs []Record, limits bucket.Limits) Excess {
 	worst := Nothing
-	for u := range bucket.Tokens + 1 {
+	for u := range bucket.NumUnits {
 		for _, r := range limits.Of(u) {
 			worst = worst.Max(CheckRate(rs, u, r))
 		}

@@ -60,7 +60,7 @@ func TestCheckAgreesWithAllWindows(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		rs := random(rng)
 		r := bucket.Rate{N: 1 + rng.Int64N(100), Per: time.Second, Burst: 1 + rng.Int64N(20)}
-		for u := range bucket.Tokens + 1 {
+		for u := range bucket.NumUnits {
 			want, got := bruteForce(rs, u, r), CheckRate(rs, u, r)
 			if math.Abs(got.Proved-want.Proved) > 1e-6 || math.Abs(got.Suspect-want.Suspect) > 1e-6 {
 				t.Fatalf("seed %d: CheckRate(%v, %v) = %v, all windows say %v", seed, u, r, got, want)
@@ -76,7 +76,7 @@ const ms = int64(time.Millisecond)
 func at(t int64) Record { return Record{Before: t, After: t, Requests: 1} }
 
 func TestViolationsAreFound(t *testing.T) {
-	limits, err := bucket.ParseLimits("10/s burst 2", "")
+	limits, err := bucket.ParseLimits("requests 10/s burst 2")
 	require.NoError(t, err)
 	for _, tt := range []struct {
 		name string
@@ -112,7 +112,7 @@ func TestViolationsAreFound(t *testing.T) {
 }
 
 func TestCheckTakesTheWorstOfAllLimits(t *testing.T) {
-	limits, err := bucket.ParseLimits("100/s,3/m", "1000/m")
+	limits, err := bucket.ParseLimits("requests 100/s,3/m; tokens 1000/m")
 	require.NoError(t, err)
 	rs := []Record{at(0), at(0), at(0), at(0)}
 	assert.Equal(t, Excess{1, 1}, Check(rs, limits), "one over 3/m, none over 100/s or on tokens")
@@ -206,7 +206,7 @@ func BenchmarkCheck(b *testing.B) {
 		t := int64(i) * 20 * ms
 		rs[i] = Record{Before: t - ms, After: t, Requests: 1, Tokens: 30}
 	}
-	limits, err := bucket.ParseLimits("50/s", "100000/m")
+	limits, err := bucket.ParseLimits("requests 50/s; tokens 100000/m")
 	require.NoError(b, err)
 	for b.Loop() {
 		Check(rs, limits)

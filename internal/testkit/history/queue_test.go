@@ -43,7 +43,7 @@ func TestLimiterServesInOrder(t *testing.T) {
 		defer store.Close()
 		choke := choked.New(store)
 		defer choke.Close()
-		l, err := choke.Limiter("k", choked.MustLimits("50/s", ""), nil)
+		l, err := choke.Limiter("k", choked.MustLimits("requests 50/s"), nil)
 		require.NoError(t, err)
 		q := &Queue{Stats: l.Stats}
 		ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
