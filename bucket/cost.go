@@ -76,10 +76,11 @@ func (c Cost) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// unlimited is the burst and the level of a unit that is not limited.
-const unlimited = math.MaxInt64 / 4
+// Unlimited is the burst and the level of a unit that a key does not limit. It is far
+// above [MaxUnits].
+const Unlimited = math.MaxInt64 / 4
 
-var allUnlimited = Cost{unlimited, unlimited, unlimited, unlimited, unlimited}
+var allUnlimited = Cost{Unlimited, Unlimited, Unlimited, Unlimited, Unlimited}
 
 // one has a unit of each kind.
 var one = Cost{1, 1, 1, 1, 1}

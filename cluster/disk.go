@@ -47,8 +47,12 @@ type identity struct {
 // misread its id would be a different node.
 type savedIdentity struct {
 	identity
-	Sum string `json:"sum"`
+	Format int    `json:"format"` // of all files of the directory
+	Sum    string `json:"sum"`
 }
+
+// dirFormat is the format of the files of a directory. Releases before it wrote none.
+const dirFormat = 2
 
 func (id identity) sum() string {
 	fields := [][]byte{[]byte(id.Node), {0}, []byte(id.Cluster)}
@@ -383,6 +387,10 @@ func readIdentity(dir string) (id identity, known bool, err error) {
 	if err := json.Unmarshal(b, &s); err != nil || s.Node == "" || s.Sum != s.sum() {
 		return identity{}, false, fmt.Errorf("%s is damaged: want a node and a cluster id and their checksum, have %.100q", identityFile, b)
 	}
+	if s.Format != dirFormat {
+		return identity{}, false, fmt.Errorf("%s has format %d, and this release reads %d: run the release that wrote the directory, or empty it to join as a new member; "+
+			"when all nodes begin with empty directories, what was spent before is forgotten", identityFile, max(s.Format, 1), dirFormat)
+	}
 	return s.identity, true, nil
 }
 
@@ -400,7 +408,7 @@ func (d *disk) identify(node, cluster string) error {
 // writeIdentity replaces the identity file atomically, and returns when the new one
 // is on the disk.
 func writeIdentity(dir string, id identity) error {
-	b, err := json.Marshal(savedIdentity{id, id.sum()})
+	b, err := json.Marshal(savedIdentity{id, dirFormat, id.sum()})
 	if err != nil {
 		return err
 	}

@@ -7,9 +7,9 @@ import (
 	"github.com/choked/choked/internal/ledger"
 )
 
-// version is the first byte of entries and snapshots. The next release reads this
-// version, too; a higher one is refused with an error.
-const version = 1
+// version is the first byte of entries and snapshots. Those of another version are
+// refused with an error.
+const version = 2
 
 // maxOps bounds the operations in one entry.
 const maxOps = 1 << 16
@@ -34,7 +34,7 @@ func (e *Entry) Encode() []byte {
 	return b
 }
 
-// Decode reads what [Entry.Encode] returned, of this or an earlier release.
+// Decode reads what [Entry.Encode] returned.
 func Decode(b []byte) (Entry, error) {
 	fail := func(what string) (Entry, error) {
 		return Entry{}, fmt.Errorf("log entry of %d bytes: %s", len(b), what)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 	"testing/iotest"
@@ -142,9 +143,24 @@ func TestMalformedInputLeavesTheStateUnchanged(t *testing.T) {
 	longer := append(slices.Clone(snapshot), 0)
 	assert.ErrorContains(t, m.Restore(io.NopCloser(bytes.NewReader(longer))), "bytes follow the end")
 	newer := append([]byte{version + 1}, snapshot[1:]...)
-	assert.ErrorContains(t, m.Restore(io.NopCloser(bytes.NewReader(newer))), "version 2: this release reads 1")
+	assert.ErrorContains(t, m.Restore(io.NopCloser(bytes.NewReader(newer))), "version 3: this release reads 2")
 	err, _ := apply(m, append([]byte{version + 1}, entries[0][1:]...)).(error)
-	assert.ErrorContains(t, err, "version 2: this release reads 1")
+	assert.ErrorContains(t, err, "version 3: this release reads 2")
+	assert.Equal(t, before, m.Hash())
+}
+
+// The files in testdata were written by the commit before version 2.
+func TestVersion1IsRefused(t *testing.T) {
+	read := func(name string) []byte {
+		b, err := os.ReadFile("testdata/" + name)
+		require.NoError(t, err)
+		return b
+	}
+	m := New()
+	before := m.Hash()
+	err, _ := apply(m, read("v1.entry")).(error)
+	assert.ErrorContains(t, err, "version 1: this release reads 2")
+	assert.ErrorContains(t, m.Restore(io.NopCloser(bytes.NewReader(read("v1.snapshot")))), "snapshot of version 1: this release reads 2")
 	assert.Equal(t, before, m.Hash())
 }
 

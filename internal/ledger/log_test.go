@@ -28,6 +28,9 @@ func anyLimits() *rapid.Generator[bucket.Limits] {
 	rates := rapid.SliceOfNDistinct(rate, 0, 3, func(r bucket.Rate) time.Duration { return r.Per })
 	return rapid.Custom(func(t *rapid.T) bucket.Limits {
 		l := bucket.Limits{Requests: rates.Draw(t, "requests"), Tokens: rates.Draw(t, "tokens")}
+		if rapid.IntRange(0, 3).Draw(t, "more units") == 0 {
+			l.Input, l.Output, l.Spend = rates.Draw(t, "input"), rates.Draw(t, "output"), rates.Draw(t, "spend")
+		}
 		if l.Check() != nil {
 			l.Requests = bucket.Rates{rate.Draw(t, "rate")}
 		}
@@ -54,7 +57,11 @@ func anyLog(t *rapid.T) []logged {
 			burst := min(l.Burst().Of(u), 1_000_000_000)
 			return rapid.OneOf(rapid.Int64Range(0, min(3, burst)), rapid.Int64Range(0, bursts*burst)).Draw(t, u.String())
 		}
-		return bucket.Cost{Requests: draw(bucket.Requests), Tokens: draw(bucket.Tokens)}
+		var c bucket.Cost
+		for u := range bucket.NumUnits {
+			c = c.With(u, draw(u))
+		}
+		return c
 	}
 	if rapid.IntRange(0, 3).Draw(t, "cold") == 0 {
 		add(new(ColdStart))

@@ -24,10 +24,10 @@ type Kind string
 
 // The kinds of stream. The number in a name is the version of the protocol.
 const (
-	Raft   Kind = "choked-raft/1"
-	Gossip Kind = "choked-gossip/1"
-	RPC    Kind = "choked-rpc/1"
-	Probe  Kind = "choked-probe/1" // ends after the handshake, which tells who answers at an address
+	Raft   Kind = "choked-raft/2"
+	Gossip Kind = "choked-gossip/2"
+	RPC    Kind = "choked-rpc/2"
+	Probe  Kind = "choked-probe/2" // ends after the handshake, which tells who answers at an address
 )
 
 var kinds = []string{string(Raft), string(Gossip), string(RPC), string(Probe)}
@@ -181,6 +181,7 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 	stream := tls.Client(raw, cfg)
 	self := p.Hello()
 	peer, err := greet(stream, addr, self)
+	err = explainVersion(err)
 	if !stop() {
 		err = context.Cause(ctx)
 	}
@@ -327,7 +328,7 @@ func (p *Port) handshake(raw net.Conn) (*Conn, Kind, error) {
 	raw.SetDeadline(time.Now().Add(handshakeTimeout))
 	stream := tls.Server(raw, p.tls)
 	if err := stream.Handshake(); err != nil {
-		return nil, "", err
+		return nil, "", explainVersion(err)
 	}
 	kind := Kind(stream.ConnectionState().NegotiatedProtocol)
 	if p.acceptor(kind) == nil {

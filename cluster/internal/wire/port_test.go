@@ -242,7 +242,7 @@ func TestIncompleteHandshakeIsRefused(t *testing.T) {
 			return cfg
 		}), "unsupported versions"},
 		{"no protocol", overTLS(hello, func(t *testing.T) *tls.Config { return member(t, "a") }), `protocol \"\": want one of`},
-		{"another protocol", overTLS(hello, func(t *testing.T) *tls.Config { return member(t, "a", "h2", "choked-raft/2") }), "unsupported application protocols"},
+		{"another protocol", overTLS(hello, func(t *testing.T) *tls.Config { return member(t, "a", "h2", "choked-raft/3") }), ErrVersion.Error()},
 		{"a bad hello", overTLS([]byte("hello, who is there?"), func(t *testing.T) *tls.Config { return member(t, "a", kinds...) }), "read hello"},
 		{"a hello without end", overTLS([]byte(magic+"\xff"), func(t *testing.T) *tls.Config { return member(t, "a", kinds...) }), "want 0 to 64"},
 	} {
@@ -908,8 +908,8 @@ func TestRefusalReachesTheDialler(t *testing.T) {
 			assert.Equal(t, RefusedError{Addr: one.Addr(), Reason: fmt.Sprintf("no %s for two of theirs", kind), Peer: Hello{Cluster: "ours", Node: "one", Addr: one.Addr()}}, *refused)
 		}
 		assert.Equal(t, []string{
-			fmt.Sprintf("choked-raft/1: %s refuses: no choked-raft/1 for two of theirs", one.Addr()),
-			fmt.Sprintf("choked-rpc/1: %s refuses: no choked-rpc/1 for two of theirs", one.Addr()),
+			fmt.Sprintf("choked-raft/2: %s refuses: no choked-raft/2 for two of theirs", one.Addr()),
+			fmt.Sprintf("choked-rpc/2: %s refuses: no choked-rpc/2 for two of theirs", one.Addr()),
 		}, refusals)
 
 		welcome, err := two.Dial(t.Context(), Gossip, one.Addr())
@@ -924,7 +924,7 @@ func TestRefusalReachesTheDialler(t *testing.T) {
 		assert.ErrorContains(t, err, "refuses")
 		require.NoError(t, one.Close())
 		assert.Equal(t, 3, strings.Count(log.String(), "stream refused"))
-		assert.Contains(t, log.String(), "no choked-rpc/1 for two of theirs")
+		assert.Contains(t, log.String(), "no choked-rpc/2 for two of theirs")
 	})
 }
 
