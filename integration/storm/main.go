@@ -81,6 +81,17 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	return o, nil
 }
 
+// sayWhatIsMissing names the faults that this machine does not allow. A run without
+// them looks like any other.
+func sayWhatIsMissing(o options, out io.Writer) {
+	if err := fleet.NeedsForNetwork(); err != nil && !o.network {
+		fmt.Fprintln(out, "no network faults:", err)
+	}
+	if err := fleet.NeedsForMount(); err != nil && !o.disks {
+		fmt.Fprintln(out, "no full disks:", err)
+	}
+}
+
 // run runs the program with the given arguments and returns the exit status: 0, 1
 // if the fleet failed, or 2 if the flags are invalid.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -92,6 +103,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "storm:", err)
 		return 2
 	}
+	sayWhatIsMissing(o, stdout)
 	if o.dir == "" {
 		if o.dir, err = os.MkdirTemp("", "choked-storm-"); err != nil {
 			fmt.Fprintln(stderr, "storm:", err)
