@@ -156,7 +156,7 @@ func (l *Limits) Charge(c Cost) (Cost, error) {
 			return Cost{}, l.undivided(c)
 		}
 	} else if c.Tokens == 0 {
-		c.Tokens = c.Input + c.Output
+		c.Tokens = min(c.Input, Unlimited) + min(c.Output, Unlimited)
 	}
 	return l.Limited(c), nil
 }

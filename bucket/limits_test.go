@@ -1,6 +1,7 @@
 package bucket
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -85,7 +86,7 @@ func TestParseCostErrors(t *testing.T) {
 		{"spend 3", `spend of "3"`, "dollars with at most 6 decimals"},
 		{"spend -$3", `spend of "-$3"`, "from $0 to $1000000"},
 		{"input 1; input 2", "input twice", "requests 1; tokens 200"},
-		{"output 1000000000001", `output of "1000000000001"`, "from 0 to"},
+		{"output 99999999999999999999", `output of "99999999999999999999"`, "from 0 to"},
 	} {
 		_, err := ParseCost(c.in)
 		if err == nil || !strings.Contains(err.Error(), c.names) || !strings.Contains(err.Error(), c.want) {
@@ -121,6 +122,7 @@ func TestCharge(t *testing.T) {
 		{"input 1/s", Cost{Tokens: 9}, Cost{}, "9 tokens without input"},
 		{"output 1/s; tokens 1/s", Cost{Tokens: 9}, Cost{}, "9 tokens without output"},
 		{"tokens 1/s; input 1/s; output 1/s", Cost{Input: 2, Output: 3}, Cost{Tokens: 5, Input: 2, Output: 3}, ""},
+		{"tokens 1/s", Cost{Input: math.MaxInt64, Output: math.MaxInt64}, Cost{Tokens: 2 * Unlimited}, ""},
 		{"spend $1/d", Cost{Tokens: 9, Spend: 4}, Cost{Spend: 4}, ""},
 	} {
 		l, err := ParseLimits(c.limits)

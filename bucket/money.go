@@ -62,10 +62,11 @@ func (u Unit) Amount(n int64) string {
 }
 
 // ParseAmount reads a count of units, or an amount of dollars such as $0.05 where u
-// is [Spend], from 0 to [MaxUnits]. The error names s and what is accepted.
+// is [Spend], of 0 or more. The error names s and what is accepted. An amount above
+// [MaxUnits] is read, so that [Limits.Fits] can say that it exceeds a burst.
 func (u Unit) ParseAmount(s string) (int64, error) {
 	n, err := u.read(s)
-	if err == nil && n <= MaxUnits {
+	if err == nil {
 		return n, nil
 	}
 	want := "a whole number from 0 to " + u.number(MaxUnits)

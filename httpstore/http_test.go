@@ -61,9 +61,9 @@ func TestBadConfigIsAnErrorWithoutSecrets(t *testing.T) {
 		"http://host:99999":    `"http://host:99999": want a port from 1 to 65535`,
 		"http://host:0/x":      `"http://host:0/x": want a port from 1 to 65535`,
 		"http://host:798O":     `"http://***": the port is no number: want "https://host:port"`,
-		"http://host/v1":       `"http://host/v1": the store appends /v1 itself: want "https://host:port"`,
-		"http://host/x/v1/":    `"http://host/x/v1/": the store appends /v1/ itself: want "https://host:port"`,
-		"http://host/v1/lease": `"http://host/v1/lease": the store appends /v1/lease itself: want "https://host:port"`,
+		"http://host/v1":       `"http://host/v1": it ends in /v1, but the store appends the path of the API itself: want "https://host:port"`,
+		"http://host/x/v2/":    `"http://host/x/v2/": it ends in /v2/, but the store appends the path of the API itself: want "https://host:port"`,
+		"http://host/v2/lease": `"http://host/v2/lease": it ends in /v2/lease, but the store appends the path of the API itself: want "https://host:port"`,
 	} {
 		_, err := Open(Config{URL: url})
 		assert.EqualError(t, err, "httpstore: URL "+want)
@@ -115,7 +115,7 @@ func TestServiceThatIsAwayIsABoundedWait(t *testing.T) {
 			err := do(t.Context())
 			assert.ErrorIs(t, err, bucket.ErrUnavailable, name)
 			assert.ErrorIs(t, err, net.ErrClosed, "the cause")
-			assert.ErrorContains(t, err, "store unavailable: httpstore: no answer within 5s: Post \"http://service.test/v1/")
+			assert.ErrorContains(t, err, "store unavailable: httpstore: no answer within 5s: Post \"http://service.test/v2/")
 			assert.NotErrorIs(t, err, context.DeadlineExceeded, "that is the caller's")
 			assert.InDelta(t, 5*time.Second, time.Since(began), float64(time.Second), name)
 

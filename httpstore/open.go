@@ -80,7 +80,7 @@ func (cfg Config) check() (*url.URL, error) {
 const wantURL = `want "https://host:port"`
 
 // ownPath is the end of a path that the store itself appends to URL.
-var ownPath = regexp.MustCompile(`/v1/?$|/v1/(acquire|lease|settle|adjust|status)/?$`)
+var ownPath = regexp.MustCompile(`/v[0-9]+/?$|/v[0-9]+/(acquire|lease|settle|adjust|status)/?$`)
 
 // noPort is a URL whose port is no number.
 var noPort = regexp.MustCompile(`^https?://[\w.-]+:[^/?#@]*[^/?#@0-9][^/?#@]*(/[^?#@]*)?$`)
@@ -103,7 +103,7 @@ func (cfg Config) wrongURL(u *url.URL, err error) string {
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return "a query and a fragment are refused: " + wantURL
 	case ownPath.MatchString(u.Path):
-		return fmt.Sprintf("the store appends %s itself: %s", ownPath.FindString(u.Path), wantURL)
+		return fmt.Sprintf("it ends in %s, but the store appends the path of the API itself: %s", ownPath.FindString(u.Path), wantURL)
 	}
 	if port := u.Port(); port != "" {
 		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {

@@ -132,7 +132,7 @@ func (s *Store) postLease(ctx context.Context, ask bucket.Ask, resume bool) (lea
 		request.Limits, request.Done = httpapi.Limits{}, nil
 	}
 	var answer httpapi.Lease
-	if err := s.post(ctx, "/v1/lease", request, &answer); err != nil || answer.Pending {
+	if err := s.post(ctx, httpapi.Version+"/lease", request, &answer); err != nil || answer.Pending {
 		return bucket.Lease{}, err == nil, err
 	}
 	lease, err = answer.Value()
@@ -172,7 +172,7 @@ func (s *Store) settle(ctx context.Context, done []bucket.Settlement) error {
 	for len(done) > 0 {
 		n := batch(done)
 		request := httpapi.SettleRequest{Done: httpapi.SettlementsOf(done[:n])}
-		if err := s.retry(ctx, "/v1/settle", request, func(error) bool { return true }); err != nil {
+		if err := s.retry(ctx, httpapi.Version+"/settle", request, func(error) bool { return true }); err != nil {
 			return err
 		}
 		done = done[n:]
@@ -207,7 +207,7 @@ func (s *Store) Adjust(ctx context.Context, a bucket.Adjustment) error {
 	}
 	defer end()
 	again := func(err error) bool { return !unclear(err) } // an adjustment must not be applied twice
-	return s.retry(ctx, "/v1/adjust", httpapi.AdjustRequestOf(a), again)
+	return s.retry(ctx, httpapi.Version+"/adjust", httpapi.AdjustRequestOf(a), again)
 }
 
 // Close implements choked.Store. Operations under way fail with ErrClosed, and Close

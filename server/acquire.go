@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/choked/choked/bucket"
@@ -59,9 +60,8 @@ func (s *Server) acquireAsChoked(c *call) (any, *httpapi.Error) {
 // spend waits for quota, spends it, and answers. A client that disconnects, and a
 // server that drains, end the wait.
 func (s *Server) spend(c *call, a acquisition) (any, *httpapi.Error) {
-	a.cost = a.limits.Limited(a.cost)
 	if a.cost.IsZero() {
-		return httpapi.Acquired{OK: true}, nil
+		return httpapi.Acquired{OK: true, Level: httpapi.Level(a.limits.Burst())}, nil
 	}
 	ctx, cancel := context.WithCancel(c.Context())
 	defer cancel()
@@ -88,7 +88,7 @@ func (s *Server) spend(c *call, a acquisition) (any, *httpapi.Error) {
 		lease.OK, lease.RetryAfter, lease.Level = false, promised, lease.Level.Add(lease.Granted)
 	}
 	setRateLimit(c.w.Header(), a.limits, a.cost, lease)
-	answer := httpapi.Acquired{OK: lease.OK, RetryAfter: lease.RetryAfter, Level: httpapi.LevelOf(lease.Level)}
+	answer := httpapi.Acquired{OK: lease.OK, RetryAfter: lease.RetryAfter, Level: httpapi.Level(lease.Level)}
 	if !lease.OK {
 		setRetryAfter(c.w.Header(), lease.RetryAfter)
 		answer.Waited = s.clock.Since(began)
@@ -173,7 +173,7 @@ func decodeAcquire(body []byte) (a acquisition, err error) {
 	if a.key, err = r.Key.Value(); err != nil {
 		return a, err
 	}
-	a.limits, a.cost, a.wait = r.Limits.Value(), bucket.Cost{Requests: 1}, defaultWait
+	a.limits, a.cost, a.wait = bucket.Limits(r.Limits), bucket.Cost{Requests: 1}, defaultWait
 	if r.Cost != nil {
 		a.cost = *r.Cost
 	}
@@ -183,30 +183,30 @@ func decodeAcquire(body []byte) (a acquisition, err error) {
 	return a, a.check()
 }
 
-// check returns why a is not valid, or nil.
-func (a *acquisition) check() error {
+// check returns why a is not valid, or nil. It makes a.cost what the call is charged.
+func (a *acquisition) check() (err error) {
 	if a.wait < 0 || a.wait > maxWait {
 		return fmt.Errorf("wait %v: want 0 to %v", a.wait, maxWait)
 	}
-	return cmp.Or(bucket.CheckKey(a.key), a.limits.Check(), httpapi.CheckCost(a.limits, a.cost))
+	if err := cmp.Or(bucket.CheckKey(a.key), a.limits.Check()); err != nil {
+		return err
+	}
+	a.cost, err = httpapi.CostCharged(a.limits, a.cost)
+	return err
 }
 
 // parseAcquire parses the query or the form of an acquire.
 func parseAcquire(query string) (a acquisition, err error) {
-	v, err := parseQuery(query, "key", "request_limit", "token_limit", "requests", "tokens", "wait")
+	v, err := parseQuery(query, "key", "limits", "request_limit", "token_limit", "cost", "requests", "tokens", "wait")
 	if err != nil {
 		return a, err
 	}
 	a = acquisition{key: v.Get("key"), cost: bucket.Cost{Requests: 1}, wait: defaultWait}
-	if a.limits, err = bucket.ParseShortLimits(v.Get("request_limit"), v.Get("token_limit")); err != nil {
+	if a.limits, err = parseLimits(v); err != nil {
 		return a, err
 	}
-	for name, n := range map[string]*int64{"requests": &a.cost.Requests, "tokens": &a.cost.Tokens} {
-		if s := v.Get(name); s != "" {
-			if *n, err = strconv.ParseInt(s, 10, 64); err != nil {
-				return a, fmt.Errorf("%s %.40q: want a whole number", name, s)
-			}
-		}
+	if a.cost, err = parseCost(v); err != nil {
+		return a, err
 	}
 	if s := v.Get("wait"); s != "" {
 		if a.wait, err = parseWait(s); err != nil {
@@ -214,6 +214,41 @@ func parseAcquire(query string) (a acquisition, err error) {
 		}
 	}
 	return a, a.check()
+}
+
+// parseLimits parses the limits of an acquire, which are given for all units in one
+// text, or for requests and tokens apart.
+func parseLimits(v url.Values) (bucket.Limits, error) {
+	switch requests, tokens := v.Get("request_limit"), v.Get("token_limit"); {
+	case v.Get("limits") == "":
+		return bucket.ParseShortLimits(requests, tokens)
+	case requests+tokens != "":
+		return bucket.Limits{}, fmt.Errorf("limits %.200q beside request_limit or token_limit: want either", v.Get("limits"))
+	}
+	return bucket.ParseLimits(v.Get("limits"))
+}
+
+// parseCost parses the cost of an acquire, which is given for all units in one text,
+// or for requests and tokens apart. Without a number of requests it is one.
+func parseCost(v url.Values) (bucket.Cost, error) {
+	text := v.Get("cost")
+	for _, u := range []bucket.Unit{bucket.Requests, bucket.Tokens} {
+		n := v.Get(u.String())
+		switch {
+		case n == "":
+			continue
+		case v.Get("cost") != "":
+			return bucket.Cost{}, fmt.Errorf("cost %.200q beside %v: want either", v.Get("cost"), u)
+		case text != "":
+			text += "; "
+		}
+		text += u.String() + " " + n
+	}
+	c, err := bucket.ParseCost(text)
+	if err == nil && !strings.Contains(text, bucket.Requests.String()) {
+		c.Requests = 1
+	}
+	return c, err
 }
 
 // parseWait parses a duration such as "1.5s", or a number of seconds.
@@ -269,8 +304,9 @@ func parseChoked(query string) (a acquisition, err error) {
 	if a.cost.Tokens, err = parseNeeded(v, "tokens_needed", 0); err != nil {
 		return a, err
 	}
-	if len(a.limits.Requests)+len(a.limits.Tokens) == 0 { // the cost is granted without the store
-		return a, cmp.Or(bucket.CheckKey(a.key), httpapi.CheckCost(a.limits, a.cost))
+	if a.limits.Len() == 0 { // the cost is granted without the store
+		a.cost, err = httpapi.CostCharged(a.limits, a.cost)
+		return a, cmp.Or(bucket.CheckKey(a.key), err)
 	}
 	return a, a.check()
 }

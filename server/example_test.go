@@ -15,7 +15,7 @@ func ExampleNew() {
 	service := httptest.NewServer(server.New(server.Config{Store: choked.NewLocal()}))
 	defer service.Close()
 	for range 2 {
-		response, err := http.Get(service.URL + "/v1/acquire?key=reports&request_limit=1/h&wait=0")
+		response, err := http.Get(service.URL + "/v2/acquire?key=reports&request_limit=1/h&wait=0")
 		if err != nil {
 			log.Fatal(err)
 		}

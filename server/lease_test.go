@@ -52,7 +52,7 @@ func (d *testServer) takeAll(holder uint64) (n int64) {
 	for {
 		r := askFor(holder<<32+uint64(n), 1)
 		r.MaxWait = 0
-		l := d.do(postJSON("/v1/lease", r)).lease()
+		l := d.do(postJSON("/v2/lease", r)).lease()
 		if !l.OK || len(l.Drips) > 0 {
 			return n
 		}
@@ -68,12 +68,12 @@ func TestResumedAskKeepsItsPlaceInTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
-		require.True(t, d.do(postJSON("/v1/lease", askFor(1, 10))).lease().OK)
-		require.Equal(t, 200, d.do(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: askFor(1, 1).Limits, Empty: 12 * time.Second})).Code)
+		require.True(t, d.do(postJSON("/v2/lease", askFor(1, 10))).lease().OK)
+		require.Equal(t, 200, d.do(postJSON("/v2/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: askFor(1, 1).Limits, Empty: 12 * time.Second})).Code)
 		ask, behind := askFor(2, 5), askFor(3, 1)
-		first := d.start(postJSON("/v1/lease", ask))
+		first := d.start(postJSON("/v2/lease", ask))
 		synctest.Wait()
-		second := d.start(postJSON("/v1/lease", behind))
+		second := d.start(postJSON("/v2/lease", behind))
 		began := time.Now()
 		var last time.Time
 		var l httpapi.Lease
@@ -87,8 +87,8 @@ func TestResumedAskKeepsItsPlaceInTheQueue(t *testing.T) {
 			<-second.done
 			assert.True(t, second.lease().Pending, "overtook the ask before it")
 			last = time.Now()
-			first = d.start(postJSON("/v1/lease", resumeRequest(ask)))
-			second = d.start(postJSON("/v1/lease", resumeRequest(behind)))
+			first = d.start(postJSON("/v2/lease", resumeRequest(ask)))
+			second = d.start(postJSON("/v2/lease", resumeRequest(behind)))
 		}
 		assert.True(t, l.OK)
 		assert.Greater(t, time.Since(began), 12*time.Second)
@@ -108,7 +108,7 @@ func TestValidityIsShortenedByClockDrift(t *testing.T) {
 		d := open(t, store)
 		defer d.close()
 		began := time.Now()
-		l := d.do(postJSON("/v1/lease", askFor(1, 5))).lease()
+		l := d.do(postJSON("/v2/lease", askFor(1, 5))).lease()
 		waited := time.Since(began)
 		require.Equal(t, 4*time.Second, waited)
 		assert.Equal(t, bucket.Early(waited)+1900*time.Millisecond, l.ValidFor)
@@ -132,12 +132,12 @@ func TestAskThatIsNotResumedIsWithdrawn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
-		require.True(t, d.do(postJSON("/v1/lease", askFor(1, 10))).lease().OK)
-		require.Equal(t, 200, d.do(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: askFor(1, 1).Limits, Empty: 7 * time.Second})).Code)
+		require.True(t, d.do(postJSON("/v2/lease", askFor(1, 10))).lease().OK)
+		require.Equal(t, 200, d.do(postJSON("/v2/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: askFor(1, 1).Limits, Empty: 7 * time.Second})).Code)
 		ask := askFor(2, 10)
-		require.True(t, d.do(postJSON("/v1/lease", ask)).lease().Pending)
+		require.True(t, d.do(postJSON("/v2/lease", ask)).lease().Pending)
 		time.Sleep(resumeWithin + time.Millisecond)
-		r := d.do(postJSON("/v1/lease", resumeRequest(ask)))
+		r := d.do(postJSON("/v2/lease", resumeRequest(ask)))
 		assert.Equal(t, 410, r.Code)
 		assert.Equal(t, httpapi.Lost, r.code())
 		assert.Equal(t, "unknown or expired ask on this node: retry with a new id", r.message())
@@ -158,19 +158,19 @@ func TestLeaseGrantedToAParkedAsk(t *testing.T) {
 			d := open(t, store)
 			defer d.close()
 			holder := askFor(1, 10)
-			require.True(t, d.do(postJSON("/v1/lease", holder)).lease().OK)
-			require.Equal(t, 200, d.do(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: holder.Limits, Empty: 6500 * time.Millisecond})).Code)
+			require.True(t, d.do(postJSON("/v2/lease", holder)).lease().OK)
+			require.Equal(t, 200, d.do(postJSON("/v2/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: holder.Limits, Empty: 6500 * time.Millisecond})).Code)
 			ask := askFor(2, 10)
-			require.True(t, d.do(postJSON("/v1/lease", ask)).lease().Pending)
+			require.True(t, d.do(postJSON("/v2/lease", ask)).lease().Pending)
 			switch fetched {
 			case "soon":
 				time.Sleep(2600 * time.Millisecond) // by then it is granted, partly from quota promised ahead
-				assert.True(t, d.do(postJSON("/v1/lease", resumeRequest(ask))).lease().OK)
+				assert.True(t, d.do(postJSON("/v2/lease", resumeRequest(ask))).lease().OK)
 				assert.Zero(t, d.takeAll(3))
 				return
 			case "late":
 				time.Sleep(2999 * time.Millisecond)
-				assert.Equal(t, httpapi.Lost, d.do(postJSON("/v1/lease", resumeRequest(ask))).code())
+				assert.Equal(t, httpapi.Lost, d.do(postJSON("/v2/lease", resumeRequest(ask))).code())
 				time.Sleep(600 * time.Millisecond)
 			case "never":
 				time.Sleep(3600 * time.Millisecond)
@@ -197,10 +197,10 @@ func TestEndOfARequestWithdrawsItsAsk(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
 		holder := askFor(1, 10)
-		require.True(t, d.do(postJSON("/v1/lease", holder)).lease().OK)
-		large, small := d.start(postJSON("/v1/lease", askFor(2, 10))), d.start(postJSON("/v1/lease", askFor(3, 1)))
+		require.True(t, d.do(postJSON("/v2/lease", holder)).lease().OK)
+		large, small := d.start(postJSON("/v2/lease", askFor(2, 10))), d.start(postJSON("/v2/lease", askFor(3, 1)))
 		synctest.Wait()
-		require.Equal(t, 200, d.do(postJSON("/v1/settle", httpapi.SettleRequest{Done: []httpapi.Settlement{
+		require.Equal(t, 200, d.do(postJSON("/v2/settle", httpapi.SettleRequest{Done: []httpapi.Settlement{
 			{Key: httpapi.KeyOf("k"), ID: holder.ID, Spent: bucket.Cost{Requests: 8}}}})).Code)
 		large.cancel()
 		<-small.done
@@ -222,7 +222,7 @@ func TestLeaseGrantedAfterTheRequestEndedIsReturned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, uncancellableStore{choked.NewLocal()})
 		defer d.close()
-		a := d.start(postJSON("/v1/lease", askFor(1, 10)))
+		a := d.start(postJSON("/v2/lease", askFor(1, 10)))
 		synctest.Wait()
 		a.cancel()
 		<-a.done
@@ -230,22 +230,22 @@ func TestLeaseGrantedAfterTheRequestEndedIsReturned(t *testing.T) {
 		synctest.Wait()
 		r := askFor(2, 10)
 		r.MaxWait = 0
-		assert.True(t, d.do(postJSON("/v1/lease", r)).lease().OK)
+		assert.True(t, d.do(postJSON("/v2/lease", r)).lease().OK)
 	})
 }
 
 // settleRequest returns a request that settles an ask or a lease, with the units spent.
 func settleRequest(r httpapi.LeaseRequest, spent int64) *http.Request {
-	return postJSON("/v1/settle", httpapi.SettleRequest{Done: []httpapi.Settlement{{Key: r.Key, ID: r.ID, Spent: bucket.Cost{Requests: spent}}}})
+	return postJSON("/v2/settle", httpapi.SettleRequest{Done: []httpapi.Settlement{{Key: r.Key, ID: r.ID, Spent: bucket.Cost{Requests: spent}}}})
 }
 
 // parkedAsk returns an ask that was just parked. The store can grant it in 2.5 s.
 func (d *testServer) parkedAsk() (ask httpapi.LeaseRequest) {
 	holder := askFor(1, 10)
-	require.True(d.t, d.do(postJSON("/v1/lease", holder)).lease().OK)
-	require.Equal(d.t, 200, d.do(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: holder.Key, Limits: holder.Limits, Empty: 6500 * time.Millisecond})).Code)
+	require.True(d.t, d.do(postJSON("/v2/lease", holder)).lease().OK)
+	require.Equal(d.t, 200, d.do(postJSON("/v2/adjust", httpapi.AdjustRequest{Key: holder.Key, Limits: holder.Limits, Empty: 6500 * time.Millisecond})).Code)
 	ask = askFor(2, 10)
-	require.True(d.t, d.do(postJSON("/v1/lease", ask)).lease().Pending)
+	require.True(d.t, d.do(postJSON("/v2/lease", ask)).lease().Pending)
 	return ask
 }
 
@@ -264,9 +264,9 @@ func TestSettledAskLeavesTheQueue(t *testing.T) {
 				} else {
 					next.Done = []httpapi.Settlement{{Key: ask.Key, ID: ask.ID}}
 				}
-				waits := d.start(postJSON("/v1/lease", next))
+				waits := d.start(postJSON("/v2/lease", next))
 				synctest.Wait()
-				assert.Equal(t, httpapi.Lost, d.do(postJSON("/v1/lease", resumeRequest(ask))).code())
+				assert.Equal(t, httpapi.Lost, d.do(postJSON("/v2/lease", resumeRequest(ask))).code())
 				<-waits.done
 				assert.True(t, waits.lease().OK)
 				assert.LessOrEqual(t, time.Since(told), 2500*time.Millisecond)
@@ -288,7 +288,7 @@ func TestGrantedAskThatIsSettledCannotBeResumed(t *testing.T) {
 			require.Equal(t, 200, d.do(settleRequest(ask, spent)).Code)
 			synctest.Wait()
 			assert.Equal(t, left, d.takeAll(4), "spent %d", spent)
-			assert.Equal(t, httpapi.Lost, d.do(postJSON("/v1/lease", resumeRequest(ask))).code())
+			assert.Equal(t, httpapi.Lost, d.do(postJSON("/v2/lease", resumeRequest(ask))).code())
 		})
 	}
 }
@@ -299,7 +299,7 @@ func TestSettlementEndsTheWaitingRequest(t *testing.T) {
 		d := open(t, uncancellableStore{choked.NewLocal()})
 		defer d.close()
 		ask := askFor(1, 10)
-		waits := d.start(postJSON("/v1/lease", ask))
+		waits := d.start(postJSON("/v2/lease", ask))
 		synctest.Wait()
 		began := time.Now()
 		require.Equal(t, 200, d.do(settleRequest(ask, 0)).Code)
@@ -309,7 +309,7 @@ func TestSettlementEndsTheWaitingRequest(t *testing.T) {
 		assert.Equal(t, httpapi.Lost, waits.code())
 		time.Sleep(time.Second)
 		synctest.Wait()
-		assert.True(t, d.do(postJSON("/v1/lease", askFor(2, 10))).lease().OK, "the lease granted after the settlement was not returned")
+		assert.True(t, d.do(postJSON("/v2/lease", askFor(2, 10))).lease().OK, "the lease granted after the settlement was not returned")
 	})
 }
 
@@ -317,9 +317,9 @@ func TestSettlementWithdrawsOnlyAsksOfItsTenant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil, hashToken("a")+" a", hashToken("b")+" b", hashToken("a2")+" a")
 		defer d.close()
-		require.Equal(t, 200, d.do(withToken(postJSON("/v1/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: askFor(1, 1).Limits, Empty: time.Minute}), "a")).Code)
+		require.Equal(t, 200, d.do(withToken(postJSON("/v2/adjust", httpapi.AdjustRequest{Key: httpapi.KeyOf("k"), Limits: askFor(1, 1).Limits, Empty: time.Minute}), "a")).Code)
 		ask, other := askFor(1, 1), askFor(2, 1)
-		waits := d.start(withToken(postJSON("/v1/lease", ask), "a"))
+		waits := d.start(withToken(postJSON("/v2/lease", ask), "a"))
 		synctest.Wait()
 		for _, s := range []struct {
 			of    httpapi.LeaseRequest
@@ -330,7 +330,7 @@ func TestSettlementWithdrawsOnlyAsksOfItsTenant(t *testing.T) {
 		<-waits.done
 		assert.True(t, waits.lease().Pending)
 		require.Equal(t, 200, d.do(withToken(settleRequest(ask, 0), "a2")).Code)
-		assert.Equal(t, httpapi.Lost, d.do(withToken(postJSON("/v1/lease", resumeRequest(ask)), "a")).code())
+		assert.Equal(t, httpapi.Lost, d.do(withToken(postJSON("/v2/lease", resumeRequest(ask)), "a")).code())
 	})
 }
 
@@ -338,13 +338,13 @@ func TestSecondRequestForALeaseIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
-		require.True(t, d.do(postJSON("/v1/lease", askFor(1, 10))).lease().OK)
-		a := d.start(postJSON("/v1/lease", askFor(2, 10)))
+		require.True(t, d.do(postJSON("/v2/lease", askFor(1, 10))).lease().OK)
+		a := d.start(postJSON("/v2/lease", askFor(2, 10)))
 		synctest.Wait()
-		r := d.do(postJSON("/v1/lease", askFor(2, 10)))
+		r := d.do(postJSON("/v2/lease", askFor(2, 10)))
 		assert.Equal(t, 409, r.Code)
 		assert.Equal(t, httpapi.InProgress, r.code())
-		r = d.do(postJSON("/v1/lease", resumeRequest(askFor(2, 10))))
+		r = d.do(postJSON("/v2/lease", resumeRequest(askFor(2, 10))))
 		assert.Equal(t, 410, r.Code, "another request waits for it")
 		<-a.done
 		assert.True(t, a.lease().OK)
@@ -355,9 +355,9 @@ func TestDrainEndsWaitingRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
-		require.True(t, d.do(postJSON("/v1/lease", askFor(1, 10))).lease().OK)
-		lease := d.start(postJSON("/v1/lease", askFor(2, 10)))
-		acquire := d.start(get("/v1/acquire", "key", "k", "request_limit", "10/s", "requests", "10"))
+		require.True(t, d.do(postJSON("/v2/lease", askFor(1, 10))).lease().OK)
+		lease := d.start(postJSON("/v2/lease", askFor(2, 10)))
+		acquire := d.start(get("/v2/acquire", "key", "k", "request_limit", "10/s", "requests", "10"))
 		synctest.Wait()
 		began := time.Now()
 		d.Drain()
@@ -368,7 +368,7 @@ func TestDrainEndsWaitingRequests(t *testing.T) {
 		assert.Equal(t, httpapi.Closing, acquire.code())
 		require.NoError(t, d.Shutdown(t.Context()))
 		time.Sleep(4 * time.Second)
-		l, err := d.store.Lease(t.Context(), bucket.Ask{Key: "k", ID: bucket.LeaseID{Seq: 9}, Limits: askFor(1, 1).Limits.Value(), Need: bucket.Cost{Requests: 10}})
+		l, err := d.store.Lease(t.Context(), bucket.Ask{Key: "k", ID: bucket.LeaseID{Seq: 9}, Limits: bucket.Limits(askFor(1, 1).Limits), Need: bucket.Cost{Requests: 10}})
 		require.NoError(t, err)
 		assert.True(t, l.OK, "the ended requests have taken quota")
 	})
@@ -381,7 +381,7 @@ func TestShutdownEndsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		var all sync.WaitGroup
-		a := d.start(postJSON("/v1/lease", askFor(1, 1)))
+		a := d.start(postJSON("/v2/lease", askFor(1, 1)))
 		synctest.Wait()
 		all.Go(func() { d.Shutdown(ctx) })
 		began := time.Now()
@@ -404,7 +404,7 @@ func TestShutdownReportsASettlementItCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, unsettlingStore{choked.NewLocal()})
 		defer d.store.Close()
-		require.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "10/s")).Code)
+		require.Equal(t, 200, d.do(get("/v2/acquire", "key", "k", "request_limit", "10/s")).Code)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		assert.ErrorIs(t, d.Shutdown(ctx), context.DeadlineExceeded)
@@ -431,7 +431,7 @@ func TestShutdownWaitsForOpenRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		body, w := io.Pipe()
-		r := postJSON("/v1/lease", askFor(1, 1))
+		r := postJSON("/v2/lease", askFor(1, 1))
 		text, err := io.ReadAll(r.Body)
 		require.NoError(t, err)
 		r.Body = body
@@ -453,7 +453,7 @@ func TestShutdownWaitsForOpenRequests(t *testing.T) {
 		require.NoError(t, w.Close())
 		<-asked.done
 		<-over
-		assert.Equal(t, 503, d.do(get("/v1/status")).Code, "a request began after Shutdown")
+		assert.Equal(t, 503, d.do(get("/v2/status")).Code, "a request began after Shutdown")
 		d.store.Close()
 	})
 }

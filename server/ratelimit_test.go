@@ -128,7 +128,7 @@ func TestClientThatObeysRateLimitReachesTheRate(t *testing.T) {
 				r := choked.MustLimits("requests " + c.limit).Requests[0]
 				calls, began := int64(0), time.Now()
 				for time.Since(began) < c.in {
-					a := d.do(get("/v1/acquire", "key", "k", "request_limit", c.limit, "wait", "10m"))
+					a := d.do(get("/v2/acquire", "key", "k", "request_limit", c.limit, "wait", "10m"))
 					require.Equal(t, 200, a.Code, a.Body)
 					calls++
 					m := field.FindStringSubmatch(a.Header().Get("RateLimit"))

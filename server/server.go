@@ -1,6 +1,6 @@
 // Package server serves a choked.Store over HTTP, to workers that cannot be nodes
 // of a cluster themselves. Package httpstore is the client in Go; clients in other
-// languages use /v1/acquire, which waits for quota and spends it. The service
+// languages use /v2/acquire, which waits for quota and spends it. The service
 // describes its API at /openapi.json.
 package server
 
@@ -132,6 +132,7 @@ func New(cfg Config) *Server {
 		})
 	}
 	s.mux.HandleFunc("/", s.notFound)
+	s.mux.HandleFunc("/{version}/{call}", s.otherVersion)
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
@@ -226,12 +227,12 @@ const (
 )
 
 var routes = []route{
-	{"POST", "/v1/lease", capped, (*Server).lease},
-	{"POST", "/v1/settle", admitted, (*Server).handleSettle},
-	{"POST", "/v1/adjust", admitted, (*Server).adjust},
-	{"GET", "/v1/acquire", capped, (*Server).acquire},
-	{"POST", "/v1/acquire", capped, (*Server).acquire},
-	{"GET", "/v1/status", capped, (*Server).status},
+	{"POST", httpapi.Version + "/lease", capped, (*Server).lease},
+	{"POST", httpapi.Version + "/settle", admitted, (*Server).handleSettle},
+	{"POST", httpapi.Version + "/adjust", admitted, (*Server).adjust},
+	{"GET", httpapi.Version + "/acquire", capped, (*Server).acquire},
+	{"POST", httpapi.Version + "/acquire", capped, (*Server).acquire},
+	{"GET", httpapi.Version + "/status", capped, (*Server).status},
 	{"GET", "/choked/acquire", capped, (*Server).acquireAsChoked},
 	{"GET", "/healthz", anyone, (*Server).healthy},
 	{"GET", "/readyz", anyone, (*Server).ready},
@@ -254,6 +255,20 @@ func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.fail(w.(*answer), e)
+}
+
+var versionForm = regexp.MustCompile(`^v[0-9]+$`)
+
+// otherVersion answers a request for a call of the API in another version than this
+// service has.
+func (s *Server) otherVersion(w http.ResponseWriter, r *http.Request) {
+	version := r.PathValue("version")
+	if ours := httpapi.Version[1:]; !versionForm.MatchString(version) || version == ours {
+		s.notFound(w, r)
+		return
+	}
+	s.fail(w.(*answer), &httpapi.Error{Code: httpapi.OtherVersion, Message: fmt.Sprintf(
+		"path %.80q: this service has %s of the API only: use a client of the service's version, or %s as /openapi.json describes it", r.URL.Path, httpapi.Version, httpapi.Version)})
 }
 
 // call is a request for a route that needs a token, or may.
@@ -451,7 +466,7 @@ func (s *Server) settle(done bucket.Settlement) {
 // healthy answers a supervisor, which starts a process again that fails.
 func (s *Server) healthy(*call) (any, *httpapi.Error) {
 	if s.cfg.Healthy != nil && s.cfg.Healthy() != nil {
-		return nil, &httpapi.Error{Code: httpapi.Unavailable, Message: "this node has stepped out: it has to be started again"} // /v1/status gives the reason
+		return nil, &httpapi.Error{Code: httpapi.Unavailable, Message: "this node has stepped out: it has to be started again"} // /v2/status gives the reason
 	}
 	return struct{}{}, nil
 }
@@ -463,7 +478,7 @@ type readiness struct {
 
 func (s *Server) ready(c *call) (any, *httpapi.Error) {
 	if err := s.unreadyReason(); err != nil {
-		return nil, &httpapi.Error{Code: httpapi.Closing, Message: "not ready"} // /v1/status gives the reason, to clients with a token
+		return nil, &httpapi.Error{Code: httpapi.Closing, Message: "not ready"} // /v2/status gives the reason, to clients with a token
 	}
 	return readiness{s.nodes().Degraded}, nil
 }
@@ -509,7 +524,7 @@ func (s *Server) status(c *call) (any, *httpapi.Error) {
 		for _, b := range store.Buckets() {
 			if key, ok := c.tenant.own(b.Key); ok {
 				st.Keys = append(st.Keys, httpapi.KeyInfo{
-					Key: httpapi.KeyOf(key), Limits: b.Limits.String(), Level: httpapi.LevelOf(b.Level), Leased: b.Leased, Leases: b.Leases, Full: b.Full,
+					Key: httpapi.KeyOf(key), Limits: b.Limits.String(), Level: httpapi.Level(b.Level), Leased: b.Leased, Leases: b.Leases, Full: b.Full,
 				})
 			}
 		}

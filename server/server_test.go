@@ -169,7 +169,7 @@ func TestOpenAPIListsEveryRoute(t *testing.T) {
 		assert.True(t, ok, "%s %s", r.method, r.path)
 		assert.Equal(t, r.to == anyone, op.Security != nil, "%s %s needs no token", r.method, r.path)
 		assert.Contains(t, op.Responses, "200")
-		if r.to != anyone && r.path != "/v1/status" {
+		if r.to != anyone && r.path != "/v2/status" {
 			assert.Contains(t, op.Responses, "500", "%s %s asks the store", r.method, r.path)
 		}
 	}
@@ -231,35 +231,50 @@ func TestRequestIDs(t *testing.T) {
 		id := d.do(r).Header().Get("X-Request-Id")
 		assert.Regexp(t, `^[A-Z0-9]{16}$`, id, "instead of %q", bad)
 	}
-	failed := d.do(get("/v1/acquire"))
+	failed := d.do(get("/v2/acquire"))
 	var f httpapi.Failure
 	failed.read(&f)
 	assert.Equal(t, failed.Header().Get("X-Request-Id"), f.RequestID)
 }
 
+// The first two requests are those of a client of version 1.
+func TestAnotherVersionOfTheAPIIsRefused(t *testing.T) {
+	d := open(t, nil)
+	for _, r := range []*http.Request{
+		post("/v1/lease", `{"key":"k","id":"7b-1","limits":{"requests":[{"n":5,"per_ns":1000000000,"burst":5}]},"defined_ns":1764550000000000000,"need":{"requests":1,"tokens":0},"want":{"requests":1,"tokens":0}}`),
+		get("/v1/acquire", "key", "k", "request_limit", "5/s"),
+		post("/v3/lease", `{}`),
+	} {
+		answer := d.do(r)
+		assert.Equal(t, 410, answer.Code, r.URL)
+		assert.Equal(t, httpapi.OtherVersion, answer.code(), r.URL)
+		assert.Contains(t, answer.message(), "this service has /v2 of the API only: use a client of the service's version")
+	}
+}
+
 func TestUnknownRouteIs404(t *testing.T) {
 	d := open(t, nil)
-	r := d.do(get("/v2/lease"))
+	r := d.do(get("/lease"))
 	assert.Equal(t, 404, r.Code)
 	assert.Equal(t, httpapi.NotFound, r.code())
-	r = d.do(get("/v1/lease"))
+	r = d.do(get("/v2/lease"))
 	assert.Equal(t, 405, r.Code)
 	assert.Equal(t, "POST", r.Header().Get("Allow"))
 	assert.Equal(t, httpapi.NotFound, r.code())
-	r = d.do(httptest.NewRequest("PUT", "/v1/acquire", nil))
+	r = d.do(httptest.NewRequest("PUT", "/v2/acquire", nil))
 	assert.Equal(t, "GET, POST", r.Header().Get("Allow"))
-	assert.Equal(t, `method "PUT" of /v1/acquire: want GET or POST`, r.message())
+	assert.Equal(t, `method "PUT" of /v2/acquire: want GET or POST`, r.message())
 }
 
 // A client does not expect HEAD to have an effect.
 func TestHeadSpendsNothing(t *testing.T) {
 	d := open(t, nil)
-	for _, path := range []string{"/v1/acquire?key=k&request_limit=1/h", "/choked/acquire?key=k&request_capacity=1&request_refill_rate=1"} {
+	for _, path := range []string{"/v2/acquire?key=k&request_limit=1/h", "/choked/acquire?key=k&request_capacity=1&request_refill_rate=1"} {
 		r := d.do(httptest.NewRequest("HEAD", path, nil))
 		assert.Equal(t, 405, r.Code, path)
 		assert.Contains(t, r.Header().Get("Allow"), "GET")
 	}
-	assert.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "1/h", "wait", "0")).Code)
+	assert.Equal(t, 200, d.do(get("/v2/acquire", "key", "k", "request_limit", "1/h", "wait", "0")).Code)
 	assert.Equal(t, 200, d.do(httptest.NewRequest("HEAD", "/readyz", nil)).Code, "some load balancers probe with HEAD")
 }
 
@@ -272,18 +287,18 @@ func TestReadiness(t *testing.T) {
 	assert.Equal(t, 503, r.Code)
 	assert.NotContains(t, r.Body.String(), "secret", "the reason is for clients with a token")
 	var st httpapi.Status
-	d.do(get("/v1/status")).read(&st)
+	d.do(get("/v2/status")).read(&st)
 	assert.Equal(t, missing.Error(), st.Missing)
 	missing = nil
 	assert.Equal(t, 200, d.do(get("/readyz")).Code)
 	s.MarkNotReady()
 	assert.Equal(t, 503, d.do(get("/readyz")).Code)
-	d.do(get("/v1/status")).read(&st)
+	d.do(get("/v2/status")).read(&st)
 	assert.Equal(t, "shutting down", st.Missing)
-	assert.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "5/s")).Code, "requests are still served")
+	assert.Equal(t, 200, d.do(get("/v2/acquire", "key", "k", "request_limit", "5/s")).Code, "requests are still served")
 	s.Drain()
 	assert.Equal(t, 503, d.do(get("/readyz")).Code)
-	r = d.do(get("/v1/acquire", "key", "k", "request_limit", "5/s"))
+	r = d.do(get("/v2/acquire", "key", "k", "request_limit", "5/s"))
 	assert.Equal(t, 503, r.Code)
 	assert.Equal(t, httpapi.Closing, r.code())
 	assert.Equal(t, "1", r.Header().Get("Retry-After"))
@@ -307,7 +322,7 @@ func TestDegradedServiceIsReady(t *testing.T) {
 	assert.JSONEq(t, `{"degraded":"1 of 3 voters gone"}`, r.Body.String())
 
 	ask := func(token string) (st httpapi.Status, body string) {
-		r := get("/v1/status")
+		r := get("/v2/status")
 		r.Header.Set("Authorization", "Bearer "+token)
 		answer := d.do(r)
 		answer.read(&st)
@@ -370,36 +385,36 @@ func TestBadRequestNamesTheCause(t *testing.T) {
 		`{`:                     "unexpected EOF",
 		`[]`:                    "cannot unmarshal",
 		`{"key":"k","limit":1}`: `unknown field "limit"`,
-		`{"key":"k",` + id + `,"limits":{"requests":"5/s"},"limits":{"requests":"500/s"}}`:  `member "limits" is there twice`,
-		`{"key":"k",` + id + `,"limits":{"requests":"5/s","Requests":"500/s"}}`:             `member "Requests" is there twice`,
-		`{"key":"k",` + id + `,"limits":{"requests":"5/s"}} {}`:                             "more than one",
-		`{"key":"k","id":"1","limits":{"requests":"5/s"}}`:                                  "lease id",
-		`{"key":"k","id":7,"limits":{"requests":"5/s"}}`:                                    "cannot unmarshal",
-		`{` + id + `,"limits":{"requests":"5/s"}}`:                                          "key is empty",
-		`{"key":"` + strings.Repeat("k", 513) + `",` + id + `,"limits":{"requests":"5/s"}}`: "513 bytes",
-		`{"key":"k","key_base64":"aw==",` + id + `,"limits":{"requests":"5/s"}}`:            "both key",
-		`{"key":"k` + "\xff" + `",` + id + `,"limits":{"requests":"5/s"}}`:                  "UTF-8",
-		`{"key":"k",` + id + `}`:                                                                        "no limits",
-		`{"key":"k",` + id + `,"limits":{"requests":"fast"}}`:                                           `rate "fast"`,
-		`{"key":"k",` + id + `,"limits":{"requests":[{"n":1}]}}`:                                        "rate per 0s",
-		`{"key":"k",` + id + `,"limits":{"requests":7}}`:                                                "want a string",
-		`{"key":"k",` + id + `,"limits":{"requests":"5/s"},"need":{"requests":-1}}`:                     "cost of -1",
-		`{"key":"k",` + id + `,"limits":{"requests":"5/s"},"done":[{"id":"1-1"}]}`:                      "key is empty",
-		`{"key":"k",` + id + `,"limits":{"requests":"5/s"},"done":[{"key":"k","spent":{"tokens":-1}}]}`: "-1 tokens",
+		`{"key":"k",` + id + `,"limits":"requests 5/s","limits":"requests 500/s"}`:                  `member "limits" is there twice`,
+		`{"key":"k",` + id + `,"limits":"requests 5/s","Limits":"requests 500/s"}`:                  `member "Limits" is there twice`,
+		`{"key":"k",` + id + `,"limits":"requests 5/s"} {}`:                                         "more than one",
+		`{"key":"k","id":"1","limits":"requests 5/s"}`:                                              "lease id",
+		`{"key":"k","id":7,"limits":"requests 5/s"}`:                                                "cannot unmarshal",
+		`{` + id + `,"limits":"requests 5/s"}`:                                                      "key is empty",
+		`{"key":"` + strings.Repeat("k", 513) + `",` + id + `,"limits":"requests 5/s"}`:             "513 bytes",
+		`{"key":"k","key_base64":"aw==",` + id + `,"limits":"requests 5/s"}`:                        "both key",
+		`{"key":"k` + "\xff" + `",` + id + `,"limits":"requests 5/s"}`:                              "UTF-8",
+		`{"key":"k",` + id + `}`:                                                                    "no limits",
+		`{"key":"k",` + id + `,"limits":"requests fast"}`:                                           `rate "fast"`,
+		`{"key":"k",` + id + `,"limits":{"requests":"5/s"}}`:                                        `limits "{\"requests\":\"5/s\"}": want a string such as "requests 50/s; tokens 100000/m"`,
+		`{"key":"k",` + id + `,"limits":7}`:                                                         "want a string",
+		`{"key":"k",` + id + `,"limits":"requests 5/s","need":{"requests":-1}}`:                     "cost of -1",
+		`{"key":"k",` + id + `,"limits":"requests 5/s","done":[{"id":"1-1"}]}`:                      "key is empty",
+		`{"key":"k",` + id + `,"limits":"requests 5/s","done":[{"key":"k","spent":{"tokens":-1}}]}`: "-1 tokens",
 	} {
-		r := d.do(post("/v1/lease", body))
+		r := d.do(post("/v2/lease", body))
 		assert.Equal(t, 400, r.Code, body)
 		assert.Equal(t, httpapi.BadRequest, r.code(), body)
 		assert.Contains(t, r.message(), why, body)
 	}
-	r := d.do(post("/v1/lease", `{"key":"k",`+id+`,"limits":{"requests":"123/s"},"need":{"requests":777}}`))
+	r := d.do(post("/v2/lease", `{"key":"k",`+id+`,"limits":"requests 123/s","need":{"requests":777}}`))
 	assert.Equal(t, 400, r.Code)
 	assert.Equal(t, httpapi.ExceedsBurst, r.code())
 	assert.Contains(t, r.message(), "777")
 	assert.Contains(t, r.message(), "123")
-	assert.Equal(t, 400, d.do(post("/v1/settle", `{"done":[{"key":"","id":"1-1"}]}`)).Code)
-	assert.Equal(t, 400, d.do(post("/v1/adjust", `{"key":"k","limits":{"requests":"5/s"},"empty_ns":-1}`)).Code)
-	large := d.do(post("/v1/settle", `{"done":[`+strings.Repeat(" ", httpapi.MaxBody)+`]}`))
+	assert.Equal(t, 400, d.do(post("/v2/settle", `{"done":[{"key":"","id":"1-1"}]}`)).Code)
+	assert.Equal(t, 400, d.do(post("/v2/adjust", `{"key":"k","limits":"requests 5/s","empty_ns":-1}`)).Code)
+	large := d.do(post("/v2/settle", `{"done":[`+strings.Repeat(" ", httpapi.MaxBody)+`]}`))
 	assert.Equal(t, 413, large.Code)
 	assert.Equal(t, httpapi.TooLarge, large.code())
 }
@@ -408,15 +423,15 @@ func TestBadRequestNamesTheCause(t *testing.T) {
 func TestHugeCostExceedsTheBurst(t *testing.T) {
 	const huge = "9999999999000" // max_tokens 9,999,999,999, n 1,000: above bucket.MaxUnits
 	form := func(cost string) *http.Request {
-		r := post("/v1/acquire", "key=k&request_limit=5/s&token_limit=10/s"+cost)
+		r := post("/v2/acquire", "key=k&request_limit=5/s&token_limit=10/s"+cost)
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		return r
 	}
 	acquire := func(cost string) *http.Request {
-		return post("/v1/acquire", `{"key":"k","limits":{"requests":"5/s","tokens":"10/s"},"cost":`+cost+`}`)
+		return post("/v2/acquire", `{"key":"k","limits":"requests 5/s; tokens 10/s","cost":`+cost+`}`)
 	}
 	lease := func(need, want string) *http.Request {
-		return post("/v1/lease", `{"key":"k","id":"1-1","limits":{"requests":"5/s","tokens":"10/s"},"need":`+need+`,"want":`+want+`}`)
+		return post("/v2/lease", `{"key":"k","id":"1-1","limits":"requests 5/s; tokens 10/s","need":`+need+`,"want":`+want+`}`)
 	}
 	python := func(requests, tokens string) *http.Request {
 		return get("/choked/acquire", "key", "k", "request_capacity", "5", "request_refill_rate", "5", "token_capacity", "10", "token_refill_rate", "10",
@@ -429,23 +444,23 @@ func TestHugeCostExceedsTheBurst(t *testing.T) {
 		code   string // "" with status 200
 		why    string
 	}{
-		{"query", get("/v1/acquire", "key", "k", "request_limit", "5/s", "token_limit", "10/s", "tokens", huge), 400, httpapi.ExceedsBurst, huge + " tokens asked, at most 10"},
+		{"query", get("/v2/acquire", "key", "k", "request_limit", "5/s", "token_limit", "10/s", "tokens", huge), 400, httpapi.ExceedsBurst, huge + " tokens asked, at most 10"},
 		{"form, requests", form("&requests=" + huge), 400, httpapi.ExceedsBurst, huge + " requests asked, at most 5"},
 		{"JSON", acquire(`{"tokens":` + huge + `}`), 400, httpapi.ExceedsBurst, huge + " tokens asked, at most 10"},
 		{"Python", python("1", huge), 400, httpapi.ExceedsBurst, huge + " tokens asked, at most 10"},
 		{"lease", lease(`{"tokens":`+huge+`}`, `{"tokens":`+huge+`}`), 400, httpapi.ExceedsBurst, huge + " tokens asked, at most 10"},
 		{"one more than can be counted", acquire(`{"tokens":1000000000001}`), 400, httpapi.ExceedsBurst, "1000000000001 tokens"},
 
-		{"negative, query", get("/v1/acquire", "key", "k", "request_limit", "5/s", "tokens", "-1"), 400, httpapi.BadRequest, "-1 tokens"},
+		{"negative, query", get("/v2/acquire", "key", "k", "request_limit", "5/s", "tokens", "-1"), 400, httpapi.BadRequest, `tokens of "-1": want a whole number from 0`},
 		{"negative, JSON", acquire(`{"requests":-1,"tokens":` + huge + `}`), 400, httpapi.BadRequest, "-1 requests"},
 		{"negative, Python", python("-1", "0"), 400, httpapi.BadRequest, "-1 requests"},
 		{"negative, lease", lease(`{"requests":-1,"tokens":`+huge+`}`, `{}`), 400, httpapi.BadRequest, "-1 requests"},
-		{"limits are wrong as well", post("/v1/lease", `{"key":"k","id":"1-1","limits":{},"need":{"tokens":`+huge+`}}`), 400, httpapi.BadRequest, "no limits"},
+		{"limits are wrong as well", post("/v2/lease", `{"key":"k","id":"1-1","limits":"","need":{"tokens":`+huge+`}}`), 400, httpapi.BadRequest, "no limits"},
 
-		{"a unit that is not limited", get("/v1/acquire", "key", "k", "request_limit", "5/s", "tokens", huge), 200, "", ""},
+		{"a unit that is not limited", get("/v2/acquire", "key", "k", "request_limit", "5/s", "tokens", huge), 200, "", ""},
 		{"nothing is limited", get("/choked/acquire", "key", "k", "tokens_needed", huge), 200, "", ""},
-		{"a charge has a bound", post("/v1/adjust", `{"key":"k","limits":{"requests":"5/s"},"charge":{"tokens":`+huge+`}}`), 400, httpapi.BadRequest, "want 0 to 1000000000000 of each"},
-		{"a settlement has a bound", post("/v1/settle", `{"done":[{"key":"k","id":"1-1","spent":{"tokens":`+huge+`}}]}`), 400, httpapi.BadRequest, "want 0 to 1000000000000 of each"},
+		{"a charge has a bound", post("/v2/adjust", `{"key":"k","limits":"requests 5/s","charge":{"tokens":`+huge+`}}`), 400, httpapi.BadRequest, "want 0 to 1000000000000 tokens"},
+		{"a settlement has a bound", post("/v2/settle", `{"done":[{"key":"k","id":"1-1","spent":{"tokens":`+huge+`}}]}`), 400, httpapi.BadRequest, "want 0 to 1000000000000 tokens"},
 	} {
 		r := open(t, nil).do(c.r)
 		require.Equal(t, c.status, r.Code, "%s: %s", c.name, r.Body)
@@ -471,8 +486,8 @@ func TestSettlementsInARequestAreBounded(t *testing.T) {
 		}
 		lease := askFor(1, 1)
 		lease.Done = done
-		r := d.do(postJSON("/v1/settle", httpapi.SettleRequest{Done: done}))
-		assert.Equal(t, r.Code, d.do(postJSON("/v1/lease", lease)).Code, "the same bound for the settlements of a lease")
+		r := d.do(postJSON("/v2/settle", httpapi.SettleRequest{Done: done}))
+		assert.Equal(t, r.Code, d.do(postJSON("/v2/lease", lease)).Code, "the same bound for the settlements of a lease")
 		return r
 	}
 	assert.Equal(t, 500, settle(httpapi.MaxSettlements).Code, "the store is asked")
@@ -530,10 +545,10 @@ func TestStoreErrors(t *testing.T) {
 	} {
 		store.err = c.err
 		for _, r := range []*http.Request{
-			get("/v1/acquire", "key", "k", "request_limit", "5/s"),
-			post("/v1/lease", `{"key":"k","id":"1-1","limits":{"requests":"5/s"}}`),
-			post("/v1/settle", `{"done":[{"key":"k","id":"1-1"}]}`),
-			post("/v1/adjust", `{"key":"k","limits":{"requests":"5/s"}}`),
+			get("/v2/acquire", "key", "k", "request_limit", "5/s"),
+			post("/v2/lease", `{"key":"k","id":"1-1","limits":"requests 5/s"}`),
+			post("/v2/settle", `{"done":[{"key":"k","id":"1-1"}]}`),
+			post("/v2/adjust", `{"key":"k","limits":"requests 5/s"}`),
 		} {
 			a := d.do(r)
 			assert.Equal(t, c.status, a.Code, "%s: %v", r.URL.Path, c.err)
@@ -544,7 +559,7 @@ func TestStoreErrors(t *testing.T) {
 	assert.Contains(t, d.logs.String(), "disk of 10.0.0.7 is on fire")
 
 	store.panic = true
-	a := d.do(post("/v1/settle", `{"done":[{"key":"k","id":"1-1"}]}`))
+	a := d.do(post("/v2/settle", `{"done":[{"key":"k","id":"1-1"}]}`))
 	assert.Equal(t, 500, a.Code)
 	assert.Contains(t, d.logs.String(), "out of order")
 }
@@ -554,7 +569,7 @@ func TestHostileNamesAreHarmlessInLogs(t *testing.T) {
 	r := get("/")
 	r.URL.Path = "/\x1b[2J\nlevel=ERROR msg=forged\x00"
 	d.do(r)
-	d.do(get("/v1/acquire", "key", "k\n\x1b[2J<script>", "request_limit", "5/s"))
+	d.do(get("/v2/acquire", "key", "k\n\x1b[2J<script>", "request_limit", "5/s"))
 	assert.NotContains(t, d.logs.String(), "\x1b")
 	assert.NotContains(t, d.logs.String(), "\nlevel=ERROR")
 }
@@ -563,9 +578,9 @@ func TestLeaseSettleAdjust(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
-		body := `{"key":"k","id":"%s","limits":{"requests":"100/h burst 10","tokens":[{"n":1000,"per_ns":3600000000000,"burst":500}]},
+		body := `{"key":"k","id":"%s","limits":"requests 100/h burst 10; tokens 1000/h burst 500",
 			"defined_ns":1,"need":{"requests":%d},"want":{"requests":8,"tokens":100}%s}`
-		r := d.do(post("/v1/lease", fmt.Sprintf(body, "ffffffffffffffff-18446744073709551615", 1, "")))
+		r := d.do(post("/v2/lease", fmt.Sprintf(body, "ffffffffffffffff-18446744073709551615", 1, "")))
 		l := r.lease()
 		assert.True(t, l.OK)
 		assert.Equal(t, bucket.Cost{Requests: 8, Tokens: 100}, l.Granted)
@@ -574,33 +589,33 @@ func TestLeaseSettleAdjust(t *testing.T) {
 		assert.Equal(t, `"requests";q=100;w=3600;choked-burst=10, "tokens";q=1000;w=3600;choked-burst=500`, r.Header().Get("RateLimit-Policy"))
 		assert.Equal(t, `"requests";r=2;t=36, "tokens";r=400;t=4`, r.Header().Get("RateLimit"))
 
-		r = d.do(post("/v1/lease", fmt.Sprintf(body, "1-2", 3, "")))
+		r = d.do(post("/v2/lease", fmt.Sprintf(body, "1-2", 3, "")))
 		assert.False(t, r.lease().OK)
 		assert.Equal(t, "37", r.Header().Get("Retry-After"))
 
-		r = d.do(post("/v1/lease", fmt.Sprintf(body, "1-3", 7, `,"done":[{"key":"k","id":"ffffffffffffffff-18446744073709551615","spent":{"requests":3}}]`)))
+		r = d.do(post("/v2/lease", fmt.Sprintf(body, "1-3", 7, `,"done":[{"key":"k","id":"ffffffffffffffff-18446744073709551615","spent":{"requests":3}}]`)))
 		assert.True(t, r.lease().OK, "7 of 10 are left after 3 were spent")
-		assert.Equal(t, 200, d.do(post("/v1/settle", `{"done":[{"key":"k","id":"1-3","spent":{"requests":7}}]}`)).Code)
-		at := d.do(post("/v1/lease", fmt.Sprintf(body, "1-4", 0, ""))).lease().At
-		assert.Equal(t, 200, d.do(post("/v1/adjust", fmt.Sprintf(`{"key":"k","limits":{"requests":"100/h burst 10","tokens":"1000/h burst 500"},
+		assert.Equal(t, 200, d.do(post("/v2/settle", `{"done":[{"key":"k","id":"1-3","spent":{"requests":7}}]}`)).Code)
+		at := d.do(post("/v2/lease", fmt.Sprintf(body, "1-4", 0, ""))).lease().At
+		assert.Equal(t, 200, d.do(post("/v2/adjust", fmt.Sprintf(`{"key":"k","limits":"requests 100/h burst 10; tokens 1000/h burst 500",
 			"return":{"requests":4},"since_ns":%d,"charge":{"requests":1}}`, at))).Code)
-		assert.True(t, d.do(post("/v1/lease", fmt.Sprintf(body, "1-5", 3, ""))).lease().OK)
-		assert.False(t, d.do(post("/v1/lease", fmt.Sprintf(body, "1-6", 1, ""))).lease().OK)
+		assert.True(t, d.do(post("/v2/lease", fmt.Sprintf(body, "1-5", 3, ""))).lease().OK)
+		assert.False(t, d.do(post("/v2/lease", fmt.Sprintf(body, "1-6", 1, ""))).lease().OK)
 	})
 }
 
 func TestAcquire(t *testing.T) {
 	for name, request := range map[string]func(requests string) *http.Request{
 		"by query": func(n string) *http.Request {
-			return get("/v1/acquire", "key", "k", "request_limit", "10/s", "requests", n, "wait", "0")
+			return get("/v2/acquire", "key", "k", "request_limit", "10/s", "requests", n, "wait", "0")
 		},
 		"by form": func(n string) *http.Request {
-			r := post("/v1/acquire", "key=k&request_limit=10/s&wait=0&requests="+n)
+			r := post("/v2/acquire", "key=k&request_limit=10/s&wait=0&requests="+n)
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
 			return r
 		},
 		"by JSON": func(n string) *http.Request {
-			return post("/v1/acquire", `{"key":"k","limits":{"requests":"10/s"},"cost":{"requests":`+n+`},"wait_ns":0}`)
+			return post("/v2/acquire", `{"key":"k","limits":"requests 10/s","cost":{"requests":`+n+`},"wait_ns":0}`)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -639,9 +654,9 @@ func TestAcquireCostDefaults(t *testing.T) {
 		{"&tokens=30&requests=0", `{"key":"k",LIMITS,"cost":{"tokens":30,"requests":0}}`, `{"requests":10,"tokens":70}`},
 		{"&requests=4", `{"key":"k",LIMITS,"cost":{"requests":4}}`, `{"requests":6,"tokens":100}`},
 	} {
-		form := post("/v1/acquire", "key=k&request_limit=10/h&token_limit=100/h"+c.form)
+		form := post("/v2/acquire", "key=k&request_limit=10/h&token_limit=100/h"+c.form)
 		form.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		for _, r := range []*http.Request{form, post("/v1/acquire", strings.ReplaceAll(c.json, "LIMITS", `"limits":{"requests":"10/h","tokens":"100/h"}`))} {
+		for _, r := range []*http.Request{form, post("/v2/acquire", strings.ReplaceAll(c.json, "LIMITS", `"limits":"requests 10/h; tokens 100/h"`))} {
 			a := open(t, nil).do(r)
 			assert.Equal(t, 200, a.Code)
 			assert.Contains(t, a.Body.String(), `"level":`+c.level, c.json)
@@ -677,7 +692,7 @@ func TestAcquireWaitsInTheQueue(t *testing.T) {
 		var all sync.WaitGroup
 		for i, n := range []string{"10", "10", "1"} {
 			all.Go(func() {
-				r := d.do(get("/v1/acquire", "key", "k", "request_limit", "10/s", "requests", n))
+				r := d.do(get("/v2/acquire", "key", "k", "request_limit", "10/s", "requests", n))
 				mu.Lock()
 				defer mu.Unlock()
 				order = append(order, fmt.Sprintf("%d: %d after %v", i+1, r.Code, time.Since(began).Round(50*time.Millisecond)))
@@ -694,20 +709,17 @@ func TestAcquireWaitsInTheQueue(t *testing.T) {
 func TestLevelOmitsUnlimitedUnits(t *testing.T) {
 	d := open(t, &listingStore{Store: choked.NewLocal()})
 	tokens := askFor(1, 1)
-	tokens.Key, tokens.Limits, tokens.Need, tokens.Want = httpapi.KeyOf("t"), httpapi.LimitsOf(choked.MustLimits("tokens 10/h")), bucket.Cost{}, bucket.Cost{Tokens: 3}
+	tokens.Key, tokens.Limits, tokens.Need, tokens.Want = httpapi.KeyOf("t"), httpapi.Limits(choked.MustLimits("tokens 10/h")), bucket.Cost{}, bucket.Cost{Tokens: 3}
 	for _, c := range []struct {
 		r    *http.Request
 		want string
 	}{
-		{get("/v1/acquire", "key", "k", "request_limit", "10/h"), `"level":{"requests":9}`},
-		{get("/v1/acquire", "key", "k2", "request_limit", "10/h", "requests", "10"), `"level":{"requests":0}`},
+		{get("/v2/acquire", "key", "k", "request_limit", "10/h"), `"level":{"requests":9}`},
+		{get("/v2/acquire", "key", "k2", "request_limit", "10/h", "requests", "10"), `"level":{"requests":0}`},
 		{get("/choked/acquire", "key", "k", "tokens_needed", "5"), `"level":{}`},
-		{postJSON("/v1/lease", tokens), `"level":{"tokens":7}`},
+		{postJSON("/v2/lease", tokens), `"level":{"tokens":7}`},
 	} {
 		assert.Contains(t, d.do(c.r).Body.String(), c.want, c.r.URL)
-	}
-	for _, l := range []bucket.Cost{{}, {Requests: -5, Tokens: bucket.MaxUnits}, bucket.Limits{}.Burst(), choked.MustLimits("requests 5/s").Burst()} {
-		assert.Equal(t, l, httpapi.LevelOf(l).Value(), "encoding changes the level")
 	}
 }
 
@@ -718,7 +730,7 @@ func TestAcquireReturnsAnExpiredLease(t *testing.T) {
 		store := &expiredStore{choked.NewLocal()}
 		d := open(t, store)
 		defer d.close()
-		r := d.do(get("/v1/acquire", "key", "k", "request_limit", "10/h", "requests", "10"))
+		r := d.do(get("/v2/acquire", "key", "k", "request_limit", "10/h", "requests", "10"))
 		assert.Equal(t, 503, r.Code)
 		assert.Equal(t, httpapi.Late, r.code())
 		assert.Equal(t, "1", r.Header().Get("Retry-After"))
@@ -742,17 +754,17 @@ func TestAcquireOfADisconnectedClientSpendsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := open(t, nil)
 		defer d.close()
-		d.do(get("/v1/acquire", "key", "k", "request_limit", "10/s", "requests", "10"))
+		d.do(get("/v2/acquire", "key", "k", "request_limit", "10/s", "requests", "10"))
 		ctx, cancel := context.WithCancel(t.Context())
 		var gone sync.WaitGroup
 		gone.Go(func() {
-			d.do(get("/v1/acquire", "key", "k", "request_limit", "10/s", "requests", "10").WithContext(ctx))
+			d.do(get("/v2/acquire", "key", "k", "request_limit", "10/s", "requests", "10").WithContext(ctx))
 		})
 		time.Sleep(990 * time.Millisecond) // by now it may hold a lease of quota that is promised ahead
 		cancel()
 		gone.Wait()
 		time.Sleep(10 * time.Millisecond)
-		assert.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "10/s", "requests", "10", "wait", "0")).Code)
+		assert.Equal(t, 200, d.do(get("/v2/acquire", "key", "k", "request_limit", "10/s", "requests", "10", "wait", "0")).Code)
 	})
 }
 
@@ -776,16 +788,16 @@ func TestBadAcquireNamesTheCause(t *testing.T) {
 		"key=k&request_limit=5/s&requests=5%zz":                `invalid URL escape "%zz"`,
 		"key=k&request_limit=5/s;token_limit=1/m":              "semicolon",
 	} {
-		form := post("/v1/acquire", query)
+		form := post("/v2/acquire", query)
 		form.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		for _, r := range []reply{d.do(httptest.NewRequest("GET", "/v1/acquire?"+query, nil)), d.do(form)} {
+		for _, r := range []reply{d.do(httptest.NewRequest("GET", "/v2/acquire?"+query, nil)), d.do(form)} {
 			assert.Equal(t, 400, r.Code, query)
 			assert.Contains(t, r.message(), why, query)
 		}
 	}
-	assert.Equal(t, 200, d.do(get("/v1/acquire", "key", "k", "request_limit", "5/s", "wait", "0.5")).Code)
+	assert.Equal(t, 200, d.do(get("/v2/acquire", "key", "k", "request_limit", "5/s", "wait", "0.5")).Code)
 
-	untold := post("/v1/acquire", ` {"key":"k","limits":{"requests":"5/s"}}`)
+	untold := post("/v2/acquire", ` {"key":"k","limits":"requests 5/s"}`)
 	untold.Header.Set("Content-Type", "application/x-www-form-urlencoded") // as curl -d does
 	r := d.do(untold)
 	assert.Equal(t, 400, r.Code)
@@ -873,7 +885,7 @@ func TestChokedAcquireRefusalReportsTheLevel(t *testing.T) {
 		require.Equal(t, 429, r.Code)
 		var a httpapi.Acquired
 		r.read(&a)
-		assert.Equal(t, int64(2), a.Level.Value().Requests)
+		assert.Equal(t, int64(2), a.Level.Requests)
 		assert.Equal(t, 200*time.Millisecond, a.RetryAfter)
 		time.Sleep(a.RetryAfter)
 		assert.Equal(t, 200, ask("3").Code)

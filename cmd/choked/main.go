@@ -22,6 +22,7 @@ const usage = `Usage: choked <command> [flags]
   serve    run a node of the service
   status   print the status of a service; the exit status is 3 if voters are missing,
            4 if the service is not ready
+  acquire  wait for quota and spend it; the exit status is 5 if it was not spent
   token    create a token
 
 choked <command> -h prints the flags of a command. An environment variable can set a
@@ -44,7 +45,7 @@ func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)
 // run runs the program with the given arguments, environment and outputs. It returns
 // the exit status: 0, 1 for a failure, 2 for a usage error, or that of a command.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	commands := map[string]func(context.Context, *flags, []string) error{"serve": serve, "status": status, "token": token}
+	commands := map[string]func(context.Context, *flags, []string) error{"serve": serve, "status": status, "acquire": acquire, "token": token}
 	if len(args) == 0 {
 		fmt.Fprint(stderr, usage)
 		return 2
@@ -55,7 +56,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	command, ok := commands[args[0]]
 	if !ok {
-		fmt.Fprintf(stderr, "choked: command %.40q: want serve, status or token\n", args[0])
+		fmt.Fprintf(stderr, "choked: command %.40q: want serve, status, acquire or token\n", args[0])
 		return 2
 	}
 	err := command(ctx, newFlags("choked "+args[0], getenv, stdout, stderr), args[1:])

@@ -183,7 +183,7 @@ func TestServeFromStartToShutdown(t *testing.T) {
 	require.NoError(t, choke.Close())
 	waiting := make(chan int, 1)
 	go func() {
-		r, _ := http.NewRequest("GET", url+"/v1/acquire?key=k&request_limit=1/h&requests=1", nil)
+		r, _ := http.NewRequest("GET", url+"/v2/acquire?key=k&request_limit=1/h&requests=1", nil)
 		r.Header.Set("Authorization", "Bearer "+token)
 		for range 2 { // the first request takes the whole burst
 			response, err := http.DefaultClient.Do(r)
@@ -372,7 +372,7 @@ func TestUsageErrors(t *testing.T) {
 		why  string
 	}{
 		{nil, nil, "Usage: choked <command>"},
-		{[]string{"sreve"}, nil, `command "sreve": want serve, status or token`},
+		{[]string{"sreve"}, nil, `command "sreve": want serve, status, acquire or token`},
 		{[]string{"serve", "-listn", "x"}, nil, "-listn"},
 		{[]string{"serve", "now"}, nil, `argument "now"`},
 		{[]string{"serve", "-listen", "0.0.0.0:7980"}, nil, "without -tokens"},
@@ -596,7 +596,7 @@ func TestDrainFailsReadyzBeforeStopping(t *testing.T) {
 		response.Body.Close()
 		return response.StatusCode == 503
 	}, time.Second, 5*time.Millisecond)
-	response, err := http.Get("http://" + p.addr + "/v1/acquire?key=k&request_limit=5/s")
+	response, err := http.Get("http://" + p.addr + "/v2/acquire?key=k&request_limit=5/s")
 	require.NoError(t, err)
 	response.Body.Close()
 	assert.Equal(t, 200, response.StatusCode, "requests are served while /readyz fails")

@@ -3,14 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -24,22 +20,24 @@ const statusTimeout = 10 * time.Second
 
 // status prints the status of a service.
 func status(ctx context.Context, f *flags, args []string) error {
-	var url, token, ca string
 	var asJSON bool
-	f.StringVar(&url, "url", "http://127.0.0.1:7980", "`URL` of the service")
-	f.StringVar(&token, "token", "", "`token` of the client; prefer CHOKED_TOKEN, since other users can see command lines")
-	f.StringVar(&ca, "ca", "", "`file` with certificates to trust, in PEM (default the system's)")
+	c := newClient(f)
 	f.BoolVar(&asJSON, "json", false, "print the status as JSON")
 	if err := f.parse(args, 0, 0, ""); err != nil {
 		return err
 	}
-	body, err := askStatus(ctx, strings.TrimSuffix(url, "/"), token, ca)
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	code, body, err := c.do(ctx, "GET", "/status", nil)
 	if err != nil {
 		return err
 	}
+	if code != http.StatusOK {
+		return failure(code, body)
+	}
 	var st httpapi.Status
 	if err := json.Unmarshal(body, &st); err != nil {
-		return fmt.Errorf("decode status of %s: %w", url, err)
+		return fmt.Errorf("decode status of %s: %w", c.url, err)
 	}
 	if asJSON {
 		_, err = f.stdout.Write(body)
@@ -67,48 +65,6 @@ func exitOf(st httpapi.Status) error {
 		return exitDegraded
 	}
 	return nil
-}
-
-func askStatus(ctx context.Context, url, token, ca string) ([]byte, error) {
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
-	if ca != "" {
-		pem, err := os.ReadFile(ca)
-		if err != nil {
-			return nil, fmt.Errorf("-ca: %w", err)
-		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(pem) {
-			return nil, wrong("-ca %s: no certificates in this file", ca)
-		}
-		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
-	}
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, "GET", url+"/v1/status", nil)
-	if err != nil {
-		return nil, wrong("-url %.80q: want a URL such as https://choked.internal:7980", url)
-	}
-	if token != "" {
-		r.Header.Set("Authorization", "Bearer "+token)
-	}
-	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	response, err := client.Do(r)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		return nil, err
-	}
-	if response.StatusCode != http.StatusOK {
-		var failure httpapi.Failure
-		if json.Unmarshal(body, &failure) == nil && failure.Error.Message != "" {
-			return nil, fmt.Errorf("%s: %s", response.Status, failure.Error.Message)
-		}
-		return nil, errors.New(response.Status)
-	}
-	return body, nil
 }
 
 // show prints st as tables. It quotes names that contain control characters.
@@ -139,7 +95,7 @@ func show(out io.Writer, st httpapi.Status) error {
 			return err
 		}
 		limits, _ := parseLimits(k.Limits)
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%v\n", quoted(key), k.Limits, ofLimited(limits, k.Level.Value()), ofLimited(limits, k.Leased), k.Leases, k.Full.Round(time.Millisecond))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%v\n", quoted(key), k.Limits, ofLimited(limits, bucket.Cost(k.Level)), ofLimited(limits, k.Leased), k.Leases, k.Full.Round(time.Millisecond))
 	}
 	return w.Flush()
 }
@@ -189,7 +145,7 @@ func ofLimited(l bucket.Limits, c bucket.Cost) string {
 	var parts []string
 	for u := range bucket.NumUnits {
 		if len(l.Of(u)) > 0 {
-			parts = append(parts, fmt.Sprintf("%d %v", c.Of(u), u))
+			parts = append(parts, u.Amount(c.Of(u)))
 		}
 	}
 	if len(parts) == 0 {

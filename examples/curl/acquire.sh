@@ -7,13 +7,13 @@
 set -eu
 
 url=${CHOKED_URL:-http://127.0.0.1:7980}
-limits='request_limit=5/s burst 2'
+limits='limits=requests 5/s burst 2; input 10000/m'
 
 for i in 1 2 3 4; do
 	curl --silent --show-error --fail-with-body --max-time 60 \
 		--header "Authorization: Bearer ${CHOKED_TOKEN:-}" \
-		--data-urlencode key=curl --data-urlencode "$limits" --data-urlencode wait=30s \
-		"$url/v1/acquire"
+		--data-urlencode key=curl --data-urlencode "$limits" --data-urlencode 'cost=input 900' --data-urlencode wait=30s \
+		"$url/v2/acquire"
 	echo "call $i may go"
 done
 
@@ -23,5 +23,5 @@ for i in 1 2; do
 		--header "Authorization: Bearer ${CHOKED_TOKEN:-}" \
 		--get --data-urlencode key=impatient --data-urlencode 'request_limit=1/m burst 2' \
 		--data-urlencode requests=2 --data-urlencode wait=0 \
-		"$url/v1/acquire"
+		"$url/v2/acquire"
 done

@@ -5,6 +5,8 @@
     @bucket.limit("openai_chat", request_limit="50/s", token_limit="100000/m", tokens=count)
     def chat(messages): ...
 
+    bucket.wait("claude", limits="requests 50/m; input 40000/m; spend $50/d", input=900, spend=2700)
+
 Every call waits in one queue with those of all processes that use the key.
 """
 
@@ -34,19 +36,23 @@ class Choked:
             raise ValueError(f"url {url!r}: want http://host:port")
         self.token, self.timeout, self._local = token, timeout, threading.local()
 
-    def acquire(self, key, request_limit=None, token_limit=None, requests=1, tokens=0, wait=30.0):
+    def acquire(self, key, request_limit=None, token_limit=None, limits=None, wait=30.0, **cost):
         """Waits up to wait seconds for quota and spends the cost.
+
+        limits are the rates of all units in one text, instead of request_limit and
+        token_limit. The cost is given by the names of its units: requests, 1 unless
+        given, tokens, input, output, and spend in millionths of a dollar.
 
         Returns 0 if the cost was spent, else the seconds after which to retry.
         """
-        limits = {"requests": request_limit, "tokens": token_limit}
+        short = {"requests": request_limit, "tokens": token_limit}
         body = json.dumps({
             "key": key,
-            "limits": {unit: rate for unit, rate in limits.items() if rate},
-            "cost": {"requests": requests, "tokens": tokens},
+            "limits": limits or "; ".join(f"{unit} {rate}" for unit, rate in short.items() if rate),
+            "cost": cost,
             "wait_ns": int(wait * 1e9),
         })
-        status, answer = self._post("/v1/acquire", body, wait + self.timeout)
+        status, answer = self._post("/v2/acquire", body, wait + self.timeout)
         if status == 200:
             return 0.0
         if status == 429 and "retry_after_ns" in answer:

@@ -1,6 +1,6 @@
 // Package httpapi defines the messages of the HTTP API between package server and
 // its clients. They are JSON. Times and durations are whole nanoseconds, in fields
-// whose names end in _ns.
+// whose names end in _ns. Spend is in millionths of a dollar.
 package httpapi
 
 import (
@@ -16,6 +16,10 @@ import (
 
 	"github.com/choked/choked/bucket"
 )
+
+// Version is the first part of the paths of the API. A service answers requests for
+// another version with an error of code [OtherVersion].
+const Version = "/v2"
 
 // MaxBody bounds the body of a request and of an answer, in bytes.
 const MaxBody = 1 << 20
@@ -94,88 +98,6 @@ func (id *ID) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// Rates are the rates on one unit: a string such as "500/m,10000/d", or a list of
-// objects with the fields n, per_ns and burst.
-type Rates bucket.Rates
-
-type rate struct {
-	N     int64         `json:"n"`
-	Per   time.Duration `json:"per_ns"`
-	Burst int64         `json:"burst"`
-}
-
-// MarshalJSON implements [json.Marshaler].
-func (rs Rates) MarshalJSON() ([]byte, error) {
-	list := make([]rate, len(rs))
-	for i, r := range rs {
-		list[i] = rate(r)
-	}
-	return json.Marshal(list)
-}
-
-// UnmarshalJSON implements [json.Unmarshaler].
-func (rs *Rates) UnmarshalJSON(b []byte) error {
-	var text string
-	if json.Unmarshal(b, &text) == nil {
-		parsed, err := bucket.ParseRates(text)
-		*rs = Rates(parsed)
-		return err
-	}
-	var list []rate
-	if err := json.Unmarshal(b, &list); err != nil {
-		return fmt.Errorf(`rates %.80q: want a string such as "50/s", or a list of {"n", "per_ns", "burst"}`, b)
-	}
-	*rs = nil
-	for _, r := range list {
-		*rs = append(*rs, bucket.Rate(r))
-	}
-	return nil
-}
-
-// Limits are [bucket.Limits].
-type Limits struct {
-	Requests Rates `json:"requests,omitempty"`
-	Tokens   Rates `json:"tokens,omitempty"`
-}
-
-// LimitsOf returns the message form of l.
-func LimitsOf(l bucket.Limits) Limits { return Limits{Rates(l.Requests), Rates(l.Tokens)} }
-
-// Value returns the limits of the message.
-func (l Limits) Value() bucket.Limits {
-	return bucket.Limits{Requests: bucket.Rates(l.Requests), Tokens: bucket.Rates(l.Tokens)}
-}
-
-// Level is the level of a bucket in each unit that it limits. A unit without a limit
-// is left out: its level is a number that many languages cannot represent.
-type Level struct {
-	Requests *int64 `json:"requests,omitempty"`
-	Tokens   *int64 `json:"tokens,omitempty"`
-}
-
-// LevelOf returns the message form of c.
-func LevelOf(c bucket.Cost) (l Level) {
-	if c.Requests <= bucket.MaxUnits {
-		l.Requests = &c.Requests
-	}
-	if c.Tokens <= bucket.MaxUnits {
-		l.Tokens = &c.Tokens
-	}
-	return l
-}
-
-// Value returns the level.
-func (l Level) Value() bucket.Cost {
-	c := bucket.Limits{}.Burst() // the level of units without a limit
-	if l.Requests != nil {
-		c.Requests = *l.Requests
-	}
-	if l.Tokens != nil {
-		c.Tokens = *l.Tokens
-	}
-	return c
-}
-
 // Settlement is [bucket.Settlement].
 type Settlement struct {
 	Key
@@ -216,7 +138,7 @@ func Settlements(list []Settlement) ([]bucket.Settlement, error) {
 type LeaseRequest struct {
 	Key
 	ID      ID            `json:"id"`
-	Limits  Limits        `json:"limits"`
+	Limits  Limits        `json:"limits,omitzero"`
 	Defined int64         `json:"defined_ns,omitempty"`
 	Need    bucket.Cost   `json:"need,omitzero"`
 	Want    bucket.Cost   `json:"want,omitzero"`
@@ -231,7 +153,7 @@ type LeaseRequest struct {
 // LeaseRequestOf returns the message form of a.
 func LeaseRequestOf(a bucket.Ask) LeaseRequest {
 	return LeaseRequest{
-		Key: KeyOf(a.Key), ID: ID(a.ID), Limits: LimitsOf(a.Limits), Defined: a.Defined,
+		Key: KeyOf(a.Key), ID: ID(a.ID), Limits: Limits(a.Limits), Defined: a.Defined,
 		Need: a.Need, Want: a.Want, MaxWait: a.MaxWait, Done: SettlementsOf(a.Done),
 	}
 }
@@ -239,7 +161,7 @@ func LeaseRequestOf(a bucket.Ask) LeaseRequest {
 // Ask returns the ask of the message. It is not checked if r resumes an ask.
 func (r *LeaseRequest) Ask() (bucket.Ask, error) {
 	a := bucket.Ask{
-		ID: bucket.LeaseID(r.ID), Limits: r.Limits.Value(), Defined: r.Defined,
+		ID: bucket.LeaseID(r.ID), Limits: bucket.Limits(r.Limits), Defined: r.Defined,
 		Need: r.Need, Want: r.Want, MaxWait: r.MaxWait,
 	}
 	var err error
@@ -250,16 +172,6 @@ func (r *LeaseRequest) Ask() (bucket.Ask, error) {
 		return a, err
 	}
 	return a, a.Check()
-}
-
-// CheckCost returns why c can never be admitted under l, or nil. A cost above the
-// burst is [bucket.ErrCostExceedsBurst], however large it is. [bucket.Cost.Check]
-// in contrast refuses any cost above [bucket.MaxUnits] as invalid.
-func CheckCost(l bucket.Limits, c bucket.Cost) error {
-	if c.Requests < 0 || c.Tokens < 0 {
-		return fmt.Errorf("cost of %v: want 0 or more of each", c)
-	}
-	return l.Fits(l.Limited(c))
 }
 
 // Lease is [bucket.Lease], or the answer that the ask is pending.
@@ -285,7 +197,7 @@ type Drip struct {
 
 // LeaseOf returns the message form of l.
 func LeaseOf(l bucket.Lease) Lease {
-	out := Lease{ID: ID(l.ID), OK: l.OK, Granted: l.Granted, ValidFor: l.ValidFor, RetryAfter: l.RetryAfter, Level: LevelOf(l.Level), At: l.At}
+	out := Lease{ID: ID(l.ID), OK: l.OK, Granted: l.Granted, ValidFor: l.ValidFor, RetryAfter: l.RetryAfter, Level: Level(l.Level), At: l.At}
 	for _, d := range l.Drips {
 		out.Drips = append(out.Drips, Drip{d.Unit.String(), d.Ready, d.N, d.Per})
 	}
@@ -294,17 +206,17 @@ func LeaseOf(l bucket.Lease) Lease {
 
 // Value returns the lease of the message.
 func (l Lease) Value() (bucket.Lease, error) {
-	out := bucket.Lease{ID: bucket.LeaseID(l.ID), OK: l.OK, Granted: l.Granted, ValidFor: l.ValidFor, RetryAfter: l.RetryAfter, Level: l.Level.Value(), At: l.At}
+	out := bucket.Lease{ID: bucket.LeaseID(l.ID), OK: l.OK, Granted: l.Granted, ValidFor: l.ValidFor, RetryAfter: l.RetryAfter, Level: bucket.Cost(l.Level), At: l.At}
 	if err := l.Granted.Check(); err != nil {
 		return out, err
 	}
 	for _, d := range l.Drips {
-		unit := bucket.Requests
-		if d.Unit == bucket.Tokens.String() {
-			unit = bucket.Tokens
+		unit, err := bucket.ParseUnit(d.Unit)
+		if err != nil {
+			return out, fmt.Errorf("drip %+v: %w", d, err)
 		}
-		if d.Unit != unit.String() || d.Ready < 0 || d.N < 1 || d.Per < 1 {
-			return out, fmt.Errorf("drip %+v: want unit requests or tokens, ready_ns of 0 or more, n and per_ns of 1 or more", d)
+		if d.Ready < 0 || d.N < 1 || d.Per < 1 {
+			return out, fmt.Errorf("drip %+v: want ready_ns of 0 or more, n and per_ns of 1 or more", d)
 		}
 		out.Drips = append(out.Drips, bucket.Drip{Unit: unit, Ready: d.Ready, N: d.N, Per: d.Per})
 	}
@@ -319,7 +231,7 @@ type SettleRequest struct {
 // AdjustRequest is [bucket.Adjustment].
 type AdjustRequest struct {
 	Key
-	Limits  Limits        `json:"limits"`
+	Limits  Limits        `json:"limits,omitzero"`
 	Defined int64         `json:"defined_ns,omitempty"`
 	Return  bucket.Cost   `json:"return,omitzero"`
 	Since   int64         `json:"since_ns,omitempty"`
@@ -330,7 +242,7 @@ type AdjustRequest struct {
 // AdjustRequestOf returns the message form of a.
 func AdjustRequestOf(a bucket.Adjustment) AdjustRequest {
 	return AdjustRequest{
-		Key: KeyOf(a.Key), Limits: LimitsOf(a.Limits), Defined: a.Defined,
+		Key: KeyOf(a.Key), Limits: Limits(a.Limits), Defined: a.Defined,
 		Return: a.Return, Since: a.Since, Charge: a.Charge, Empty: a.Empty,
 	}
 }
@@ -338,7 +250,7 @@ func AdjustRequestOf(a bucket.Adjustment) AdjustRequest {
 // Adjustment returns the adjustment of the message.
 func (r *AdjustRequest) Adjustment() (bucket.Adjustment, error) {
 	a := bucket.Adjustment{
-		Limits: r.Limits.Value(), Defined: r.Defined,
+		Limits: bucket.Limits(r.Limits), Defined: r.Defined,
 		Return: r.Return, Since: r.Since, Charge: r.Charge, Empty: r.Empty,
 	}
 	var err error
@@ -352,7 +264,7 @@ func (r *AdjustRequest) Adjustment() (bucket.Adjustment, error) {
 type AcquireRequest struct {
 	Key
 	Limits Limits         `json:"limits"`
-	Cost   *bucket.Cost   `json:"cost,omitempty"`    // default: 1 request and 0 tokens
+	Cost   *bucket.Cost   `json:"cost,omitempty"`    // default: 1 request
 	Wait   *time.Duration `json:"wait_ns,omitempty"` // default: 30 s
 }
 

@@ -25,6 +25,7 @@ const (
 	Unauthorized = "unauthorized"
 	Guessing     = "too_many_bad_tokens"
 	NotFound     = "not_found"
+	OtherVersion = "other_version" // the service has another version of this API
 	TooLarge     = "too_large"
 	ExceedsBurst = "cost_exceeds_burst"
 	InProgress   = "in_progress" // another request waits for the same lease
@@ -40,7 +41,7 @@ const (
 
 var statuses = map[string]int{
 	BadRequest: http.StatusBadRequest, Unauthorized: http.StatusUnauthorized, Guessing: http.StatusTooManyRequests,
-	NotFound: http.StatusNotFound, TooLarge: http.StatusRequestEntityTooLarge, ExceedsBurst: http.StatusBadRequest,
+	NotFound: http.StatusNotFound, OtherVersion: http.StatusGone, TooLarge: http.StatusRequestEntityTooLarge, ExceedsBurst: http.StatusBadRequest,
 	InProgress: http.StatusConflict, Lost: http.StatusGone, Busy: http.StatusTooManyRequests,
 	NoQuorum: http.StatusServiceUnavailable, Unavailable: http.StatusServiceUnavailable, Late: http.StatusServiceUnavailable, Closing: http.StatusServiceUnavailable, Closed: http.StatusServiceUnavailable,
 	Failed: http.StatusInternalServerError,
