@@ -4,6 +4,9 @@
 --
 -- Words:
 --   tick      unit of time; all instants and durations are whole ticks
+--   unit u    kind of units, from 1 to NUM_UNITS, in the order of bucket.Unit
+--   units     a set of units: their digits in ascending order, such as "12", or "-"
+--   cost      units of each kind, as a table of NUM_UNITS numbers
 --   rate r    r.n units every r.per ticks for unit r.u, in lowest terms
 --   burst     most units that a bucket holds
 --   fill      time in which the burst refills
@@ -19,30 +22,102 @@
 --   behind    what is added to the clock of the server, since it has stepped back
 --
 -- One hash is one bucket:
---   b             version, defined, then the numbers that save writes
+--   b             format, defined, the units of out, then the numbers that save writes
 --   l             the limits as in the arguments of an ask
 --   q             the queue of waiting asks: see store.lua
---   =<lease id>   a lease: granted requests, granted tokens, expiry, then unit,
+--   =<lease id>   a lease: units, how many of each are granted, expiry, then unit,
 --                 ready, n and per of each drip
 --   #<holder>     number of leases of a holder
 --   @<client>     number of the client's last adjustment, and until when to keep it
 --   @             when to remove expired fields of the kind above
 --
 -- The numbers of save: now, behind, next (first expiry, or earlier), last (latest
--- expiry), number of holders, out of requests, out of tokens; for each rate tat, the
--- number of lows, and at and least of each; for each former rate u, n, per, window
--- and tat.
+-- expiry), number of holders, out of each unit; for each rate tat, the number of lows,
+-- and at and least of each; for each former rate u, n, per, window and tat.
 --
--- Go defines tick (in nanoseconds), ttl and the constants in capitals that are not
--- defined here: see settings in script.go.
+-- A key limits one or two units, as a rule. So costs in arguments, answers and the
+-- hash consist of the units in use only, and loops run over those.
+--
+-- Go defines tick (in nanoseconds), ttl, uniform and the constants in capitals that are
+-- not defined here: see settings in script.go. uniform(x) is a cost of x in each unit.
 
 local key = KEYS[1]
 local MOST = 9007199254740992 -- 2^53
 local END = MOST / 2          -- the end of time: later instants count as END
 local KEPT_LOWS = 6
-local VERSION = '1'
 
-local min, max, fmod = math.min, math.max, math.fmod
+local min, max, fmod, byte = math.min, math.max, math.fmod, string.byte
+
+-- The arguments are words, taken one after the other. All costs among them are of the
+-- same units, and have a number for each of these.
+local taken = 0
+local given, units = '-', {} -- those units, and their list
+
+local function word()
+  taken = taken + 1
+  return ARGV[taken]
+end
+
+local function number() return tonumber(word()) end
+
+-- unitsIn returns the list of the units of a set.
+local function unitsIn(set)
+  if set == '-' then return {} end
+  local us = {byte(set, 1, -1)}
+  for i = 1, #us do us[i] = us[i] - 48 end
+  return us
+end
+
+-- union returns the units in set a or set b.
+local function union(a, b)
+  if b == '-' or string.find(a, b, 1, true) then return a end
+  local us = ''
+  for u = 1, NUM_UNITS do
+    local digit = string.char(48 + u)
+    if string.find(a, digit, 1, true) or string.find(b, digit, 1, true) then us = us .. digit end
+  end
+  return us
+end
+
+-- takeUnits reads the units of the costs that follow.
+local function takeUnits()
+  given = word()
+  units = unitsIn(given)
+end
+
+local function cost()
+  local c = uniform(0)
+  for i = 1, #units do c[units[i]] = number() end
+  return c
+end
+
+-- some reports whether a cost of the given units is not zero.
+local function some(c)
+  for i = 1, #units do
+    if c[units[i]] > 0 then return true end
+  end
+  return false
+end
+
+-- covers reports whether c is at least d in each of the given units.
+local function covers(c, d)
+  for i = 1, #units do
+    if c[units[i]] < d[units[i]] then return false end
+  end
+  return true
+end
+
+-- raise raises c to d in each of the given units.
+local function raise(c, d)
+  for i = 1, #units do c[units[i]] = max(c[units[i]], d[units[i]]) end
+end
+
+-- oneOfEach returns a unit of each kind in c.
+local function oneOfEach(c)
+  local one = uniform(0)
+  for i = 1, #units do one[units[i]] = min(c[units[i]], 1) end
+  return one
+end
 
 -- muldiv returns a·b/c for whole a, b >= 0 and c > 0, rounded down or up. If the
 -- product is not exact, b is split into digits of seven bits, as in long division.
@@ -95,24 +170,21 @@ local function numbers(s)
   return list
 end
 
-local function text(x)
-  if x >= MOST then return 'inf' end -- the level of a unit without limit
-  return string.format('%.0f', x)
-end
+local function text(x) return string.format('%.0f', x) end
 
--- limited sets the limits of b: a line with their name, then a line for each rate
--- with unit, n, per, burst, fill, horizon and window.
+-- limited sets the limits of b: a line with their units and their name, then a line
+-- for each rate, in ascending order of units, with unit, n, per, burst, fill, horizon
+-- and window.
 local function limited(b, limits)
-  b.limits, b.rates = limits, {}
-  local first = true
-  for line in string.gmatch(limits, '[^\n]+') do
-    if first then
-      b.name, first = line, false
-    else
-      local f = numbers(line)
-      b.rates[#b.rates + 1] = {u = f[1], n = f[2], per = f[3], burst = f[4], fill = f[5], horizon = f[6], window = f[7]}
-    end
+  local rates = {}
+  b.units, b.name = string.match(limits, '^(%d+) ([^\n]*)')
+  for u, n, per, burst, fill, horizon, window in string.gmatch(limits, '\n(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)') do
+    rates[#rates + 1] = {
+      u = tonumber(u), n = tonumber(n), per = tonumber(per), burst = tonumber(burst),
+      fill = tonumber(fill), horizon = tonumber(horizon), window = tonumber(window),
+    }
   end
+  b.limits, b.rates = limits, rates
 end
 
 -- fresh makes b a full bucket.
@@ -122,33 +194,41 @@ local function fresh(b, limits, defined)
   b.tats, b.lows = {}, {}
   for i = 1, #b.rates do b.tats[i], b.lows[i] = 0, {} end
   b.former = {}
-  b.out = {0, 0}
+  b.out, b.outUnits = uniform(0), b.units
   b.holders, b.next, b.last = 0, END, 0
 end
 
--- load returns the saved bucket, or nil.
+-- load returns the saved bucket, or nil, and the saved queue, or nil. A bucket of
+-- another format is an error, which Go explains: see failure in retry.go.
 local function load()
-  local s = redis.call('HMGET', key, 'b', 'l')
+  local s = redis.call('HMGET', key, 'b', 'l', 'q')
   if not s[1] then return nil end
-  local version, defined, rest = string.match(s[1], '^(%S+) (%S+) (.*)$')
-  if version ~= VERSION then error('bucket of version ' .. tostring(version) .. ', want ' .. VERSION) end
-  local b = {defined = defined}
+  local version, defined, outUnits, rest = string.match(s[1], '^(%S+) (%S+) (%S+) (.*)$')
+  if tonumber(version) ~= FORMAT then return nil, nil, 'FORMAT ' .. (version or 'unknown') end
+  local b = {defined = defined, outUnits = outUnits, out = uniform(0)}
   limited(b, s[2])
   local f = numbers(rest)
-  b.now, b.behind, b.next, b.last, b.holders, b.out = f[1], f[2], f[3], f[4], f[5], {f[6], f[7]}
+  b.now, b.behind, b.next, b.last, b.holders = f[1], f[2], f[3], f[4], f[5]
+  for i = 1, #outUnits do b.out[byte(outUnits, i) - 48] = f[5 + i] end
   b.tats, b.lows, b.former = {}, {}, {}
-  local at = 8
+  local at = 6 + #outUnits
   for i = 1, #b.rates do
     b.tats[i], b.lows[i] = f[at], {}
     for j = 1, f[at + 1] do b.lows[i][j] = {at = f[at + 2 * j], least = f[at + 2 * j + 1]} end
     at = at + 2 + 2 * f[at + 1]
   end
   for i = at, #f, 5 do b.former[#b.former + 1] = {u = f[i], n = f[i + 1], per = f[i + 2], window = f[i + 3], tat = f[i + 4]} end
-  return b
+  return b, s[3]
+end
+
+-- put appends to words f how many units of a set are in c.
+local function put(f, set, c)
+  for i = 1, #set do f[#f + 1] = text(c[byte(set, i) - 48]) end
 end
 
 local function save(b)
-  local f = {VERSION, b.defined, text(b.now), text(b.behind), text(b.next), text(b.last), text(b.holders), text(b.out[1]), text(b.out[2])}
+  local f = {FORMAT, b.defined, b.outUnits, text(b.now), text(b.behind), text(b.next), text(b.last), text(b.holders)}
+  put(f, b.outUnits, b.out)
   for i = 1, #b.rates do
     f[#f + 1] = text(b.tats[i])
     f[#f + 1] = text(#b.lows[i])
@@ -165,9 +245,12 @@ end
 
 -- lease parses the field '=id'.
 local function lease(id, s)
-  local f = numbers(s)
-  local l = {id = id, granted = {f[1], f[2]}, expiry = f[3], drips = {}}
-  for i = 4, #f, 4 do l.drips[#l.drips + 1] = {u = f[i], ready = f[i + 1], n = f[i + 2], per = f[i + 3]} end
+  local set, rest = string.match(s, '^(%S+) (.*)$')
+  local f = numbers(rest)
+  local n = #set
+  local l = {id = id, units = set, granted = uniform(0), expiry = f[n + 1], drips = {}}
+  for i = 1, n do l.granted[byte(set, i) - 48] = f[i] end
+  for i = n + 2, #f, 4 do l.drips[#l.drips + 1] = {u = f[i], ready = f[i + 1], n = f[i + 2], per = f[i + 3]} end
   return l
 end
 
@@ -184,6 +267,11 @@ end
 
 local function holder(id) return string.match(id, '^[^-]*') end
 
+-- subtract subtracts cost d from cost c.
+local function subtract(c, d)
+  for u = 1, NUM_UNITS do c[u] = c[u] - d[u] end
+end
+
 -- drop removes a lease.
 local function drop(b, l)
   redis.call('HDEL', key, '=' .. l.id)
@@ -191,7 +279,7 @@ local function drop(b, l)
     redis.call('HDEL', key, '#' .. holder(l.id))
     b.holders = b.holders - 1
   end
-  b.out = {b.out[1] - l.granted[1], b.out[2] - l.granted[2]}
+  subtract(b.out, l.granted)
   if b.holders == 0 then b.next = END end
 end
 
@@ -259,14 +347,24 @@ local function missing(b, i, now)
   return muldiv(b.tats[i] - now, b.rates[i].n, b.rates[i].per, true)
 end
 
-local function level(b, now)
-  local c = {math.huge, math.huge}
-  for i, r in ipairs(b.rates) do c[r.u] = min(c[r.u], r.burst - missing(b, i, now)) end
-  return c
+-- putLevel appends to words f the limited units and the level of each.
+local function putLevel(f, b, now)
+  f[#f + 1] = b.units
+  local at, least = #f, 0
+  local last
+  for i, r in ipairs(b.rates) do
+    local n = r.burst - missing(b, i, now)
+    if r.u == last then
+      least = min(least, n)
+    else
+      at, last, least = at + 1, r.u, n
+    end
+    f[at] = text(least)
+  end
 end
 
 local function room(b, now, promise)
-  local c = {math.huge, math.huge}
+  local c = uniform(math.huge)
   for i, r in ipairs(b.rates) do
     local n = min(r.burst - missing(b, i, now + ahead(r, promise)), r.burst - b.out[r.u])
     c[r.u] = max(min(c[r.u], n), 0)
@@ -293,7 +391,7 @@ end
 local function wait(b, now, need, promise)
   local at = now + refill(b, now, need, promise)
   if b.holders == 0 or at < b.next and not over(b, need) then return at - now end
-  local c = {rates = b.rates, tats = {unpack(b.tats)}, former = {}, out = {b.out[1], b.out[2]}}
+  local c = {rates = b.rates, tats = {unpack(b.tats)}, former = {}, out = {unpack(b.out)}}
   local t = now
   for _, l in ipairs(leases()) do
     if l.expiry > t then
@@ -302,28 +400,39 @@ local function wait(b, now, need, promise)
       t = l.expiry
       clamp(c, t)
     end
-    c.out = {c.out[1] - l.granted[1], c.out[2] - l.granted[2]}
+    subtract(c.out, l.granted)
   end
   return t + refill(c, t, need, promise) - now
 end
 
--- share returns the part of want that fits into room: see Share.
+-- share returns the part of want, which is at least need, that fits into room: see
+-- Share. All three are of the given units.
 local function share(need, want, room)
-  local fit = {max(min(want[1], room[1]), 0), max(min(want[2], room[2]), 0)}
-  local give = {fit[1], fit[2]}
-  if fit[2] < want[2] then
-    give[1] = min(fit[1], max(need[1], muldiv(want[1], fit[2], want[2], true)))
+  local give = uniform(0)
+  for i = 1, #units do
+    local u = units[i]
+    give[u] = max(min(want[u], room[u]), 0)
   end
-  if fit[1] < want[1] then
-    give[2] = min(fit[2], max(need[2], muldiv(want[2], fit[1], want[1], true)))
+  for i = 1, #units do
+    local scarce = units[i]
+    local fit = max(min(want[scarce], room[scarce]), 0)
+    if fit < want[scarce] then
+      for j = 1, #units do
+        local u = units[j]
+        if u ~= scarce then give[u] = min(give[u], max(need[u], muldiv(want[u], fit, want[scarce], true))) end
+      end
+    end
   end
   return give
 end
 
 -- granted returns the answer for lease l at now.
 local function granted(b, now, l)
-  local c = level(b, now)
-  local f = {'grant', text(now), text(c[1]), text(c[2]), text(l.expiry - now), text(l.granted[1]), text(l.granted[2])}
+  local f = {'grant', text(now)}
+  putLevel(f, b, now)
+  f[#f + 1] = text(l.expiry - now)
+  f[#f + 1] = l.units
+  put(f, l.units, l.granted)
   for _, d in ipairs(l.drips) do
     if d.ready > now then
       for _, x in ipairs({d.u, d.ready - now, d.n, d.per}) do f[#f + 1] = text(x) end
@@ -333,8 +442,10 @@ local function granted(b, now, l)
 end
 
 local function refused(b, now, retry)
-  local c = level(b, now)
-  return table.concat({'refuse', text(now), text(c[1]), text(c[2]), text(max(retry, 1))}, ' ')
+  local f = {'refuse', text(now)}
+  putLevel(f, b, now)
+  f[#f + 1] = text(max(retry, 1))
+  return table.concat(f, ' ')
 end
 
 -- held returns the lease id, if it exists.
@@ -355,17 +466,21 @@ local function grant(b, now, id, need, want, ttl)
   local l = held(id)
   if l then return granted(b, now, l) end
   if not fits(b, need) then return 'burst ' .. b.name end
-  local promise = need[1] > 0 or need[2] > 0
-  local give = share(need, {max(want[1], need[1]), max(want[2], need[2])}, room(b, now, promise))
-  if give[1] < need[1] or give[2] < need[2] or give[1] == 0 and give[2] == 0 then
-    local first = need
-    if not promise then first = {min(want[1], 1), min(want[2], 1)} end
+  local promise = some(need)
+  raise(want, need)
+  local give = share(need, want, room(b, now, promise))
+  if not covers(give, need) or not some(give) then
+    local first = promise and need or oneOfEach(want)
     return refused(b, now, wait(b, now, first, promise))
   end
-  l = {id = id, granted = give, drips = {}}
-  local f = {text(give[1]), text(give[2]), ''}
+  l = {id = id, units = given, granted = give, drips = {}}
+  local f = {given}
+  put(f, given, give)
   local last = now
-  b.out = {b.out[1] + give[1], b.out[2] + give[2]}
+  b.outUnits = union(b.outUnits, given)
+  for i = 1, #units do b.out[units[i]] = b.out[units[i]] + give[units[i]] end
+  local expiry = #f + 1
+  f[expiry] = ''
   for i, r in ipairs(b.rates) do
     local tat = max(b.tats[i], now)
     local at = ready(r, tat, give[r.u])
@@ -377,24 +492,28 @@ local function grant(b, now, id, need, want, ttl)
     end
   end
   l.expiry = later(last, ttl)
-  f[3] = text(l.expiry)
+  f[expiry] = text(l.expiry)
   b.next, b.last = min(b.next, l.expiry), max(b.last, l.expiry)
   redis.call('HSET', key, '=' .. id, table.concat(f, ' '))
   if redis.call('HINCRBY', key, '#' .. holder(id), 1) == 1 then b.holders = b.holders + 1 end
   return granted(b, now, l)
 end
 
--- move returns units to the bucket, or takes them if c is negative.
-local function move(b, now, c)
+-- move returns the units of credit to the bucket, less those of debit. It reports
+-- whether any limited units are returned.
+local function move(b, now, credit, debit)
+  local freed = false
   for i, r in ipairs(b.rates) do
-    local n = c[r.u]
+    local n = credit[r.u] - debit[r.u]
     if n >= 0 then
       b.tats[i] = b.tats[i] - min(back(r, n), max(b.tats[i], 0))
+      freed = freed or n > 0
     else
       b.tats[i] = later(max(b.tats[i], now), span(r, -n))
     end
   end
   clamp(b, now)
+  return freed
 end
 
 -- settle settles a lease and reports whether units were returned.
@@ -403,9 +522,7 @@ local function settle(b, now, id, spent)
   local l = held(id)
   if not l then return false end
   drop(b, l)
-  local rest = {l.granted[1] - spent[1], l.granted[2] - spent[2]}
-  move(b, now, rest)
-  return rest[1] > 0 or rest[2] > 0
+  return move(b, now, l.granted, spent)
 end
 
 local function adjust(b, now, a)
@@ -420,7 +537,7 @@ local function adjust(b, now, a)
     b.tats[i] = b.tats[i] - worth
     for _, x in ipairs(b.lows[i]) do x.least = max(x.least - worth, 0) end
   end
-  move(b, now, {-a.charge[1], -a.charge[2]})
+  move(b, now, uniform(0), a.charge)
   if a.empty > 0 then
     for i, r in ipairs(b.rates) do b.tats[i] = max(b.tats[i], later(now + a.empty, r.fill)) end
   end
@@ -434,7 +551,7 @@ local function remember(b, now, left)
   for i, r in ipairs(left) do r.place = i end
   table.sort(left, function(r, q) return r.u < q.u or r.u == q.u and (r.tat > q.tat or r.tat == q.tat and r.place < q.place) end)
   b.former = {}
-  local kept = {0, 0}
+  local kept = uniform(0)
   for _, r in ipairs(left) do
     local gone = r.tat > now and kept[r.u] < MAX_RATES
     for _, q in ipairs(b.rates) do gone = gone and not same(r, q) end
@@ -454,17 +571,18 @@ local function before(a, b)
   return #a < #b
 end
 
--- redefine gives b other limits if their definition is later: see Bucket.Redefine.
+-- redefine gives b other limits if their definition is later, and reports whether it
+-- did: see Bucket.Redefine.
 local function redefine(b, now, limits, defined)
-  if defined < b.defined then return end
+  if defined < b.defined then return false end
   if limits == b.limits then
     b.defined = defined
-    return
+    return false
   end
   local old = {rates = b.rates, tats = b.tats, name = b.name}
   local new = {}
   limited(new, limits)
-  if defined == b.defined and before(new.name, old.name) then return end
+  if defined == b.defined and before(new.name, old.name) then return false end
   limited(b, limits)
   local left = {}
   for i, r in ipairs(old.rates) do left[i] = {u = r.u, n = r.n, per = r.per, window = r.window, tat = old.tats[i]} end
@@ -487,6 +605,7 @@ local function redefine(b, now, limits, defined)
   remember(b, now, left)
   clamp(b, now)
   for i = 1, #b.rates do b.lows[i] = {{at = now, least = 0}} end
+  return true
 end
 
 -- open advances the bucket to now, under the later of its limits and these. An idle
@@ -494,7 +613,7 @@ end
 local function open(b, now, limits, defined)
   if b then advance(b, now) end
   if b and not idle(b, now) then
-    redefine(b, now, limits, defined)
+    if not redefine(b, now, limits, defined) then return b end
   else
     b = b or {behind = 0}
     fresh(b, limits, defined)

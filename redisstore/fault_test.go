@@ -104,9 +104,9 @@ func TestPermanentErrorFailsAtOnce(t *testing.T) {
 	assert.ErrorContains(t, err, "WRONGTYPE")
 	assert.ErrorContains(t, s.Settle(t.Context(), []choked.Settlement{{Key: "taken"}}), "WRONGTYPE")
 
-	require.NoError(t, client.HSet(t.Context(), "choked:newer", "b", "2 what a later release has written", "l", "").Err())
+	require.NoError(t, client.HSet(t.Context(), "choked:newer", "b", "3 what a later release has written", "l", "").Err())
 	_, err = s.Lease(t.Context(), ask("newer", slow, 1, time.Hour))
-	assert.ErrorContains(t, err, "bucket of version 2, want 1")
+	assert.ErrorContains(t, err, `"choked:newer" has format 3, and this release reads 2: delete it`)
 
 	assert.NotErrorIs(t, err, bucket.ErrUnavailable, "a retry does not change it")
 

@@ -186,7 +186,7 @@ func TestCallDroppedInTheQueueHasTheErrorOfItsServer(t *testing.T) {
 	close(g.lost)
 	g.awaitHeld(t, maxPipelines)
 	s.awaitQueue(t, 1) // the retry
-	c := &call{key: "k", args: words{"settle", 0}, done: make(chan struct{})}
+	c := &call{key: "k", args: words{"settle", "-", 0}, done: make(chan struct{})}
 	s.pipelines.send(c)
 	s.awaitQueue(t, 2)
 	require.True(t, s.pipelines.drop(c))

@@ -22,12 +22,8 @@ import (
 // bare is the bucket in Lua without queue, fairness and clock: it does what a
 // ledger.Table does, in nanoseconds, at the given instant.
 var bare = redis.NewScript(settings(1) + bucketLua + `
-local taken = 0
-local function word() taken = taken + 1; return ARGV[taken] end
-local function number() return tonumber(word()) end
-local function cost() return {number(), number()} end
-
 local now, op = number(), word()
+takeUnits()
 local b = load()
 local answer = 'ok'
 local function settlements()
@@ -114,8 +110,11 @@ func matchesTheBucket(t *testing.T, client redis.UniversalClient, begin, most in
 		var asked []bucket.LeaseID
 
 		drawUnits := rapid.OneOf(rapid.Int64Range(0, 20), rapid.Int64Range(0, most))
-		drawCost := func(label string) bucket.Cost {
-			return bucket.Cost{Requests: drawUnits.Draw(t, label), Tokens: drawUnits.Draw(t, label)}
+		drawCost := func(label string) (c bucket.Cost) { // of units that are limited and of others
+			for _, u := range drawSomeUnits(t, label) {
+				c = c.With(u, drawUnits.Draw(t, label))
+			}
+			return c
 		}
 		drawID := func() bucket.LeaseID {
 			if len(asked) == 0 || rapid.IntRange(0, 9).Draw(t, "new id") < 5 {
@@ -137,7 +136,7 @@ func matchesTheBucket(t *testing.T, client redis.UniversalClient, begin, most in
 			switch rapid.IntRange(0, 5).Draw(t, "op") {
 			case 0:
 				s := drawSettlement()
-				op, args = &s, words{"settle"}.settlements([]bucket.Settlement{s})
+				op, args = &s, settleWords([]bucket.Settlement{s})
 			case 1:
 				a := &bucket.Adjustment{
 					Key: key, Limits: limits, Defined: defined, Return: drawCost("return"),
@@ -187,7 +186,23 @@ func drawLimits(t *rapid.T) bucket.Limits {
 		}
 		return rs
 	}
-	l := bucket.Limits{Requests: rates("requests"), Tokens: rates("tokens")}
+	return limitSomeUnits(t, rates)
+}
+
+// drawSomeUnits draws the units of a cost or of limits, one or two as a rule.
+func drawSomeUnits(t *rapid.T, label string) []bucket.Unit {
+	unit := rapid.Custom(func(t *rapid.T) bucket.Unit {
+		return bucket.Unit(rapid.IntRange(0, int(bucket.NumUnits)-1).Draw(t, "unit"))
+	})
+	most := rapid.SampledFrom([]int{1, 2, 2, int(bucket.NumUnits)}).Draw(t, "most units")
+	return rapid.SliceOfNDistinct(unit, 0, most, rapid.ID).Draw(t, label)
+}
+
+// limitSomeUnits draws limits on some units.
+func limitSomeUnits(t *rapid.T, rates func(label string) bucket.Rates) (l bucket.Limits) {
+	for _, u := range drawSomeUnits(t, "limited") {
+		l.Set(u, rates(u.String()))
+	}
 	if l.Check() != nil {
 		l.Tokens = bucket.Rates{{N: 3, Per: time.Second, Burst: 20}}
 	}
@@ -208,11 +223,7 @@ func drawLargeLimits(t *rapid.T) bucket.Limits {
 		}
 		return rs
 	}
-	l := bucket.Limits{Requests: rates("requests"), Tokens: rates("tokens")}
-	if l.Check() != nil {
-		l.Tokens = bucket.Rates{{N: 3, Per: time.Second, Burst: 20}}
-	}
-	return l
+	return limitSomeUnits(t, rates)
 }
 
 // lowest reduces the rates of drips to lowest terms, as Redis keeps them.
@@ -236,8 +247,8 @@ func TestMulDivIsExact(t *testing.T) {
 		if up == 1 && rem.Sign() > 0 {
 			q.Add(q, big.NewInt(1))
 		}
-		want := "inf"
-		if q.BitLen() <= 53 && q.Int64() < 1<<53 {
+		want := "9007199254740992"
+		if q.BitLen() <= 53 {
 			want = q.String()
 		}
 		got, err := muldiv.Run(context.Background(), client, []string{"k"}, a, b, c, []string{"down", "up"}[up]).Text()
@@ -248,7 +259,8 @@ func TestMulDivIsExact(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
-		"grant 1795456826247670 3 inf 1960000 7 0 1 250000 1 100000", "wait 5 -3 inf 100 105", "wait 5 -3 inf 100", "refuse 5 0 0 1", "burst requests 50/s", "", "grant", "grant 1 2 3 4 5 6 7",
+		"grant 1795456826247670 12 3 -4 1960000 1 7 1 250000 1 100000", "wait 5 5 -3 100 105", "wait 5 1 -3 100", "refuse 5 34 0 0 1",
+		"refuse 5 6 0 1", "burst requests 50/s", "", "grant", "grant 1 2 3 4 5 6 7",
 	} {
 		f.Add(s)
 	}

@@ -48,7 +48,7 @@ func (s *Store) call(ctx context.Context, key string, args words) (*call, error)
 			return c, nil
 		}
 		if last = c.err; !passing(last) {
-			return c, failure(last)
+			return c, failure(next.key, last)
 		}
 		select {
 		case <-time.After(pause):
@@ -89,12 +89,15 @@ func (s *Store) gaveUp(ctx context.Context, last error) error {
 	return storeerr.Unavailable("redis", cause)
 }
 
-// failure returns the error of a call that Redis refused. A server that is out of
-// memory or cannot write its file may recover, but not soon, so such a call is not
+// failure returns the error of a call for key that Redis refused. A server that is out
+// of memory or cannot write its file may recover, but not soon, so such a call is not
 // retried.
-func failure(err error) error {
+func failure(key string, err error) error {
 	if hasCode(err, "OOM", "MISCONF") {
 		return storeerr.Unavailable("redis", err)
+	}
+	if found, ok := strings.CutPrefix(err.Error(), "FORMAT "); ok { // of the script: see load in bucket.lua
+		return fmt.Errorf("redis: the hash %q has format %.20s, and this release reads %d: delete it, use another Config.Prefix, or run the release that wrote it", key, found, format)
 	}
 	if strings.HasPrefix(err.Error(), "redis: ") {
 		return err

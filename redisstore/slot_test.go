@@ -72,7 +72,7 @@ func (s *scene) leave(holder uint64, need int64) {
 }
 
 func (s *scene) settle(holder uint64, spent int64) string {
-	return s.run(words{"settle"}.settlements([]bucket.Settlement{{ID: bucket.LeaseID{Holder: holder, Seq: 1}, Spent: bucket.Cost{Requests: spent}}}))
+	return s.run(settleWords([]bucket.Settlement{{ID: bucket.LeaseID{Holder: holder, Seq: 1}, Spent: bucket.Cost{Requests: spent}}}))
 }
 
 // drained returns an empty bucket of "10/s".

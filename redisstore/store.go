@@ -276,7 +276,7 @@ func (s *Store) settle(ctx context.Context, done []bucket.Settlement) error {
 	errs := make(chan error, len(keys))
 	for key, done := range keys {
 		wg.Go(func() {
-			c, err := s.call(ctx, key, words{"settle"}.settlements(done))
+			c, err := s.call(ctx, key, settleWords(done))
 			if err == nil && c.answer == "freed" {
 				s.queues.wakeFirst(key)
 			}

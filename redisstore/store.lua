@@ -2,23 +2,23 @@
 -- have defined clock, the time of the server in ticks.
 --
 -- KEYS[1] is the key of the bucket. The arguments are words:
---   ask     <lease id> <need> <want> <max wait> <slot> <defined> <limits> <settlements>
---   leave   <lease id> <need> <slot>
---   settle  <settlements>
---   adjust  <client> <number> <timeout> <return> <since> <charge> <empty> <defined> <limits>
--- A need, want, return or charge is two words, requests and tokens. Settlements are
--- their number, then for each one lease id, spent requests and spent tokens. Limits
--- are one word: see limited in bucket.lua. A slot is 0, or that of the last answer.
+--   ask     <units> <lease id> <need> <want> <max wait> <slot> <defined> <limits> <settlements>
+--   leave   <units> <lease id> <need> <slot>
+--   settle  <units> <settlements>
+--   adjust  <units> <client> <number> <timeout> <return> <since> <charge> <empty> <defined> <limits>
+-- A need, want, return, charge or spent is a word for each of the units. Settlements
+-- are their number, then for each one lease id and spent. Limits are one word: see
+-- limited in bucket.lua. A slot is 0, or that of the last answer.
 --
 -- The answer is one string:
---   grant   <now> <level> <level> <ttl> <granted> <granted> [<unit> <ready> <n> <per>]...
---   wait    <now> <level> <level> <delay until the next ask> <slot>
---   refuse  <now> <level> <level> <retry after>
+--   grant   <now> <level> <ttl> <granted> [<unit> <ready> <n> <per>]...
+--   wait    <now> <level> <delay until the next ask> <slot>
+--   refuse  <now> <level> <retry after>
 --   burst   <limits>    the need exceeds the burst of the limits in force
 --   freed   settle: the first ask of the queue may be granted now
 --   ok      settle, adjust, leave
--- The first value of a pair is for requests, the second for tokens. ttl, ready and
--- delays count from now.
+-- A level or granted is units, then a number for each of them. A level has the limited
+-- units. ttl, ready and delays count from now.
 --
 -- The queue. Redis cannot call a waiting ask, so each one asks again at a time of its
 -- own. Words:
@@ -33,17 +33,8 @@
 --             an answer includes it
 --   probe     an ask that comes before its slot and has no entry, in case others left
 --
--- The field q is "<tail> <skipped>", then a line for each entry: lease id, need, hope
--- (two numbers each), slot, retry.
-
--- arguments, taken one after the other
-local taken = 0
-local function word()
-  taken = taken + 1
-  return ARGV[taken]
-end
-local function number() return tonumber(word()) end
-local function cost() return {number(), number()} end
+-- The field q is "<tail> <skipped> <units>", then a line for each entry: lease id,
+-- slot, retry, need, hope. A need or hope is a number for each of the units.
 
 -- time returns the time of the bucket, which does not step back when the server's
 -- clock does. After a small step it stands still until the clock has caught up. After
@@ -54,21 +45,40 @@ local function time(b)
   return max(clock + b.behind, b.now)
 end
 
--- loadQueue returns the queue without lapsed entries.
-local function loadQueue(now)
-  local q = {tail = 0, skipped = 0}
-  local s = redis.call('HGET', key, 'q')
+-- entry returns an entry of the queue from its line and the words of it. The words of
+-- need and hope remain texts until costs reads them.
+local function entry(saved, id, slot, retry, ...)
+  return saved and {saved = saved, id = id, slot = tonumber(slot), retry = tonumber(retry), ...}
+end
+
+-- parseQueue returns the saved queue without lapsed entries.
+local function parseQueue(s, now)
+  local q = {tail = 0, skipped = 0, units = '-', list = {}}
   if not s then return q end
-  local tail, skipped = string.match(s, '^(%S+) (%S+)')
-  q.tail, q.skipped = tonumber(tail), tonumber(skipped)
-  for saved, id, n1, n2, h1, h2, slot, retry in string.gmatch(s, '\n((%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+))') do
-    if now <= tonumber(retry) + GRACE then
-      q[#q + 1] = {saved = saved, id = id, need = {tonumber(n1), tonumber(n2)}, hope = {tonumber(h1), tonumber(h2)}, slot = tonumber(slot), retry = tonumber(retry)}
+  local tail, skipped, set = string.match(s, '^(%S+) (%S+) (%S+)')
+  q.tail, q.skipped, q.units, q.list = tonumber(tail), tonumber(skipped), set, unitsIn(set)
+  -- A for statement could not take all words. The state is for miniredis.
+  local lines, state = string.gmatch(s, '\n((%S+) (%S+) (%S+)' .. string.rep(' (%S+)', 2 * #q.list) .. ')')
+  local e = entry(lines(state))
+  while e do
+    if now <= e.retry + GRACE then
+      q[#q + 1] = e
     else
       q.changed = true
     end
+    e = entry(lines(state))
   end
   return q
+end
+
+-- costs adds the need and the hope of an entry that was parsed to two costs.
+local function costs(q, e, need, hope)
+  local n = #q.list
+  for i = 1, n do
+    local u = q.list[i]
+    need[u] = need[u] + tonumber(e[i])
+    hope[u] = hope[u] + tonumber(e[n + i])
+  end
 end
 
 local function saveQueue(q, now)
@@ -77,11 +87,20 @@ local function saveQueue(q, now)
     redis.call('HDEL', key, 'q')
     return
   end
-  local f = {text(q.tail) .. ' ' .. text(q.skipped)}
+  local lines = {text(q.tail) .. ' ' .. text(q.skipped) .. ' ' .. q.units}
   for _, e in ipairs(q) do
-    f[#f + 1] = e.saved or table.concat({e.id, text(e.need[1]), text(e.need[2]), text(e.hope[1]), text(e.hope[2]), text(e.slot), text(e.retry)}, ' ')
+    local line = e.saved
+    if not line then
+      local f = {e.id, text(e.slot), text(e.retry)}
+      if q.units ~= '-' then
+        put(f, q.units, e.need)
+        put(f, q.units, e.hope)
+      end
+      line = table.concat(f, ' ')
+    end
+    lines[#lines + 1] = line
   end
-  redis.call('HSET', key, 'q', table.concat(f, '\n'))
+  redis.call('HSET', key, 'q', table.concat(lines, '\n'))
 end
 
 -- dequeue removes the entry of id, if there is one. It returns the position of the ask,
@@ -99,13 +118,8 @@ local function dequeue(q, id, slot)
     table.remove(q, at)
     q.changed = true
   end
-  local need, hope = {0, 0}, {0, 0}
-  for i = 1, at - 1 do
-    for u = 1, 2 do
-      need[u] = need[u] + q[i].need[u]
-      hope[u] = hope[u] + q[i].hope[u]
-    end
-  end
+  local need, hope = uniform(0), uniform(0)
+  for i = 1, at - 1 do costs(q, q[i], need, hope) end
   return at, had, need, hope
 end
 
@@ -121,9 +135,21 @@ local function skip(q, now)
   moveTail(q, now)
 end
 
+-- widen adds the units of a set to those of the queue.
+local function widen(q, set)
+  local us = union(q.units, set)
+  if us == q.units then return end
+  for _, e in ipairs(q) do
+    e.saved, e.need, e.hope = nil, uniform(0), uniform(0)
+    costs(q, e, e.need, e.hope)
+  end
+  q.units, q.list = us, unitsIn(us)
+end
+
 -- enqueue inserts entry e at a position. If the queue is full, its last entry becomes a
 -- waiter without one.
 local function enqueue(q, at, e)
+  widen(q, given)
   table.insert(q, at, e)
   q.changed = true
   if #q > QUEUE_CAP then
@@ -148,15 +174,18 @@ local function countHolders(b, q, id)
 end
 
 -- fairShare returns how much of room one of several holders may have, and the least
--- that is worth an exchange: the holder's part of half the horizon.
+-- that is worth an exchange: the holder's part of half the horizon. Both are of the
+-- given units.
 local function fairShare(b, holders, room)
-  local least = {math.huge, math.huge}
+  local least, part = uniform(math.huge), uniform(0)
   for _, r in ipairs(b.rates) do
     local n = muldiv((r.horizon - fmod(r.horizon, 2)) / 2, r.n, r.per, false)
     least[r.u] = min(least[r.u], (n - fmod(n, holders)) / holders)
   end
-  local part = {}
-  for u = 1, 2 do part[u] = max(math.floor(room[u] / holders), least[u]) end
+  for i = 1, #units do
+    local u = units[i]
+    part[u] = max(math.floor(room[u] / holders), least[u])
+  end
   return part, least
 end
 
@@ -175,6 +204,14 @@ local function retrySoon(b, need, at, waited)
   return min(max(d, MIN_RETRY, waited), MAX_RETRY) + (at - 1) * min(d, MIN_RETRY)
 end
 
+-- short reports whether c is short of d in a limited unit.
+local function short(b, c, d)
+  for _, r in ipairs(b.rates) do
+    if c[r.u] < d[r.u] then return true end
+  end
+  return false
+end
+
 -- ask decides, or answers when to ask again. Its settlements are applied in any case.
 local function ask(b, now, q)
   local id, need, want, maxWait, slot = word(), cost(), cost(), number(), number()
@@ -186,38 +223,42 @@ local function ask(b, now, q)
   b = open(b, now, limits, defined)
   if #q == 0 and q.tail > now and idle(b, now) then skip(q, now) end
   if slot > 0 then slot = slot - q.skipped end
-  local at, had, needBefore, hopeBefore = dequeue(q, id, slot)
+  local at, had, total, hopes = dequeue(q, id, slot) -- of the asks before this one
   local new = not had and slot == 0
   local probe = not had and slot > now
   local behind = new and q.tail > now -- after waiters without an entry
-  local promise = need[1] > 0 or need[2] > 0
+  local promise = some(need)
 
   if held(id) or not fits(b, need) then return grant(b, now, id, need, want, ttl), b end
 
-  local total = {needBefore[1] + need[1], needBefore[2] + need[2]}
+  raise(want, need)
   local available = room(b, now, promise)
-  local part, least = fairShare(b, countHolders(b, q, id), room(b, now, true))
-  local offer = share(need, {max(want[1], need[1]), max(want[2], need[2])}, part)
-  for u = 1, 2 do offer[u] = max(min(offer[u], available[u] - needBefore[u]), need[u]) end
+  local part, least = fairShare(b, countHolders(b, q, id), promise and available or room(b, now, true))
+  local offer, hope = share(need, want, part), uniform(0)
+  for i = 1, #units do
+    local u = units[i]
+    offer[u] = max(min(offer[u], available[u] - total[u]), need[u])
+    hope[u] = max(min(want[u], least[u]), need[u])
+    total[u] = total[u] + need[u]
+    hopes[u] = hopes[u] + hope[u]
+  end
 
   -- An ask that may wait is granted once it can have what it hopes for, as long as the
   -- refill alone brings that, and all asks before it could have theirs, too.
   local delay = 0 -- until it asks again
-  local hope = {max(min(want[1], least[1]), need[1]), max(min(want[2], least[2]), need[2])}
-  if promise and maxWait > 0 and not probe then delay = refill(b, now, {hopeBefore[1] + hope[1], hopeBefore[2] + hope[2]}, true) end
+  if promise and maxWait > 0 and not probe then delay = refill(b, now, hopes, true) end
   if behind then
     delay = max(delay, refill(b, now, total, true), later(q.tail, refillTime(b, need)) - now)
   end
   local newSlot = now + delay
   if slot > 0 then newSlot = min(newSlot, slot) end
-  if available[1] < total[1] or available[2] < total[2] or behind or not promise and at > 1 then
+  if short(b, available, total) or behind or not promise and at > 1 then
     local soonest = refill(b, now, total, false)
     if probe then delay, newSlot = slot - now, slot end
     if behind then soonest = max(soonest, delay) end
     if not promise or maxWait <= 0 or soonest > maxWait and new then
       -- An ask that waits already goes on: leases may be settled.
-      local first = total
-      if not promise then first = {min(want[1], 1), min(want[2], 1)} end
+      local first = promise and total or oneOfEach(want)
       return refused(b, now, max(soonest, wait(b, now, first, promise))), b
     end
     if delay <= 0 then delay = retrySoon(b, need, at, now - newSlot) end
@@ -231,8 +272,11 @@ local function ask(b, now, q)
   elseif not probe then
     enqueue(q, at, {id = id, need = need, hope = hope, slot = newSlot, retry = now + min(delay, maxWait)})
   end
-  local c = level(b, now)
-  return table.concat({'wait', text(now), text(c[1]), text(c[2]), text(min(delay, maxWait)), text(newSlot + q.skipped)}, ' '), b
+  local f = {'wait', text(now)}
+  putLevel(f, b, now)
+  f[#f + 1] = text(min(delay, maxWait))
+  f[#f + 1] = text(newSlot + q.skipped)
+  return table.concat(f, ' '), b
 end
 
 -- leave returns the lease that an ask may have been granted, and frees its entry or
@@ -241,7 +285,7 @@ local function leave(b, now, q)
   local id, need, slot = word(), cost(), number() - q.skipped
   if not b then return 'ok' end
   local granted = held(id) ~= nil
-  settle(b, now, id, {0, 0})
+  settle(b, now, id, uniform(0))
   local _, had = dequeue(q, id, slot)
   if slot > now and not had and not granted then moveTail(q, max(q.tail - refillTime(b, need), now)) end
   return 'ok', b
@@ -251,12 +295,14 @@ end
 local function settleAll(b, now, q)
   local freed = false
   local first = q[1]
-  local full = b and first and over(b, first.need)
+  local need = uniform(0)
+  if first then costs(q, first, need, uniform(0)) end
+  local full = b and first and over(b, need)
   for _ = 1, number() do
     local id, spent = word(), cost()
     if b and settle(b, now, id, spent) then freed = true end
   end
-  if full and not over(b, first.need) then freed = true end
+  if full and not over(b, need) then freed = true end
   return freed and 'freed' or 'ok', b
 end
 
@@ -290,9 +336,11 @@ end
 local ops = {ask = ask, leave = leave, settle = settleAll, adjust = adjustOnce}
 
 local op = ops[word()]
-local b = load()
+takeUnits()
+local b, saved, refusal = load()
+if refusal then return redis.error_reply(refusal) end
 local now = time(b)
-local q = loadQueue(now)
+local q = parseQueue(saved, now)
 local answer
 answer, b = op(b, now, q)
 if b then
