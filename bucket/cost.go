@@ -79,10 +79,13 @@ func (c Cost) String() string {
 // unlimited is the burst and the level of a unit that is not limited.
 const unlimited = math.MaxInt64 / 4
 
-var allUnlimited = Cost{unlimited, unlimited, unlimited, unlimited, unlimited}
+var allUnlimited = Each(unlimited)
 
 // one has a unit of each kind.
-var one = Cost{1, 1, 1, 1, 1}
+var one = Each(1)
+
+// Each returns n units of each kind.
+func Each(n int64) Cost { return Cost{n, n, n, n, n} }
 
 // Of returns the units of kind u in c.
 func (c Cost) Of(u Unit) int64 { return *c.at(u) }

@@ -114,11 +114,7 @@ func (l *heldLease) available(now int64) bucket.Cost {
 	c := l.left
 	for _, d := range l.drips {
 		later := d.Unavailable(d.Ready - time.Duration(now))
-		if d.Unit == bucket.Requests {
-			c.Requests = min(c.Requests, l.left.Requests-later)
-		} else {
-			c.Tokens = min(c.Tokens, l.left.Tokens-later)
-		}
+		c = c.With(d.Unit, min(c.Of(d.Unit), l.left.Of(d.Unit)-later))
 	}
 	return c.Max(bucket.Cost{})
 }

@@ -104,8 +104,8 @@ func (r *Refusal) Error() string {
 // New returns a pool for key. It has no leases and starts no goroutine.
 func New(w *Worker, key string, limits bucket.Limits) *Pool {
 	p := &Pool{worker: w, key: key, limits: limits, burst: limits.Burst(), minAsk: limits.In(minLease), defined: w.nextDefined()}
-	for _, rs := range [...]bucket.Rates{limits.Requests, limits.Tokens} {
-		for _, r := range rs {
+	for u := range bucket.NumUnits {
+		for _, r := range limits.Of(u) {
 			p.settleAtOnce = p.settleAtOnce || r.In(idleAfter) >= r.Burst
 		}
 	}
