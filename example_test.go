@@ -116,23 +116,25 @@ func ExampleReservation_Settle() {
 	err := r.Settle(choked.Cost{Tokens: 2_000_000})
 	fmt.Println(errors.Is(err, choked.ErrUsage), err)
 	// Output:
-	// choked: key "chat": settle: invalid usage: usage of 0 requests, -1 tokens: want 0 or more
-	// true choked: key "chat": settle: invalid usage: usage of 0 requests, 2000000 tokens for a reservation of 0 requests, 600 tokens: charged 0 requests, 10600 tokens, at most 10 bursts beyond it
+	// choked: key "chat": settle: invalid usage: usage of -1 tokens: cost of -1 tokens: want 0 to 1000000000000 tokens
+	// true choked: key "chat": settle: invalid usage: usage of 2000000 tokens for a reservation of 600 tokens: charged 10600 tokens, at most 10 bursts beyond it
 }
 
 // Reply is what a provider answers.
 type Reply struct {
 	Text   string
-	Tokens int64
+	Tokens int64 // of prompt and reply, as the provider counted them
 }
 
-// TokensUsed makes a Reply a [choked.Usage].
-func (r *Reply) TokensUsed() (int64, bool) { return r.Tokens, r.Tokens > 0 }
+// Used makes a Reply a [choked.Usage].
+func (r *Reply) Used() (choked.Cost, bool) { return choked.Cost{Tokens: r.Tokens}, r.Tokens > 0 }
 
 // bytesOver4 is an estimator by OpenAI's rule of thumb for English text.
 type bytesOver4 struct{}
 
-func (bytesOver4) Estimate(in any) (int64, error) { return int64(len(fmt.Sprint(in)))/4 + 1, nil }
+func (bytesOver4) Estimate(in any) (choked.Cost, error) {
+	return choked.Cost{Tokens: int64(len(fmt.Sprint(in)))/4 + 1}, nil
+}
 
 func chatAPI(_ context.Context, prompt string) (*Reply, error) {
 	return &Reply{Text: "You said: " + prompt, Tokens: 12}, nil
@@ -169,9 +171,9 @@ func ExampleWrapUsage() {
 	call := func(context.Context, []string) (response, error) {
 		return response{Usage: map[string]int64{"total_tokens": 7}}, nil
 	}
-	vectors := choked.WrapUsage(embed, call, func(r response) (int64, bool) {
+	vectors := choked.WrapUsage(embed, call, func(r response) (choked.Cost, bool) {
 		n, ok := r.Usage["total_tokens"]
-		return n, ok
+		return choked.Cost{Tokens: n}, ok
 	})
 	r, err := vectors(context.Background(), []string{"one text", "another"})
 	fmt.Println(r.Usage["total_tokens"], err)

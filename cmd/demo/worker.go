@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/estimator"
 	"github.com/choked/choked/internal/testkit/history"
 )
@@ -237,7 +238,7 @@ func (w *worker) status() status {
 	if w.limiter != nil {
 		stats := w.limiter.Stats()
 		s.Waiting, s.Exchanges = stats.Waiting, stats.Exchanges
-		s.Calibration = w.estimates.Factor()
+		s.Calibration = w.estimates.Factor(bucket.Tokens)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

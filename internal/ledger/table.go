@@ -148,7 +148,8 @@ func (t *Table) share(l bucket.Limits) *bucket.Limits {
 	if len(t.shared) >= maxShared {
 		clear(t.shared)
 	}
-	s := &bucket.Limits{Requests: l.Requests, Tokens: l.Tokens} // not &l, which would put each l on the heap
+	s := new(bucket.Limits)
+	*s = l // not &l, which would put each l on the heap
 	t.shared[name] = s
 	return s
 }

@@ -39,6 +39,7 @@ type Pool struct {
 	limits       bucket.Limits
 	burst        bucket.Cost
 	minAsk       bucket.Cost // smallest Want
+	divided      bool        // input or output is limited: tokens alone are no cost
 	settleAtOnce bool        // some rate refills its whole burst within idleAfter
 	defined      int64       // when limits were defined, in Unix nanoseconds
 
@@ -104,6 +105,7 @@ func (r *Refusal) Error() string {
 // New returns a pool for key. It has no leases and starts no goroutine.
 func New(w *Worker, key string, limits bucket.Limits) *Pool {
 	p := &Pool{worker: w, key: key, limits: limits, burst: limits.Burst(), minAsk: limits.In(minLease), defined: w.nextDefined()}
+	p.divided = len(limits.Input)+len(limits.Output) > 0
 	for u := range bucket.NumUnits {
 		for _, r := range limits.Of(u) {
 			p.settleAtOnce = p.settleAtOnce || r.In(idleAfter) >= r.Burst
@@ -123,8 +125,19 @@ func (p *Pool) Limits() *bucket.Limits { return &p.limits }
 // Burst returns the largest cost that the limits ever admit.
 func (p *Pool) Burst() bucket.Cost { return p.burst }
 
-// Admits reports whether cost can ever be admitted.
-func (p *Pool) Admits(cost bucket.Cost) bool { return p.burst.Covers(cost) }
+// Charge returns what a call of cost is charged, and whether that can ever be
+// admitted. If not, [bucket.Limits.Charge], [bucket.Cost.Check] or [bucket.Limits.Fits]
+// has the error.
+func (p *Pool) Charge(cost bucket.Cost) (c bucket.Cost, ok bool) {
+	if cost.Input|cost.Output == 0 && (cost.Tokens == 0 || !p.divided) {
+		c = p.limits.Limited(cost) // as Charge returns it, inlined: the path of most calls
+	} else if charged, err := p.limits.Charge(cost); err == nil {
+		c = charged
+	} else {
+		return c, false
+	}
+	return c, p.burst.Covers(c) && !cost.IsNegative()
+}
 
 // Stats returns the counts.
 func (p *Pool) Stats() Stats {
