@@ -138,7 +138,7 @@ func (l *Limiter) Estimate(input any) (Cost, error) {
 // are limited and cost has none, its input and output are charged. A cost with tokens
 // alone, where input or output is limited, is an error.
 func (l *Limiter) Wait(ctx context.Context, cost Cost) error {
-	_, err := l.admit(ctx, cost)
+	_, err := l.admit(ctx, &cost)
 	return err
 }
 
@@ -147,21 +147,21 @@ func (l *Limiter) Wait(ctx context.Context, cost Cost) error {
 // store, which takes a round trip that ctx bounds. A refusal has spent no quota
 // and is not an error. Errors are those of [Limiter.Wait].
 func (l *Limiter) Allow(ctx context.Context, cost Cost) (Verdict, error) {
-	v, _, err := l.try(ctx, cost)
+	v, _, err := l.try(ctx, &cost)
 	return v, err
 }
 
 // admit is Wait. Its checks, which try repeats, are not a function of their own: the
 // call would be 2% of a take.
-func (l *Limiter) admit(ctx context.Context, cost Cost) (pool.Admission, error) {
+func (l *Limiter) admit(ctx context.Context, cost *Cost) (pool.Admission, error) {
 	if l == nil || l.pool == nil {
 		return pool.Admission{}, errNoLimiter
 	}
-	c, ok := l.pool.Charge(cost)
-	if !ok || l.closed.Load() || ctx.Err() != nil {
-		return pool.Admission{}, l.refuse(ctx, cost)
+	var c Cost
+	if !l.pool.Charge(&c, cost) || l.closed.Load() || ctx.Err() != nil {
+		return pool.Admission{}, l.refuse(ctx, *cost)
 	}
-	if a, ok := l.pool.Take(c); ok {
+	if a, ok := l.pool.Take(&c); ok {
 		return a, nil
 	}
 	a, err := l.pool.Wait(ctx, pool.Call{Cost: c, FailOpen: l.failOpen, Closed: &l.closed})
@@ -171,15 +171,15 @@ func (l *Limiter) admit(ctx context.Context, cost Cost) (pool.Admission, error) 
 	return a, nil
 }
 
-func (l *Limiter) try(ctx context.Context, cost Cost) (Verdict, pool.Admission, error) {
+func (l *Limiter) try(ctx context.Context, cost *Cost) (Verdict, pool.Admission, error) {
 	if l == nil || l.pool == nil {
 		return Verdict{}, pool.Admission{}, errNoLimiter
 	}
-	c, ok := l.pool.Charge(cost)
-	if !ok || l.closed.Load() || ctx.Err() != nil {
-		return Verdict{}, pool.Admission{}, l.refuse(ctx, cost)
+	var c Cost
+	if !l.pool.Charge(&c, cost) || l.closed.Load() || ctx.Err() != nil {
+		return Verdict{}, pool.Admission{}, l.refuse(ctx, *cost)
 	}
-	a, r, decided := l.pool.Try(c)
+	a, r, decided := l.pool.Try(&c)
 	if !decided {
 		a, err := l.pool.Wait(ctx, pool.Call{Cost: c, AtOnce: true, FailOpen: l.failOpen, Closed: &l.closed})
 		if refused := (*pool.Refusal)(nil); errors.As(err, &refused) {

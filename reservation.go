@@ -27,7 +27,7 @@ type Reservation struct {
 // Reserve is [Limiter.Wait] for a call that is settled afterwards: it waits until
 // cost is spent and returns the receipt. Errors are those of Wait.
 func (l *Limiter) Reserve(ctx context.Context, cost Cost) (*Reservation, error) {
-	a, err := l.admit(ctx, cost)
+	a, err := l.admit(ctx, &cost)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func (l *Limiter) Reserve(ctx context.Context, cost Cost) (*Reservation, error) 
 // TryReserve is [Limiter.Allow] for a call that is settled afterwards. The
 // Reservation is nil unless the Verdict is OK.
 func (l *Limiter) TryReserve(ctx context.Context, cost Cost) (*Reservation, Verdict, error) {
-	v, a, err := l.try(ctx, cost)
+	v, a, err := l.try(ctx, &cost)
 	if err != nil || !v.OK {
 		return nil, v, err
 	}
@@ -114,8 +114,8 @@ func (r *Reservation) Done() {
 }
 
 // charged returns what the call was charged, by the limits under which it was admitted.
-func (r *Reservation) charged() Cost {
-	c, _ := r.limiter.pool.Charge(r.cost) // it was admitted, so it can be
+func (r *Reservation) charged() (c Cost) {
+	r.limiter.pool.Charge(&c, &r.cost) // it was admitted, so it can be
 	return c
 }
 

@@ -100,7 +100,7 @@ func WrapUsage[In, Out any](l *Limiter, call func(context.Context, In) (Out, err
 				return none, err
 			}
 		}
-		admission, err := l.admit(ctx, cost)
+		admission, err := l.admit(ctx, &cost)
 		if err != nil {
 			return none, err
 		}

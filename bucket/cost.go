@@ -40,6 +40,30 @@ func (c Cost) Sub(d Cost) Cost {
 	return Cost{c.Requests - d.Requests, c.Tokens - d.Tokens, c.Input - d.Input, c.Output - d.Output, c.Spend - d.Spend}
 }
 
+// Inc is c = c.Add(*d). Inc, Dec and Has are for paths where the copies of costs, which
+// the compiler keeps in memory, would take longer than the arithmetic.
+func (c *Cost) Inc(d *Cost) {
+	c.Requests += d.Requests
+	c.Tokens += d.Tokens
+	c.Input += d.Input
+	c.Output += d.Output
+	c.Spend += d.Spend
+}
+
+// Dec is c = c.Sub(*d).
+func (c *Cost) Dec(d *Cost) {
+	c.Requests -= d.Requests
+	c.Tokens -= d.Tokens
+	c.Input -= d.Input
+	c.Output -= d.Output
+	c.Spend -= d.Spend
+}
+
+// Has is c.Covers(*d).
+func (c *Cost) Has(d *Cost) bool {
+	return c.Requests >= d.Requests && c.Tokens >= d.Tokens && c.Input >= d.Input && c.Output >= d.Output && c.Spend >= d.Spend
+}
+
 // Min returns the smaller of c and d in each unit.
 func (c Cost) Min(d Cost) Cost {
 	return Cost{min(c.Requests, d.Requests), min(c.Tokens, d.Tokens), min(c.Input, d.Input), min(c.Output, d.Output), min(c.Spend, d.Spend)}

@@ -47,11 +47,11 @@ func (p *Pool) advance(now int64) {
 // admitServed admits the waiters, in order, that the leases cover.
 func (p *Pool) admitServed(now int64) {
 	for w := p.queue.first; w != nil; w = p.queue.first {
-		lease, ok := p.leases.spend(now, w.cost)
+		lease, ok := p.leases.spend(now, &w.cost)
 		if !ok {
 			return
 		}
-		p.countAdmitted(w.cost)
+		p.countAdmitted(&w.cost)
 		p.queue.admit(w, Admission{At: now, Lease: lease})
 	}
 }

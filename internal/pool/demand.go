@@ -31,7 +31,10 @@ type demand struct {
 }
 
 // take counts a call.
-func (d *demand) take(c bucket.Cost) { d.calls, d.taken = d.calls+1, d.taken.Add(c) }
+func (d *demand) take(c *bucket.Cost) {
+	d.calls++
+	d.taken.Inc(c)
+}
 
 // update brings the averages up to now.
 func (d *demand) update(now int64) {

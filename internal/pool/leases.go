@@ -51,14 +51,17 @@ func (h *leases) add(l bucket.Lease, sent, now int64) {
 // spend takes cost at now, whole or not at all, and returns the sequence number of
 // the lease if a single one covered it. The first branch is the fast path of every
 // call: the oldest lease covers the cost.
-func (h *leases) spend(now int64, cost bucket.Cost) (lease uint64, ok bool) {
+func (h *leases) spend(now int64, c *bucket.Cost) (lease uint64, ok bool) {
 	if len(h.held) > 0 {
-		if o := &h.held[0]; now < o.expires && now >= o.availableAt && o.left.Covers(cost) {
-			o.left, o.spent, o.used = o.left.Sub(cost), o.spent.Add(cost), now
-			h.left = h.left.Sub(cost)
+		if o := &h.held[0]; now < o.expires && now >= o.availableAt && o.left.Has(c) {
+			o.left.Dec(c)
+			o.spent.Inc(c)
+			o.used = now
+			h.left.Dec(c)
 			return o.id.Seq, true
 		}
 	}
+	cost := *c
 	if !h.available(now).Covers(cost) {
 		return 0, false
 	}
