@@ -80,7 +80,7 @@ func (c Cost) Covers(d Cost) bool {
 }
 
 // IsZero reports whether c has no units.
-func (c Cost) IsZero() bool { return c == Cost{} }
+func (c Cost) IsZero() bool { return c.Requests|c.Tokens|c.Input|c.Output|c.Spend == 0 }
 
 // IsNegative reports whether c is below zero in any unit.
 func (c Cost) IsNegative() bool { return c.Requests|c.Tokens|c.Input|c.Output|c.Spend < 0 }

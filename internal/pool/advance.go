@@ -26,7 +26,7 @@ func (p *Pool) advance(now int64) {
 	if a := p.asks.out; a != nil && a.waiter != nil && !a.waiter.queued {
 		p.reassignAsk() // its waiter was served by quota that came back meanwhile
 	}
-	p.demand.update(now)
+	p.demand.update(now, p.stats.Admitted, p.stats.Spent)
 	p.closeLeases(now)
 	p.ask(now)
 	p.lowWater = bucket.Cost{}
@@ -97,7 +97,7 @@ func (p *Pool) closeLeases(now int64) {
 	reserved, starved := p.reserved()
 	p.report.done = p.leases.close(p.key, p.report.done, func(l *heldLease) bool {
 		if p.ended || l.left.IsZero() || now >= l.closeAt() {
-			if !l.left.IsZero() || !p.isSmall(l.spent) {
+			if !l.left.IsZero() || !p.isSmall(l.spent()) {
 				within = min(within, settleWithin)
 			}
 			return true

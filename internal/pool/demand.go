@@ -23,31 +23,27 @@ type demand struct {
 	callRate  float64                  // per nanosecond, smoothed
 	unitRates [bucket.NumUnits]float64 // the same, of the units of these calls
 
-	calls   int64       // since updated
-	taken   bucket.Cost // by those calls
 	updated int64       // instant of the last update
+	calls   int64       // admitted until then
+	spent   bucket.Cost // by those calls
 
 	roundTrip float64 // nanoseconds of an exchange that did not wait for quota, smoothed
 }
 
-// take counts a call.
-func (d *demand) take(c *bucket.Cost) {
-	d.calls++
-	d.taken.Inc(c)
-}
-
-// update brings the averages up to now.
-func (d *demand) update(now int64) {
+// update brings the averages up to now, given how many calls have been admitted and
+// what they have spent.
+func (d *demand) update(now, calls int64, spent bucket.Cost) {
 	dt := float64(now - d.updated)
 	if dt < float64(hold/10) { // too short to tell a rate
 		return
 	}
 	weight := 1 - math.Exp(-dt/float64(hold))
-	d.callRate += weight * (float64(d.calls)/dt - d.callRate)
+	d.callRate += weight * (float64(max(calls-d.calls, 0))/dt - d.callRate) // less than before if callers have gone
+	taken := spent.Sub(d.spent).Max(bucket.Cost{})
 	for u := range bucket.NumUnits {
-		d.unitRates[u] += weight * (float64(d.taken.Of(u))/dt - d.unitRates[u])
+		d.unitRates[u] += weight * (float64(taken.Of(u))/dt - d.unitRates[u])
 	}
-	d.calls, d.taken, d.updated = 0, bucket.Cost{}, now
+	d.updated, d.calls, d.spent = now, calls, spent
 }
 
 // observeRoundTrip counts an exchange that did not wait for quota.

@@ -219,7 +219,6 @@ func (p *Pool) takeLocked(now int64, cost *bucket.Cost) (lease uint64, ok bool) 
 }
 
 func (p *Pool) countAdmitted(cost *bucket.Cost) {
-	p.demand.take(cost)
 	p.stats.Admitted++
 	p.stats.Spent.Inc(cost)
 }
