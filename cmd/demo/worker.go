@@ -188,7 +188,7 @@ func (w *worker) send(ctx context.Context, p *prompt) (reply, error) {
 		decided = w.queue.Since(p.turn, p.asked)
 	}
 	err := w.records.Append(history.Record{
-		Before: decided, After: now, Waited: time.Duration(now - p.ready), Requests: 1, Tokens: p.tokens,
+		Before: decided, After: now, Waited: time.Duration(now - p.ready), Cost: choked.Cost{Requests: 1, Tokens: p.tokens},
 		Worker: uint32(w.job.Slot), Incarnation: uint32(w.job.Incarnation),
 	})
 	if err != nil {
