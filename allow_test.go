@@ -86,7 +86,7 @@ func playFar(t *testing.T, limit string, f func(*testing.T, *Limiter)) {
 		defer local.Close()
 		c := New(far{local, 20 * time.Millisecond})
 		defer c.Close()
-		l, err := c.Limiter("k", MustLimits("requests " + limit), nil)
+		l, err := c.Limiter("k", MustLimits("requests "+limit), nil)
 		require.NoError(t, err)
 		f(t, l)
 	})

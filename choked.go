@@ -52,7 +52,7 @@ type LimiterConfig struct {
 	// not counted here, even if other workers limit it.
 	Limits Limits
 
-	// Estimator returns how many tokens an input will use. Nil: an input costs one
+	// Estimator returns the cost of a call before it is made. Nil: a call costs one
 	// request and no tokens.
 	Estimator Estimator
 
@@ -73,12 +73,17 @@ type LimiterConfig struct {
 	OnError func(error)
 }
 
-// Estimator returns how many tokens an input will use, before it is sent. Safe
-// for concurrent use. Package estimator has several.
+// Estimator returns the cost of a call before it is made. Safe for concurrent use.
+// Package estimator has several.
+//
+// An Estimator that has a method Observe(estimated, actual Cost) learns: it gets the
+// cost as it was reserved and the usage with which it was settled.
 type Estimator interface {
-	// Estimate returns at least 0 tokens, or an error that says why input has no
-	// estimate.
-	Estimate(input any) (int64, error)
+	// Estimate returns the cost of a call with this input, or an error that says why
+	// it has no estimate. Input are the tokens of the prompt, Output those that the
+	// reply may take, and Tokens what a provider counts that does not divide them.
+	// Requests of zero stand for one.
+	Estimate(input any) (Cost, error)
 }
 
 // Limiter is [Choke.Open] with a key, limits and an estimator, which may be nil.
@@ -183,8 +188,8 @@ func (c *Choke) Close() error {
 	return c.closeErr
 }
 
-// ParseLimits reads the limits of a key: rates on requests and rates on tokens,
-// as in "50/s" and "500/m,10000/d". Either may be empty, not both.
+// ParseLimits reads the limits of a key: the rates of one or more units, as in
+// "requests 500/m,10000/d; input 40000/m; output 8000/m; spend $50/d".
 func ParseLimits(s string) (Limits, error) {
 	l, err := bucket.ParseLimits(s)
 	if err != nil {

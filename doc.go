@@ -1,6 +1,7 @@
 // Package choked limits what many workers together ask of one provider account:
-// so many requests a second and so many LLM tokens a minute, with several rates on
-// each unit if needed. Over every window of time W, on all workers together,
+// so many requests a second, so many LLM tokens a minute, input and output together or
+// apart, so much money a day, with several rates on each unit if needed. Over every
+// window of time W, on all workers together,
 //
 //	admitted cost ≤ burst + rate · W
 //

@@ -17,8 +17,8 @@ type Answer struct {
 	Tokens int64
 }
 
-// TokensUsed makes an Answer a [choked.Usage].
-func (a *Answer) TokensUsed() (int64, bool) { return a.Tokens, true }
+// Used makes an Answer a [choked.Usage].
+func (a *Answer) Used() (choked.Cost, bool) { return choked.Cost{Tokens: a.Tokens}, true }
 
 // callProvider stands for a call of a provider's client library.
 func callProvider(context.Context, string) (*Answer, error) {

@@ -116,23 +116,25 @@ func ExampleReservation_Settle() {
 	err := r.Settle(choked.Cost{Tokens: 2_000_000})
 	fmt.Println(errors.Is(err, choked.ErrUsage), err)
 	// Output:
-	// choked: key "chat": settle: invalid usage: usage of 0 requests, -1 tokens: want 0 or more
-	// true choked: key "chat": settle: invalid usage: usage of 0 requests, 2000000 tokens for a reservation of 0 requests, 600 tokens: charged 0 requests, 10600 tokens, at most 10 bursts beyond it
+	// choked: key "chat": settle: invalid usage: usage of -1 tokens: cost of -1 tokens: want 0 to 1000000000000 tokens
+	// true choked: key "chat": settle: invalid usage: usage of 2000000 tokens for a reservation of 600 tokens: charged 10600 tokens, at most 10 bursts beyond it
 }
 
 // Reply is what a provider answers.
 type Reply struct {
 	Text   string
-	Tokens int64
+	Tokens int64 // of prompt and reply, as the provider counted them
 }
 
-// TokensUsed makes a Reply a [choked.Usage].
-func (r *Reply) TokensUsed() (int64, bool) { return r.Tokens, r.Tokens > 0 }
+// Used makes a Reply a [choked.Usage].
+func (r *Reply) Used() (choked.Cost, bool) { return choked.Cost{Tokens: r.Tokens}, r.Tokens > 0 }
 
-// bytesOver4 is an estimator by OpenAI's rule of thumb for English text.
+// bytesOver4 is an estimator of prompts by OpenAI's rule of thumb for English text.
 type bytesOver4 struct{}
 
-func (bytesOver4) Estimate(in any) (int64, error) { return int64(len(fmt.Sprint(in)))/4 + 1, nil }
+func (bytesOver4) Estimate(in any) (choked.Cost, error) {
+	return choked.Cost{Input: int64(len(fmt.Sprint(in)))/4 + 1}, nil
+}
 
 func chatAPI(_ context.Context, prompt string) (*Reply, error) {
 	return &Reply{Text: "You said: " + prompt, Tokens: 12}, nil
@@ -163,19 +165,18 @@ func ExampleWrapUsage() {
 	defer store.Close()
 	choke := choked.New(store)
 	defer choke.Close()
-	embed, _ := choke.Limiter("embed", choked.MustLimits("tokens 1000000/m"), bytesOver4{})
+	chat, _ := choke.Limiter("claude", choked.MustLimits("input 40000/m; output 8000/m"), bytesOver4{})
 
 	type response struct{ Usage map[string]int64 }
-	call := func(context.Context, []string) (response, error) {
-		return response{Usage: map[string]int64{"total_tokens": 7}}, nil
+	call := func(context.Context, string) (response, error) {
+		return response{Usage: map[string]int64{"input_tokens": 7, "output_tokens": 30}}, nil
 	}
-	vectors := choked.WrapUsage(embed, call, func(r response) (int64, bool) {
-		n, ok := r.Usage["total_tokens"]
-		return n, ok
+	ask := choked.WrapUsage(chat, call, func(r response) (choked.Cost, bool) {
+		return choked.Cost{Input: r.Usage["input_tokens"], Output: r.Usage["output_tokens"]}, r.Usage != nil
 	})
-	r, err := vectors(context.Background(), []string{"one text", "another"})
-	fmt.Println(r.Usage["total_tokens"], err)
-	// Output: 7 <nil>
+	_, err := ask(context.Background(), "What is a token?")
+	fmt.Println(chat.Stats().Spent, err) // as estimated; the rest is charged after the reply
+	// Output: 5 input tokens <nil>
 }
 
 func ExampleMustLimits() {

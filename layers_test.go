@@ -32,10 +32,10 @@ var imports = []struct{ name, may string }{
 	{"internal/storeerr", "bucket"},
 	{"internal/boottime", ""},
 	{"internal/fold", ""},
+	{"estimator/tiktoken", "bucket estimator estimator/internal/bpe"},
+	{"estimator/voyage", "bucket estimator estimator/internal/bpe"},
+	{"estimator", "bucket estimator/internal/quick"},
 	{"bucket", ""},
-	{"estimator/tiktoken", "estimator estimator/internal/bpe"},
-	{"estimator/voyage", "estimator estimator/internal/bpe"},
-	{"estimator", "estimator/internal/quick"},
 	{"estimator/internal/quick", ""},
 	{"estimator/internal/bpe", ""},
 }

@@ -44,7 +44,7 @@ type Stats struct {
 	Refused      int64 // calls refused: by deadline, cost above the burst, or lack of quota
 	Failed       int64 // calls that got an error of the store
 	FailedOpen   int64 // calls admitted without quota, by LimiterConfig.FailOpen
-	InvalidUsage int64 // settlements with a usage that is negative or beyond MaxOveruse
+	InvalidUsage int64 // settlements with a usage that wraps ErrUsage
 	Waiting      int   // callers in the queue now
 	Leased       Cost  // held now and not spent
 	Exchanges    int64 // with the store
@@ -101,20 +101,25 @@ func (l *Limiter) Close() error {
 	return nil
 }
 
-// Estimate returns the cost of a call with this input: one request, and the tokens
-// that the estimator counts.
+// Estimate returns the cost of a call with this input: that of the estimator, and one
+// request if it names none. An estimate that does not divide its tokens, while input or
+// output is limited, is an error.
 func (l *Limiter) Estimate(input any) (Cost, error) {
 	if l == nil || l.pool == nil {
 		return Cost{}, errNoLimiter
 	}
-	c := Cost{Requests: 1}
+	var c Cost
+	var err error
 	if l.estimator != nil {
-		n, err := l.estimator.Estimate(input)
-		if err != nil {
-			return Cost{}, l.error(fmt.Errorf("estimate: %w", err))
-		}
-		c.Tokens = n
+		c, err = l.estimator.Estimate(input)
 	}
+	if err == nil {
+		_, err = l.pool.Limits().Charge(c)
+	}
+	if err != nil {
+		return Cost{}, l.error(fmt.Errorf("estimate: %w", err))
+	}
+	c.Requests = cmp.Or(c.Requests, 1)
 	return c, nil
 }
 
@@ -129,9 +134,11 @@ func (l *Limiter) Estimate(input any) (Cost, error) {
 //   - [ErrClosed] after Close;
 //   - the store's error, which wraps [ErrUnavailable], unless the limiter fails open.
 //
-// Every error names the key. Units that the key does not limit are free.
+// Every error names the key. Units that the key does not limit are free. Where tokens
+// are limited and cost has none, its input and output are charged. A cost with tokens
+// alone, where input or output is limited, is an error.
 func (l *Limiter) Wait(ctx context.Context, cost Cost) error {
-	_, err := l.admit(ctx, cost)
+	_, err := l.admit(ctx, &cost)
 	return err
 }
 
@@ -140,21 +147,21 @@ func (l *Limiter) Wait(ctx context.Context, cost Cost) error {
 // store, which takes a round trip that ctx bounds. A refusal has spent no quota
 // and is not an error. Errors are those of [Limiter.Wait].
 func (l *Limiter) Allow(ctx context.Context, cost Cost) (Verdict, error) {
-	v, _, err := l.try(ctx, cost)
+	v, _, err := l.try(ctx, &cost)
 	return v, err
 }
 
 // admit is Wait. Its checks, which try repeats, are not a function of their own: the
 // call would be 2% of a take.
-func (l *Limiter) admit(ctx context.Context, cost Cost) (pool.Admission, error) {
+func (l *Limiter) admit(ctx context.Context, cost *Cost) (pool.Admission, error) {
 	if l == nil || l.pool == nil {
 		return pool.Admission{}, errNoLimiter
 	}
-	c := l.pool.Limits().Limited(cost)
-	if l.closed.Load() || !l.pool.Admits(c) || cost.Requests|cost.Tokens < 0 || ctx.Err() != nil {
-		return pool.Admission{}, l.refuse(ctx, cost)
+	var c Cost
+	if !l.pool.Charge(&c, cost) || l.closed.Load() || ctx.Err() != nil {
+		return pool.Admission{}, l.refuse(ctx, *cost)
 	}
-	if a, ok := l.pool.Take(c); ok {
+	if a, ok := l.pool.Take(&c); ok {
 		return a, nil
 	}
 	a, err := l.pool.Wait(ctx, pool.Call{Cost: c, FailOpen: l.failOpen, Closed: &l.closed})
@@ -164,15 +171,15 @@ func (l *Limiter) admit(ctx context.Context, cost Cost) (pool.Admission, error) 
 	return a, nil
 }
 
-func (l *Limiter) try(ctx context.Context, cost Cost) (Verdict, pool.Admission, error) {
+func (l *Limiter) try(ctx context.Context, cost *Cost) (Verdict, pool.Admission, error) {
 	if l == nil || l.pool == nil {
 		return Verdict{}, pool.Admission{}, errNoLimiter
 	}
-	c := l.pool.Limits().Limited(cost)
-	if l.closed.Load() || !l.pool.Admits(c) || cost.Requests|cost.Tokens < 0 || ctx.Err() != nil {
-		return Verdict{}, pool.Admission{}, l.refuse(ctx, cost)
+	var c Cost
+	if !l.pool.Charge(&c, cost) || l.closed.Load() || ctx.Err() != nil {
+		return Verdict{}, pool.Admission{}, l.refuse(ctx, *cost)
 	}
-	a, r, decided := l.pool.Try(c)
+	a, r, decided := l.pool.Try(&c)
 	if !decided {
 		a, err := l.pool.Wait(ctx, pool.Call{Cost: c, AtOnce: true, FailOpen: l.failOpen, Closed: &l.closed})
 		if refused := (*pool.Refusal)(nil); errors.As(err, &refused) {
@@ -195,11 +202,14 @@ func (l *Limiter) refuse(ctx context.Context, cost Cost) error {
 	if l.closed.Load() {
 		return l.error(ErrClosed)
 	}
-	if cost.Requests < 0 || cost.Tokens < 0 {
-		l.pool.CountRefused()
-		return l.error(cost.Check())
+	charged, err := l.pool.Limits().Charge(cost)
+	if err == nil {
+		err = l.pool.Limits().Fits(charged)
 	}
-	if err := l.pool.Limits().Fits(cost); err != nil {
+	if cost.IsNegative() {
+		err = cost.Check()
+	}
+	if err != nil {
 		l.pool.CountRefused()
 		return l.error(err)
 	}

@@ -178,7 +178,7 @@ func TestOpenChecksMaxOveruse(t *testing.T) {
 
 type nilReply struct{ tokens int64 }
 
-func (r *nilReply) TokensUsed() (int64, bool) { return r.tokens, true } // panics on nil
+func (r *nilReply) Used() (Cost, bool) { return tokens(r.tokens), true } // panics on nil
 
 func TestANilReplyHasNoUsage(t *testing.T) {
 	play(t, "", "1000/h", func(s *scene) {
@@ -353,13 +353,25 @@ func TestWrapPassesANilErrorOn(t *testing.T) {
 	})
 }
 
-// A limit on tokens that would count none is an error, not a limit without effect.
-func TestWrapWithATokenLimitThatCountsNothing(t *testing.T) {
+// A limit that would count nothing is an error, not a limit without effect.
+func TestWrapWithALimitThatCountsNothing(t *testing.T) {
+	for limits, unit := range map[string]string{
+		"requests 1/s; tokens 1/s": "tokens", "input 1/s; output 1/s": "input", "requests 1/s; spend $1/d": "spend", "requests 1/s": "",
+	} {
+		playLimits(t, MustLimits(limits), func(s *scene) {
+			_, err := Wrap(s.Limiter, func(context.Context, string) (string, error) { return "", nil })(s.Context(), "x")
+			if unit == "" {
+				assert.NoError(s, err)
+			} else {
+				assert.ErrorContains(s, err, "the limit on "+unit+" counts nothing")
+			}
+		})
+	}
 	play(t, "", "100/m", func(s *scene) {
 		calls := 0
 		call := Wrap(s.Limiter, func(context.Context, string) (string, error) { calls++; return "", nil })
 		_, err := call(s.Context(), "x")
-		assert.EqualError(s, err, `choked: key "k": wrap: the limit on tokens counts none: want an estimator, or a reply with usage instead of string`)
+		assert.EqualError(s, err, `choked: key "k": wrap: the limit on tokens counts nothing: want an estimator, or a reply with usage instead of string`)
 		assert.Zero(s, calls)
 		for _, l := range []*Limiter{s.estimated(length{})} {
 			_, err = Wrap(l, func(context.Context, string) (string, error) { return "", nil })(s.Context(), "x")

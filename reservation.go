@@ -27,7 +27,7 @@ type Reservation struct {
 // Reserve is [Limiter.Wait] for a call that is settled afterwards: it waits until
 // cost is spent and returns the receipt. Errors are those of Wait.
 func (l *Limiter) Reserve(ctx context.Context, cost Cost) (*Reservation, error) {
-	a, err := l.admit(ctx, cost)
+	a, err := l.admit(ctx, &cost)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func (l *Limiter) Reserve(ctx context.Context, cost Cost) (*Reservation, error) 
 // TryReserve is [Limiter.Allow] for a call that is settled afterwards. The
 // Reservation is nil unless the Verdict is OK.
 func (l *Limiter) TryReserve(ctx context.Context, cost Cost) (*Reservation, Verdict, error) {
-	v, a, err := l.try(ctx, cost)
+	v, a, err := l.try(ctx, &cost)
 	if err != nil || !v.OK {
 		return nil, v, err
 	}
@@ -54,37 +54,43 @@ func (r *Reservation) Cost() Cost {
 
 var errNoReservation = errors.New("choked: settle: no reservation: want one from Limiter.Reserve or Limiter.TryReserve")
 
-// Settle corrects the reservation by the call's real usage. Usage beyond
+// Settle corrects the reservation by the call's real usage, in every unit: a unit that
+// actual omits was not used. It is charged as a cost is, see [Limiter.Wait]. Usage beyond
 // the reservation is charged. An over-estimate is refunded: in full while the lease that
 // covered the call is not settled, which is up to 200 ms after the lease is spent; later,
 // up to the least amount that the bucket has lacked since the admission, not counting
 // leases. More would overflow the bucket. Settle does not wait for the store.
 //
-// A negative usage is an error: the reservation stays open and its cost spent. Usage
-// that exceeds the reservation by more than
-// [LimiterConfig.MaxOveruse] is charged that much, and an error that wraps
-// [ErrUsage] names both. After Close of the Choke it is too late: [ErrClosed].
+// An error that wraps [ErrUsage] is returned for a usage that is negative, or that
+// names tokens alone where input or output is limited: the reservation stays open and
+// its cost spent. Usage that exceeds the reservation by more than
+// [LimiterConfig.MaxOveruse] is charged that much, and such an error names both. After
+// Close of the Choke it is too late: [ErrClosed].
 func (r *Reservation) Settle(actual Cost) error {
 	if r == nil || r.limiter == nil {
 		return errNoReservation
 	}
 	l := r.limiter
-	if actual.Requests < 0 || actual.Tokens < 0 {
+	used, err := l.pool.Limits().Charge(actual)
+	if actual.IsNegative() {
+		err = actual.Check()
+	}
+	if err != nil {
 		l.pool.CountInvalidUsage()
-		return l.error(fmt.Errorf("settle: %w: usage of %v: want 0 or more", ErrUsage, actual))
+		return l.error(fmt.Errorf("settle: %w: usage of %v: %w", ErrUsage, actual, err))
 	}
 	if r.ended.Swap(true) {
 		return nil
 	}
-	bounded := l.bound(r.cost, actual)
-	if o, ok := l.estimator.(interface{ Observe(estimated, actual int64) }); ok && r.cost.Tokens > 0 && actual.Tokens > 0 && bounded == actual {
-		o.Observe(r.cost.Tokens, actual.Tokens)
+	charged := l.bound(r.charged(), used)
+	if o, ok := l.estimator.(interface{ Observe(estimated, actual Cost) }); ok && charged == used {
+		o.Observe(r.cost, actual)
 	}
-	err := r.correct(bounded)
-	if bounded != actual {
+	err = r.correct(charged)
+	if charged != used {
 		l.pool.CountInvalidUsage()
 		err = errors.Join(err, fmt.Errorf("%w: usage of %v for a reservation of %v: charged %v, at most %d bursts beyond it",
-			ErrUsage, actual, r.cost, bounded, l.maxOveruse))
+			ErrUsage, actual, r.cost, charged, l.maxOveruse))
 	}
 	if err != nil {
 		return l.error(fmt.Errorf("settle: %w", err))
@@ -107,10 +113,15 @@ func (r *Reservation) Done() {
 	}
 }
 
-// correct changes the charge from r.cost to actual.
+// charged returns what the call was charged, by the limits under which it was admitted.
+func (r *Reservation) charged() (c Cost) {
+	r.limiter.pool.Charge(&c, &r.cost) // it was admitted, so it can be
+	return c
+}
+
+// correct changes the charge to actual.
 func (r *Reservation) correct(actual Cost) error {
-	limits := r.limiter.pool.Limits()
-	reserved, actual := limits.Limited(r.cost), limits.Limited(actual)
+	reserved := r.charged()
 	if reserved == actual {
 		return nil
 	}
@@ -118,21 +129,15 @@ func (r *Reservation) correct(actual Cost) error {
 }
 
 // bound returns actual, or less in a unit that exceeds reserved by more than
-// maxOveruse bursts. A unit that is not limited is not bounded.
+// maxOveruse bursts.
 func (l *Limiter) bound(reserved, actual Cost) Cost {
 	burst := l.pool.Burst()
-	most := func(reserved, actual, burst int64) int64 {
-		if l.maxOveruse > (bucket.MaxUnits-reserved)/burst {
-			return min(actual, bucket.MaxUnits)
+	for u := range bucket.NumUnits {
+		most := int64(bucket.MaxUnits)
+		if l.maxOveruse <= (most-reserved.Of(u))/burst.Of(u) {
+			most = reserved.Of(u) + l.maxOveruse*burst.Of(u)
 		}
-		return min(actual, reserved+l.maxOveruse*burst)
-	}
-	limits := l.pool.Limits()
-	if len(limits.Requests) > 0 {
-		actual.Requests = most(reserved.Requests, actual.Requests, burst.Requests)
-	}
-	if len(limits.Tokens) > 0 {
-		actual.Tokens = most(reserved.Tokens, actual.Tokens, burst.Tokens)
+		actual = actual.With(u, min(actual.Of(u), most))
 	}
 	return actual
 }

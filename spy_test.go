@@ -137,11 +137,16 @@ func shortLimits(requests, tokens string) Limits {
 
 func play(t *testing.T, requests, tokens string, f func(*scene)) {
 	t.Helper()
+	playLimits(t, shortLimits(requests, tokens), f)
+}
+
+func playLimits(t *testing.T, limits Limits, f func(*scene)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := &scene{T: t, spy: newSpy(), start: time.Now()}
 		s.choke = New(s.spy)
 		var err error
-		s.Limiter, err = s.choke.Limiter("k", shortLimits(requests, tokens), nil)
+		s.Limiter, err = s.choke.Limiter("k", limits, nil)
 		require.NoError(t, err)
 		f(s)
 		s.spy.fail(nil)

@@ -20,20 +20,26 @@ type Rate = bucket.Rate
 // without rates is not limited. [ParseLimits] and [MustLimits] read them.
 //
 //	type Limits struct {
-//		Requests []Rate // at most 8
-//		Tokens   []Rate // at most 8
+//		Requests []Rate // API calls; at most 8 rates a unit
+//		Tokens   []Rate // LLM tokens, input and output together
+//		Input    []Rate // LLM tokens of prompts
+//		Output   []Rate // LLM tokens of replies
+//		Spend    []Rate // money, in millionths of a dollar
 //	}
 type Limits = bucket.Limits
 
 // Cost is what one call takes from a bucket, in units.
 //
 //	type Cost struct {
-//		Requests int64 // calls
+//		Requests int64 // API calls
 //		Tokens   int64 // LLM tokens, input and output together
+//		Input    int64 // LLM tokens of the prompt
+//		Output   int64 // LLM tokens of the reply
+//		Spend    int64 // money, in millionths of a dollar
 //	}
 type Cost = bucket.Cost
 
-// Unit names a kind of quota: requests or tokens.
+// Unit names a kind of quota: requests, tokens, input, output or spend.
 type Unit = bucket.Unit
 
 // Ask asks a [Store] for a lease on a key's quota. Its fields: Key, ID, Limits,
@@ -104,7 +110,8 @@ var (
 	// [context.DeadlineExceeded]; see [DeadlineError].
 	ErrDeadline = errors.New("cannot be admitted before the context deadline")
 
-	// ErrUsage means that a settlement reported a usage that is negative, or beyond
+	// ErrUsage means that a settlement reported a usage that is negative, that names
+	// tokens alone where input or output is limited, or that is beyond
 	// [LimiterConfig.MaxOveruse].
 	ErrUsage = errors.New("invalid usage")
 

@@ -1,19 +1,23 @@
 package choked
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"reflect"
 	"time"
+
+	"github.com/choked/choked/bucket"
 )
 
-// Usage is implemented by replies that know the usage of their call. A reply's
-// tokens replace the estimate; see [Wrap].
+// Usage is implemented by replies that know the usage of their call, which replaces
+// the estimate; see [Wrap].
 type Usage interface {
-	// TokensUsed returns the tokens that the provider counted for the call, and
-	// false if the reply does not say.
-	TokensUsed() (tokens int64, ok bool)
+	// Used returns the cost of the call as the provider counted it, and false if the
+	// reply does not say. Requests of zero stand for those that were reserved.
+	// Tokens of zero stand for the sum of Input and Output.
+	Used() (actual Cost, ok bool)
 }
 
 // RetryAfter is implemented by errors with which a provider asks callers to wait,
@@ -33,36 +37,49 @@ type RetryAfter interface {
 // are those of [Limiter.Estimate], [Limiter.Wait] and call, joined with that of
 // [Limiter.Cooldown] if the store cannot be told. A usage that cannot be settled
 // leaves the estimate charged; the caller gets its reply, and
-// [LimiterConfig.OnError] the error. Where tokens are limited, an estimator or a reply
-// type with Usage is required: without both the limit would count no tokens, and each
-// call is an error.
+// [LimiterConfig.OnError] the error. Where a unit besides requests is limited, an
+// estimator or a reply type with Usage is required: without both the limit would count
+// nothing, and each call is an error.
 func Wrap[In, Out any](l *Limiter, call func(context.Context, In) (Out, error)) func(context.Context, In) (Out, error) {
 	used, mayHave := usageOf[Out]()
-	if l != nil && l.pool != nil && l.estimator == nil && !mayHave && len(l.Limits().Tokens) > 0 {
-		err := l.error(fmt.Errorf("wrap: the limit on tokens counts none: want an estimator, or a reply with usage instead of %v", reflect.TypeFor[Out]()))
+	if u, ok := l.uncounted(); ok && !mayHave {
+		err := l.error(fmt.Errorf("wrap: the limit on %v counts nothing: want an estimator, or a reply with usage instead of %v", u, reflect.TypeFor[Out]()))
 		return func(context.Context, In) (none Out, _ error) { return none, err }
 	}
 	return WrapUsage(l, call, used)
 }
 
+// uncounted returns a unit besides requests that l limits, if l has no estimator of it.
+func (l *Limiter) uncounted() (u Unit, ok bool) {
+	if l == nil || l.pool == nil || l.estimator != nil {
+		return 0, false
+	}
+	for u = bucket.Requests + 1; u < bucket.NumUnits; u++ {
+		if len(l.Limits().Of(u)) > 0 {
+			return u, true
+		}
+	}
+	return 0, false
+}
+
 // usageOf returns how to read the usage of a reply, and whether a reply may have one.
 // The type is examined once, so that a reply without Usage is not boxed at each call.
-func usageOf[Out any]() (used func(Out) (int64, bool), mayHave bool) {
+func usageOf[Out any]() (used func(Out) (Cost, bool), mayHave bool) {
 	t := reflect.TypeFor[Out]()
 	usage := reflect.TypeFor[Usage]()
 	switch {
 	case t.Kind() == reflect.Interface || t.Implements(usage):
-		return func(out Out) (int64, bool) {
+		return func(out Out) (Cost, bool) {
 			u, ok := any(out).(Usage)
 			if !ok || isNil(u) {
-				return 0, false
+				return Cost{}, false
 			}
-			return u.TokensUsed()
+			return u.Used()
 		}, true
 	case reflect.PointerTo(t).Implements(usage):
-		return func(out Out) (int64, bool) { return any(&out).(Usage).TokensUsed() }, true
+		return func(out Out) (Cost, bool) { return any(&out).(Usage).Used() }, true
 	}
-	return func(Out) (int64, bool) { return 0, false }, false
+	return func(Out) (Cost, bool) { return Cost{}, false }, false
 }
 
 // isNil reports whether x holds a nil pointer, whose method would panic.
@@ -71,9 +88,9 @@ func isNil(x any) bool {
 	return v.Kind() == reflect.Pointer && v.IsNil()
 }
 
-// WrapUsage is [Wrap] for replies that do not implement [Usage]: used returns the
-// tokens that the provider counted, and false if the reply does not say.
-func WrapUsage[In, Out any](l *Limiter, call func(context.Context, In) (Out, error), used func(Out) (int64, bool)) func(context.Context, In) (Out, error) {
+// WrapUsage is [Wrap] for replies that do not implement [Usage]: used returns what
+// Usage.Used would.
+func WrapUsage[In, Out any](l *Limiter, call func(context.Context, In) (Out, error), used func(Out) (Cost, bool)) func(context.Context, In) (Out, error) {
 	return func(ctx context.Context, in In) (Out, error) {
 		var none Out
 		cost := Cost{Requests: 1}
@@ -83,7 +100,7 @@ func WrapUsage[In, Out any](l *Limiter, call func(context.Context, In) (Out, err
 				return none, err
 			}
 		}
-		admission, err := l.admit(ctx, cost)
+		admission, err := l.admit(ctx, &cost)
 		if err != nil {
 			return none, err
 		}
@@ -95,8 +112,9 @@ func WrapUsage[In, Out any](l *Limiter, call func(context.Context, In) (Out, err
 			}
 			return out, err
 		}
-		if tokens, ok := used(out); ok {
-			if err := r.Settle(Cost{Requests: cost.Requests, Tokens: tokens}); err != nil && l.onError != nil {
+		if actual, ok := used(out); ok {
+			actual.Requests = cmp.Or(actual.Requests, cost.Requests)
+			if err := r.Settle(actual); err != nil && l.onError != nil {
 				l.onError(err)
 			}
 		}

@@ -15,21 +15,21 @@ import (
 // length is an estimator: a token a byte.
 type length struct{}
 
-func (length) Estimate(in any) (int64, error) {
+func (length) Estimate(in any) (Cost, error) {
 	s, ok := in.(string)
 	if !ok {
-		return 0, fmt.Errorf("%T has no length", in)
+		return Cost{}, fmt.Errorf("%T has no length", in)
 	}
-	return int64(len(s)), nil
+	return tokens(int64(len(s))), nil
 }
 
 type byValue struct{ tokens int64 }
 
-func (r byValue) TokensUsed() (int64, bool) { return r.tokens, r.tokens != 0 }
+func (r byValue) Used() (Cost, bool) { return tokens(r.tokens), r.tokens != 0 }
 
 type byPointer struct{ tokens int64 }
 
-func (r *byPointer) TokensUsed() (int64, bool) { return r.tokens, true }
+func (r *byPointer) Used() (Cost, bool) { return tokens(r.tokens), true }
 
 func (s *scene) estimated(e Estimator) *Limiter {
 	l, err := s.choke.Limiter("k", s.Limits(), e)
@@ -83,7 +83,7 @@ func TestWrapSettlesByUsage(t *testing.T) {
 		}, 990},
 		{"a function that knows", func(s *scene, l *Limiter) error {
 			_, err := WrapUsage(l, func(context.Context, string) (string, error) { return "twelve bytes", nil },
-				func(r string) (int64, bool) { return int64(len(r)), true })(s.Context(), prompt)
+				func(r string) (Cost, bool) { return tokens(int64(len(r))), true })(s.Context(), prompt)
 			return err
 		}, 988},
 		{"a usage that cannot be", func(s *scene, l *Limiter) error {

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/cluster"
 	"github.com/choked/choked/internal/testkit/history"
 	"github.com/choked/choked/internal/testkit/ports"
@@ -140,7 +141,7 @@ func TestGapsExcludeTheEndedWorker(t *testing.T) {
 	const ms = int64(time.Millisecond)
 	at := func(key uint32, instants ...int64) (rs []history.Record) {
 		for _, i := range instants {
-			rs = append(rs, history.Record{After: i * ms, Requests: 1, Key: key})
+			rs = append(rs, history.Record{After: i * ms, Cost: bucket.Cost{Requests: 1}, Key: key})
 		}
 		return rs
 	}

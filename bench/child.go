@@ -163,7 +163,7 @@ func (j job) startCallers(ctx context.Context, choke *choked.Choke, work *sync.W
 // each before it asks for the next. An outage of the cluster does not end it.
 func (j job) call(ctx context.Context, l *choked.Limiter, w *history.Writer, key int) {
 	for ctx.Err() == nil {
-		r := history.Record{Before: history.Now(), Requests: 1, Worker: uint32(j.Worker), Key: uint32(key)}
+		r := history.Record{Before: history.Now(), Cost: bucket.Cost{Requests: 1}, Worker: uint32(j.Worker), Key: uint32(key)}
 		err := l.Wait(ctx, choked.Cost{Requests: 1})
 		if r.After = history.Now(); err == nil {
 			err = w.Append(r)

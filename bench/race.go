@@ -120,7 +120,7 @@ func (r *racer) run(ctx context.Context) {
 			if r.waits {
 				before = wanted
 			}
-			r.records = append(r.records, history.Record{Before: before, After: now, Requests: 1, Worker: uint32(r.worker)})
+			r.records = append(r.records, history.Record{Before: before, After: now, Cost: bucket.Cost{Requests: 1}, Worker: uint32(r.worker)})
 			r.longest = max(r.longest, time.Duration(now-wanted))
 		}
 		wanted = history.Now()
@@ -132,7 +132,7 @@ func (r *racer) run(ctx context.Context) {
 func jain(rs []history.Record, n int) float64 {
 	counts := make([]int64, n)
 	for _, r := range rs {
-		counts[r.Worker] += r.Requests
+		counts[r.Worker] += r.Cost.Requests
 	}
 	return history.Jain(counts)
 }

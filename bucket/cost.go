@@ -40,6 +40,30 @@ func (c Cost) Sub(d Cost) Cost {
 	return Cost{c.Requests - d.Requests, c.Tokens - d.Tokens, c.Input - d.Input, c.Output - d.Output, c.Spend - d.Spend}
 }
 
+// Inc is c = c.Add(*d). Inc, Dec and Has are for paths where the copies of costs, which
+// the compiler keeps in memory, would take longer than the arithmetic.
+func (c *Cost) Inc(d *Cost) {
+	c.Requests += d.Requests
+	c.Tokens += d.Tokens
+	c.Input += d.Input
+	c.Output += d.Output
+	c.Spend += d.Spend
+}
+
+// Dec is c = c.Sub(*d).
+func (c *Cost) Dec(d *Cost) {
+	c.Requests -= d.Requests
+	c.Tokens -= d.Tokens
+	c.Input -= d.Input
+	c.Output -= d.Output
+	c.Spend -= d.Spend
+}
+
+// Has is c.Covers(*d).
+func (c *Cost) Has(d *Cost) bool {
+	return c.Requests >= d.Requests && c.Tokens >= d.Tokens && c.Input >= d.Input && c.Output >= d.Output && c.Spend >= d.Spend
+}
+
 // Min returns the smaller of c and d in each unit.
 func (c Cost) Min(d Cost) Cost {
 	return Cost{min(c.Requests, d.Requests), min(c.Tokens, d.Tokens), min(c.Input, d.Input), min(c.Output, d.Output), min(c.Spend, d.Spend)}
@@ -56,7 +80,7 @@ func (c Cost) Covers(d Cost) bool {
 }
 
 // IsZero reports whether c has no units.
-func (c Cost) IsZero() bool { return c == Cost{} }
+func (c Cost) IsZero() bool { return c.Requests|c.Tokens|c.Input|c.Output|c.Spend == 0 }
 
 // IsNegative reports whether c is below zero in any unit.
 func (c Cost) IsNegative() bool { return c.Requests|c.Tokens|c.Input|c.Output|c.Spend < 0 }
@@ -80,10 +104,13 @@ func (c Cost) String() string {
 // above [MaxUnits].
 const Unlimited = math.MaxInt64 / 4
 
-var allUnlimited = Cost{Unlimited, Unlimited, Unlimited, Unlimited, Unlimited}
+var allUnlimited = Each(Unlimited)
 
 // one has a unit of each kind.
-var one = Cost{1, 1, 1, 1, 1}
+var one = Each(1)
+
+// Each returns n units of each kind.
+func Each(n int64) Cost { return Cost{n, n, n, n, n} }
 
 // Of returns the units of kind u in c.
 func (c Cost) Of(u Unit) int64 { return *c.at(u) }

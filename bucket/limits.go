@@ -3,6 +3,7 @@ package bucket
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -156,9 +157,18 @@ func (l *Limits) Charge(c Cost) (Cost, error) {
 			return Cost{}, l.undivided(c)
 		}
 	} else if c.Tokens == 0 {
-		c.Tokens = min(c.Input, Unlimited) + min(c.Output, Unlimited)
+		c.Tokens = saturated(c.Input, c.Output)
 	}
 	return l.Limited(c), nil
+}
+
+// saturated returns a + b, at most the largest int64: a cost that large must not pass for a
+// negative one.
+func saturated(a, b int64) int64 {
+	if a > 0 && b > math.MaxInt64-a {
+		return math.MaxInt64
+	}
+	return a + b
 }
 
 func (l *Limits) undivided(c Cost) error {

@@ -122,8 +122,9 @@ func TestCharge(t *testing.T) {
 		{"input 1/s", Cost{Tokens: 9}, Cost{}, "9 tokens without input"},
 		{"output 1/s; tokens 1/s", Cost{Tokens: 9}, Cost{}, "9 tokens without output"},
 		{"tokens 1/s; input 1/s; output 1/s", Cost{Input: 2, Output: 3}, Cost{Tokens: 5, Input: 2, Output: 3}, ""},
-		{"tokens 1/s", Cost{Input: math.MaxInt64, Output: math.MaxInt64}, Cost{Tokens: 2 * Unlimited}, ""},
+		{"tokens 1/s", Cost{Input: math.MaxInt64, Output: math.MaxInt64}, Cost{Tokens: math.MaxInt64}, ""},
 		{"spend $1/d", Cost{Tokens: 9, Spend: 4}, Cost{Spend: 4}, ""},
+		{"tokens 1/s", Cost{Input: math.MaxInt64, Output: 1}, Cost{Tokens: math.MaxInt64}, ""}, // not a negative cost
 	} {
 		l, err := ParseLimits(c.limits)
 		if err != nil {

@@ -3,6 +3,7 @@ package estimator_test
 import (
 	"testing"
 
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/estimator"
 	"github.com/choked/choked/estimator/internal/corpus"
 )
@@ -37,6 +38,6 @@ func BenchmarkCalibrated(b *testing.B) {
 	var input any = int64(1000)
 	b.ReportAllocs()
 	for b.Loop() {
-		e.Observe(estimate(b, e, input), 1100)
+		e.Observe(estimateCost(b, e, input), bucket.Cost{Tokens: 1100})
 	}
 }

@@ -17,16 +17,21 @@ import (
 	"math"
 	"math/rand/v2"
 	"sync/atomic"
+
+	"github.com/choked/choked/bucket"
 )
 
 // An Estimator estimates the tokens that an input will cost.
 //
-// Estimate returns a number of tokens, never negative. The estimators of this
-// module return an error that wraps [ErrNoText] when they find no text in the
+// Estimate returns the tokens of the prompt as Input, those reserved for the reply as
+// Output, and as Tokens what a provider charges that counts both together. None is
+// negative. The estimators of this module leave Requests and Spend at zero, and Tokens
+// is the sum of Input and Output. They
+// return an error that wraps [ErrNoText] when they find no text in the
 // input; the error names the input and the accepted ones. An Estimator must be
 // safe for concurrent use and must not keep the input.
 type Estimator interface {
-	Estimate(input any) (int64, error)
+	Estimate(input any) (bucket.Cost, error)
 }
 
 // A Counter counts the tokens of one text. It must be safe for concurrent use
@@ -87,17 +92,24 @@ func Using(c Counter, opts ...Option) *Counted {
 	return &Counted{counter: c, options: o, seed: rand.Uint64()}
 }
 
-// Estimate returns the tokens that input will cost, never negative. An error
+// Estimate returns the tokens that input will cost, as [Estimator] says. An error
 // wraps [ErrNoText]. The estimate of a string up to 32 KB allocates no memory.
-func (e *Counted) Estimate(input any) (int64, error) {
+func (e *Counted) Estimate(input any) (bucket.Cost, error) {
 	if text, ok := input.(string); ok {
-		return sum(e.text(text), e.options.reserve(0)), nil
+		return e.cost(e.text(text), 0), nil
 	}
 	p, err := Extract(input)
 	if err != nil {
-		return 0, err
+		return bucket.Cost{}, err
 	}
-	return sum(p.Tokens(e.options.overhead), e.texts(p.Texts), e.options.reserve(p.Output)), nil
+	return e.cost(sum(p.Tokens(e.options.overhead), e.texts(p.Texts)), p.Output), nil
+}
+
+// cost returns the cost of a prompt with that many tokens and a reply with that limit,
+// 0 for none.
+func (e *Counted) cost(prompt, replyLimit int64) bucket.Cost {
+	prompt, reply := max(prompt, 0), e.options.reserve(replyLimit)
+	return bucket.Cost{Input: prompt, Output: reply, Tokens: sum(prompt, reply)}
 }
 
 // sum adds numbers of tokens. A negative one counts as 0, and the sum stops at

@@ -4,16 +4,17 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/estimator"
 )
 
 func ExampleDefault() {
 	e := estimator.Default()
-	n, err := e.Estimate([]estimator.Message{
+	cost, err := e.Estimate([]estimator.Message{
 		{Role: "system", Content: "You are a patient librarian."},
 		{Role: "user", Content: "Which book should I read on a rainy day?"},
 	})
-	fmt.Println(n, err)
+	fmt.Println(cost.Tokens, err)
 	// Output: 25 <nil>
 }
 
@@ -33,9 +34,9 @@ func (Letters) Count(text string) int { return len(text) }
 
 func ExampleUsing() {
 	e := estimator.Using(Letters{}, estimator.Output(16))
-	n, err := e.Estimate([]string{"one", "two"})
-	fmt.Println(n, err)
-	// Output: 22 <nil>
+	cost, err := e.Estimate([]string{"one", "two"})
+	fmt.Println(cost, err)
+	// Output: 22 tokens, 6 input tokens, 16 output tokens <nil>
 }
 
 func ExampleCalibrate() {
@@ -47,11 +48,11 @@ func ExampleCalibrate() {
 			fmt.Println(err)
 			return
 		}
-		e.Observe(estimated, 80) // what the provider reported
+		e.Observe(estimated, bucket.Cost{Input: 80}) // what the provider reported; a Limiter does this
 	}
-	n, err := e.Estimate(text)
-	fmt.Printf("%d %v, factor %.2f\n", n, err, e.Factor())
-	// Output: 80 <nil>, factor 0.80
+	cost, err := e.Estimate(text)
+	fmt.Printf("%v, %v, factor %.2f\n", cost, err, e.Factor(bucket.Input))
+	// Output: 80 tokens, 80 input tokens, <nil>, factor 0.80
 }
 
 func ExampleNew() {

@@ -348,8 +348,8 @@ func TestExtractRefusesBytesThatAreNeitherJSONNorUTF8(t *testing.T) {
 		if !utf8.ValidString(err.Error()) || len(err.Error()) > 300 || strings.Contains(err.Error(), "prompt: ") {
 			t.Errorf("%s: Extract = %q, want a short error without the input's content", test.name, err)
 		}
-		if n, err := estimator.Default(estimator.Output(5)).Estimate(test.input); n != 0 || !errors.Is(err, estimator.ErrNoText) {
-			t.Errorf("%s: Estimate = %d, %v; want 0 and ErrNoText", test.name, n, err)
+		if n, err := estimator.Default(estimator.Output(5)).Estimate(test.input); !n.IsZero() || !errors.Is(err, estimator.ErrNoText) {
+			t.Errorf("%s: Estimate = %v, %v; want nothing and ErrNoText", test.name, n, err)
 		}
 	}
 }
@@ -388,11 +388,11 @@ func FuzzExtractReadsBytes(f *testing.F) {
 		n, err := e.Estimate(body)
 		trimmed := bytes.TrimPrefix(body, []byte("\ufeff"))
 		if utf8.Valid(body) || json.Unmarshal(trimmed, new(any)) == nil {
-			if err != nil || n < 5 {
-				t.Errorf("Estimate(%q) = %d, %v; want at least the reserve of 5: UTF-8 and JSON are always text", body, n, err)
+			if err != nil || n.Output != 5 || n.Tokens != n.Input+5 {
+				t.Errorf("Estimate(%q) = %v, %v; want the reserve of 5 besides the input: UTF-8 and JSON are always text", body, n, err)
 			}
-		} else if n != 0 || !errors.Is(err, estimator.ErrNoText) {
-			t.Errorf("Estimate(%q) = %d, %v; want 0 and ErrNoText", body, n, err)
+		} else if !n.IsZero() || !errors.Is(err, estimator.ErrNoText) {
+			t.Errorf("Estimate(%q) = %v, %v; want nothing and ErrNoText", body, n, err)
 		}
 	})
 }

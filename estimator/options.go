@@ -11,7 +11,7 @@ type options struct {
 	fallback int64
 }
 
-// Output adds a reserve for the reply, in tokens: the largest of the input's
+// Output reserves tokens for the reply, which are added to the estimate: the largest of the input's
 // max_completion_tokens, max_output_tokens and max_tokens, times the number of
 // replies that the input asks for. An input that names no limit, a plain text
 // included, reserves fallback tokens; a negative fallback is 0. Use it with

@@ -1,8 +1,7 @@
 package estimator
 
 // Prompt is the part of an input that a model reads, as [Extract] returns it. Its
-// cost in tokens is the sum of those of Texts and of [Prompt.Tokens]; a provider
-// that admits by prompt and reply together adds Output.
+// input tokens are those of Texts and of [Prompt.Tokens] together.
 type Prompt struct {
 	// Texts are the texts of the prompt, without empty ones. A provider tokenises
 	// each on its own.

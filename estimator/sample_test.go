@@ -104,8 +104,8 @@ func TestEstimatorsAreSafeForConcurrentUse(t *testing.T) {
 		wg.Go(func() {
 			for i := range 200 {
 				n, err := e.Estimate(inputs[i%len(inputs)])
-				if n < 5 || err != nil {
-					t.Errorf("Estimate = %d, %v; want at least the reserve of 5", n, err)
+				if n.Tokens < 5 || err != nil {
+					t.Errorf("Estimate = %v, %v; want at least the reserve of 5", n, err)
 				}
 				e.Observe(n, n)
 			}

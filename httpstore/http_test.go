@@ -640,7 +640,7 @@ func TestBoundHoldsOverABadNetwork(t *testing.T) {
 								return
 							}
 							mu.Lock()
-							admitted = append(admitted, history.Record{Before: int64(before), After: int64(time.Since(began)), Requests: cost.Requests, Tokens: cost.Tokens})
+							admitted = append(admitted, history.Record{Before: int64(before), After: int64(time.Since(began)), Cost: cost})
 							mu.Unlock()
 						}
 					})

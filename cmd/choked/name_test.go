@@ -157,7 +157,7 @@ func TestClientsSurviveTheDeathOfANodeBehindOneName(t *testing.T) {
 					}
 					mu.Lock()
 					last[3*worker+i] = time.Since(began)
-					admitted = append(admitted, history.Record{Before: int64(before), After: int64(last[3*worker+i]), Requests: 1})
+					admitted = append(admitted, history.Record{Before: int64(before), After: int64(last[3*worker+i]), Cost: bucket.Cost{Requests: 1}})
 					mu.Unlock()
 				}
 			})

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/choked/choked"
 	"github.com/choked/choked/estimator"
 )
 
@@ -41,13 +42,13 @@ func newEstimator(bias float64) *estimator.Calibrated {
 }
 
 // Estimate implements [choked.Estimator].
-func (g biasedEstimator) Estimate(input any) (int64, error) {
+func (g biasedEstimator) Estimate(input any) (choked.Cost, error) {
 	p, ok := input.(*prompt)
 	if !ok {
-		return 0, fmt.Errorf("estimate of a %T: want a *prompt", input)
+		return choked.Cost{}, fmt.Errorf("estimate of a %T: want a *prompt", input)
 	}
-	n, err := g.count.Estimate(p.text)
-	return biased(n, g.bias), err
+	c, err := g.count.Estimate(p.text)
+	return choked.Cost{Tokens: biased(c.Tokens, g.bias)}, err
 }
 
 func biased(tokens int64, bias float64) int64 {

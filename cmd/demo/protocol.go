@@ -58,8 +58,8 @@ type reply struct {
 	} `json:"usage"`
 }
 
-// TokensUsed implements [choked.Usage].
-func (r reply) TokensUsed() (int64, bool) { return r.Usage.TotalTokens, true }
+// Used implements [choked.Usage].
+func (r reply) Used() (choked.Cost, bool) { return choked.Cost{Tokens: r.Usage.TotalTokens}, true }
 
 // setRetryAfter sets Retry-After, in whole seconds, and as some providers do,
 // Retry-After-Ms, in milliseconds. Both are rounded up.

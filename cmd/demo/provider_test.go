@@ -54,9 +54,9 @@ func TestProviderAnswersUsageOr429(t *testing.T) {
 	assert.ErrorContains(t, err, "400 Bad Request", "no prompt")
 	out, err := c.post(t.Context(), "To be, or not to be.")
 	require.NoError(t, err)
-	used, ok := out.TokensUsed()
+	used, ok := out.Used()
 	assert.True(t, ok)
-	assert.Equal(t, int64(8), used, "six words and two marks")
+	assert.Equal(t, choked.Cost{Tokens: 8}, used, "six words and two marks")
 
 	_, err = c.post(t.Context(), "That is the question.")
 	var refused *refusedError

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/cluster"
 	"github.com/choked/choked/httpstore"
 	"github.com/choked/choked/internal/testkit/redisserver"
@@ -57,15 +59,15 @@ func shareOf(o options) (choked.Limits, error) {
 	if o.store != "local" {
 		return o.limits, nil
 	}
-	share := func(rates []choked.Rate) (out []choked.Rate) {
-		for _, r := range rates {
-			r.Burst /= int64(o.workers)
-			r.Per *= time.Duration(o.workers)
-			out = append(out, r)
+	var l choked.Limits
+	for u := range bucket.NumUnits {
+		rates := slices.Clone(o.limits.Of(u))
+		for i := range rates {
+			rates[i].Burst /= int64(o.workers)
+			rates[i].Per *= time.Duration(o.workers)
 		}
-		return out
+		l.Set(u, rates)
 	}
-	l := choked.Limits{Requests: share(o.limits.Requests), Tokens: share(o.limits.Tokens)}
 	return l, l.Check()
 }
 

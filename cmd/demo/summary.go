@@ -66,8 +66,8 @@ func (d *demo) summarize() summary {
 	each := make([]int64, d.workers)
 	waits := make([]time.Duration, 0, len(d.records))
 	for _, r := range d.records {
-		s.Admitted += r.Requests
-		s.Tokens += r.Tokens
+		s.Admitted += r.Cost.Requests
+		s.Tokens += r.Cost.Tokens
 		each[r.Worker]++
 		waits = append(waits, r.Waited)
 	}
@@ -110,8 +110,8 @@ func usedShare(rs []history.Record, u bucket.Unit, r bucket.Rate, start, end int
 		if rec.After > end {
 			break
 		}
-		admitted += float64(rec.Cost(u))
-		if used := level.Add(rec.After, rec.Cost(u)); !found && used >= spentShare*float64(r.Burst) {
+		admitted += float64(rec.Cost.Of(u))
+		if used := level.Add(rec.After, rec.Cost.Of(u)); !found && used >= spentShare*float64(r.Burst) {
 			found, from, left, admitted = true, rec.After, float64(r.Burst)-used, 0
 		}
 	}

@@ -17,12 +17,12 @@ func TestUsedShareCountsFromTheEndOfTheBurst(t *testing.T) {
 	r := bucket.Rate{N: 10, Per: time.Second, Burst: 10}
 	var rs []history.Record
 	for range 10 {
-		rs = append(rs, history.Record{After: sec, Requests: 1})
+		rs = append(rs, history.Record{After: sec, Cost: bucket.Cost{Requests: 1}})
 	}
 	for i := range int64(8) {
-		rs = append(rs, history.Record{After: 2*sec + i, Requests: 1})
+		rs = append(rs, history.Record{After: 2*sec + i, Cost: bucket.Cost{Requests: 1}})
 	}
-	rs = append(rs, history.Record{After: 4 * sec, Requests: 1})
+	rs = append(rs, history.Record{After: 4 * sec, Cost: bucket.Cost{Requests: 1}})
 	use, from := usedShare(rs, bucket.Requests, r, 0, 3*sec)
 	assert.Equal(t, sec, from, "nine of the ten units are spent, one is left")
 	assert.InDelta(t, 9.0/21, use, 1e-9, "9 admitted of 1 left and 20 refilled")
@@ -39,7 +39,7 @@ func Example_table() {
 	t.head()
 	var rs []history.Record
 	for i := range 50 {
-		rs = append(rs, history.Record{Worker: uint32(i % 3), Requests: 1, Tokens: 29})
+		rs = append(rs, history.Record{Worker: uint32(i % 3), Cost: bucket.Cost{Requests: 1, Tokens: 29}})
 	}
 	t.row(time.Second, rs, 21, 0, "worker-2")
 	t.event(1500*time.Millisecond, "kill -9 worker-2, the leader")

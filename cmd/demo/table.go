@@ -61,7 +61,7 @@ func (t *table) row(at time.Duration, rs []history.Record, waiting int, refused 
 	var sum bucket.Cost
 	for _, r := range rs {
 		each[r.Worker]++
-		sum = sum.Add(bucket.Cost{Requests: r.Requests, Tokens: r.Tokens})
+		sum = sum.Add(r.Cost)
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%6.1f ", at.Seconds())

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/choked/choked"
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/estimator"
 	"github.com/choked/choked/internal/testkit/history"
 )
@@ -187,7 +188,7 @@ func (w *worker) send(ctx context.Context, p *prompt) (reply, error) {
 		decided = w.queue.Since(p.turn, p.asked)
 	}
 	err := w.records.Append(history.Record{
-		Before: decided, After: now, Waited: time.Duration(now - p.ready), Requests: 1, Tokens: p.tokens,
+		Before: decided, After: now, Waited: time.Duration(now - p.ready), Cost: choked.Cost{Requests: 1, Tokens: p.tokens},
 		Worker: uint32(w.job.Slot), Incarnation: uint32(w.job.Incarnation),
 	})
 	if err != nil {
@@ -237,7 +238,7 @@ func (w *worker) status() status {
 	if w.limiter != nil {
 		stats := w.limiter.Stats()
 		s.Waiting, s.Exchanges = stats.Waiting, stats.Exchanges
-		s.Calibration = w.estimates.Factor()
+		s.Calibration = w.estimates.Factor(bucket.Tokens)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

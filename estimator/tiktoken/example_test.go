@@ -9,9 +9,9 @@ import (
 
 func ExampleOpenAI() {
 	e := tiktoken.OpenAI("gpt-4o", estimator.Output(500))
-	n, err := e.Estimate([]byte(`{"model": "gpt-4o", "messages": [{"role": "user", "content": "Say hello."}], "max_completion_tokens": 20}`))
-	fmt.Println(n, err)
-	// Output: 30 <nil>
+	cost, err := e.Estimate([]byte(`{"model": "gpt-4o", "messages": [{"role": "user", "content": "Say hello."}], "max_completion_tokens": 20}`))
+	fmt.Println(cost, err)
+	// Output: 30 tokens, 10 input tokens, 20 output tokens <nil>
 }
 
 // The names of deployments say nothing of the models behind them.
@@ -34,8 +34,8 @@ func ExampleNew() {
 		fmt.Println(err)
 		return
 	}
-	n, err := e.Estimate("The quick brown fox jumps over the lazy dog.")
-	fmt.Println(n, err)
+	cost, err := e.Estimate("The quick brown fox jumps over the lazy dog.")
+	fmt.Println(cost.Input, err)
 
 	_, err = tiktoken.New("opnai")
 	fmt.Println(err)

@@ -14,6 +14,7 @@ package tiktoken
 import (
 	"fmt"
 
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/estimator"
 	"github.com/choked/choked/estimator/internal/bpe"
 )
@@ -58,13 +59,13 @@ type Estimator struct {
 	counted  *estimator.Counted
 }
 
-// Estimate returns the tokens that input will cost, never negative. An error that
+// Estimate returns the tokens that input will cost, as [estimator.Estimator] says. An error that
 // wraps [estimator.ErrNoText] names an input without text; [estimator.Extract]
 // lists the accepted ones. Any other error means that the vocabulary in the binary
 // is damaged.
-func (e *Estimator) Estimate(input any) (int64, error) {
+func (e *Estimator) Estimate(input any) (bucket.Cost, error) {
 	if _, err := e.encoding.load()(); err != nil {
-		return 0, err
+		return bucket.Cost{}, err
 	}
 	return e.counted.Estimate(input)
 }

@@ -13,11 +13,11 @@ import (
 
 func estimate(t testing.TB, e estimator.Estimator, input any) int64 {
 	t.Helper()
-	n, err := e.Estimate(input)
+	cost, err := e.Estimate(input)
 	if err != nil {
 		t.Fatalf("Estimate: %v", err)
 	}
-	return n
+	return cost.Tokens
 }
 
 func TestModelDecidesEncoding(t *testing.T) {
@@ -159,8 +159,8 @@ func TestEstimatorsShareVocabularyConcurrently(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range 20 {
-				if n, err := tiktoken.OpenAI("gpt-4o").Estimate(text); n != want || err != nil {
-					t.Errorf("Estimate = %d, %v; want %d", n, err, want)
+				if n, err := tiktoken.OpenAI("gpt-4o").Estimate(text); n.Tokens != want || err != nil {
+					t.Errorf("Estimate = %v, %v; want %d tokens", n, err, want)
 				}
 			}
 		})

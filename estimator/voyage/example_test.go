@@ -17,8 +17,8 @@ func ExampleLoad() {
 		fmt.Println(err)
 		return
 	}
-	n, err := e.Estimate([]byte(`{"model": "voyage-3", "input": ["low", "lower and lower"], "input_type": "query"}`))
-	fmt.Println(n, err)
+	cost, err := e.Estimate([]byte(`{"model": "voyage-3", "input": ["low", "lower and lower"], "input_type": "query"}`))
+	fmt.Println(cost.Input, err)
 	// Output: 8 <nil>
 }
 
@@ -44,7 +44,7 @@ func ExampleLoad_withoutFile() {
 		fmt.Println(err)
 		return
 	}
-	n, err := e.Estimate("The quick brown fox jumps over the lazy dog.")
-	fmt.Println(n, err)
+	cost, err := e.Estimate("The quick brown fox jumps over the lazy dog.")
+	fmt.Println(cost.Input, err)
 	// Output: 11 <nil>
 }

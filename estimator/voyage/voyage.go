@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/estimator"
 )
 
@@ -121,10 +122,10 @@ func revisions(dir string) ([]string, error) {
 	return dirs, nil
 }
 
-// Estimate returns the tokens that input will cost, never negative. An error
+// Estimate returns the tokens that input will cost, as [estimator.Estimator] says. An error
 // wraps [estimator.ErrNoText] and names the input; see [estimator.Extract] for
 // the accepted ones.
-func (e *Estimator) Estimate(input any) (int64, error) { return e.counted.Estimate(input) }
+func (e *Estimator) Estimate(input any) (bucket.Cost, error) { return e.counted.Estimate(input) }
 
 // Counter returns the tokenizer as a counter of the tokens of single texts, which
 // counts the whole of a text and adds no overhead.

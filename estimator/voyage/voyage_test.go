@@ -255,8 +255,8 @@ func TestLoadFindsFileInDirectory(t *testing.T) {
 			t.Errorf("Load(%s) with %s: %v", test.load, test.file, err)
 			continue
 		}
-		if n, err := e.Estimate([]byte(`{"model":"voyage-3","input":["low","lower low"],"input_type":"query"}`)); n != 3 || err != nil {
-			t.Errorf("Load(%s): Estimate = %d, %v; want 3", test.load, n, err)
+		if n, err := e.Estimate([]byte(`{"model":"voyage-3","input":["low","lower low"],"input_type":"query"}`)); n.Tokens != 3 || err != nil {
+			t.Errorf("Load(%s): Estimate = %v, %v; want 3 tokens", test.load, n, err)
 		}
 		if want := "voyage(" + filepath.Join(cache, test.file) + ")"; e.String() != want {
 			t.Errorf("Load(%s): String = %s, want %s", test.load, e, want)
@@ -281,8 +281,8 @@ func TestLoadPrefersMainRevisionOfHub(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n, err := e.Estimate("whole"); n != 1 || err != nil {
-			t.Errorf("Estimate = %d, %v; want 1, as in revision %s", n, err, main)
+		if n, err := e.Estimate("whole"); n.Tokens != 1 || err != nil {
+			t.Errorf("Estimate = %v, %v; want 1 token, as in revision %s", n, err, main)
 		}
 	}
 }

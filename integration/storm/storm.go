@@ -427,11 +427,12 @@ const recent = 30_000
 // percent applies them.
 func (s *storm) limitsWithDrift() bucket.Limits {
 	l := s.Limits
-	for _, rates := range []*bucket.Rates{&l.Requests, &l.Tokens} {
-		*rates = slices.Clone(*rates)
-		for i := range *rates {
-			(*rates)[i].Per = (*rates)[i].Per * 100 / time.Duration(100+s.drift)
+	for u := range bucket.NumUnits {
+		rates := slices.Clone(l.Of(u))
+		for i := range rates {
+			rates[i].Per = rates[i].Per * 100 / time.Duration(100+s.drift)
 		}
+		l.Set(u, rates)
 	}
 	return l
 }

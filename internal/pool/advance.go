@@ -26,7 +26,7 @@ func (p *Pool) advance(now int64) {
 	if a := p.asks.out; a != nil && a.waiter != nil && !a.waiter.queued {
 		p.reassignAsk() // its waiter was served by quota that came back meanwhile
 	}
-	p.demand.update(now)
+	p.demand.update(now, p.stats.Admitted, p.stats.Spent)
 	p.closeLeases(now)
 	p.ask(now)
 	p.lowWater = bucket.Cost{}
@@ -47,11 +47,11 @@ func (p *Pool) advance(now int64) {
 // admitServed admits the waiters, in order, that the leases cover.
 func (p *Pool) admitServed(now int64) {
 	for w := p.queue.first; w != nil; w = p.queue.first {
-		lease, ok := p.leases.spend(now, w.cost)
+		lease, ok := p.leases.spend(now, &w.cost)
 		if !ok {
 			return
 		}
-		p.countAdmitted(w.cost)
+		p.countAdmitted(&w.cost)
 		p.queue.admit(w, Admission{At: now, Lease: lease})
 	}
 }
@@ -97,7 +97,7 @@ func (p *Pool) closeLeases(now int64) {
 	reserved, starved := p.reserved()
 	p.report.done = p.leases.close(p.key, p.report.done, func(l *heldLease) bool {
 		if p.ended || l.left.IsZero() || now >= l.closeAt() {
-			if !l.left.IsZero() || !p.isSmall(l.spent) {
+			if !l.left.IsZero() || !p.isSmall(l.spent()) {
 				within = min(within, settleWithin)
 			}
 			return true

@@ -194,7 +194,7 @@ func (p *Pool) probe(now int64) {
 	p.stats.Exchanges++
 	sent := now
 	a := p.newAsk()
-	a.Want = p.limits.Limited(bucket.Cost{Requests: 1, Tokens: 1})
+	a.Want = p.limits.Limited(bucket.Each(1))
 	p.worker.work.Go(func() {
 		lease, err := p.worker.store.Lease(p.worker.ctx, a)
 		p.mu.Lock()

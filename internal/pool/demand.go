@@ -20,29 +20,30 @@ const (
 // demand is a short moving average of the calls for one key. The zero value has seen
 // no calls.
 type demand struct {
-	callRate, requestRate, tokenRate float64 // per nanosecond, smoothed
+	callRate  float64                  // per nanosecond, smoothed
+	unitRates [bucket.NumUnits]float64 // the same, of the units of these calls
 
-	calls   int64       // since updated
-	taken   bucket.Cost // by those calls
 	updated int64       // instant of the last update
+	calls   int64       // admitted until then
+	spent   bucket.Cost // by those calls
 
 	roundTrip float64 // nanoseconds of an exchange that did not wait for quota, smoothed
 }
 
-// take counts a call.
-func (d *demand) take(c bucket.Cost) { d.calls, d.taken = d.calls+1, d.taken.Add(c) }
-
-// update brings the averages up to now.
-func (d *demand) update(now int64) {
+// update brings the averages up to now, given how many calls have been admitted and
+// what they have spent.
+func (d *demand) update(now, calls int64, spent bucket.Cost) {
 	dt := float64(now - d.updated)
 	if dt < float64(hold/10) { // too short to tell a rate
 		return
 	}
 	weight := 1 - math.Exp(-dt/float64(hold))
-	d.callRate += weight * (float64(d.calls)/dt - d.callRate)
-	d.requestRate += weight * (float64(d.taken.Requests)/dt - d.requestRate)
-	d.tokenRate += weight * (float64(d.taken.Tokens)/dt - d.tokenRate)
-	d.calls, d.taken, d.updated = 0, bucket.Cost{}, now
+	d.callRate += weight * (float64(max(calls-d.calls, 0))/dt - d.callRate) // less than before if callers have gone
+	taken := spent.Sub(d.spent).Max(bucket.Cost{})
+	for u := range bucket.NumUnits {
+		d.unitRates[u] += weight * (float64(taken.Of(u))/dt - d.unitRates[u])
+	}
+	d.updated, d.calls, d.spent = now, calls, spent
 }
 
 // observeRoundTrip counts an exchange that did not wait for quota.
@@ -55,11 +56,14 @@ func (d *demand) observeRoundTrip(took time.Duration) {
 
 // over returns the demand of ns nanoseconds, rounded down. It is zero when
 // fewer than one call is expected in the life of a lease.
-func (d *demand) over(ns float64) bucket.Cost {
+func (d *demand) over(ns float64) (c bucket.Cost) {
 	if d.callRate*float64(hold) < 1 {
-		return bucket.Cost{}
+		return c
 	}
-	return bucket.Cost{Requests: int64(d.requestRate * ns), Tokens: int64(d.tokenRate * ns)}
+	for u := range bucket.NumUnits {
+		c = c.With(u, int64(d.unitRates[u]*ns))
+	}
+	return c
 }
 
 // lease returns how much to hold. It is zero when demand is so low that a lease
@@ -69,8 +73,5 @@ func (d *demand) lease() bucket.Cost { return d.over(float64(hold)) }
 // lowWater returns the amount held below which more is asked for.
 func (d *demand) lowWater() bucket.Cost {
 	c := d.over(min(ahead*d.roundTrip, float64(hold)/2))
-	if l := d.lease(); l.Requests > 0 || l.Tokens > 0 {
-		c = c.Max(l.Min(bucket.Cost{Requests: 1, Tokens: 1}))
-	}
-	return c
+	return c.Max(d.lease().Min(bucket.Each(1)))
 }

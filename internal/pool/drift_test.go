@@ -103,7 +103,7 @@ func TestALeaseThatExpiredAtTheStoreIsNotSpent(t *testing.T) {
 		h.add(l, sent, slow.Now())
 		time.Sleep(bucket.TTL + 10*time.Millisecond) // it was stopped
 		lease(2, 10)
-		_, ok := h.spend(slow.Now(), bucket.Cost{Requests: 100})
+		_, ok := h.spend(slow.Now(), &bucket.Cost{Requests: 100})
 		assert.False(t, ok, "110 requests at once are over a burst of 100")
 		require.NoError(t, store.Close())
 	})

@@ -80,8 +80,8 @@ func (f *forecast) refilledAt(now int64, limits *bucket.Limits, need bucket.Cost
 		levelAt = now
 	}
 	at = now
-	if len(limits.Requests) == 0 {
-		slowest = bucket.Tokens
+	for len(limits.Of(slowest)) == 0 { // limits have at least one rate
+		slowest++
 	}
 	for u := range bucket.NumUnits {
 		wait := int64(math.MaxInt64)

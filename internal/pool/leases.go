@@ -17,13 +17,15 @@ type leases struct {
 
 type heldLease struct {
 	id          bucket.LeaseID
-	left        bucket.Cost
-	spent       bucket.Cost
-	used        int64 // when it was last spent from, or arrived
-	expires     int64 // the instant from which it must not be spent
-	availableAt int64 // when all of it may be spent
+	granted     bucket.Cost
+	left        bucket.Cost // of granted
+	used        int64       // when it was last spent from, or arrived
+	expires     int64       // the instant from which it must not be spent
+	availableAt int64       // when all of it may be spent
 	drips       []bucket.Drip
 }
+
+func (l *heldLease) spent() bucket.Cost { return l.granted.Sub(l.left) }
 
 // returnMargin is how long before its end an unused lease is returned.
 const returnMargin = 100 * time.Millisecond
@@ -33,12 +35,18 @@ const returnMargin = 100 * time.Millisecond
 func (l *heldLease) closeAt() int64 { return l.expires - int64(returnMargin) }
 
 // usedUp reports whether no lease is held, or the oldest one is spent.
-func (h *leases) usedUp() bool { return len(h.held) == 0 || h.held[0].left.IsZero() }
+func (h *leases) usedUp() bool {
+	if len(h.held) == 0 {
+		return true
+	}
+	l := &h.held[0].left
+	return l.Requests|l.Tokens|l.Input|l.Output|l.Spend == 0 // IsZero would copy it, at each take
+}
 
 // add adds a lease that was asked for at sent and arrived at now. Validity counts
 // from the ask: an answer may take any time to arrive.
 func (h *leases) add(l bucket.Lease, sent, now int64) {
-	o := heldLease{id: l.ID, left: l.Granted, used: now, expires: sent + int64(l.ValidFor)}
+	o := heldLease{id: l.ID, granted: l.Granted, left: l.Granted, used: now, expires: sent + int64(l.ValidFor)}
 	for _, d := range l.Drips {
 		d.Ready = bucket.Late(d.Ready) + time.Duration(now)
 		o.drips = append(o.drips, d)
@@ -51,14 +59,16 @@ func (h *leases) add(l bucket.Lease, sent, now int64) {
 // spend takes cost at now, whole or not at all, and returns the sequence number of
 // the lease if a single one covered it. The first branch is the fast path of every
 // call: the oldest lease covers the cost.
-func (h *leases) spend(now int64, cost bucket.Cost) (lease uint64, ok bool) {
+func (h *leases) spend(now int64, c *bucket.Cost) (lease uint64, ok bool) {
 	if len(h.held) > 0 {
-		if o := &h.held[0]; now < o.expires && now >= o.availableAt && o.left.Covers(cost) {
-			o.left, o.spent, o.used = o.left.Sub(cost), o.spent.Add(cost), now
-			h.left = h.left.Sub(cost)
+		if o := &h.held[0]; now < o.expires && now >= o.availableAt && o.left.Has(c) {
+			o.left.Dec(c)
+			o.used = now
+			h.left.Dec(c)
 			return o.id.Seq, true
 		}
 	}
+	cost := *c
 	if !h.available(now).Covers(cost) {
 		return 0, false
 	}
@@ -69,7 +79,7 @@ func (h *leases) spend(now int64, cost bucket.Cost) (lease uint64, ok bool) {
 		if part.IsZero() {
 			continue
 		}
-		o.left, o.spent, o.used = o.left.Sub(part), o.spent.Add(part), now
+		o.left, o.used = o.left.Sub(part), now
 		h.left, cost = h.left.Sub(part), cost.Sub(part)
 		parts++
 		lease = o.id.Seq
@@ -86,8 +96,8 @@ func (h *leases) unspend(id bucket.LeaseID, cost bucket.Cost) (part bucket.Cost,
 	for i := range h.held {
 		o := &h.held[i]
 		if o.id == id {
-			part = cost.Min(o.spent)
-			o.left, o.spent = o.left.Add(part), o.spent.Sub(part)
+			part = cost.Min(o.spent())
+			o.left = o.left.Add(part)
 			h.left = h.left.Add(part)
 			return part, true
 		}
@@ -114,11 +124,7 @@ func (l *heldLease) available(now int64) bucket.Cost {
 	c := l.left
 	for _, d := range l.drips {
 		later := d.Unavailable(d.Ready - time.Duration(now))
-		if d.Unit == bucket.Requests {
-			c.Requests = min(c.Requests, l.left.Requests-later)
-		} else {
-			c.Tokens = min(c.Tokens, l.left.Tokens-later)
-		}
+		c = c.With(d.Unit, min(c.Of(d.Unit), l.left.Of(d.Unit)-later))
 	}
 	return c.Max(bucket.Cost{})
 }
@@ -170,7 +176,7 @@ func (h *leases) charge(cost bucket.Cost) (rest bucket.Cost) {
 	for i := range h.held {
 		o := &h.held[i]
 		part := cost.Min(o.left)
-		o.left, o.spent = o.left.Sub(part), o.spent.Add(part)
+		o.left = o.left.Sub(part)
 		h.left, cost = h.left.Sub(part), cost.Sub(part)
 	}
 	return cost
@@ -184,7 +190,7 @@ func (h *leases) close(key string, done []bucket.Settlement, end func(*heldLease
 			return false
 		}
 		h.left = h.left.Sub(l.left)
-		done = append(done, bucket.Settlement{Key: key, ID: l.id, Spent: l.spent})
+		done = append(done, bucket.Settlement{Key: key, ID: l.id, Spent: l.spent()})
 		return true
 	})
 	return done

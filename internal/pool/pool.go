@@ -39,6 +39,8 @@ type Pool struct {
 	limits       bucket.Limits
 	burst        bucket.Cost
 	minAsk       bucket.Cost // smallest Want
+	limited      bucket.Cost // all bits of the units that are limited, no others
+	divided      bool        // input or output is limited: tokens alone are no cost
 	settleAtOnce bool        // some rate refills its whole burst within idleAfter
 	defined      int64       // when limits were defined, in Unix nanoseconds
 
@@ -104,8 +106,10 @@ func (r *Refusal) Error() string {
 // New returns a pool for key. It has no leases and starts no goroutine.
 func New(w *Worker, key string, limits bucket.Limits) *Pool {
 	p := &Pool{worker: w, key: key, limits: limits, burst: limits.Burst(), minAsk: limits.In(minLease), defined: w.nextDefined()}
-	for _, rs := range [...]bucket.Rates{limits.Requests, limits.Tokens} {
-		for _, r := range rs {
+	p.limited = limits.Limited(bucket.Each(-1))
+	p.divided = p.limited.Input|p.limited.Output != 0
+	for u := range bucket.NumUnits {
+		for _, r := range limits.Of(u) {
 			p.settleAtOnce = p.settleAtOnce || r.In(idleAfter) >= r.Burst
 		}
 	}
@@ -123,8 +127,24 @@ func (p *Pool) Limits() *bucket.Limits { return &p.limits }
 // Burst returns the largest cost that the limits ever admit.
 func (p *Pool) Burst() bucket.Cost { return p.burst }
 
-// Admits reports whether cost can ever be admitted.
-func (p *Pool) Admits(cost bucket.Cost) bool { return p.burst.Covers(cost) }
+// Charge sets c to what a call of cost is charged, and reports whether that can ever
+// be admitted. If not, [bucket.Limits.Charge], [bucket.Cost.Check] or
+// [bucket.Limits.Fits] has the error.
+func (p *Pool) Charge(c, cost *bucket.Cost) (ok bool) {
+	if cost.Requests|cost.Tokens|cost.Input|cost.Output|cost.Spend < 0 {
+		return false
+	}
+	if cost.Input|cost.Output == 0 && (cost.Tokens == 0 || !p.divided) { // most calls: Limits.Charge has the same result
+		c.Requests = cost.Requests & p.limited.Requests
+		c.Tokens = cost.Tokens & p.limited.Tokens
+		c.Input, c.Output = 0, 0
+		c.Spend = cost.Spend & p.limited.Spend
+		return p.burst.Has(c)
+	}
+	charged, err := p.limits.Charge(*cost)
+	*c = charged
+	return err == nil && p.burst.Has(c)
+}
 
 // Stats returns the counts.
 func (p *Pool) Stats() Stats {
@@ -155,7 +175,7 @@ func (p *Pool) CountInvalidUsage() {
 }
 
 // Take spends cost from the leases held, if they cover it and no caller waits.
-func (p *Pool) Take(cost bucket.Cost) (a Admission, ok bool) {
+func (p *Pool) Take(cost *bucket.Cost) (a Admission, ok bool) {
 	p.mu.Lock()
 	a.At = p.worker.Clock.Now()
 	a.Lease, ok = p.takeLocked(a.At, cost)
@@ -165,7 +185,7 @@ func (p *Pool) Take(cost bucket.Cost) (a Admission, ok bool) {
 
 // Try is Take for a caller that does not wait. If decided is false, only the store
 // can decide. Else the call is admitted if RetryAfter is zero, or refused.
-func (p *Pool) Try(cost bucket.Cost) (a Admission, r Refusal, decided bool) {
+func (p *Pool) Try(cost *bucket.Cost) (a Admission, r Refusal, decided bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a.At = p.worker.Clock.Now()
@@ -176,14 +196,14 @@ func (p *Pool) Try(cost bucket.Cost) (a Admission, r Refusal, decided bool) {
 	if p.ended {
 		return a, r, false
 	}
-	r = p.knownRefusal(a.At, cost)
+	r = p.knownRefusal(a.At, *cost)
 	if r.RetryAfter > 0 {
 		p.stats.Refused++
 	}
 	return a, r, r.RetryAfter > 0
 }
 
-func (p *Pool) takeLocked(now int64, cost bucket.Cost) (lease uint64, ok bool) {
+func (p *Pool) takeLocked(now int64, cost *bucket.Cost) (lease uint64, ok bool) {
 	// A zero cost may overtake the queue: it delays no waiter.
 	if p.queue.len > 0 && !cost.IsZero() || p.ended {
 		return 0, false
@@ -192,16 +212,15 @@ func (p *Pool) takeLocked(now int64, cost bucket.Cost) (lease uint64, ok bool) {
 		return 0, false
 	}
 	p.countAdmitted(cost)
-	if !p.leases.left.Covers(p.lowWater) || p.leases.usedUp() {
+	if !p.leases.left.Has(&p.lowWater) || p.leases.usedUp() {
 		p.advance(now)
 	}
 	return lease, true
 }
 
-func (p *Pool) countAdmitted(cost bucket.Cost) {
-	p.demand.take(cost)
+func (p *Pool) countAdmitted(cost *bucket.Cost) {
 	p.stats.Admitted++
-	p.stats.Spent = p.stats.Spent.Add(cost)
+	p.stats.Spent.Inc(cost)
 }
 
 // Wait queues c until it is admitted or refused, or ctx ends. Its errors are a
@@ -233,9 +252,9 @@ func (p *Pool) enqueue(w *waiter) (queued bool, err error) {
 		return false, bucket.ErrClosed
 	}
 	if p.queue.len == 0 {
-		if lease, ok := p.leases.spend(now, w.cost); ok {
+		if lease, ok := p.leases.spend(now, &w.cost); ok {
 			w.admission.Lease = lease
-			p.countAdmitted(w.cost)
+			p.countAdmitted(&w.cost)
 			p.advance(now)
 			return false, nil
 		}

@@ -66,7 +66,7 @@ func (r *report) keep(done []bucket.Settlement, charge bucket.Cost) {
 	if len(r.done) < maxKeptSettlements {
 		r.done = append(r.done, done...)
 	}
-	r.charge = r.charge.Add(charge).Min(bucket.Cost{Requests: bucket.MaxUnits, Tokens: bucket.MaxUnits})
+	r.charge = r.charge.Add(charge).Min(bucket.Each(bucket.MaxUnits))
 }
 
 // send sends the report.

@@ -101,7 +101,8 @@ type pass struct {
 func newPass(now int64, b *bucket.Bucket, k *keyQueue) *pass {
 	p := &pass{now: now, bucket: b, room: b.Room(now), dirty: k.dirty, wake: math.MaxInt64}
 	fair := fairnessOf(b, k)
-	p.chunk, p.share = fair.chunk(), fair.share(p.room)
+	p.chunk = fair.chunk()
+	p.share = fair.part(p.room).Max(p.chunk)
 	return p
 }
 
@@ -201,7 +202,7 @@ func (p *pass) wait(need, worth bucket.Cost, fits bool) time.Duration {
 func (p *pass) refusal(a *bucket.Ask) ledger.Result {
 	need := a.Need
 	if need.IsZero() {
-		need = a.Want.Min(bucket.Cost{Requests: 1, Tokens: 1})
+		need = a.Want.Min(bucket.Each(1))
 	}
 	need = need.Add(p.before)
 	return ledger.Result{Grant: bucket.Grant{
@@ -228,19 +229,23 @@ func fairnessOf(b *bucket.Bucket, k *keyQueue) fairness {
 }
 
 // chunk returns the smallest grant that is worth an exchange: a holder's part of
-// the refill of half the horizon.
+// the refill of half the horizon. Of a unit without limits it is the largest cost.
 func (f fairness) chunk() bucket.Cost {
-	part := func(rs bucket.Rates) int64 {
-		n := int64(bucket.MaxUnits)
-		for _, r := range rs {
-			n = min(n, r.In(r.Horizon()/2)/f.holders)
+	c := bucket.Each(bucket.MaxUnits)
+	for u := range bucket.NumUnits {
+		for _, r := range f.limits.Of(u) {
+			c = c.With(u, min(c.Of(u), r.In(r.Horizon()/2)/f.holders))
 		}
-		return n
 	}
-	return bucket.Cost{Requests: part(f.limits.Requests), Tokens: part(f.limits.Tokens)}
+	return c
 }
 
-// share returns a holder's part of room, at least a chunk.
-func (f fairness) share(room bucket.Cost) bucket.Cost {
-	return bucket.Cost{Requests: room.Requests / f.holders, Tokens: room.Tokens / f.holders}.Max(f.chunk())
+// part returns a holder's part of room, in the units that are limited.
+func (f fairness) part(room bucket.Cost) (c bucket.Cost) {
+	for u := range bucket.NumUnits {
+		if len(f.limits.Of(u)) > 0 {
+			c = c.With(u, room.Of(u)/f.holders)
+		}
+	}
+	return c
 }

@@ -133,7 +133,7 @@ func Quantiles(ds []time.Duration) string {
 // Total returns the sum of the costs of all records.
 func Total(rs []history.Record) (c bucket.Cost) {
 	for _, r := range rs {
-		c = c.Add(bucket.Cost{Requests: r.Requests, Tokens: r.Tokens})
+		c = c.Add(r.Cost)
 	}
 	return c
 }

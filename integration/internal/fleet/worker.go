@@ -219,10 +219,16 @@ func (w *worker) serve(ctx context.Context, counts <-chan int) {
 	}
 }
 
+// randomCost returns the cost of a call of up to 40 tokens, in every unit.
+func randomCost() choked.Cost {
+	input, output := 1+rand.Int64N(20), rand.Int64N(21)
+	return choked.Cost{Requests: 1, Tokens: input + output, Input: input, Output: output, Spend: 3*input + 15*output}
+}
+
 // call waits for one admission after the other and records each, until ctx ends.
 func (w *worker) call(ctx context.Context) {
 	for ctx.Err() == nil {
-		cost := choked.Cost{Requests: 1, Tokens: 1 + rand.Int64N(40)}
+		cost := randomCost()
 		asked, turn := w.queue.Join()
 		err := w.limiter.Wait(ctx, cost)
 		if err == nil {
@@ -231,7 +237,7 @@ func (w *worker) call(ctx context.Context) {
 				decided = w.queue.Since(turn, asked)
 			}
 			err = w.records.Append(history.Record{
-				Before: decided, After: now, Waited: time.Duration(now - asked), Requests: cost.Requests, Tokens: cost.Tokens,
+				Before: decided, After: now, Waited: time.Duration(now - asked), Cost: cost,
 				Worker: uint32(w.job.Slot), Incarnation: uint32(w.job.Incarnation),
 			})
 		}

@@ -73,21 +73,13 @@ func (l *Level) Used(at int64) float64 {
 
 func perNano(r bucket.Rate) float64 { return float64(r.N) / float64(r.Per) }
 
-// Cost returns the units of kind u that r cost.
-func (r Record) Cost(u bucket.Unit) int64 {
-	if u == bucket.Requests {
-		return r.Requests
-	}
-	return r.Tokens
-}
-
 // suspect computes [Excess.Suspect]: each admission counts at After. rs is in that
 // order.
 func suspect(rs []Record, u bucket.Unit, r bucket.Rate) float64 {
 	worst := math.Inf(-1)
 	l := Level{Rate: r}
 	for _, rec := range rs {
-		worst = max(worst, l.Add(rec.After, rec.Cost(u))-float64(r.Burst))
+		worst = max(worst, l.Add(rec.After, rec.Cost.Of(u))-float64(r.Burst))
 	}
 	return worst
 }
@@ -113,7 +105,7 @@ func proved(rs []Record, u bucket.Unit, r bucket.Rate) float64 {
 	worst := math.Inf(-1)
 	for _, rec := range rs {
 		i, _ := slices.BinarySearch(starts, min(rec.Before, rec.After))
-		sums.addTo(i, float64(rec.Cost(u)))
+		sums.addTo(i, float64(rec.Cost.Of(u)))
 		// A window begins before it ends.
 		last, found := slices.BinarySearch(starts, rec.After)
 		if !found {

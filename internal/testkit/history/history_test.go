@@ -23,10 +23,10 @@ func bruteForce(rs []Record, u bucket.Unit, r bucket.Rate) Excess {
 			var inside, noted float64
 			for _, x := range rs {
 				if x.Before >= first.Before && x.After <= last.After {
-					inside += float64(x.Cost(u))
+					inside += float64(x.Cost.Of(u))
 				}
 				if x.After >= first.After && x.After <= last.After {
-					noted += float64(x.Cost(u))
+					noted += float64(x.Cost.Of(u))
 				}
 			}
 			bound := func(w int64) float64 { return float64(r.Burst) + float64(w)*float64(r.N)/float64(r.Per) }
@@ -49,7 +49,7 @@ func random(rng *rand.Rand) []Record {
 	for i := range rs {
 		at += rng.Int64N(3) * rng.Int64N(40e6)
 		doubt := rng.Int64N(2) * rng.Int64N(50e6)
-		rs[i] = Record{Before: at - rng.Int64N(doubt+1), After: at + rng.Int64N(doubt+1), Requests: 1, Tokens: rng.Int64N(60)}
+		rs[i] = Record{Before: at - rng.Int64N(doubt+1), After: at + rng.Int64N(doubt+1), Cost: bucket.Cost{Requests: 1, Tokens: rng.Int64N(60)}}
 	}
 	rng.Shuffle(len(rs), func(i, j int) { rs[i], rs[j] = rs[j], rs[i] })
 	return rs
@@ -73,7 +73,7 @@ func TestCheckAgreesWithAllWindows(t *testing.T) {
 const ms = int64(time.Millisecond)
 
 // at returns an admission of one request at a known instant.
-func at(t int64) Record { return Record{Before: t, After: t, Requests: 1} }
+func at(t int64) Record { return Record{Before: t, After: t, Cost: bucket.Cost{Requests: 1}} }
 
 func TestViolationsAreFound(t *testing.T) {
 	limits, err := bucket.ParseLimits("requests 10/s burst 2")
@@ -91,13 +91,13 @@ func TestViolationsAreFound(t *testing.T) {
 		{"time that was not used is not saved beyond the burst",
 			[]Record{at(0), at(1e6 * ms), at(1e6 * ms), at(1e6 * ms)}, Excess{1, 1}},
 		{"perhaps late enough: suspected, not proved",
-			[]Record{at(0), at(0), {Before: 0, After: 50 * ms, Requests: 1}, at(150 * ms)}, Excess{0.5, 0.5}},
+			[]Record{at(0), at(0), {Before: 0, After: 50 * ms, Cost: bucket.Cost{Requests: 1}}, at(150 * ms)}, Excess{0.5, 0.5}},
 		{"recorded late, at the instant of the next",
-			[]Record{at(0), at(0), {Before: 100 * ms, After: 199 * ms, Requests: 1}, at(200 * ms)}, Excess{0, 0}},
+			[]Record{at(0), at(0), {Before: 100 * ms, After: 199 * ms, Cost: bucket.Cost{Requests: 1}}, at(200 * ms)}, Excess{0, 0}},
 		{"recorded late, after a pause",
-			[]Record{at(0), {Before: 0, After: 299 * ms, Requests: 1}, at(300 * ms), at(300 * ms)}, Excess{0, 0.99}},
+			[]Record{at(0), {Before: 0, After: 299 * ms, Cost: bucket.Cost{Requests: 1}}, at(300 * ms), at(300 * ms)}, Excess{0, 0.99}},
 		{"too many, however late each was",
-			[]Record{{After: 10 * ms, Requests: 1}, {After: 10 * ms, Requests: 1}, {After: 10 * ms, Requests: 1}}, Excess{0.9, 1}},
+			[]Record{{After: 10 * ms, Cost: bucket.Cost{Requests: 1}}, {After: 10 * ms, Cost: bucket.Cost{Requests: 1}}, {After: 10 * ms, Cost: bucket.Cost{Requests: 1}}}, Excess{0.9, 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := Check(tt.rs, limits)
@@ -116,7 +116,7 @@ func TestCheckTakesTheWorstOfAllLimits(t *testing.T) {
 	require.NoError(t, err)
 	rs := []Record{at(0), at(0), at(0), at(0)}
 	assert.Equal(t, Excess{1, 1}, Check(rs, limits), "one over 3/m, none over 100/s or on tokens")
-	rs[0].Tokens = 1005
+	rs[0].Cost.Tokens = 1005
 	assert.Equal(t, Excess{5, 5}, Check(rs, limits), "five tokens over 1000/m")
 }
 
@@ -130,7 +130,7 @@ func TestRecordsAreReadAsWritten(t *testing.T) {
 
 	var want []Record
 	for i := range 3000 {
-		rec := Record{Before: int64(i), After: math.MaxInt64 - int64(i), Waited: -1, Requests: 1, Tokens: int64(i) << 30,
+		rec := Record{Before: int64(i), After: math.MaxInt64 - int64(i), Waited: -1, Cost: bucket.Cost{Requests: 1, Tokens: int64(i) << 30, Input: -2, Output: 3, Spend: math.MaxInt64 - int64(i)},
 			Worker: uint32(i), Incarnation: math.MaxUint32, Key: 7}
 		want = append(want, rec)
 		require.NoError(t, w.Append(rec))
@@ -204,7 +204,7 @@ func BenchmarkCheck(b *testing.B) {
 	rs := make([]Record, 100_000)
 	for i := range rs {
 		t := int64(i) * 20 * ms
-		rs[i] = Record{Before: t - ms, After: t, Requests: 1, Tokens: 30}
+		rs[i] = Record{Before: t - ms, After: t, Cost: bucket.Cost{Requests: 1, Tokens: 30}}
 	}
 	limits, err := bucket.ParseLimits("requests 50/s; tokens 100000/m")
 	require.NoError(b, err)

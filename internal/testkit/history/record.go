@@ -11,30 +11,35 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"github.com/choked/choked/bucket"
 )
 
 // Record is one admission. Instants are those of [Now], one clock for all processes
 // of the machine. The instant of the decision is not known: it is no earlier than
 // Before and no later than After.
 type Record struct {
-	Before, After    int64         // nanoseconds
-	Waited           time.Duration // since the caller was ready to go
-	Requests, Tokens int64         // the cost, in units
-	Worker           uint32
-	Incarnation      uint32 // number of the process of this worker
-	Key              uint32 // number of the key, as the writer assigns it
+	Before, After int64         // nanoseconds
+	Waited        time.Duration // since the caller was ready to go
+	Cost          bucket.Cost
+	Worker        uint32
+	Incarnation   uint32 // number of the process of this worker
+	Key           uint32 // number of the key, as the writer assigns it
 }
 
 // Size is the length of a record in a file, in bytes: its fields, then their CRC-32C,
 // all little endian.
-const Size = 56
+const Size = 80
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func (r Record) append(b []byte) []byte {
 	start := len(b)
-	for _, v := range [...]int64{r.Before, r.After, int64(r.Waited), r.Requests, r.Tokens} {
+	for _, v := range [...]int64{r.Before, r.After, int64(r.Waited)} {
 		b = binary.LittleEndian.AppendUint64(b, uint64(v))
+	}
+	for u := range bucket.NumUnits {
+		b = binary.LittleEndian.AppendUint64(b, uint64(r.Cost.Of(u)))
 	}
 	for _, v := range [...]uint32{r.Worker, r.Incarnation, r.Key} {
 		b = binary.LittleEndian.AppendUint32(b, v)
@@ -48,11 +53,15 @@ func parse(b []byte) (Record, error) {
 		return Record{}, errors.New("the checksum does not match")
 	}
 	u64 := func(i int) int64 { return int64(binary.LittleEndian.Uint64(b[8*i:])) }
-	u32 := func(i int) uint32 { return binary.LittleEndian.Uint32(b[40+4*i:]) }
-	return Record{
-		Before: u64(0), After: u64(1), Waited: time.Duration(u64(2)), Requests: u64(3), Tokens: u64(4),
+	u32 := func(i int) uint32 { return binary.LittleEndian.Uint32(b[Size-16+4*i:]) }
+	r := Record{
+		Before: u64(0), After: u64(1), Waited: time.Duration(u64(2)),
 		Worker: u32(0), Incarnation: u32(1), Key: u32(2),
-	}, nil
+	}
+	for u := range bucket.NumUnits {
+		r.Cost = r.Cost.With(u, u64(3+int(u)))
+	}
+	return r, nil
 }
 
 // Writer appends records to a file. Safe for concurrent use.
