@@ -39,8 +39,8 @@ type stamp struct {
 // if it may be spent from ε + δ before the reset to ε after it. Leased units count in
 // every day, since they may be spent until the lease ends. So the calendar counts in
 // two days, today and tomorrow, until ε after the reset between them. Then tomorrow
-// becomes today. Today never goes back, also if the wall clock does, as it may when
-// leaders change. All units of tomorrow are units of today, too: a grant that fits
+// becomes today. Today never goes back, even when the wall clock does after a change of
+// leaders. All units of tomorrow are units of today, too: a grant that fits
 // today fits both.
 //
 // The zero calendar has no day yet. Instants are nanoseconds of the store's time unless
