@@ -193,7 +193,7 @@ func TestWindowIgnoresImpossibleInstants(t *testing.T) {
 }
 
 // The memory for the slots of a window that is busy all the time, and of one that is
-// used now and then. The struct has 64 bytes more.
+// used now and then. The struct itself has 56 bytes.
 func TestWindowIsSmall(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
