@@ -192,5 +192,5 @@ func ExampleMustLimits() {
 func ExampleParseLimits() {
 	_, err := choked.ParseLimits("requests 50 a second")
 	fmt.Println(err)
-	// Output: choked: limit on requests: rate "50 a second": want "50/s", "100000/m", "5/10s", "10/h", or "50/s burst 10"
+	// Output: choked: limit on requests: rate "50 a second": want "50/s", "100000/m", "5/10s", "10/h", "50/s burst 10", "500/m window", or "10000/d reset UTC"
 }

@@ -293,6 +293,6 @@ func TestWithoutAStoreThereIsNoLimiter(t *testing.T) {
 }
 
 func TestMustLimitsPanics(t *testing.T) {
-	assert.PanicsWithValue(t, `choked: limit on requests: rate "fast": want "50/s", "100000/m", "5/10s", "10/h", or "50/s burst 10"`,
+	assert.PanicsWithValue(t, `choked: limit on requests: rate "fast": want "50/s", "100000/m", "5/10s", "10/h", "50/s burst 10", "500/m window", or "10000/d reset UTC"`,
 		func() { MustLimits("requests fast") })
 }

@@ -54,7 +54,7 @@ func New(limits *Limits, defined int64) *Bucket {
 // NewEmpty returns a bucket that was empty at the instant at and refills since.
 func NewEmpty(limits *Limits, defined, at int64) *Bucket {
 	b := New(limits, defined)
-	b.rates(func(i int, _ Unit, r Rate) { b.tats[i] = later(at, r.span(r.Burst)) })
+	b.rates(func(i int, _ Unit, r *Rate) { b.tats[i] = later(at, r.span(r.Burst)) })
 	return b
 }
 
@@ -82,10 +82,10 @@ func (b *Bucket) Idle(now int64) bool {
 }
 
 // rates calls f for each rate in force with its unit and its index in tats.
-func (b *Bucket) rates(f func(i int, u Unit, r Rate)) { b.limits.each(0, f) }
+func (b *Bucket) rates(f func(i int, u Unit, r *Rate)) { b.limits.each(0, f) }
 
 // all is rates for the former rates, too.
-func (b *Bucket) all(f func(i int, u Unit, r Rate)) {
+func (b *Bucket) all(f func(i int, u Unit, r *Rate)) {
 	n := b.limits.each(0, f)
 	if b.former != nil {
 		b.former.each(n, f)
@@ -101,14 +101,14 @@ func (b *Bucket) Level(now int64) Cost {
 
 func (b *Bucket) level(now int64) Cost {
 	c := allUnlimited
-	b.rates(func(i int, u Unit, r Rate) {
+	b.rates(func(i int, u Unit, r *Rate) {
 		c = c.With(u, min(c.Of(u), r.Burst-b.missing(i, r, now)))
 	})
 	return c
 }
 
 // missing returns how many units rate i is below full at now, rounded up.
-func (b *Bucket) missing(i int, r Rate, now int64) int64 {
+func (b *Bucket) missing(i int, r *Rate, now int64) int64 {
 	if b.tats[i] <= now {
 		return 0
 	}
@@ -155,7 +155,7 @@ func (b *Bucket) Wait(now int64, need Cost) time.Duration {
 // covering need before they expire; [Bucket.Wait] does not.
 func (b *Bucket) Refill(now int64, need Cost, promise bool) time.Duration {
 	c := b.asOf(now)
-	return c.refill(now, need, func(r Rate) int64 {
+	return c.refill(now, need, func(r *Rate) int64 {
 		if promise {
 			return r.ahead(true)
 		}
@@ -192,7 +192,7 @@ func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 	l := HeldLease{ID: a.ID, Granted: give}
 	last := now
 	b.leased = b.leased.Add(give)
-	b.rates(func(i int, u Unit, r Rate) {
+	b.rates(func(i int, u Unit, r *Rate) {
 		full, n := max(b.tats[i], now), give.Of(u)
 		b.tats[i] = later(full, r.span(n))
 		if ready := r.ready(full, n); ready > now && n > 0 {
@@ -243,7 +243,7 @@ func (b *Bucket) grant(now int64, l *HeldLease) Grant {
 // largest n for which Rate.ready is no later than now + Rate.ahead.
 func (b *Bucket) room(now int64, promise bool) Cost {
 	room := allUnlimited
-	b.rates(func(i int, u Unit, r Rate) {
+	b.rates(func(i int, u Unit, r *Rate) {
 		n := min(r.Burst-b.missing(i, r, now+r.ahead(promise)), r.Burst-b.leased.Of(u))
 		room = room.With(u, max(min(room.Of(u), n), 0))
 	})
@@ -255,7 +255,7 @@ func (b *Bucket) room(now int64, promise bool) Cost {
 // whole number of nanoseconds, the time charged for each lease is rounded up. While
 // all units of a full bucket but one are leased, the last one is then 1 ns ahead, and
 // an ask for it would have to wait until they expire.
-func (r Rate) ahead(promise bool) int64 {
+func (r *Rate) ahead(promise bool) int64 {
 	switch {
 	case promise:
 		return int64(r.Horizon())
@@ -267,9 +267,9 @@ func (r Rate) ahead(promise bool) int64 {
 
 // refill returns how long after now the refill alone brings need within the distance
 // ahead of every rate.
-func (b *Bucket) refill(now int64, need Cost, ahead func(Rate) int64) time.Duration {
+func (b *Bucket) refill(now int64, need Cost, ahead func(*Rate) int64) time.Duration {
 	var wait int64
-	b.rates(func(i int, u Unit, r Rate) {
+	b.rates(func(i int, u Unit, r *Rate) {
 		if n := need.Of(u); n > 0 {
 			wait = max(wait, r.ready(max(b.tats[i], now), n)-now-ahead(r))
 		}
@@ -281,9 +281,9 @@ func (b *Bucket) refill(now int64, need Cost, ahead func(Rate) int64) time.Durat
 func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
 	c := b.asOf(now)
 	for t := now; ; {
-		at := t + int64(c.refill(t, need, func(r Rate) int64 { return r.ahead(promise) }))
+		at := t + int64(c.refill(t, need, func(r *Rate) int64 { return r.ahead(promise) }))
 		over := false
-		c.rates(func(_ int, u Unit, r Rate) {
+		c.rates(func(_ int, u Unit, r *Rate) {
 			over = over || need.Of(u) > 0 && c.leased.Of(u)+need.Of(u) > r.Burst
 		})
 		if len(c.leases) == 0 || !over && at < c.leases[0].Expiry {
@@ -318,7 +318,7 @@ func (b *Bucket) Settle(now int64, id LeaseID, spent Cost) bool {
 // leased.
 func (b *Bucket) Adjust(now int64, a *Adjustment) {
 	b.advance(now)
-	b.rates(func(i int, u Unit, r Rate) {
+	b.rates(func(i int, u Unit, r *Rate) {
 		worth := min(r.spanDown(a.Return.Of(u)), b.shortfalls.since(i, a.Since))
 		if a.Since > now { // the time of a lost store, whose charges this one has not counted
 			worth = 0
@@ -328,7 +328,7 @@ func (b *Bucket) Adjust(now int64, a *Adjustment) {
 	})
 	b.credit(now, Cost{}.Sub(a.Charge))
 	if a.Empty > 0 {
-		b.rates(func(i int, u Unit, r Rate) {
+		b.rates(func(i int, u Unit, r *Rate) {
 			b.tats[i] = max(b.tats[i], later(now+int64(a.Empty), r.span(r.Burst)))
 		})
 	}
@@ -336,7 +336,7 @@ func (b *Bucket) Adjust(now int64, a *Adjustment) {
 
 // credit returns units to the bucket, or charges them where c is negative.
 func (b *Bucket) credit(now int64, c Cost) {
-	b.rates(func(i int, u Unit, r Rate) {
+	b.rates(func(i int, u Unit, r *Rate) {
 		if n := c.Of(u); n >= 0 {
 			b.tats[i] -= min(r.spanDown(n), max(b.tats[i], 0))
 		} else {
@@ -366,9 +366,9 @@ func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
 	old := *b
 	b.limits, b.defined = limits, defined
 	b.tats = make([]int64, limits.Len())
-	b.rates(func(i int, u Unit, r Rate) {
+	b.rates(func(i int, u Unit, r *Rate) {
 		b.tats[i] = later(now, r.span(old.debt(now, u, r)))
-		old.all(func(j int, v Unit, q Rate) {
+		old.all(func(j int, v Unit, q *Rate) {
 			if v == u && q.refillsAs(r) {
 				b.tats[i] = max(b.tats[i], old.tats[j])
 			}
@@ -377,7 +377,7 @@ func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
 	b.keepFormer(now, &old)
 	b.clamp(now)
 	b.shortfalls = b.shortfalls[:0]
-	b.rates(func(i int, _ Unit, _ Rate) { b.shortfalls = b.shortfalls.note(i, now, 0) })
+	b.rates(func(i int, _ Unit, _ *Rate) { b.shortfalls = b.shortfalls.note(i, now, 0) })
 }
 
 // keepFormer keeps old rates that are neither in force nor full: a worker with the
@@ -390,9 +390,9 @@ func (b *Bucket) keepFormer(now int64, old *Bucket) {
 	}
 	var left [NumUnits][]rate
 	none := true
-	old.all(func(i int, u Unit, r Rate) {
-		if old.tats[i] > now && !slices.ContainsFunc(b.limits.Of(u), r.refillsAs) {
-			left[u] = append(left[u], rate{r, old.tats[i]})
+	old.all(func(i int, u Unit, r *Rate) {
+		if old.tats[i] > now && !slices.ContainsFunc(b.limits.Of(u), func(q Rate) bool { return q.refillsAs(r) }) {
+			left[u] = append(left[u], rate{*r, old.tats[i]})
 			none = false
 		}
 	})
@@ -413,10 +413,10 @@ func (b *Bucket) keepFormer(now int64, old *Bucket) {
 
 // debt returns how many units below full rate r on unit u begins when it replaces the
 // rates of b.
-func (b *Bucket) debt(now int64, u Unit, r Rate) int64 {
+func (b *Bucket) debt(now int64, u Unit, r *Rate) int64 {
 	var most, same int64
 	found := false
-	b.rates(func(i int, v Unit, q Rate) {
+	b.rates(func(i int, v Unit, q *Rate) {
 		if v != u {
 			return
 		}
@@ -463,7 +463,7 @@ func (b *Bucket) noteShortfall(t int64) {
 	if b.shortfalls == nil {
 		return
 	}
-	b.rates(func(i int, u Unit, r Rate) {
+	b.rates(func(i int, u Unit, r *Rate) {
 		b.shortfalls = b.shortfalls.note(i, t, max(b.tats[i]-t-r.span(b.leased.Of(u)), 0))
 	})
 }
@@ -473,7 +473,7 @@ func (b *Bucket) noteShortfall(t int64) {
 // units. Without this, leases that are not spent while the bucket refills would add
 // up to more than a burst.
 func (b *Bucket) clamp(t int64) {
-	b.all(func(i int, u Unit, r Rate) {
+	b.all(func(i int, u Unit, r *Rate) {
 		b.tats[i] = max(b.tats[i], later(t, r.span(b.leased.Of(u))))
 	})
 }

@@ -178,7 +178,7 @@ func TestSameIDSameLease(t *testing.T) {
 }
 
 func TestSameLeaseKeepsItsExpiry(t *testing.T) {
-	b := New(&Limits{Requests: Rates{{10, s, 10}}}, 1)
+	b := New(&Limits{Requests: Rates{{N: 10, Per: s, Burst: 10}}}, 1)
 	a := &Ask{ID: LeaseID{1, 1}, Need: Cost{Requests: 3, Tokens: 0}}
 	first, _ := b.Lease(0, a)
 	again, _ := b.Lease(int64(700*ms), a)
@@ -297,7 +297,7 @@ func TestRedefineTie(t *testing.T) {
 
 // A full bucket without leases behaves like a new one.
 func TestIdleIsAbsent(t *testing.T) {
-	limits := Limits{Requests: Rates{{10, s, 10}}}
+	limits := Limits{Requests: Rates{{N: 10, Per: s, Burst: 10}}}
 	b := New(&limits, 1)
 	idle := func(at time.Duration, want bool, why string) {
 		t.Helper()
@@ -323,7 +323,7 @@ func TestIdleIsAbsent(t *testing.T) {
 }
 
 func TestHolders(t *testing.T) {
-	b := New(&Limits{Requests: Rates{{10, s, 10}}}, 1)
+	b := New(&Limits{Requests: Rates{{N: 10, Per: s, Burst: 10}}}, 1)
 	for _, id := range []LeaseID{{7, 1}, {8, 1}, {7, 2}} {
 		if _, err := b.Lease(0, &Ask{ID: id, Need: Cost{Requests: 1, Tokens: 0}}); err != nil {
 			t.Fatal(err)

@@ -27,7 +27,7 @@ const (
 type calendarModel struct {
 	r      calendarRate
 	loc    *time.Location
-	period period
+	period Period
 	broken brokenDay
 	c      calendar
 	start  int64 // the provider's clock at the store's instant zero, in Unix nanoseconds
@@ -45,7 +45,7 @@ type dayCall struct {
 	n     int64 // units, less those that were refunded
 }
 
-func newCalendarModel(n int64, zone string, p period, start int64, broken brokenDay) *calendarModel {
+func newCalendarModel(n int64, zone string, p Period, start int64, broken brokenDay) *calendarModel {
 	loc, err := loadZone(zone)
 	if err != nil {
 		panic(err)
@@ -163,7 +163,7 @@ func calendarHistory(seed uint64) *calendarModel {
 	zone := oneOf(r, "UTC", "America/Los_Angeles", "America/Havana", "Africa/Cairo", "America/St_Johns")
 	n := oneOf(r, int64(1), 2, 5, 20)
 	start := oneOf(r, int64(13_449), 20_393, 20_519, 20_566, 20_757) * int64(day) // a change of some zone's offset follows
-	m := newCalendarModel(n, zone, daily, start+r.Int64N(int64(day)), 0)
+	m := newCalendarModel(n, zone, Daily, start+r.Int64N(int64(day)), 0)
 	for range 120 {
 		m.step(r)
 	}

@@ -98,7 +98,7 @@ func TestCalendarRulesAreNeededAndFollowed(t *testing.T) {
 		all |= tt.broken
 		t.Run(tt.name, func(t *testing.T) {
 			play := func(broken brokenDay) int64 {
-				m := newCalendarModel(10, "UTC", daily, midnight-int64(day)/2, broken)
+				m := newCalendarModel(10, "UTC", Daily, midnight-int64(day)/2, broken)
 				tt.play(m)
 				return m.excess()
 			}
@@ -134,7 +134,7 @@ func TestCalendarHoldsInRandomHistories(t *testing.T) {
 
 // A calendar over time: 10 units a day, seen from 12 hours before a midnight on.
 func TestCalendarOverTime(t *testing.T) {
-	m := newCalendarModel(10, "UTC", daily, midnight-int64(day)/2, 0)
+	m := newCalendarModel(10, "UTC", Daily, midnight-int64(day)/2, 0)
 	for _, step := range []struct {
 		at    float64 // seconds after midnight
 		use   int64
@@ -172,11 +172,11 @@ func TestCalendarOverTime(t *testing.T) {
 // Leases that expired on a day before do not count today, however late the next entry
 // comes: the store's time says how long ago they expired.
 func TestExpiredLeasesCountOnTheirDay(t *testing.T) {
-	m := newCalendarModel(10, "UTC", daily, midnight-int64(day)/2, 0)
+	m := newCalendarModel(10, "UTC", Daily, midnight-int64(day)/2, 0)
 	m.at(-7200).lease(10, 2*sec)
 	m.at(3 * 3600).entry()
 	assert.Equal(t, int64(10), m.c.level(m.r, 0))
-	m = newCalendarModel(10, "UTC", daily, midnight-int64(day)/2, 0)
+	m = newCalendarModel(10, "UTC", Daily, midnight-int64(day)/2, 0)
 	m.at(-2).lease(10, 2*sec)
 	m.at(3).entry()
 	assert.Zero(t, m.c.level(m.r, 0))
@@ -249,7 +249,7 @@ func TestRefundEntersTheDaysOfItsCharge(t *testing.T) {
 		}, 8},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			m := newCalendarModel(10, "UTC", daily, midnight-int64(day)/2, 0)
+			m := newCalendarModel(10, "UTC", Daily, midnight-int64(day)/2, 0)
 			tt.play(m)
 			m.entry()
 			assert.Equal(t, tt.left, m.c.level(m.r, 0))
@@ -260,13 +260,13 @@ func TestRefundEntersTheDaysOfItsCharge(t *testing.T) {
 // A wall clock that is wrong by more than ε may count units in a day that they do not
 // belong to, but counts all of them.
 func TestWrongWallClockCountsEveryUnit(t *testing.T) {
-	m := newCalendarModel(10, "UTC", daily, midnight-int64(day)/2, 0)
+	m := newCalendarModel(10, "UTC", Daily, midnight-int64(day)/2, 0)
 	m.at(1.1).use(5)
 	m.off = -5 * sec
 	m.at(1.2).use(5)
 	assert.Zero(t, m.c.level(m.r, 0))
 
-	m = newCalendarModel(10, "UTC", daily, midnight-int64(day)/2, 0)
+	m = newCalendarModel(10, "UTC", Daily, midnight-int64(day)/2, 0)
 	m.at(-1.2).entry()
 	m.off = -5 * sec
 	m.at(-1).use(10)

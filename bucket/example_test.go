@@ -15,7 +15,7 @@ func ExampleParseLimits() {
 	fmt.Println(err)
 	// Output:
 	// requests 500/m,10000/d; tokens 100000/m burst 20000 <nil>
-	// limit on requests: rate "500 a minute": want "50/s", "100000/m", "5/10s", "10/h", or "50/s burst 10"
+	// limit on requests: rate "500 a minute": want "50/s", "100000/m", "5/10s", "10/h", "50/s burst 10", "500/m window", or "10000/d reset UTC"
 }
 
 func ExampleLimits_Fits() {

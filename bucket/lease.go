@@ -20,8 +20,12 @@ const (
 )
 
 // Horizon returns how far ahead of its refill quota under r may be promised: the
-// time of one unit, at least 250 ms and at most 1 s.
+// time of one unit, at least 250 ms and at most 1 s. A window and a calendar promise no
+// units ahead.
 func (r Rate) Horizon() time.Duration {
+	if r.Kind != TokenBucket {
+		return 0
+	}
 	return min(max(time.Duration(r.span(1)), minHorizon), maxHorizon)
 }
 
@@ -63,7 +67,7 @@ func (a *Ask) Check() error {
 	if err := CheckKey(a.Key); err != nil {
 		return err
 	}
-	if err := a.Limits.Check(); err != nil {
+	if err := cmp.Or(a.Limits.Check(), a.Limits.CheckTokenBuckets()); err != nil {
 		return err
 	}
 	if err := a.Need.Check(); err != nil {
@@ -125,7 +129,7 @@ func (a *Adjustment) Check() error {
 	if a.Empty < 0 || a.Empty > maxEmpty {
 		return fmt.Errorf("empty for %v: want 0 to %v", a.Empty, maxEmpty)
 	}
-	return errors.Join(CheckKey(a.Key), a.Limits.Check(), a.Return.Check(), a.Charge.Check())
+	return errors.Join(CheckKey(a.Key), cmp.Or(a.Limits.Check(), a.Limits.CheckTokenBuckets()), a.Return.Check(), a.Charge.Check())
 }
 
 // Drip says how promised quota becomes available: of the granted units of Unit, all

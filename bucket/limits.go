@@ -74,6 +74,17 @@ func (l Limits) Check() error {
 	return nil
 }
 
+// CheckTokenBuckets returns an error that names the first rate of l that is no token
+// bucket, or nil. It is for stores that keep token buckets only; the caller adds which.
+func (l *Limits) CheckTokenBuckets() (err error) {
+	l.each(0, func(_ int, u Unit, r *Rate) {
+		if r.Kind != TokenBucket && err == nil {
+			err = fmt.Errorf("limit on %v: %s is a %v: want a token bucket, as in %s/m", u, r.text(u), r.Kind, u.number(r.N))
+		}
+	})
+	return err
+}
+
 // Of returns the rates on unit u.
 func (l Limits) Of(u Unit) Rates { return *l.at(u) }
 
@@ -115,7 +126,7 @@ func (l Limits) Equal(m Limits) bool {
 // that l does not limit is far above [MaxUnits].
 func (l Limits) Burst() Cost {
 	c := allUnlimited
-	l.each(0, func(_ int, u Unit, r Rate) { c = c.With(u, min(c.Of(u), r.Burst)) })
+	l.each(0, func(_ int, u Unit, r *Rate) { c = c.With(u, min(c.Of(u), r.most())) })
 	return c
 }
 
@@ -123,7 +134,7 @@ func (l Limits) Burst() Cost {
 // and zero of a kind that l does not limit.
 func (l Limits) In(d time.Duration) Cost {
 	c := l.Burst()
-	l.each(0, func(_ int, u Unit, r Rate) { c = c.With(u, min(c.Of(u), r.In(d))) })
+	l.each(0, func(_ int, u Unit, r *Rate) { c = c.With(u, min(c.Of(u), r.In(d))) })
 	return l.Limited(c)
 }
 
@@ -198,10 +209,11 @@ func (l Limits) Fits(c Cost) error {
 
 // each calls f for each rate with its unit and its index, counting from i, and
 // returns the index after the last.
-func (l *Limits) each(i int, f func(i int, u Unit, r Rate)) int {
+func (l *Limits) each(i int, f func(i int, u Unit, r *Rate)) int {
 	for u := range NumUnits {
-		for _, r := range l.Of(u) {
-			f(i, u, r)
+		rs := *l.at(u)
+		for k := range rs {
+			f(i, u, &rs[k])
 			i++
 		}
 	}

@@ -92,7 +92,7 @@ func (o *ops) next(t *rapid.T, mayRedefine bool) any {
 // about the TTL of a lease, up to an hour.
 func (o *ops) step() *rapid.Generator[int64] {
 	unit := int64(time.Millisecond)
-	o.limits.each(0, func(_ int, _ Unit, r Rate) { unit = min(r.span(1), int64(time.Hour)) })
+	o.limits.each(0, func(_ int, _ Unit, r *Rate) { unit = min(r.span(1), int64(time.Hour)) })
 	return rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(1, unit), rapid.Just(unit), rapid.Int64Range(unit, 20*unit),
 		rapid.Int64Range(0, int64(TTL+TTL/4)), rapid.Int64Range(0, int64(time.Hour)))
 }

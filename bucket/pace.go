@@ -53,7 +53,7 @@ func (p *pace) credit(r Rate, n int64) { p.full = max(p.full-r.spanDown(n), 0) }
 // replaced returns the pace under rate r that has as many units below full at now as p
 // has under rate q. Repeated redefinitions give out no units.
 func (p pace) replaced(q, r Rate, now int64) pace {
-	if q.refillsAs(r) {
+	if q.refillsAs(&r) {
 		return p
 	}
 	return pace{later(now, r.span(q.Burst-p.level(q, now)))}

@@ -10,7 +10,7 @@ import (
 
 // A pace over time: of a window of 600 a minute, 10 a second, with a burst of 60.
 func TestPaceOverTime(t *testing.T) {
-	r := Rate{600, time.Minute, defaultPace(600)}
+	r := Rate{N: 600, Per: time.Minute, Burst: defaultPace(600)}
 	var p pace
 	for _, step := range []struct {
 		at             float64 // seconds
@@ -51,12 +51,12 @@ func TestDefaultPaceIsATenthOfTheWindow(t *testing.T) {
 // A pace that replaces another begins with its debt: neither more calls at once by a
 // change of the limit nor by a change back.
 func TestReplacedPaceKeepsItsDebt(t *testing.T) {
-	slow, fast := Rate{600, time.Minute, 60}, Rate{6000, time.Minute, 600}
+	slow, fast := Rate{N: 600, Per: time.Minute, Burst: 60}, Rate{N: 6000, Per: time.Minute, Burst: 600}
 	var p pace
 	p.charge(slow, 0, 160)
 	assert.Equal(t, int64(600-160), p.replaced(slow, fast, 0).level(fast, 0))
 	assert.Equal(t, int64(60-160), p.replaced(slow, fast, 0).replaced(fast, slow, 0).level(slow, 0))
-	wider := Rate{600, time.Minute, 100}
+	wider := Rate{N: 600, Per: time.Minute, Burst: 100}
 	assert.Equal(t, p, p.replaced(slow, wider, 1), "only the burst changed: nothing is rounded")
 	assert.Equal(t, int64(600), p.replaced(slow, fast, 60*sec).level(fast, 60*sec), "a full pace")
 }

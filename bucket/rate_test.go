@@ -19,36 +19,36 @@ func TestParseRate(t *testing.T) {
 		want Rate
 		out  string // the canonical form
 	}{
-		{"50/s", Rate{50, time.Second, 50}, "50/s"},                         // burst defaults to N
-		{"100000/m", Rate{100000, time.Minute, 100000}, "100000/m"},         // tokens per minute
-		{"10/h", Rate{10, time.Hour, 10}, "10/h"},                           //
-		{"10000/d", Rate{10000, 24 * time.Hour, 10000}, "10000/d"},          // a provider's day
-		{"5/10s", Rate{5, 10 * time.Second, 5}, "5/10s"},                    // a window of several
-		{"5/250ms", Rate{5, 250 * time.Millisecond, 5}, "5/250ms"},          // and of parts
-		{"50/s burst 10", Rate{50, time.Second, 10}, "50/s burst 10"},       // smoother than N at once
-		{"1/s burst 100", Rate{1, time.Second, 100}, "1/s burst 100"},       // or rougher
-		{"50/s burst 50", Rate{50, time.Second, 50}, "50/s"},                // the default need not be said
-		{"100_000/m", Rate{100000, time.Minute, 100000}, "100000/m"},        // grouped digits
-		{"1/s burst 1_000", Rate{1, time.Second, 1000}, "1/s burst 1000"},   // everywhere
-		{" 50 / s ", Rate{50, time.Second, 50}, "50/s"},                     // space around a part means nothing
-		{"50/s\n", Rate{50, time.Second, 50}, "50/s"},                       // as it comes out of a file
-		{"50/sec", Rate{50, time.Second, 50}, "50/s"},                       // the long names, too
-		{"50/second", Rate{50, time.Second, 50}, "50/s"},                    //
-		{"3/min", Rate{3, time.Minute, 3}, "3/m"},                           //
-		{"3/minute", Rate{3, time.Minute, 3}, "3/m"},                        //
-		{"3/hour", Rate{3, time.Hour, 3}, "3/h"},                            //
-		{"3/day", Rate{3, 24 * time.Hour, 3}, "3/d"},                        //
-		{"50/seconds", Rate{50, time.Second, 50}, "50/s"},                   // in the plural, too
-		{"50/secs", Rate{50, time.Second, 50}, "50/s"},                      //
-		{"3/minutes", Rate{3, time.Minute, 3}, "3/m"},                       //
-		{"3/mins", Rate{3, time.Minute, 3}, "3/m"},                          //
-		{"3/hours", Rate{3, time.Hour, 3}, "3/h"},                           //
-		{"3/days", Rate{3, 24 * time.Hour, 3}, "3/d"},                       //
-		{"5/10 minutes", Rate{5, 10 * time.Minute, 5}, "5/10m"},             //
-		{"60/60s", Rate{60, time.Minute, 60}, "60/m"},                       // one spelling for one rate
-		{"1/366d", Rate{1, 366 * 24 * time.Hour, 1}, "1/366d"},              // the longest window
-		{"1000000/ms", Rate{1e6, time.Millisecond, 1e6}, "1000000/ms"},      // the fastest rate: one a nanosecond
-		{"1/d burst 3660", Rate{1, 24 * time.Hour, 3660}, "1/d burst 3660"}, // ten years to fill: the most
+		{"50/s", Rate{N: 50, Per: time.Second, Burst: 50}, "50/s"},                         // burst defaults to N
+		{"100000/m", Rate{N: 100000, Per: time.Minute, Burst: 100000}, "100000/m"},         // tokens per minute
+		{"10/h", Rate{N: 10, Per: time.Hour, Burst: 10}, "10/h"},                           //
+		{"10000/d", Rate{N: 10000, Per: 24 * time.Hour, Burst: 10000}, "10000/d"},          // a provider's day
+		{"5/10s", Rate{N: 5, Per: 10 * time.Second, Burst: 5}, "5/10s"},                    // a window of several
+		{"5/250ms", Rate{N: 5, Per: 250 * time.Millisecond, Burst: 5}, "5/250ms"},          // and of parts
+		{"50/s burst 10", Rate{N: 50, Per: time.Second, Burst: 10}, "50/s burst 10"},       // smoother than N at once
+		{"1/s burst 100", Rate{N: 1, Per: time.Second, Burst: 100}, "1/s burst 100"},       // or rougher
+		{"50/s burst 50", Rate{N: 50, Per: time.Second, Burst: 50}, "50/s"},                // the default need not be said
+		{"100_000/m", Rate{N: 100000, Per: time.Minute, Burst: 100000}, "100000/m"},        // grouped digits
+		{"1/s burst 1_000", Rate{N: 1, Per: time.Second, Burst: 1000}, "1/s burst 1000"},   // everywhere
+		{" 50 / s ", Rate{N: 50, Per: time.Second, Burst: 50}, "50/s"},                     // space around a part means nothing
+		{"50/s\n", Rate{N: 50, Per: time.Second, Burst: 50}, "50/s"},                       // as it comes out of a file
+		{"50/sec", Rate{N: 50, Per: time.Second, Burst: 50}, "50/s"},                       // the long names, too
+		{"50/second", Rate{N: 50, Per: time.Second, Burst: 50}, "50/s"},                    //
+		{"3/min", Rate{N: 3, Per: time.Minute, Burst: 3}, "3/m"},                           //
+		{"3/minute", Rate{N: 3, Per: time.Minute, Burst: 3}, "3/m"},                        //
+		{"3/hour", Rate{N: 3, Per: time.Hour, Burst: 3}, "3/h"},                            //
+		{"3/day", Rate{N: 3, Per: 24 * time.Hour, Burst: 3}, "3/d"},                        //
+		{"50/seconds", Rate{N: 50, Per: time.Second, Burst: 50}, "50/s"},                   // in the plural, too
+		{"50/secs", Rate{N: 50, Per: time.Second, Burst: 50}, "50/s"},                      //
+		{"3/minutes", Rate{N: 3, Per: time.Minute, Burst: 3}, "3/m"},                       //
+		{"3/mins", Rate{N: 3, Per: time.Minute, Burst: 3}, "3/m"},                          //
+		{"3/hours", Rate{N: 3, Per: time.Hour, Burst: 3}, "3/h"},                           //
+		{"3/days", Rate{N: 3, Per: 24 * time.Hour, Burst: 3}, "3/d"},                       //
+		{"5/10 minutes", Rate{N: 5, Per: 10 * time.Minute, Burst: 5}, "5/10m"},             //
+		{"60/60s", Rate{N: 60, Per: time.Minute, Burst: 60}, "60/m"},                       // one spelling for one rate
+		{"1/366d", Rate{N: 1, Per: 366 * 24 * time.Hour, Burst: 1}, "1/366d"},              // the longest window
+		{"1000000/ms", Rate{N: 1e6, Per: time.Millisecond, Burst: 1e6}, "1000000/ms"},      // the fastest rate: one a nanosecond
+		{"1/d burst 3660", Rate{N: 1, Per: 24 * time.Hour, Burst: 3660}, "1/d burst 3660"}, // ten years to fill: the most
 	} {
 		got, err := ParseRate(c.in)
 		if err != nil || got != c.want {
@@ -237,10 +237,10 @@ func TestParseShortLimits(t *testing.T) {
 		want             Limits
 		text             string
 	}{
-		{"50/s", "", Limits{Requests: Rates{{50, time.Second, 50}}}, "requests 50/s"},
-		{"", "100000/m", Limits{Tokens: Rates{{100000, m, 100000}}}, "tokens 100000/m"},
-		{"500/m,10000/d", "", Limits{Requests: Rates{{500, m, 500}, {10000, d, 10000}}}, "requests 500/m,10000/d"},
-		{"500/m, 10_000/d burst 9", "1/s", Limits{Requests: Rates{{500, m, 500}, {10000, d, 9}}, Tokens: Rates{{1, time.Second, 1}}},
+		{"50/s", "", Limits{Requests: Rates{{N: 50, Per: time.Second, Burst: 50}}}, "requests 50/s"},
+		{"", "100000/m", Limits{Tokens: Rates{{N: 100000, Per: m, Burst: 100000}}}, "tokens 100000/m"},
+		{"500/m,10000/d", "", Limits{Requests: Rates{{N: 500, Per: m, Burst: 500}, {N: 10000, Per: d, Burst: 10000}}}, "requests 500/m,10000/d"},
+		{"500/m, 10_000/d burst 9", "1/s", Limits{Requests: Rates{{N: 500, Per: m, Burst: 500}, {N: 10000, Per: d, Burst: 9}}, Tokens: Rates{{N: 1, Per: time.Second, Burst: 1}}},
 			"requests 500/m,10000/d burst 9; tokens 1/s"},
 	} {
 		got, err := ParseShortLimits(c.requests, c.tokens)
@@ -268,7 +268,7 @@ func TestLimitsUnmarshalTextErrors(t *testing.T) {
 	for _, in := range []string{
 		"", ";", "50/s", "requests", "requests 50/s;", "tokens 1/s; tokens 2/s", "bytes 1/s", "requests 50/s tokens 1/s",
 	} {
-		l := Limits{Requests: Rates{{1, time.Second, 1}}}
+		l := Limits{Requests: Rates{{N: 1, Per: time.Second, Burst: 1}}}
 		err := l.UnmarshalText([]byte(in))
 		if err == nil || !strings.Contains(err.Error(), "want") {
 			t.Errorf("UnmarshalText(%q): %v, want an error that lists the accepted forms", in, err)
@@ -280,7 +280,7 @@ func TestLimitsUnmarshalTextErrors(t *testing.T) {
 }
 
 func TestBadInput(t *testing.T) {
-	limits := Limits{Requests: Rates{{5, time.Second, 5}}}
+	limits := Limits{Requests: Rates{{N: 5, Per: time.Second, Burst: 5}}}
 	ok := Ask{Key: "k", Limits: limits, Want: Cost{Requests: 1, Tokens: 0}}
 	if err := ok.Check(); err != nil {
 		t.Fatalf("a plain ask: %v", err)
@@ -320,7 +320,7 @@ func TestBadInput(t *testing.T) {
 // A cost above the burst is ErrCostExceedsBurst whatever its size: callers give up
 // such a call, and correct a call whose cost is malformed.
 func TestFits(t *testing.T) {
-	limits := Limits{Requests: Rates{{5, time.Second, 5}}}
+	limits := Limits{Requests: Rates{{N: 5, Per: time.Second, Burst: 5}}}
 	for _, c := range []struct {
 		cost  Cost
 		names string // empty: it fits
@@ -434,7 +434,7 @@ func roundTrip[V fmt.Stringer, P any](t *rapid.T, v V, p *P, same func(*P) bool)
 // A value that does not pass Check is not marshalled: an error here is easier to trace
 // than one where it is read.
 func TestMarshalRefusesBadRates(t *testing.T) {
-	for _, v := range []any{Rate{}, Rates{{}}, Limits{}, Rate{1, time.Second, 0}} {
+	for _, v := range []any{Rate{}, Rates{{}}, Limits{}, Rate{N: 1, Per: time.Second, Burst: 0}} {
 		if b, err := json.Marshal(v); err == nil {
 			t.Errorf("%#v is marshalled as %s, want an error", v, b)
 		}

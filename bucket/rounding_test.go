@@ -15,7 +15,7 @@ func TestRoundingFavoursTheLimit(t *testing.T) {
 	seen := 0
 	for _, n := range []int64{3, 7, 11} {
 		for burst := int64(1); burst <= 12; burst++ {
-			r := Rate{n, time.Second, burst}
+			r := Rate{N: n, Per: time.Second, Burst: burst}
 			for leased := int64(1); leased <= burst; leased++ {
 				for spent := int64(0); spent <= leased; spent++ {
 					for charged := int64(0); charged <= 4; charged++ {

@@ -10,7 +10,7 @@ import (
 
 // A return is worth the least shortfall of the bucket since the charge.
 func TestReturnIsWorthTheLeastShortfall(t *testing.T) {
-	limits := Limits{Requests: Rates{{10, s, 10}}}
+	limits := Limits{Requests: Rates{{N: 10, Per: s, Burst: 10}}}
 	b := New(&limits, 1)
 	now := int64(s)
 	spend := func(name string, n int64) {

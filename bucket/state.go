@@ -80,7 +80,7 @@ func (s *State) checkTATs() error {
 	want := s.Limits.Len()
 	if s.Former != nil {
 		var err error
-		want += s.Former.each(0, func(_ int, _ Unit, r Rate) { err = cmp.Or(err, r.Check()) })
+		want += s.Former.each(0, func(_ int, _ Unit, r *Rate) { err = cmp.Or(err, r.Check()) })
 		if err != nil {
 			return fmt.Errorf("former limits: %w", err)
 		}

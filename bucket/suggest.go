@@ -283,6 +283,11 @@ func twoWays(s string) error {
 // notARate returns the error for s, which does not have the form of a rate. It says
 // what to write for s, or lists the forms of a rate.
 func notARate(s string) error {
+	return cmp.Or(suggestion(s), fmt.Errorf(`rate %.64q: want "50/s", "100000/m", "5/10s", "10/h", "50/s burst 10", "500/m window", or "10000/d reset UTC"`, s))
+}
+
+// suggestion returns an error that says what to write for s, or nil if that is not clear.
+func suggestion(s string) error {
 	if err := cmp.Or(thousands(s), twoWays(s)); err != nil {
 		return err
 	}
@@ -294,5 +299,5 @@ func notARate(s string) error {
 			return fmt.Errorf("rate %.64q: a comma separates rates: write %s", s, text)
 		}
 	}
-	return fmt.Errorf(`rate %.64q: want "50/s", "100000/m", "5/10s", "10/h", or "50/s burst 10"`, s)
+	return nil
 }

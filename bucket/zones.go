@@ -83,33 +83,54 @@ func unknownZone(name string) error {
 	return fmt.Errorf("unknown time zone %.64q: want a name of the IANA database, such as America/Los_Angeles or UTC", name)
 }
 
-// period is the time from one reset of a calendar to the next.
-type period uint8
+// Period is the time from one reset of a calendar to the next.
+type Period uint8
 
 const (
-	daily   period = iota // from one midnight to the next
-	weekly                // from Monday to Monday
-	monthly               // from the first day of a month to the next
+	Daily   Period = iota // from one midnight to the next
+	Weekly                // from Monday to Monday
+	Monthly               // from the first day of a month to the next
 )
+
+// String returns the form that [ParseRate] reads, such as "week".
+func (p Period) String() string {
+	for _, q := range periods {
+		if q.every == p {
+			return q.name
+		}
+	}
+	return fmt.Sprintf("period %d", uint8(p))
+}
+
+// nominal returns the length of most days, of a week of such days, or of 30 of them.
+func (p Period) nominal() time.Duration {
+	switch p {
+	case Weekly:
+		return 7 * day
+	case Monthly:
+		return 30 * day
+	}
+	return day
+}
 
 // first returns the first date of the period that date lies in. Dates are midnights in
 // UTC, whatever zone they are meant for.
-func (p period) first(date time.Time) time.Time {
+func (p Period) first(date time.Time) time.Time {
 	switch p {
-	case weekly:
+	case Weekly:
 		return date.AddDate(0, 0, -(int(date.Weekday())+6)%7)
-	case monthly:
+	case Monthly:
 		return date.AddDate(0, 0, 1-date.Day())
 	}
 	return date
 }
 
 // after returns the first date of the next period, given the first date of one.
-func (p period) after(first time.Time) time.Time {
+func (p Period) after(first time.Time) time.Time {
 	switch p {
-	case weekly:
+	case Weekly:
 		return first.AddDate(0, 0, 7)
-	case monthly:
+	case Monthly:
 		return first.AddDate(0, 1, 0)
 	}
 	return first.AddDate(0, 0, 1)
@@ -117,7 +138,7 @@ func (p period) after(first time.Time) time.Time {
 
 // resets returns the last reset of a calendar at or before the instant wall, and the
 // first after it, in Unix nanoseconds.
-func (p period) resets(loc *time.Location, wall int64) (before, next int64) {
+func (p Period) resets(loc *time.Location, wall int64) (before, next int64) {
 	y, m, d := time.Unix(0, wall).In(loc).Date()
 	first := p.first(time.Date(y, m, d, 0, 0, 0, 0, time.UTC))
 	before = dateBegins(loc, first)

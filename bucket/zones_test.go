@@ -15,29 +15,29 @@ import (
 func TestResetsFollowTheZone(t *testing.T) {
 	for _, tt := range []struct {
 		zone               string
-		period             period
+		period             Period
 		wall, before, next string // UTC
 		hours              float64
 		why                string
 	}{
-		{"UTC", daily, "2026-05-05 12:00", "2026-05-05 00:00", "2026-05-06 00:00", 24, "a day"},
-		{"UTC", daily, "2026-05-05 00:00", "2026-05-05 00:00", "2026-05-06 00:00", 24, "a reset begins its day"},
-		{"UTC", weekly, "2026-05-10 23:59", "2026-05-04 00:00", "2026-05-11 00:00", 168, "Sunday is the last day of a week"},
-		{"UTC", weekly, "2026-05-11 00:00", "2026-05-11 00:00", "2026-05-18 00:00", 168, "Monday is the first"},
-		{"UTC", monthly, "2028-02-29 12:00", "2028-02-01 00:00", "2028-03-01 00:00", 29 * 24, "a leap year"},
-		{"UTC", monthly, "2026-12-31 12:00", "2026-12-01 00:00", "2027-01-01 00:00", 31 * 24, "the end of a year"},
-		{"Asia/Kathmandu", daily, "2026-05-05 12:00", "2026-05-04 18:15", "2026-05-05 18:15", 24, "an offset of 5 h 45 min"},
-		{"America/Los_Angeles", daily, "2026-03-08 12:00", "2026-03-08 08:00", "2026-03-09 07:00", 23, "clocks go forward at 2:00"},
-		{"America/Los_Angeles", daily, "2026-11-01 12:00", "2026-11-01 07:00", "2026-11-02 08:00", 25, "clocks go back at 2:00"},
-		{"Europe/Berlin", weekly, "2026-03-27 12:00", "2026-03-22 23:00", "2026-03-29 22:00", 167, "clocks go forward on Sunday"},
-		{"Europe/Berlin", weekly, "2026-10-20 12:00", "2026-10-18 22:00", "2026-10-25 23:00", 169, "clocks go back on Sunday"},
-		{"Europe/Berlin", monthly, "2026-03-15 12:00", "2026-02-28 23:00", "2026-03-31 22:00", 31*24 - 1, "a month with a change"},
-		{"America/Santiago", daily, "2025-09-07 12:00", "2025-09-07 04:00", "2025-09-08 03:00", 23, "clocks skip midnight: the date begins at 1:00"},
-		{"America/Santiago", daily, "2025-04-06 03:30", "2025-04-05 03:00", "2025-04-06 04:00", 25, "23:00 to 24:00 comes twice"},
-		{"America/Havana", daily, "2025-11-02 05:30", "2025-11-02 04:00", "2025-11-03 05:00", 25, "midnight comes twice: the first begins the date"},
-		{"America/St_Johns", daily, "2006-10-29 03:00", "2006-10-29 02:30", "2006-10-30 03:30", 25, "at 0:01 clocks go back to the day before: the date has begun"},
-		{"Pacific/Apia", daily, "2011-12-30 12:00", "2011-12-30 10:00", "2011-12-31 10:00", 24, "the 30th was left out: the 31st follows the 29th"},
-		{"Pacific/Apia", daily, "2011-12-30 09:59", "2011-12-29 10:00", "2011-12-30 10:00", 24, "the 29th"},
+		{"UTC", Daily, "2026-05-05 12:00", "2026-05-05 00:00", "2026-05-06 00:00", 24, "a day"},
+		{"UTC", Daily, "2026-05-05 00:00", "2026-05-05 00:00", "2026-05-06 00:00", 24, "a reset begins its day"},
+		{"UTC", Weekly, "2026-05-10 23:59", "2026-05-04 00:00", "2026-05-11 00:00", 168, "Sunday is the last day of a week"},
+		{"UTC", Weekly, "2026-05-11 00:00", "2026-05-11 00:00", "2026-05-18 00:00", 168, "Monday is the first"},
+		{"UTC", Monthly, "2028-02-29 12:00", "2028-02-01 00:00", "2028-03-01 00:00", 29 * 24, "a leap year"},
+		{"UTC", Monthly, "2026-12-31 12:00", "2026-12-01 00:00", "2027-01-01 00:00", 31 * 24, "the end of a year"},
+		{"Asia/Kathmandu", Daily, "2026-05-05 12:00", "2026-05-04 18:15", "2026-05-05 18:15", 24, "an offset of 5 h 45 min"},
+		{"America/Los_Angeles", Daily, "2026-03-08 12:00", "2026-03-08 08:00", "2026-03-09 07:00", 23, "clocks go forward at 2:00"},
+		{"America/Los_Angeles", Daily, "2026-11-01 12:00", "2026-11-01 07:00", "2026-11-02 08:00", 25, "clocks go back at 2:00"},
+		{"Europe/Berlin", Weekly, "2026-03-27 12:00", "2026-03-22 23:00", "2026-03-29 22:00", 167, "clocks go forward on Sunday"},
+		{"Europe/Berlin", Weekly, "2026-10-20 12:00", "2026-10-18 22:00", "2026-10-25 23:00", 169, "clocks go back on Sunday"},
+		{"Europe/Berlin", Monthly, "2026-03-15 12:00", "2026-02-28 23:00", "2026-03-31 22:00", 31*24 - 1, "a month with a change"},
+		{"America/Santiago", Daily, "2025-09-07 12:00", "2025-09-07 04:00", "2025-09-08 03:00", 23, "clocks skip midnight: the date begins at 1:00"},
+		{"America/Santiago", Daily, "2025-04-06 03:30", "2025-04-05 03:00", "2025-04-06 04:00", 25, "23:00 to 24:00 comes twice"},
+		{"America/Havana", Daily, "2025-11-02 05:30", "2025-11-02 04:00", "2025-11-03 05:00", 25, "midnight comes twice: the first begins the date"},
+		{"America/St_Johns", Daily, "2006-10-29 03:00", "2006-10-29 02:30", "2006-10-30 03:30", 25, "at 0:01 clocks go back to the day before: the date has begun"},
+		{"Pacific/Apia", Daily, "2011-12-30 12:00", "2011-12-30 10:00", "2011-12-31 10:00", 24, "the 30th was left out: the 31st follows the 29th"},
+		{"Pacific/Apia", Daily, "2011-12-30 09:59", "2011-12-29 10:00", "2011-12-30 10:00", 24, "the 29th"},
 	} {
 		loc, err := loadZone(tt.zone)
 		require.NoError(t, err)
@@ -68,7 +68,7 @@ func TestResetsDivideTime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := rapid.SampledFrom([]period{daily, weekly, monthly}).Draw(t, "period")
+		p := rapid.SampledFrom([]Period{Daily, Weekly, Monthly}).Draw(t, "period")
 		wall := rapid.Int64Range(0, int64(200*maxPer)).Draw(t, "wall")
 		before, next := p.resets(loc, wall)
 		if wall < before || wall >= next {

@@ -108,7 +108,7 @@ func (o *options) setLimits(requests, tokens string) (err error) {
 	if o.limits.Check() != nil {
 		return errors.New(`-requests "" -tokens "": want a limit on at least one of them`)
 	}
-	return nil
+	return o.limits.CheckTokenBuckets()
 }
 
 func alternatives(names []string) string {

@@ -73,7 +73,7 @@ var rules = []struct {
 	{"charged time is rounded up", "rate.go",
 		"return mulDivCeil(n, int64(r.Per), r.N)", "return mulDiv(n, int64(r.Per), r.N)"},
 	{"credited time is rounded down", "rate.go",
-		"func (r Rate) spanDown(n int64) int64 { return mulDiv(", "func (r Rate) spanDown(n int64) int64 { return mulDivCeil("},
+		"func (r *Rate) spanDown(n int64) int64 { return mulDiv(", "func (r *Rate) spanDown(n int64) int64 { return mulDivCeil("},
 	{"the instant of availability is rounded up", "rate.go",
 		"return full - r.spanDown(r.Burst-n)", "return full - r.span(r.Burst-n)"},
 	{"the instant of availability is rounded once", "rate.go",
