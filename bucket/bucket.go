@@ -7,11 +7,14 @@ import (
 )
 
 // Bucket is the quota of one key and its open leases. All holders together spend,
-// over every window W and for each of its rates,
+// over every stretch of time W and for each token bucket of its limits,
 //
 //	spent ≤ Burst + N/Per · W
 //
-// Two rules uphold this bound. Leased units stay in the bucket: the level plus the
+// For each window they spend at most N in every Per, and for each calendar at most N
+// between two resets of the provider: the file counters.go has what differs for these.
+//
+// Two rules uphold the bound of a token bucket. Leased units stay in the bucket: the level plus the
 // leased units never exceed the burst, as if the holders had not taken them yet. And
 // units that are promised ahead of the refill drip: the holder may not spend them
 // before the refill has restored them.
@@ -25,8 +28,11 @@ type Bucket struct {
 
 	// tats holds the theoretical arrival time of each rate: the instant at which its
 	// bucket is full if all leases are spent and no more are granted. The rates on
-	// requests come first, then those on tokens, then those of former.
+	// requests come first, then those on tokens, then those of former. For a window it
+	// is the one of its pace, and zero if it has none; for a calendar it is zero.
 	tats []int64
+
+	counters *counters // of windows and calendars; nil: all rates are token buckets
 
 	leased     Cost        // units on open leases
 	leases     []HeldLease // open, in the order in which they expire
@@ -38,7 +44,7 @@ type Bucket struct {
 func New(limits *Limits, defined int64) *Bucket {
 	n := limits.Len()
 	if n > 2 {
-		return &Bucket{limits: limits, defined: defined, tats: make([]int64, n), shortfalls: make(shortfalls, 0, n)}
+		return &Bucket{limits: limits, defined: defined, tats: make([]int64, n), shortfalls: make(shortfalls, 0, n), counters: newCounters(limits, nil)}
 	}
 	// Most buckets have a rate or two. They take one allocation, not three, since
 	// there may be a million of them.
@@ -47,14 +53,17 @@ func New(limits *Limits, defined int64) *Bucket {
 		tats       [2]int64
 		shortfalls [2]Shortfall
 	})
-	b.Bucket = Bucket{limits: limits, defined: defined, tats: b.tats[:n:n], shortfalls: b.shortfalls[:0:n]}
+	b.Bucket = Bucket{limits: limits, defined: defined, tats: b.tats[:n:n], shortfalls: b.shortfalls[:0:n], counters: newCounters(limits, nil)}
 	return &b.Bucket
 }
 
-// NewEmpty returns a bucket that was empty at the instant at and refills since.
+// NewEmpty returns a bucket that was empty at the instant at and refills since. Its
+// windows have N units booked at that instant, and its calendars in both days of their
+// first stamp.
 func NewEmpty(limits *Limits, defined, at int64) *Bucket {
 	b := New(limits, defined)
 	b.rates(func(i int, _ Unit, r *Rate) { b.tats[i] = later(at, r.span(r.Burst)) })
+	b.others(func(i int, _ Unit, r *Rate) { b.bookIn(i, r, at, at, r.N) })
 	return b
 }
 
@@ -65,30 +74,32 @@ func (b *Bucket) Limits() Limits { return *b.limits }
 func (b *Bucket) Defined() int64 { return b.defined }
 
 // Idle reports whether the bucket is full and has no open leases. An idle bucket
-// behaves like a new one, so a store may drop it.
+// behaves like a new one, so a store may drop it. A window is not idle before all its
+// units have returned, nor a calendar with units before the reset.
 //
 // A bucket whose limits were changed is idle only if it is full under the former
 // limits, too. Otherwise a worker with the old definition would get a full bucket
 // whenever the new one is full.
 func (b *Bucket) Idle(now int64) bool {
-	if n := len(b.leases); n > 0 {
-		if b.leases[n-1].Expiry > now {
-			return false
-		}
+	n := len(b.leases)
+	if n > 0 && b.leases[n-1].Expiry > now {
+		return false
+	}
+	if n > 0 || b.counters != nil {
 		c := b.asOf(now) // expired leases may have held the level down
 		b = &c
 	}
-	return !slices.ContainsFunc(b.tats, func(tat int64) bool { return tat > now })
+	return !slices.ContainsFunc(b.tats, func(tat int64) bool { return tat > now }) && b.othersIdle(now)
 }
 
-// rates calls f for each rate in force with its unit and its index in tats.
-func (b *Bucket) rates(f func(i int, u Unit, r *Rate)) { b.limits.each(0, f) }
+// rates calls f for each token bucket in force with its unit and its index in tats.
+func (b *Bucket) rates(f func(i int, u Unit, r *Rate)) { b.limits.tokenBuckets(0, f) }
 
 // all is rates for the former rates, too.
 func (b *Bucket) all(f func(i int, u Unit, r *Rate)) {
-	n := b.limits.each(0, f)
+	n := b.limits.tokenBuckets(0, f)
 	if b.former != nil {
-		b.former.each(n, f)
+		b.former.tokenBuckets(n, f)
 	}
 }
 
@@ -104,6 +115,7 @@ func (b *Bucket) level(now int64) Cost {
 	b.rates(func(i int, u Unit, r *Rate) {
 		c = c.With(u, min(c.Of(u), r.Burst-b.missing(i, r, now)))
 	})
+	b.others(func(i int, u Unit, r *Rate) { c = c.With(u, min(c.Of(u), b.otherLevel(i, u, r, now))) })
 	return c
 }
 
@@ -118,9 +130,12 @@ func (b *Bucket) missing(i int, r *Rate, now int64) int64 {
 // Info describes the bucket of key at now.
 func (b *Bucket) Info(key string, now int64) Info {
 	c := b.asOf(now)
+	full := now
+	c.rates(func(i int, _ Unit, _ *Rate) { full = max(full, c.tats[i]) })
+	c.others(func(i int, u Unit, r *Rate) { full = max(full, c.otherFull(i, u, r, now)) })
 	return Info{
 		Key: key, Limits: *c.limits, Level: c.level(now), Leased: c.leased, Leases: len(c.leases),
-		Full: time.Duration(slices.Max(c.tats[:c.limits.Len()]) - now),
+		Full: time.Duration(full - now),
 	}
 }
 
@@ -131,9 +146,13 @@ func (b *Bucket) Leased(now int64) Cost {
 }
 
 // Room returns the largest grant that the bucket can promise at now, in units.
-func (b *Bucket) Room(now int64) Cost {
+func (b *Bucket) Room(now int64) Cost { return b.RoomFor(now, Cost{}) }
+
+// RoomFor returns the largest grant that the bucket can promise at now to an ask that
+// needs need. Beside a pace a need above its burst has more room than a smaller one.
+func (b *Bucket) RoomFor(now int64, need Cost) Cost {
 	c := b.asOf(now)
-	return c.room(now, true)
+	return c.room(now, need, true)
 }
 
 // Holders calls f for the holder of each open lease, once a lease.
@@ -181,7 +200,7 @@ func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 	// An ask without a need is ahead of its holder's demand. It is granted available
 	// units only: promises are left to the asks that need them.
 	promise := !a.Need.IsZero()
-	give := Share(a.Need, a.Want.Max(a.Need), b.room(now, promise))
+	give := Share(a.Need, a.Want.Max(a.Need), b.room(now, a.Need, promise))
 	if !give.Covers(a.Need) || give.IsZero() {
 		first := a.Need
 		if !promise {
@@ -200,6 +219,10 @@ func (b *Bucket) Lease(now int64, a *Ask) (Grant, error) {
 			last = max(last, ready)
 		}
 	})
+	if b.counters != nil {
+		l.At = now
+		b.chargePaces(now, give)
+	}
 	l.Expiry = later(last, int64(TTL))
 	at, _ := slices.BinarySearchFunc(b.leases, l.Expiry+1, func(m HeldLease, t int64) int { return cmp.Compare(m.Expiry, t) })
 	b.leases = slices.Insert(b.leases, at, l)
@@ -238,14 +261,17 @@ func (b *Bucket) grant(now int64, l *HeldLease) Grant {
 	return g
 }
 
-// room returns the largest grant at now: the level, or with promise the level a
-// horizon later, and at most what keeps the leased units within the burst. It is the
-// largest n for which Rate.ready is no later than now + Rate.ahead.
-func (b *Bucket) room(now int64, promise bool) Cost {
+// room returns the largest grant at now to an ask that needs need: the level, or with
+// promise the level a horizon later, and at most what keeps the leased units within the
+// burst. It is the largest n for which Rate.ready is no later than now + Rate.ahead.
+func (b *Bucket) room(now int64, need Cost, promise bool) Cost {
 	room := allUnlimited
 	b.rates(func(i int, u Unit, r *Rate) {
 		n := min(r.Burst-b.missing(i, r, now+r.ahead(promise)), r.Burst-b.leased.Of(u))
 		room = room.With(u, max(min(room.Of(u), n), 0))
+	})
+	b.others(func(i int, u Unit, r *Rate) {
+		room = room.With(u, min(room.Of(u), b.otherRoom(i, u, r, now, need.Of(u))))
 	})
 	return room
 }
@@ -266,12 +292,17 @@ func (r *Rate) ahead(promise bool) int64 {
 }
 
 // refill returns how long after now the refill alone brings need within the distance
-// ahead of every rate.
+// ahead of every token bucket, and into the room of all others.
 func (b *Bucket) refill(now int64, need Cost, ahead func(*Rate) int64) time.Duration {
 	var wait int64
 	b.rates(func(i int, u Unit, r *Rate) {
 		if n := need.Of(u); n > 0 {
 			wait = max(wait, r.ready(max(b.tats[i], now), n)-now-ahead(r))
+		}
+	})
+	b.others(func(i int, u Unit, r *Rate) {
+		if n := need.Of(u); n > 0 {
+			wait = max(wait, b.otherReady(i, u, r, now, n)-now)
 		}
 	})
 	return time.Duration(wait)
@@ -283,8 +314,8 @@ func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
 	for t := now; ; {
 		at := t + int64(c.refill(t, need, func(r *Rate) int64 { return r.ahead(promise) }))
 		over := false
-		c.rates(func(_ int, u Unit, r *Rate) {
-			over = over || need.Of(u) > 0 && c.leased.Of(u)+need.Of(u) > r.Burst
+		c.limits.each(0, func(_ int, u Unit, r *Rate) {
+			over = over || need.Of(u) > 0 && c.leased.Of(u)+need.Of(u) > r.most()
 		})
 		if len(c.leases) == 0 || !over && at < c.leases[0].Expiry {
 			return time.Duration(at - now)
@@ -292,30 +323,33 @@ func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
 		// The leased units leave no room for need, or hold the refill back until the
 		// next expiry, which may lower the level.
 		t = c.leases[0].Expiry
+		c.predict(t)
 		c.advance(t)
 	}
 }
 
 // Settle closes lease id and returns the granted units less spent to the bucket. If
-// spent is more than was granted, the bucket owes the difference. Settle reports
-// whether it closed a lease: an id that is unknown, expired or already settled
-// changes nothing.
-func (b *Bucket) Settle(now int64, id LeaseID, spent Cost) bool {
+// spent is more than was granted, the bucket owes the difference. The parts may say when
+// units were spent, see [Settlement]. Settle reports whether it closed a lease: an id
+// that is unknown, expired or already settled changes nothing.
+func (b *Bucket) Settle(now int64, id LeaseID, spent Cost, parts ...Spending) bool {
 	b.advance(now)
 	at := slices.IndexFunc(b.leases, func(l HeldLease) bool { return l.ID == id })
 	if at < 0 {
 		return false
 	}
-	granted := b.leases[at].Granted
+	l := b.leases[at]
 	b.leases = slices.Delete(b.leases, at, at+1)
-	b.leased = b.leased.Sub(granted)
-	b.credit(now, granted.Sub(spent))
+	b.leased = b.leased.Sub(l.Granted)
+	b.credit(now, l.Granted.Sub(spent))
+	b.settled(now, &l, spent, parts)
 	return true
 }
 
 // Adjust applies a at now: first it returns units, up to the least shortfall since
 // a.Since, then it charges units, then it empties the bucket. Leased units stay
-// leased.
+// leased. A window and a calendar take back booked units of a closed lease, see
+// [Adjustment], and grant none until a.Empty is over.
 func (b *Bucket) Adjust(now int64, a *Adjustment) {
 	b.advance(now)
 	b.rates(func(i int, u Unit, r *Rate) {
@@ -326,8 +360,12 @@ func (b *Bucket) Adjust(now int64, a *Adjustment) {
 		b.tats[i] -= worth
 		b.shortfalls.reduce(i, worth)
 	})
+	b.refund(now, a)
 	b.credit(now, Cost{}.Sub(a.Charge))
+	b.chargePaces(now, a.Charge)
+	b.book(now, now, a.Charge)
 	if a.Empty > 0 {
+		b.shutUntil(later(now, int64(min(a.Empty, maxEmpty))))
 		b.rates(func(i int, u Unit, r *Rate) {
 			b.tats[i] = max(b.tats[i], later(now+int64(a.Empty), r.span(r.Burst)))
 		})
@@ -365,7 +403,7 @@ func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
 	b.advance(now)
 	old := *b
 	b.limits, b.defined = limits, defined
-	b.tats = make([]int64, limits.Len())
+	b.tats, b.counters = make([]int64, limits.Len()), newCounters(limits, nil)
 	b.rates(func(i int, u Unit, r *Rate) {
 		b.tats[i] = later(now, r.span(old.debt(now, u, r)))
 		old.all(func(j int, v Unit, q *Rate) {
@@ -374,6 +412,7 @@ func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
 			}
 		})
 	})
+	b.inherit(now, &old)
 	b.keepFormer(now, &old)
 	b.clamp(now)
 	b.shortfalls = b.shortfalls[:0]
@@ -386,33 +425,38 @@ func (b *Bucket) Redefine(now int64, limits *Limits, defined int64) {
 func (b *Bucket) keepFormer(now int64, old *Bucket) {
 	type rate struct {
 		Rate
-		tat int64
+		tat     int64
+		counter counter
+		until   int64 // the instant at which it is full
 	}
 	var left [NumUnits][]rate
-	none := true
-	old.all(func(i int, u Unit, r *Rate) {
-		if old.tats[i] > now && !slices.ContainsFunc(b.limits.Of(u), func(q Rate) bool { return q.refillsAs(r) }) {
-			left[u] = append(left[u], rate{*r, old.tats[i]})
-			none = false
+	keep := func(i int, u Unit, r *Rate, until int64) {
+		if until > now && !slices.ContainsFunc(b.limits.Of(u), func(q Rate) bool { return q.refillsAs(r) }) {
+			left[u] = append(left[u], rate{*r, old.tats[i], old.counterOf(i), until})
 		}
-	})
-	b.former = nil
-	if none {
-		return
 	}
-	b.former = new(Limits)
+	old.all(func(i int, u Unit, r *Rate) { keep(i, u, r, old.tats[i]) })
+	old.allOthers(func(i int, u Unit, r *Rate) { keep(i, u, r, old.otherFull(i, u, r, now)) })
+	b.former = nil
 	for u, rs := range left {
-		slices.SortStableFunc(rs, func(x, y rate) int { return cmp.Compare(y.tat, x.tat) })
+		if len(rs) == 0 {
+			continue
+		}
+		if b.former == nil {
+			b.former = new(Limits)
+		}
+		slices.SortStableFunc(rs, func(x, y rate) int { return cmp.Compare(y.until, x.until) })
 		for _, r := range rs[:min(len(rs), MaxRates)] {
 			former := b.former.at(Unit(u))
 			*former = append(*former, r.Rate)
+			b.keepCounter(r.counter, old)
 			b.tats = append(b.tats, r.tat)
 		}
 	}
 }
 
 // debt returns how many units below full rate r on unit u begins when it replaces the
-// rates of b.
+// rates of b. A window or a calendar owes the units that it counts.
 func (b *Bucket) debt(now int64, u Unit, r *Rate) int64 {
 	var most, same int64
 	found := false
@@ -429,15 +473,27 @@ func (b *Bucket) debt(now int64, u Unit, r *Rate) int64 {
 	if found {
 		return same
 	}
+	b.others(func(i int, v Unit, q *Rate) {
+		if v == u {
+			most = max(most, q.N-b.otherLevel(i, u, q, now))
+		}
+	})
 	return min(most, r.Burst)
 }
 
 // asOf returns a copy of the bucket at the later instant now, provided that no
 // operation comes before. The copy is for reading; it shares leases with b.
 func (b *Bucket) asOf(now int64) Bucket {
-	c := *b
-	c.tats, c.shortfalls = slices.Clone(b.tats), nil
+	c := b.copy()
+	c.predict(now)
 	c.advance(now)
+	return c
+}
+
+// copy returns a copy for reading, without shortfalls. It shares leases with b.
+func (b *Bucket) copy() Bucket {
+	c := *b
+	c.tats, c.shortfalls, c.counters = slices.Clone(b.tats), nil, b.counters.clone()
 	return c
 }
 
@@ -449,6 +505,7 @@ func (b *Bucket) advance(now int64) {
 		b.clamp(b.leases[0].Expiry)
 		b.noteShortfall(b.leases[0].Expiry)
 		b.leased = b.leased.Sub(b.leases[0].Granted)
+		b.book(now, b.leases[0].Expiry, b.leases[0].Granted)
 		b.leases = b.leases[1:]
 	}
 	if len(b.leases) == 0 {

@@ -51,6 +51,12 @@ type calendar struct {
 
 	today, tomorrow int64 // units
 
+	// pending units were booked without a stamp. They count in both days of the next one,
+	// and until then in today.
+	pending int64
+
+	wall, stamped int64 // the last stamp and the instant it was for; wall 0: none yet
+
 	// All charges from todaySince on entered today, and all from tomorrowSince on
 	// entered tomorrow, too; end: charges enter today only.
 	todaySince, tomorrowSince int64
@@ -65,13 +71,19 @@ func (c *calendar) advance(r calendarRate, now int64, s stamp) {
 	if c.tomorrowSince == end && c.reachesTomorrow(r, s.wall) {
 		c.tomorrowSince = now + 1 // an earlier entry at this instant did not reach it
 	}
+	c.wall, c.stamped = s.wall, now
+	if c.pending > 0 {
+		c.today = min(c.today+c.pending, maxDay)
+		c.tomorrow = min(c.tomorrow+c.pending, maxDay)
+		c.pending = 0
+	}
 }
 
 // begin makes the day of s today. For ε after a reset that is the day before it, in
 // which a unit may still count.
 func (c *calendar) begin(r calendarRate, now int64, s stamp) {
 	old := *c
-	*c = calendar{from: s.before, reset: s.next, todaySince: now + 1, tomorrowSince: end}
+	*c = calendar{from: s.before, reset: s.next, pending: old.pending, todaySince: now + 1, tomorrowSince: end}
 	if s.wall < s.before+int64(r.clocks) {
 		c.from, c.reset = old.reset, s.before
 	}
@@ -91,7 +103,9 @@ func (c *calendar) reachesTomorrow(r calendarRate, wall int64) bool {
 
 // level returns the units that may be granted while leased units are on open leases. It
 // is below zero if more than N count.
-func (c *calendar) level(r calendarRate, leased int64) int64 { return r.n - c.today - leased }
+func (c *calendar) level(r calendarRate, leased int64) int64 {
+	return r.n - c.today - c.pending - leased
+}
 
 // room is the level, at least zero: the largest grant.
 func (c *calendar) room(r calendarRate, leased int64) int64 { return max(c.level(r, leased), 0) }
@@ -110,6 +124,15 @@ func (c *calendar) ready(r calendarRate, s stamp, leased, n int64) (wait time.Du
 	}
 	return time.Duration(c.reset + int64(r.clocks) - s.wall), true
 }
+
+// isStamped reports whether the last stamp was for the instant now.
+func (c *calendar) isStamped(now int64) bool { return c.wall > 0 && c.stamped == now }
+
+// bookLater counts n units that were spent at a time for which the calendar has no stamp.
+func (c *calendar) bookLater(n int64) { c.pending = min(c.pending+n, maxDay) }
+
+// wallAt returns the wall clock at the instant now, as the last stamp predicts it.
+func (c *calendar) wallAt(now int64) int64 { return later(c.wall, max(now-c.stamped, 0)) }
 
 // book counts n units that were spent by the instant at, no later than now: as of a
 // settlement that arrives at now, or of the expiry of a lease. It never refuses.
@@ -142,4 +165,4 @@ func (c *calendar) refund(now, since, n int64) {
 }
 
 // idle reports whether no units count: the calendar behaves as a new one.
-func (c *calendar) idle() bool { return c.today == 0 && c.tomorrow == 0 }
+func (c *calendar) idle() bool { return c.today|c.tomorrow|c.pending == 0 }

@@ -92,10 +92,45 @@ type Settlement struct {
 	Key   string  // of the bucket
 	ID    LeaseID // of the lease
 	Spent Cost    // in units; more than was granted puts the bucket in debt
+
+	// Parts may say how long ago, by the clock of the holder, parts of Spent were spent.
+	// Windows below 10 s then book them as of that instant, and not as of the arrival of
+	// the settlement. Only members of a cluster are trusted with it. At most [MaxParts].
+	Parts []Spending
 }
 
+// Spending is units that were spent at one instant.
+type Spending struct {
+	Age  time.Duration // since the instant; when the settlement was sent
+	Cost Cost          // in units
+}
+
+// MaxParts is the most parts of one [Settlement].
+const MaxParts = 64
+
 // Check returns an error that says why s is malformed, or nil.
-func (s *Settlement) Check() error { return errors.Join(CheckKey(s.Key), s.Spent.Check()) }
+func (s *Settlement) Check() error {
+	if err := errors.Join(CheckKey(s.Key), s.Spent.Check()); err != nil || len(s.Parts) == 0 {
+		return err
+	}
+	if n := len(s.Parts); n > MaxParts {
+		return fmt.Errorf("settlement in %d parts: want at most %d", n, MaxParts)
+	}
+	var sum Cost
+	for _, p := range s.Parts {
+		if p.Age < 0 || p.Age > maxEmpty {
+			return fmt.Errorf("units spent %v before their settlement: want 0 to %v", p.Age, maxEmpty)
+		}
+		if err := p.Cost.Check(); err != nil {
+			return err
+		}
+		sum = sum.Add(p.Cost)
+	}
+	if !s.Spent.Covers(sum) {
+		return fmt.Errorf("parts of %v: want at most the %v of their settlement", sum, s.Spent)
+	}
+	return nil
+}
 
 // Adjustment corrects the level of a key after units were spent.
 type Adjustment struct {
@@ -113,11 +148,17 @@ type Adjustment struct {
 	// in the future, Return is worth no units.
 	Since int64
 
+	// Lease is the lease that the units of Return were charged on. A window and a calendar
+	// take nothing back without it, nor while it is open: its settlement says what was
+	// spent. Later they take back units until those that were charged at Since may have
+	// returned. Token buckets do not need it.
+	Lease LeaseID
+
 	Charge Cost // units that were used and not charged; the level may fall below zero
 
 	// Empty, if positive, empties the bucket for so long, because the provider said
-	// when to retry. Only units that are returned are available meanwhile. At most a
-	// day.
+	// when to retry. Only units that are returned are available meanwhile, in windows and
+	// calendars none. At most a day.
 	Empty time.Duration
 }
 

@@ -220,6 +220,33 @@ func (l *Limits) each(i int, f func(i int, u Unit, r *Rate)) int {
 	return i
 }
 
+// tokenBuckets is each for the token buckets, which keep their indexes.
+func (l *Limits) tokenBuckets(i int, f func(i int, u Unit, r *Rate)) int {
+	for u := range NumUnits {
+		rs := *l.at(u)
+		for k := range rs {
+			if rs[k].Kind == TokenBucket {
+				f(i, u, &rs[k])
+			}
+			i++
+		}
+	}
+	return i
+}
+
+// tokenBucketsOnly reports whether l has no other kind of rate.
+func (l *Limits) tokenBucketsOnly() bool {
+	for u := range NumUnits {
+		rs := *l.at(u)
+		for k := range rs {
+			if rs[k].Kind != TokenBucket {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // String returns the form that [ParseLimits] reads.
 func (l Limits) String() string {
 	var clauses []string

@@ -137,5 +137,6 @@ func (o *ops) apply(b *Bucket, op any) (g Grant, err error) {
 func clone(b *Bucket) *Bucket {
 	c := *b
 	c.tats, c.leases, c.shortfalls = slices.Clone(b.tats), slices.Clone(b.leases), slices.Clone(b.shortfalls)
+	c.counters = b.counters.clone()
 	return &c
 }

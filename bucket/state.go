@@ -19,8 +19,11 @@ type State struct {
 	Former  *Limits // rates of earlier definitions that are not full yet; nil: none
 
 	// TATs are the theoretical arrival times of the rates: those on requests,
-	// those on tokens, then those of Former in the same order.
+	// those on tokens, then those of Former in the same order. Of a window it is the one
+	// of its pace, zero if it has none; of a calendar it is zero.
 	TATs []int64
+
+	Counters *Counters // of windows and calendars; nil: all rates are token buckets
 
 	Leases     []HeldLease // open leases, by expiry
 	Shortfalls []Shortfall // bound the worth of a return; of each rate by instant
@@ -32,19 +35,30 @@ type HeldLease struct {
 	Granted Cost   // in units
 	Expiry  int64  // the instant from which the lease counts as spent, in nanoseconds of the store's time
 	Drips   []Drip // Ready is an instant; nil: all is available from the start
+
+	// At is the instant of the grant, or a later one before which nothing is booked. It is
+	// zero where all rates are token buckets, which do not need it.
+	At int64
 }
 
 // State returns the bucket's state. Its slices are the bucket's own: read them
 // before the bucket changes, and do not write to them.
 func (b *Bucket) State() State {
-	return State{Limits: b.limits, Defined: b.defined, Former: b.former, TATs: b.tats, Leases: b.leases, Shortfalls: b.shortfalls}
+	return State{
+		Limits: b.limits, Defined: b.defined, Former: b.former, TATs: b.tats, Counters: b.counters.state(),
+		Leases: b.leases, Shortfalls: b.shortfalls,
+	}
 }
 
 // StateAt returns the state of the bucket at now, a later instant, provided that no
 // operation comes before. Two buckets that behave alike from now on have the same.
 func (b *Bucket) StateAt(now int64) State {
-	c := b.asOf(now)
+	c := b.copy()
+	c.advance(now)
 	c.shortfalls = b.shortfalls
+	if c.counters != nil {
+		c.counters.normalize(&c, now)
+	}
 	return c.State()
 }
 
@@ -57,7 +71,10 @@ func Restore(s State) (*Bucket, error) {
 	b := New(s.Limits, s.Defined)
 	if s.Former != nil {
 		b.former = s.Former
-		b.tats = make([]int64, len(s.TATs))
+		b.tats, b.counters = make([]int64, len(s.TATs)), newCounters(s.Limits, s.Former)
+	}
+	if s.Counters != nil {
+		b.counters.restore(s.Counters)
 	}
 	copy(b.tats, s.TATs)
 	b.shortfalls = append(b.shortfalls, s.Shortfalls...)
@@ -73,7 +90,7 @@ func (s *State) check() error {
 	if err := s.Limits.Check(); err != nil {
 		return err
 	}
-	return cmp.Or(s.checkTATs(), s.checkShortfalls(), s.checkLeases())
+	return cmp.Or(s.checkTATs(), s.checkCounters(), s.checkShortfalls(), s.checkLeases())
 }
 
 func (s *State) checkTATs() error {
@@ -117,8 +134,8 @@ func (s *State) checkLeases() error {
 		if err := l.Granted.Check(); err != nil {
 			return fmt.Errorf("lease %v: %w", l.ID, err)
 		}
-		if err := checkInstant(l.Expiry); err != nil {
-			return fmt.Errorf("expiry of lease %v: %w", l.ID, err)
+		if err := cmp.Or(checkInstant(l.Expiry), checkInstant(l.At)); err != nil {
+			return fmt.Errorf("instants of lease %v: %w", l.ID, err)
 		}
 		if i > 0 && l.Expiry < s.Leases[i-1].Expiry {
 			return fmt.Errorf("lease %v expires before the lease ahead of it", l.ID)

@@ -354,7 +354,7 @@ func TestManySettlementsArriveUnchanged(t *testing.T) {
 				done = append(done, bucket.Settlement{Key: key, ID: bucket.LeaseID{Holder: 1<<64 - 1, Seq: 1<<64 - 1 - i}, Spent: bucket.Cost{Requests: bucket.MaxUnits, Tokens: bucket.MaxUnits}})
 			}
 			require.NoError(t, b.Settle(t.Context(), done), name)
-			assert.True(t, slices.Equal(done, store.done), name)
+			assert.Equal(t, done, store.done, name)
 
 			store.done = nil
 			a := ask(1, 1, time.Hour)
@@ -363,12 +363,12 @@ func TestManySettlementsArriveUnchanged(t *testing.T) {
 			l, err := b.Lease(t.Context(), a)
 			require.NoError(t, err, name)
 			assert.True(t, l.OK, name)
-			settled := make(map[bucket.Settlement]bool)
+			settled := make(map[bucket.LeaseID]bucket.Settlement)
 			for _, d := range store.done { // some arrive twice, since an answer was lost
-				settled[d] = true
+				settled[d.ID] = d
 			}
 			for _, d := range a.Done {
-				require.True(t, settled[d], name)
+				require.Equal(t, d, settled[d.ID], name)
 			}
 		})
 	}
