@@ -98,7 +98,7 @@ func (c *Choke) Open(cfg LimiterConfig) (*Limiter, error) {
 	if c == nil || c.worker == nil {
 		return nil, keyError(cfg.Key, errors.New("no store: want one such as choked.NewLocal() in choked.New"))
 	}
-	if err := cmp.Or(bucket.CheckKey(cfg.Key), cfg.Limits.Check(), cfg.Limits.CheckTokenBuckets()); err != nil {
+	if err := cmp.Or(bucket.CheckKey(cfg.Key), cfg.Limits.Check()); err != nil {
 		return nil, keyError(cfg.Key, err)
 	}
 	if cfg.MaxOveruse < 0 {

@@ -105,7 +105,7 @@ func TestNothingGoesOverTheBound(t *testing.T) {
 						assert.LessOrEqual(t, over, 1e-6, "over %v on %v", r, u)
 					}
 				}
-				assert.Greater(t, len(adm), 20, "calls admitted on %q", key)
+				assert.Greater(t, len(adm), 20, "calls admitted on %q under %v", key, f.limits[key])
 			}
 		})
 	}
@@ -123,8 +123,9 @@ const fleetTime = 40 * time.Second
 func (f *fleet) run(t *testing.T) {
 	some := func(s ...string) string { return s[f.rand.IntN(len(s))] }
 	f.limits = map[string]Limits{
-		"a": shortLimits(some("50/s", "20/s burst 5", "300/m", "7/s", "40/s,600/m burst 60"), some("", "60000/m burst 3000", "5000/s")),
-		"b": MustLimits("requests " + some("1000/s", "50/s burst 1", "120/m burst 10")),
+		"a": shortLimits(some("50/s", "20/s burst 5", "300/m", "7/s", "40/s,600/m burst 60", "50/s window", "300/20s window pace 30", "30/2s window,500/m"),
+			some("", "60000/m burst 3000", "5000/s", "20000/5s window pace 2000", "3000/s window,400000/d reset Europe/Berlin")),
+		"b": MustLimits("requests " + some("1000/s", "50/s burst 1", "120/m burst 10", "100/10s window pace 10", "1000/s window")),
 	}
 	f.admitted = make(map[string][]admission)
 	store := NewLocal()

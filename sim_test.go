@@ -42,6 +42,16 @@ type admission struct {
 // excess is the most by which admissions in order of time exceed burst + rate·W
 // over any window W, in units.
 func excess(adm []admission, r Rate, of func(Cost) int64) float64 {
+	switch r.Kind {
+	case bucket.Window:
+		return windowExcess(adm, r, of)
+	case bucket.Calendar: // tests that draw one last for less than a day
+		var sum int64
+		for _, a := range adm {
+			sum += of(a.cost)
+		}
+		return float64(sum - r.N)
+	}
 	var level, worst float64
 	worst = -1e18
 	var last time.Duration
@@ -51,6 +61,19 @@ func excess(adm []admission, r Rate, of func(Cost) int64) float64 {
 		worst = max(worst, level-float64(r.Burst))
 	}
 	return worst
+}
+
+// windowExcess returns by how much the fullest stretch of r.Per is above r.N.
+func windowExcess(adm []admission, r Rate, of func(Cost) int64) float64 {
+	var sum, worst int64
+	first := 0
+	for _, a := range adm {
+		for sum += of(a.cost); adm[first].at <= a.at-r.Per; first++ {
+			sum -= of(adm[first].cost)
+		}
+		worst = max(worst, sum)
+	}
+	return float64(worst - r.N)
 }
 
 func jain(adm []admission, workers int) float64 {

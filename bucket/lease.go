@@ -67,7 +67,7 @@ func (a *Ask) Check() error {
 	if err := CheckKey(a.Key); err != nil {
 		return err
 	}
-	if err := cmp.Or(a.Limits.Check(), a.Limits.CheckTokenBuckets()); err != nil {
+	if err := a.Limits.Check(); err != nil {
 		return err
 	}
 	if err := a.Need.Check(); err != nil {
@@ -170,7 +170,7 @@ func (a *Adjustment) Check() error {
 	if a.Empty < 0 || a.Empty > maxEmpty {
 		return fmt.Errorf("empty for %v: want 0 to %v", a.Empty, maxEmpty)
 	}
-	return errors.Join(CheckKey(a.Key), cmp.Or(a.Limits.Check(), a.Limits.CheckTokenBuckets()), a.Return.Check(), a.Charge.Check())
+	return errors.Join(CheckKey(a.Key), a.Limits.Check(), a.Return.Check(), a.Charge.Check())
 }
 
 // Drip says how promised quota becomes available: of the granted units of Unit, all

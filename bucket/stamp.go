@@ -18,6 +18,26 @@ type ZoneStamp struct {
 	Next   int64 // the first reset after it, in Unix nanoseconds
 }
 
+// HasCalendar reports whether a rate of l is a calendar.
+func (l *Limits) HasCalendar() (has bool) {
+	l.each(0, func(_ int, _ Unit, r *Rate) { has = has || r.Kind == Calendar })
+	return has
+}
+
+// Calendars returns the limits by which b counts that have calendars: those in force, and
+// those of earlier definitions.
+func (b *Bucket) Calendars() (with []*Limits) {
+	if b.counters == nil {
+		return nil
+	}
+	for _, l := range []*Limits{b.limits, b.former} {
+		if l != nil && l.HasCalendar() {
+			with = append(with, l)
+		}
+	}
+	return with
+}
+
 // StampsAt returns the stamps that a bucket under any of these limits needs when the
 // wall clock shows wall, in Unix nanoseconds. It returns nil if they have no calendar.
 // Nil limits have none.

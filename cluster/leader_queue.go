@@ -276,6 +276,7 @@ func (q *leaderQueue) decide(now int64, batch []*waitqueue.Entry) error {
 	for i, e := range batch {
 		entry.Ops[i] = e.Op
 	}
+	q.view(func() { entry.Stamps = q.table.StampsFor(time.Now().UnixNano(), entry.Ops...) })
 	response, err := q.raft.Apply(entry.Encode())
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):

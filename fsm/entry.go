@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/choked/choked/bucket"
 	"github.com/choked/choked/internal/ledger"
 )
 
@@ -20,6 +21,10 @@ const maxOps = 1 << 16
 type Entry struct {
 	At  int64 // nanoseconds of the store's time
 	Ops []ledger.Op
+
+	// Stamps is the leader's wall clock, with the resets around it of the calendars of
+	// these keys; nil: they have none. Replicas know no time zones.
+	Stamps *bucket.Stamps
 }
 
 // Encode returns e as bytes for the log.
@@ -31,7 +36,7 @@ func (e *Entry) Encode() []byte {
 	for _, op := range e.Ops {
 		b = ledger.AppendOp(b, op)
 	}
-	return b
+	return ledger.AppendStamps(b, e.Stamps)
 }
 
 // Decode reads what [Entry.Encode] returned.
@@ -62,6 +67,10 @@ func Decode(b []byte) (Entry, error) {
 		if e.Ops[i], rest, err = ledger.ParseOp(rest); err != nil {
 			return fail(err.Error())
 		}
+	}
+	var err error
+	if e.Stamps, rest, err = ledger.ParseStamps(rest); err != nil {
+		return fail(err.Error())
 	}
 	if len(rest) > 0 {
 		return fail(fmt.Sprintf("%d bytes too many", len(rest)))

@@ -46,6 +46,7 @@ func (m *Machine) Apply(l *raft.Log) any {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	results := make([]ledger.Result, len(e.Ops))
+	m.table.Stamp(e.Stamps)
 	for i, op := range e.Ops {
 		results[i] = m.table.Apply(e.At, op)
 	}

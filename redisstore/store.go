@@ -142,7 +142,7 @@ func (s *Store) begin(ctx context.Context) (in context.Context, end func(), err 
 
 // Lease implements choked.Store.
 func (s *Store) Lease(ctx context.Context, ask bucket.Ask) (bucket.Lease, error) {
-	if err := errors.Join(ask.Check(), checkWindows(ask.Limits)); err != nil {
+	if err := errors.Join(ask.Check(), checkRates(&ask.Limits)); err != nil {
 		return bucket.Lease{}, err
 	}
 	ctx, end, err := s.begin(ctx)
@@ -294,7 +294,7 @@ func (s *Store) settle(ctx context.Context, done []bucket.Settlement) error {
 
 // Adjust implements choked.Store.
 func (s *Store) Adjust(ctx context.Context, a bucket.Adjustment) error {
-	if err := errors.Join(a.Check(), checkWindows(a.Limits)); err != nil {
+	if err := errors.Join(a.Check(), checkRates(&a.Limits)); err != nil {
 		return err
 	}
 	ctx, end, err := s.begin(ctx)
@@ -321,9 +321,12 @@ func (s *Store) Adjust(ctx context.Context, a bucket.Adjustment) error {
 // or, with a client that was given to [New], at its timeouts.
 func (s *Store) Close() error { return s.close() }
 
-// checkWindows returns an error if the window of a rate is not a whole number of
-// ticks.
-func checkWindows(l bucket.Limits) error {
+// checkRates returns an error that names a rate which the script cannot keep: one that is
+// no token bucket, or whose time is not a whole number of ticks.
+func checkRates(l *bucket.Limits) error {
+	if err := l.CheckTokenBuckets(); err != nil {
+		return fmt.Errorf("%w: Redis keeps token buckets only", err)
+	}
 	for u := range bucket.NumUnits {
 		for _, r := range l.Of(u) {
 			if r.Per%tick != 0 {

@@ -188,7 +188,7 @@ func (a *acquisition) check() (err error) {
 	if a.wait < 0 || a.wait > maxWait {
 		return fmt.Errorf("wait %v: want 0 to %v", a.wait, maxWait)
 	}
-	if err := cmp.Or(bucket.CheckKey(a.key), a.limits.Check(), a.limits.CheckTokenBuckets()); err != nil {
+	if err := cmp.Or(bucket.CheckKey(a.key), a.limits.Check()); err != nil {
 		return err
 	}
 	a.cost, err = httpapi.CostCharged(a.limits, a.cost)

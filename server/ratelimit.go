@@ -62,9 +62,20 @@ func policyName(u bucket.Unit, i int) string {
 
 // policy returns r as an item of RateLimit-Policy: q units in every window of w
 // seconds, and the most that may be spent at once where that is not q. The draft
-// has no parameter for a burst; it reserves names with a prefix for services.
+// has no parameter for a burst; it reserves names with a prefix for services. A day has
+// 24 hours there, a month 30 days.
 func policy(name string, r bucket.Rate) string {
-	window := policyWindow(r.Per)
+	per := r.Per
+	switch r.Kind {
+	case bucket.Calendar:
+		return fmt.Sprintf("%q;q=%d;w=%d", name, r.N, r.Span(r.N)/time.Second)
+	case bucket.Window:
+		if r.Pace > 0 {
+			return fmt.Sprintf("%q;q=%d;w=%d;choked-burst=%d", name, r.N, wholeSeconds(per), r.Pace)
+		}
+		return fmt.Sprintf("%q;q=%d;w=%d", name, r.N, wholeSeconds(per))
+	}
+	window := policyWindow(per)
 	q := r.In(window)
 	s := fmt.Sprintf("%q;q=%d;w=%d", name, q, window/time.Second)
 	if r.Burst != q {

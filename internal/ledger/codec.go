@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"encoding/binary"
 	"errors"
 	"slices"
 	"time"
@@ -43,6 +44,7 @@ const (
 	settlementKey = iota + 1
 	settlementID
 	settlementSpent
+	settlementParts
 )
 
 // Fields of an adjustment.
@@ -54,6 +56,7 @@ const (
 	adjustmentSince
 	adjustmentCharge
 	adjustmentEmpty
+	adjustmentLease
 )
 
 // AppendOp appends the encoding of op to b.
@@ -87,7 +90,12 @@ func appendSettlement(b []byte, s *bucket.Settlement) []byte {
 	b = stringField(b, settlementKey, s.Key)
 	b = idField(b, settlementID, s.ID)
 	b = costField(b, settlementSpent, s.Spent)
+	b = listField(b, settlementParts, s.Parts, appendSpending)
 	return append(b, 0)
+}
+
+func appendSpending(b []byte, p *bucket.Spending) []byte {
+	return appendUnits(binary.AppendVarint(b, int64(p.Age)), p.Cost, 0)
 }
 
 func appendAdjustment(b []byte, a *bucket.Adjustment) []byte {
@@ -98,6 +106,7 @@ func appendAdjustment(b []byte, a *bucket.Adjustment) []byte {
 	b = intField(b, adjustmentSince, a.Since)
 	b = costField(b, adjustmentCharge, a.Charge)
 	b = intField(b, adjustmentEmpty, int64(a.Empty))
+	b = idField(b, adjustmentLease, a.Lease)
 	return append(b, 0)
 }
 
@@ -161,11 +170,17 @@ func (d *decoder) settlement(s *bucket.Settlement) {
 			s.ID = d.id()
 		case settlementSpent:
 			s.Spent = d.cost()
+		case settlementParts:
+			s.Parts = list(d, bucket.MaxParts, 2, (*decoder).spending)
 		default:
 			return false
 		}
 		return true
 	})
+}
+
+func (d *decoder) spending(p *bucket.Spending) {
+	*p = bucket.Spending{Age: time.Duration(d.varint()), Cost: d.cost()}
 }
 
 func (d *decoder) adjustment() *bucket.Adjustment {
@@ -186,6 +201,8 @@ func (d *decoder) adjustment() *bucket.Adjustment {
 			a.Charge = d.cost()
 		case adjustmentEmpty:
 			a.Empty = time.Duration(d.varint())
+		case adjustmentLease:
+			a.Lease = d.id()
 		default:
 			return false
 		}

@@ -15,7 +15,9 @@ import (
 const (
 	maxShortfalls = int(bucket.NumUnits) << 6
 	maxLeases     = 1 << 20
-	maxRoom       = 1 << 20 // buckets allocated before they are read
+	maxCounters   = 2 * int(bucket.NumUnits) * bucket.MaxRates // of rates in force and former ones
+	maxSlots      = 1 << 7                                     // of one window
+	maxRoom       = 1 << 20                                    // buckets allocated before they are read
 )
 
 // Fields of a bucket. Arrival times come after all limits, which say how many they
@@ -27,6 +29,15 @@ const (
 	bucketTATs
 	bucketShortfalls
 	bucketLeases
+	bucketShut
+	bucketSince
+	bucketCounters
+)
+
+// Fields of a counter.
+const (
+	counterSlots = iota + 1
+	counterDay
 )
 
 // Fields of a lease.
@@ -35,6 +46,7 @@ const (
 	leaseGranted
 	leaseExpiry
 	leaseDrips
+	leaseAt
 )
 
 // AppendTable appends the encoding of t to b: its time and the buckets that are
@@ -68,7 +80,38 @@ func appendBucket(b []byte, s bucket.State) []byte {
 	}
 	b = listField(b, bucketShortfalls, s.Shortfalls, appendShortfall)
 	b = listField(b, bucketLeases, s.Leases, appendLease)
+	if c := s.Counters; c != nil {
+		b = costField(b, bucketShut, costOf(c.Shut))
+		b = intField(b, bucketSince, c.Since)
+		b = listField(b, bucketCounters, c.Rates, appendCounter)
+	}
 	return append(b, 0)
+}
+
+// costOf returns the cost with these units.
+func costOf(units [bucket.NumUnits]int64) (c bucket.Cost) {
+	for u, n := range units {
+		c = c.With(bucket.Unit(u), n)
+	}
+	return c
+}
+
+func appendCounter(b []byte, c *bucket.Counter) []byte {
+	b = listField(b, counterSlots, c.Slots, func(b []byte, s *bucket.Slot) []byte {
+		return binary.AppendVarint(binary.AppendVarint(b, s.Index), s.N)
+	})
+	if d := c.Day; d != (bucket.Day{}) {
+		b = append(b, counterDay)
+		for _, v := range dayFields(&d) {
+			b = binary.AppendVarint(b, *v)
+		}
+	}
+	return append(b, 0)
+}
+
+// dayFields returns the numbers of a day in the order of their encoding.
+func dayFields(d *bucket.Day) [9]*int64 {
+	return [...]*int64{&d.From, &d.Reset, &d.Today, &d.Tomorrow, &d.TodaySince, &d.TomorrowSince, &d.Pending, &d.Wall, &d.Stamped}
 }
 
 func appendShortfall(b []byte, x *bucket.Shortfall) []byte {
@@ -80,6 +123,7 @@ func appendLease(b []byte, l *bucket.HeldLease) []byte {
 	b = costField(b, leaseGranted, l.Granted)
 	b = intField(b, leaseExpiry, l.Expiry)
 	b = listField(b, leaseDrips, l.Drips, appendDrip)
+	b = intField(b, leaseAt, l.At)
 	return append(b, 0)
 }
 
@@ -179,6 +223,12 @@ func (in *input) end() error {
 // bucket reads one bucket. A state that no operations can lead to is an error.
 func (d *decoder) bucket(t *Table, seen map[string]*bucket.Limits) *bucket.Bucket {
 	s := bucket.State{Limits: new(bucket.Limits), TATs: d.tats[:0], Shortfalls: d.shortfalls[:0]}
+	counters := func() *bucket.Counters {
+		if s.Counters == nil {
+			s.Counters = new(bucket.Counters)
+		}
+		return s.Counters
+	}
 	d.fields("a bucket", func(field int) bool {
 		switch field {
 		case bucketLimits:
@@ -202,6 +252,15 @@ func (d *decoder) bucket(t *Table, seen map[string]*bucket.Limits) *bucket.Bucke
 			}
 		case bucketLeases:
 			s.Leases = list(d, maxLeases, 8, (*decoder).lease)
+		case bucketShut:
+			c := d.cost()
+			for u := range bucket.NumUnits {
+				counters().Shut[u] = c.Of(u)
+			}
+		case bucketSince:
+			counters().Since = d.varint()
+		case bucketCounters:
+			counters().Rates = list(d, maxCounters, 1, (*decoder).counter)
 		default:
 			return false
 		}
@@ -229,6 +288,24 @@ func (d *decoder) lease(l *bucket.HeldLease) {
 			l.Expiry = d.varint()
 		case leaseDrips:
 			l.Drips = list(d, maxDrips, 4, (*decoder).drip)
+		case leaseAt:
+			l.At = d.varint()
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+func (d *decoder) counter(c *bucket.Counter) {
+	d.fields("a counter", func(field int) bool {
+		switch field {
+		case counterSlots:
+			c.Slots = list(d, maxSlots, 2, func(d *decoder, s *bucket.Slot) { *s = bucket.Slot{Index: d.varint(), N: d.varint()} })
+		case counterDay:
+			for _, v := range dayFields(&c.Day) {
+				*v = d.varint()
+			}
 		default:
 			return false
 		}
@@ -263,13 +340,25 @@ func (d *decoder) sharedLimits(t *Table, seen map[string]*bucket.Limits) *bucket
 	return l
 }
 
-// skipLimits passes over limits without keeping them. All fields of a rate are numbers.
+// skipLimits passes over limits without keeping them.
 func (d *decoder) skipLimits() {
 	for d.byte() != 0 {
 		for range d.count(bucket.MaxRates, 1) {
-			for d.byte() != 0 {
-				d.varint()
-			}
+			d.skipRate()
+		}
+	}
+}
+
+func (d *decoder) skipRate() {
+	for {
+		switch d.byte() {
+		case 0:
+			return
+		case rateZone:
+			n := d.count(maxZone, 1)
+			d.b = d.b[n:]
+		default:
+			d.varint()
 		}
 	}
 }

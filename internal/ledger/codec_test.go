@@ -29,7 +29,7 @@ func TestResultsAreReadAsTheyAreWritten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tab := NewTable()
 		for _, e := range anyLog(t) {
-			r := tab.Apply(e.at, e.op)
+			r := e.apply(tab)
 			got, rest, err := ParseResult(AppendResult(nil, r))
 			if err != nil || len(rest) > 0 || !reflect.DeepEqual(got.Grant, r.Grant) || (got.Err == nil) != (r.Err == nil) {
 				t.Fatalf("%+v was read as %+v, before %q, %v", r, got, rest, err)
@@ -64,13 +64,26 @@ func TestMalformedRecordsAreErrors(t *testing.T) {
 		{"fields out of order", "\x02\x03\x01\x02\x01\x01k\x00", "field 1 of a settlement follows field 3"},
 		{"a unit of a later version", "\x02\x03\x20\x02\x00", "units 0b100000: want at most 5 kinds"},
 		{"limits on a unit of a later version", "\x01\x03\x06\x01\x01\x02\x00\x00\x00", "field 6 of limits: unknown"},
-		{"a rate of a later version", "\x01\x03\x01\x01\x04\x02\x00\x00\x00", "field 4 of a rate: unknown"},
+		{"a rate of a later version", "\x01\x03\x01\x01\x08\x02\x00\x00\x00", "field 8 of a rate: unknown"},
+		{"a kind that does not fit", "\x01\x03\x01\x01\x07\x80\x04\x00\x00\x00", "number 256: want 0 to 255"},
 		{"no end", "\x02\x01\x01k", "input ends early"},
 		{"more settlements than bytes", "\x01\x08\xff\x07", "1023 items: more than the input holds"},
 	} {
 		if _, _, err := ParseOp([]byte(c.op)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
+	}
+}
+
+func TestStampsAreReadAsTheyAreWritten(t *testing.T) {
+	for _, s := range []*bucket.Stamps{nil, {Wall: 5}, {Wall: 1 << 60, Zones: []bucket.ZoneStamp{{Zone: "UTC", Every: bucket.Daily, Before: 1, Next: 2}, {Zone: "Europe/Berlin", Every: bucket.Weekly, Next: 7}}}} {
+		got, rest, err := ParseStamps(append(AppendStamps(nil, s), "rest"...))
+		if err != nil || string(rest) != "rest" || !reflect.DeepEqual(got, s) {
+			t.Errorf("%+v was read as %+v, before %q, %v", s, got, rest, err)
+		}
+	}
+	if _, _, err := ParseStamps([]byte("\x02\xff\xff\x03")); err == nil {
+		t.Error("more zones than bytes are read")
 	}
 }
 

@@ -3,13 +3,16 @@ package ledger
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/choked/choked/bucket"
 )
 
-// maxDrips bounds the drips of one lease.
-const maxDrips = int(bucket.NumUnits) * bucket.MaxRates
+const (
+	maxDrips = int(bucket.NumUnits) * bucket.MaxRates // of one lease
+	maxZone  = 1 << 8                                 // bytes of a zone's name
+)
 
 func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
@@ -84,11 +87,15 @@ func appendDrip(b []byte, d *bucket.Drip) []byte {
 	return binary.AppendVarint(b, int64(d.Per))
 }
 
-// Fields of a rate. That of the burst is left out if it is N.
+// Fields of a rate. The burst of a token bucket is left out if it is N.
 const (
 	rateN = iota + 1
 	ratePer
 	rateBurst
+	ratePace
+	rateEvery
+	rateZone
+	rateKind
 )
 
 func limitsField(b []byte, field byte, l *bucket.Limits) []byte {
@@ -109,9 +116,15 @@ func appendLimits(b []byte, l *bucket.Limits) []byte {
 func appendRate(b []byte, r *bucket.Rate) []byte {
 	b = intField(b, rateN, r.N)
 	b = intField(b, ratePer, int64(r.Per))
-	if r.Burst != r.N {
+	if r.Kind != bucket.TokenBucket {
+		b = intField(b, rateBurst, r.Burst)
+	} else if r.Burst != r.N {
 		b = binary.AppendVarint(append(b, rateBurst), r.Burst)
 	}
+	b = intField(b, ratePace, r.Pace)
+	b = intField(b, rateEvery, int64(r.Every))
+	b = stringField(b, rateZone, r.Zone)
+	b = intField(b, rateKind, int64(r.Kind))
 	return append(b, 0)
 }
 
@@ -271,7 +284,7 @@ func (d *decoder) limits(l *bucket.Limits) {
 }
 
 func (d *decoder) rate(r *bucket.Rate) {
-	r.Burst = -1
+	burst := false
 	d.fields("a rate", func(field int) bool {
 		switch field {
 		case rateN:
@@ -279,13 +292,31 @@ func (d *decoder) rate(r *bucket.Rate) {
 		case ratePer:
 			r.Per = time.Duration(d.varint())
 		case rateBurst:
-			r.Burst = d.varint()
+			r.Burst, burst = d.varint(), true
+		case ratePace:
+			r.Pace = d.varint()
+		case rateEvery:
+			r.Every = bucket.Period(d.small())
+		case rateZone:
+			r.Zone = d.string(maxZone)
+		case rateKind:
+			r.Kind = bucket.Kind(d.small())
 		default:
 			return false
 		}
 		return true
 	})
-	if r.Burst == -1 {
+	if r.Kind == bucket.TokenBucket && !burst {
 		r.Burst = r.N
 	}
+}
+
+// small reads a number that fits in a byte.
+func (d *decoder) small() uint8 {
+	v := d.varint()
+	if v < 0 || v > math.MaxUint8 {
+		d.fail("number %d: want 0 to %d", v, math.MaxUint8)
+		return 0
+	}
+	return uint8(v)
 }

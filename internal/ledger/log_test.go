@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"fmt"
 	"time"
 
 	"pgregory.net/rapid"
@@ -14,18 +15,35 @@ type logged struct {
 	op Op
 }
 
-// anyLimits draws one to three rates on each of one or both units, from one a day
-// to many a millisecond, with bursts of 1 to ten times N.
+// apply applies e to tab as a leader does whose wall clock showed half past eleven in
+// the night of a change to winter time in Berlin when the log began.
+func (e logged) apply(tab *Table) Result {
+	tab.Stamp(tab.StampsFor(time.Date(2026, 10, 24, 21, 30, 0, 0, time.UTC).UnixNano()+e.at, e.op))
+	return tab.Apply(e.at, e.op)
+}
+
+// anyLimits draws one to three rates on each of some units: token buckets from one a day to
+// many a millisecond, with bursts of 1 to ten times N, windows, and calendars.
 func anyLimits() *rapid.Generator[bucket.Limits] {
 	rate := rapid.Custom(func(t *rapid.T) bucket.Rate {
 		r := bucket.Rate{Per: rapid.SampledFrom([]time.Duration{
 			time.Millisecond, 7 * time.Millisecond, time.Second, time.Minute, time.Hour, 24 * time.Hour,
 		}).Draw(t, "per")}
 		r.N = rapid.SampledFrom([]int64{1, 3, 7, 50, 997, 999_983}).Draw(t, "n")
-		r.Burst = rapid.OneOf(rapid.Int64Range(1, 20), rapid.Just(r.N), rapid.Int64Range(1, 10*r.N)).Draw(t, "burst")
+		switch rapid.IntRange(0, 5).Draw(t, "kind") {
+		case 0:
+			r.Kind, r.Pace = bucket.Window, rapid.Int64Range(0, r.N).Draw(t, "pace")
+		case 1:
+			r.Kind, r.Per, r.Every = bucket.Calendar, 0, rapid.SampledFrom([]bucket.Period{bucket.Daily, bucket.Weekly, bucket.Monthly}).Draw(t, "every")
+			r.Zone = rapid.SampledFrom([]string{"UTC", "Europe/Berlin", "America/Los_Angeles"}).Draw(t, "zone")
+		default:
+			r.Burst = rapid.OneOf(rapid.Int64Range(1, 20), rapid.Just(r.N), rapid.Int64Range(1, 10*r.N)).Draw(t, "burst")
+		}
 		return r
 	})
-	rates := rapid.SliceOfNDistinct(rate, 0, 3, func(r bucket.Rate) time.Duration { return r.Per })
+	rates := rapid.SliceOfNDistinct(rate, 0, 3, func(r bucket.Rate) string {
+		return fmt.Sprint(r.Kind, r.Per, r.Every, r.Zone)
+	})
 	return rapid.Custom(func(t *rapid.T) bucket.Limits {
 		l := bucket.Limits{Requests: rates.Draw(t, "requests"), Tokens: rates.Draw(t, "tokens")}
 		if rapid.IntRange(0, 3).Draw(t, "more units") == 0 {
@@ -88,7 +106,11 @@ func anyLog(t *rapid.T) []logged {
 			}
 			add(a)
 		case kind < 80:
-			add(&bucket.Settlement{Key: key, ID: id(t), Spent: cost(t, l, 2)}) // sometimes more than was granted
+			s := &bucket.Settlement{Key: key, ID: id(t), Spent: cost(t, l, 2)} // sometimes more than was granted
+			if rapid.IntRange(0, 3).Draw(t, "parts") == 0 {
+				s.Parts = []bucket.Spending{{Age: time.Duration(rapid.Int64Range(0, int64(time.Second)).Draw(t, "age")), Cost: s.Spent.Min(bucket.Each(2))}}
+			}
+			add(s)
 		default:
 			a := &bucket.Adjustment{Key: key, Limits: l, Defined: defined}
 			switch kind % 3 {
@@ -98,6 +120,9 @@ func anyLog(t *rapid.T) []logged {
 				a.Empty = time.Duration(rapid.Int64Range(0, int64(5*time.Second)).Draw(t, "empty"))
 			case 2:
 				a.Return, a.Since = cost(t, l, 1), rapid.Int64Range(0, now).Draw(t, "since")
+				if rapid.Bool().Draw(t, "of a lease") {
+					a.Lease = id(t)
+				}
 			}
 			add(a)
 		}

@@ -18,7 +18,7 @@ func TestSnapshotIsOfOneInstant(t *testing.T) {
 		log := anyLog(t)
 		apply := func(n int) {
 			for _, e := range log[:min(n, len(log))] {
-				tab.Apply(e.at, e.op)
+				e.apply(tab)
 				tab.Sweep(rapid.SampledFrom([]int{0, 1, math.MaxInt}).Draw(t, "sweep"))
 			}
 			log = log[min(n, len(log)):]

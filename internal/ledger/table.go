@@ -35,6 +35,7 @@ type Result struct {
 type Table struct {
 	now     int64 // nanoseconds of the store's time
 	cold    int64 // absent buckets were empty at this instant; 0: they are full
+	stamps  *bucket.Stamps
 	buckets map[string]entry
 	most    int                       // largest len(buckets) since the map was made
 	shared  map[string]*bucket.Limits // one copy of each set of limits, for all its keys
@@ -68,6 +69,38 @@ func (t *Table) Now() int64 { return t.now }
 // Len returns the number of buckets that the table keeps.
 func (t *Table) Len() int { return len(t.buckets) }
 
+// Stamp tells the calendars the wall clock of the operations that follow, up to the next
+// Stamp. [Table.StampsFor] returns the stamps that they need; nil: none.
+func (t *Table) Stamp(s *bucket.Stamps) { t.stamps = s }
+
+// StampsFor returns the stamps that these operations need when the wall clock shows
+// wall, in Unix nanoseconds, or nil if no limits of their keys have a calendar.
+func (t *Table) StampsFor(wall int64, ops ...Op) *bucket.Stamps {
+	var with []*bucket.Limits
+	add := func(key string, l *bucket.Limits) {
+		if l != nil && l.HasCalendar() {
+			with = append(with, l)
+		}
+		if b := t.Get(key); b != nil {
+			with = append(with, b.Calendars()...)
+		}
+	}
+	for _, op := range ops {
+		switch op := op.(type) {
+		case *bucket.Ask:
+			add(op.Key, &op.Limits)
+			for i := range op.Done {
+				add(op.Done[i].Key, nil)
+			}
+		case *bucket.Settlement:
+			add(op.Key, nil)
+		case *bucket.Adjustment:
+			add(op.Key, &op.Limits)
+		}
+	}
+	return bucket.StampsAt(wall, with...)
+}
+
 // Apply carries out op at the instant now. Time does not run backwards: an
 // earlier instant counts as the latest one.
 func (t *Table) Apply(now int64, op Op) Result {
@@ -98,7 +131,8 @@ func (t *Table) Apply(now int64, op Op) Result {
 func (t *Table) settle(s *bucket.Settlement) {
 	if e, ok := t.buckets[s.Key]; ok {
 		t.save(s.Key, e)
-		e.Settle(t.now, s.ID, s.Spent)
+		e.Stamp(t.now, t.stamps)
+		e.Settle(t.now, s.ID, s.Spent, s.Parts...)
 	}
 }
 
@@ -110,12 +144,15 @@ func (t *Table) open(key string, limits bucket.Limits, defined int64) *bucket.Bu
 		t.save(key, e)
 	}
 	if ok && !e.Idle(t.now) {
+		e.Stamp(t.now, t.stamps)
 		if !limits.Equal(e.Limits()) || defined > e.Defined() {
 			e.Redefine(t.now, t.share(limits), defined)
+			e.Stamp(t.now, t.stamps)
 		}
 		return e.Bucket
 	}
 	b := t.fresh(t.share(limits), defined)
+	b.Stamp(t.now, t.stamps)
 	t.buckets[key] = entry{b, t.round}
 	return b
 }

@@ -28,7 +28,7 @@ func TestTablesAreAFunctionOfTheLog(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		one, two := NewTable(), NewTable()
 		for i, e := range anyLog(t) {
-			a, b := one.Apply(e.at, e.op), two.Apply(e.at, e.op)
+			a, b := e.apply(one), e.apply(two)
 			two.Sweep(math.MaxInt)
 			if !reflect.DeepEqual(a.Grant, b.Grant) || fmt.Sprint(a.Err) != fmt.Sprint(b.Err) {
 				t.Fatalf("entry %d, %T: %+v, %v in one table and %+v, %v in the other", i, e.op, a.Grant, a.Err, b.Grant, b.Err)

@@ -123,6 +123,7 @@ func (s *Store) decideLocked() {
 			break
 		}
 		for _, e := range batch {
+			s.table.Stamp(s.table.StampsFor(time.Now().UnixNano(), e.Op))
 			s.queue.Resolve(now, e, s.table.Apply(now, e.Op))
 		}
 		s.table.Sweep(2 * len(batch))

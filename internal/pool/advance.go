@@ -122,7 +122,7 @@ func (p *Pool) closeLeases(now int64) {
 func (p *Pool) isSmall(spent bucket.Cost) bool {
 	for u := range bucket.NumUnits {
 		for _, r := range p.limits.Of(u) {
-			if r.Span(spent.Of(u)) > smallSpend {
+			if n := spent.Of(u); n > 0 && (r.Kind != bucket.TokenBucket || r.Span(n) > smallSpend) { // a window counts from the settlement
 				return false
 			}
 		}

@@ -72,8 +72,9 @@ func (f *forecast) levelNow(now int64, limits *bucket.Limits) bucket.Cost {
 	return limits.Limited(f.level.Add(limits.In(time.Duration(now - f.levelAt))).Min(limits.Burst()))
 }
 
-// refilledAt returns when the refill alone brings need by the last level, and the
-// unit that takes longest. If no level is known, the bucket counts as empty now.
+// refilledAt returns when the refill alone brings need by the last level, at the
+// earliest, and the unit that takes longest. If no level is known, the bucket counts as
+// empty now. When a window returns its units, only the store knows: it may be now.
 func (f *forecast) refilledAt(now int64, limits *bucket.Limits, need bucket.Cost) (at int64, slowest bucket.Unit) {
 	levelAt := f.levelAt
 	if !f.known {
@@ -86,6 +87,10 @@ func (f *forecast) refilledAt(now int64, limits *bucket.Limits, need bucket.Cost
 	for u := range bucket.NumUnits {
 		wait := int64(math.MaxInt64)
 		for _, r := range limits.Of(u) {
+			if r.Kind != bucket.TokenBucket {
+				wait = 0
+				break
+			}
 			level := min(f.level.Of(u)+r.In(time.Duration(now-levelAt)), r.Burst)
 			wait = min(wait, int64(r.Span(need.Of(u)-level)))
 		}

@@ -42,6 +42,7 @@ type Pool struct {
 	limited      bucket.Cost // all bits of the units that are limited, no others
 	divided      bool        // input or output is limited: tokens alone are no cost
 	settleAtOnce bool        // some rate refills its whole burst within idleAfter
+	dated        bool        // some rate is a window or a calendar, whose refunds name their lease
 	defined      int64       // when limits were defined, in Unix nanoseconds
 
 	mu       sync.Mutex
@@ -110,7 +111,8 @@ func New(w *Worker, key string, limits bucket.Limits) *Pool {
 	p.divided = p.limited.Input|p.limited.Output != 0
 	for u := range bucket.NumUnits {
 		for _, r := range limits.Of(u) {
-			p.settleAtOnce = p.settleAtOnce || r.In(idleAfter) >= r.Burst
+			p.settleAtOnce = p.settleAtOnce || r.In(idleAfter) >= r.Most()
+			p.dated = p.dated || r.Kind != bucket.TokenBucket
 		}
 	}
 	p.timer = time.AfterFunc(math.MaxInt64, p.wake)
@@ -364,8 +366,17 @@ func (p *Pool) refund(now int64, cost bucket.Cost, a Admission) {
 	if cost = p.unspend(cost, a.Lease); cost.IsZero() {
 		return
 	}
-	p.report.addUnused(cost, p.forecast.times.at(a.At))
+	p.report.addUnused(cost, p.forecast.times.at(a.At), p.leaseOf(a.Lease))
 	p.report.dueWithin(now, settleWithin)
+}
+
+// leaseOf returns the lease that a refund has to name: none where all rates are token
+// buckets, so that refunds of many calls are one.
+func (p *Pool) leaseOf(seq uint64) bucket.LeaseID {
+	if !p.dated || seq == 0 {
+		return bucket.LeaseID{}
+	}
+	return bucket.LeaseID{Holder: p.worker.holder, Seq: seq}
 }
 
 // unspend returns cost to the lease that it was spent from, if the lease is held or
@@ -493,15 +504,14 @@ func (p *Pool) endLocked() {
 }
 
 // unreported returns the rest of a closed pool's report: the settlements of its
-// leases, and an adjustment or nil.
-func (p *Pool) unreported() ([]bucket.Settlement, *bucket.Adjustment) {
+// leases, and the corrections of their charges.
+func (p *Pool) unreported() (done []bucket.Settlement, corrections []bucket.Adjustment) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	done := p.leases.close(p.key, p.report.done, func(*heldLease) bool { return true })
+	done = p.leases.close(p.key, p.report.done, func(*heldLease) bool { return true })
 	p.report.done = nil
-	a := p.newAdjustment()
-	if p.report.takeCorrection(&a) {
-		return done, &a
+	for a := p.newAdjustment(); p.report.takeCorrection(&a); a = p.newAdjustment() {
+		corrections = append(corrections, a)
 	}
-	return done, nil
+	return done, corrections
 }

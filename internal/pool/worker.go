@@ -94,15 +94,10 @@ func (w *Worker) Close(within time.Duration, pools []*Pool) error {
 	w.work.Wait()
 	var done []bucket.Settlement
 	var errs []error
+	var corrections []bucket.Adjustment
 	for _, p := range pools {
-		last, a := p.unreported()
-		done = append(done, last...)
-		if a == nil {
-			continue
-		}
-		if err := w.store.Adjust(w.ctx, *a); err != nil {
-			errs = append(errs, fmt.Errorf("choked: key %.64q: adjust: %w", a.Key, err))
-		}
+		last, rest := p.unreported()
+		done, corrections = append(done, last...), append(corrections, rest...)
 	}
 	if len(done) > 0 {
 		if err := w.store.Settle(w.ctx, done); err != nil {
@@ -111,6 +106,11 @@ func (w *Worker) Close(within time.Duration, pools []*Pool) error {
 				others = ", with those of other keys"
 			}
 			errs = append(errs, fmt.Errorf("choked: key %.64q: return %d leases%s: %w", done[0].Key, len(done), others, err))
+		}
+	}
+	for _, a := range corrections { // a refund counts after the settlement of its lease only
+		if err := w.store.Adjust(w.ctx, a); err != nil {
+			errs = append(errs, fmt.Errorf("choked: key %.64q: adjust: %w", a.Key, err))
 		}
 	}
 	return errors.Join(errs...)

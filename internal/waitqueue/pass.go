@@ -149,7 +149,7 @@ func (p *pass) judge(e *Entry) decision {
 
 // judgeAtOnce decides an ask that may not wait, or no longer.
 func (p *pass) judgeAtOnce(a *bucket.Ask) decision {
-	room, want := p.room.Sub(p.before), p.want(a)
+	room, want := p.roomFor(a), p.want(a)
 	if p.blocked || want.IsZero() || !room.Covers(a.Need) && !p.dirty {
 		return decision{verdict: refuse}
 	}
@@ -167,7 +167,7 @@ func (p *pass) judgeWaiting(e *Entry) decision {
 	if p.blocked {
 		return kept
 	}
-	room := p.room.Sub(p.before)
+	room := p.roomFor(a)
 	if !p.dirty {
 		worth := p.before.Add(a.Want.Min(p.chunk).Max(a.Need))
 		if wait := p.wait(need, worth, room.Covers(a.Need)); wait > 0 {
@@ -177,6 +177,15 @@ func (p *pass) judgeWaiting(e *Entry) decision {
 	}
 	want := p.want(a)
 	return decision{verdict: serve, want: want, takes: want.Min(room).Max(a.Need), blocks: p.dirty}
+}
+
+// roomFor returns the room for a, which the entries before it leave. A pace lets a cost
+// above its burst go when it is full, if it is the first.
+func (p *pass) roomFor(a *bucket.Ask) bucket.Cost {
+	if p.before.IsZero() && !p.room.Covers(a.Need) {
+		return p.bucket.RoomFor(p.now, a.Need)
+	}
+	return p.room.Sub(p.before)
 }
 
 // want returns the most that a is granted: its part of the share, at least its need.
