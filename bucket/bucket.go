@@ -436,7 +436,11 @@ func (b *Bucket) keepFormer(now int64, old *Bucket) {
 		}
 	}
 	old.all(func(i int, u Unit, r *Rate) { keep(i, u, r, old.tats[i]) })
-	old.allOthers(func(i int, u Unit, r *Rate) { keep(i, u, r, old.otherFull(i, u, r, now)) })
+	old.allOthers(func(i int, u Unit, r *Rate) {
+		if !old.otherIdle(i, r, now) || old.leased.Of(u) > 0 {
+			keep(i, u, r, max(old.otherFull(i, u, r, now), now+1))
+		}
+	})
 	b.former = nil
 	for u, rs := range left {
 		if len(rs) == 0 {
