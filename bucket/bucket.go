@@ -12,7 +12,7 @@ import (
 //	spent ≤ Burst + N/Per · W
 //
 // For each window they spend at most N in every Per, and for each calendar at most N
-// between two resets of the provider: the file counters.go has what differs for these.
+// between two resets of the provider. The file counters.go holds their arithmetic.
 //
 // Two rules uphold the bound of a token bucket. Leased units stay in the bucket: the level plus the
 // leased units never exceed the burst, as if the holders had not taken them yet. And
