@@ -12,7 +12,7 @@ import (
 //	spent ≤ Burst + N/Per · W
 //
 // For each window they spend at most N in every Per, and for each calendar at most N
-// between two resets of the provider: the file counters.go has what differs for these.
+// between two resets of the provider. The file counters.go holds their arithmetic.
 //
 // Two rules uphold the bound of a token bucket. Leased units stay in the bucket: the level plus the
 // leased units never exceed the burst, as if the holders had not taken them yet. And
@@ -436,7 +436,11 @@ func (b *Bucket) keepFormer(now int64, old *Bucket) {
 		}
 	}
 	old.all(func(i int, u Unit, r *Rate) { keep(i, u, r, old.tats[i]) })
-	old.allOthers(func(i int, u Unit, r *Rate) { keep(i, u, r, old.otherFull(i, u, r, now)) })
+	old.allOthers(func(i int, u Unit, r *Rate) {
+		if !old.otherIdle(i, r, now) || old.leased.Of(u) > 0 {
+			keep(i, u, r, max(old.otherFull(i, u, r, now), now+1))
+		}
+	})
 	b.former = nil
 	for u, rs := range left {
 		if len(rs) == 0 {

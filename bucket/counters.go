@@ -11,7 +11,7 @@ type counters struct {
 	of []counter // of each rate, by its index in Bucket.tats
 
 	// shut is the instant before which no unit is granted, because the provider said
-	// when to retry. No units are booked for it.
+	// when to retry. The cooldown itself books no units.
 	shut [NumUnits]int64
 
 	// since is the instant of the last change of the limits, plus one: units that were
@@ -218,7 +218,7 @@ func (b *Bucket) settled(now int64, l *HeldLease, spent Cost, parts []Spending) 
 }
 
 // refund takes back booked units that were charged on a closed lease and not used. While
-// the lease is open its settlement says what was spent, so an earlier refund is void.
+// the lease is open a refund is void, because the settlement gives the spent units.
 func (b *Bucket) refund(now int64, a *Adjustment) {
 	switch {
 	case b.counters == nil || a.Return.IsZero():
@@ -286,8 +286,8 @@ func (b *Bucket) otherFull(i int, u Unit, r *Rate, now int64) int64 {
 	return full
 }
 
-// normalize drops what has no effect from now on, so that buckets that behave alike have
-// equal states.
+// normalize drops slots, cooldowns and debts that are over by now, so that buckets that
+// behave alike have equal states.
 func (c *counters) normalize(b *Bucket, now int64) {
 	for u, t := range c.shut {
 		if t <= now {

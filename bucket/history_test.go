@@ -1,7 +1,6 @@
 package bucket
 
 import (
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -27,8 +26,12 @@ type history struct {
 	closed  []LeaseID // settled or abandoned
 	overpay Cost      // charged and not spent: may be returned
 	since   int64     // when the first units of overpay were charged
+	unused  []unused  // reported as spent on a lease and not spent: may be refunded
+	kinds   bool      // also windows and calendars
+	start   int64     // the wall clock at the instant zero
 	checks  []check
-	worst   int64 // excess, in units of 1/Per, over all checks; 0 or less is right
+	worst   int64  // excess over all checks, in units of 1/Per under a token bucket; 0 or less is right
+	over    string // the rate with the worst excess
 }
 
 // heldBy is a lease as its holder sees it.
@@ -39,6 +42,21 @@ type heldBy struct {
 	clock         int64  // nanoseconds that its clock counts in 100 ns of real time: 99 to 101
 	lease         Lease  //
 	drips         []Drip // stretched for the error of its clock, as a limiter does
+	parts         []spentPart
+}
+
+// spentPart is units that a holder spent at one instant.
+type spentPart struct {
+	at   int64
+	unit Unit
+	n    int64
+}
+
+// unused is units that the settlement of a lease reports as spent and that were not.
+type unused struct {
+	lease LeaseID
+	since int64 // the grant
+	cost  Cost
 }
 
 // check is a bucket of its own for one rate, exact: it counts units times Per.
@@ -49,16 +67,58 @@ type check struct {
 	unit   Unit
 	filled int64
 	at     int64
+	spent  []spending // of a window and a calendar
 }
 
-func (c *check) spend(now, n int64) (excess int64) {
+type spending struct{ at, n int64 }
+
+// spend returns the excess over the bound, in units of 1/Per under a token bucket. start
+// is the wall clock at the instant zero.
+func (c *check) spend(now, n, start int64) (excess int64) {
+	switch c.Kind {
+	case Window:
+		return c.spendInWindow(now, n)
+	case Calendar:
+		return c.spendInDay(now, n, start)
+	}
 	c.filled = max(0, c.filled-(now-c.at)*c.N) + n*int64(c.Per)
 	c.at = now
 	return c.filled - c.Burst*int64(c.Per)
 }
 
-func newHistory(seed uint64) *history {
-	h := &history{r: rand.New(rand.NewPCG(seed, 1)), leases: make(map[LeaseID]*heldBy), defined: 1}
+// spendInWindow adds up what was spent in the stretch of Per that ends now.
+func (c *check) spendInWindow(now, n int64) (excess int64) {
+	c.at = now
+	c.spent = append(c.spent, spending{now, n})
+	c.spent = slices.DeleteFunc(c.spent, func(s spending) bool { return s.at <= now-int64(c.Per) })
+	for _, s := range c.spent {
+		excess += s.n
+	}
+	return excess - c.N
+}
+
+// spendInDay adds up what may arrive in the provider's day of now or of δ later.
+func (c *check) spendInDay(now, n, start int64) (excess int64) {
+	c.at = now
+	c.spent = append(c.spent, spending{now, n})
+	loc, _ := loadZone(c.Zone)
+	excess = -c.N
+	for _, at := range []int64{now, now + int64(250*ms)} {
+		from, to := c.Every.resets(loc, start+at)
+		sum := int64(0)
+		for _, s := range c.spent {
+			if start+s.at < to && start+s.at+int64(250*ms) >= from {
+				sum += s.n
+			}
+		}
+		excess = max(excess, sum-c.N)
+	}
+	return excess
+}
+
+// newHistory returns a history under token buckets, or under rates of all kinds.
+func newHistory(seed uint64, kinds bool) *history {
+	h := &history{r: rand.New(rand.NewPCG(seed, 1)), leases: make(map[LeaseID]*heldBy), defined: 1, kinds: kinds, start: midnight - int64(4*s)}
 	rate := func(per time.Duration) Rate {
 		r := Rate{N: pickOf(h.r, 1, 3, 7, 50), Per: per}
 		r.Burst = pickOf(h.r, 1, 2, 5, 20, r.N)
@@ -70,6 +130,9 @@ func newHistory(seed uint64) *history {
 	}
 	if h.r.IntN(2) == 0 {
 		l.Tokens = Rates{rate(s)}
+	}
+	if kinds {
+		h.otherKinds(&l)
 	}
 	// A definition that adds a rate, or changes the order, keeps the bounds of the
 	// other rates. No holder may gain by changing there and back.
@@ -84,8 +147,51 @@ func newHistory(seed uint64) *history {
 			h.checks = append(h.checks, check{Rate: r, unit: u})
 		}
 	}
+	if kinds {
+		h.limits[2] = l.without(h.r)
+		// The window of the definition that adds one begins with what was counted.
+		h.limits[1].Requests = append(h.limits[1].Requests, h.window(pickOf(h.r, 2, 5)))
+		h.checks = append(h.checks, check{Rate: h.limits[1].Requests[len(h.limits[1].Requests)-1], unit: Requests})
+	}
 	h.b = New(&h.limits[0], h.defined)
 	return h
+}
+
+// without returns l without some of its windows and calendars. Token buckets stay: one
+// that is dropped and comes back forgets leases that were granted meanwhile.
+func (l Limits) without(r *rand.Rand) Limits {
+	drop := func(q Rate) bool { return q.Kind != TokenBucket && r.IntN(2) == 0 }
+	less := Limits{Requests: slices.DeleteFunc(slices.Clone(l.Requests), drop), Tokens: slices.DeleteFunc(slices.Clone(l.Tokens), drop)}
+	if less.Len() == 0 {
+		return l
+	}
+	return less
+}
+
+// otherKinds adds windows and calendars to l, or replaces its token buckets by them.
+func (h *history) otherKinds(l *Limits) {
+	if h.r.IntN(2) == 0 {
+		l.Requests = nil
+	}
+	l.Requests = append(l.Requests, h.window(1))
+	if h.r.IntN(2) == 0 {
+		l.Requests = append(l.Requests, h.window(3))
+	}
+	if h.r.IntN(2) == 0 {
+		l.Tokens = append(l.Tokens, h.window(pickOf(h.r, 1, 3, 20)))
+	}
+	if h.r.IntN(2) == 0 {
+		l.Tokens = append(l.Tokens, Rate{N: pickOf(h.r, 5, 20, 100), Kind: Calendar, Zone: "UTC"})
+	}
+}
+
+// window draws a window of so many seconds.
+func (h *history) window(seconds int64) Rate {
+	r := Rate{N: pickOf(h.r, 1, 3, 7, 20, 50), Per: time.Duration(seconds) * s, Kind: Window}
+	if h.r.IntN(3) == 0 {
+		r.Pace = pickOf(h.r, 1, r.N/3+1, r.N)
+	}
+	return r
 }
 
 func pickOf(r *rand.Rand, ns ...int64) int64 { return ns[r.IntN(len(ns))] }
@@ -94,6 +200,7 @@ func (h *history) run(steps int) int64 {
 	h.worst = -1 << 62
 	for range steps {
 		h.pass()
+		h.stamp()
 		switch op := h.r.IntN(100); {
 		case op < 25:
 			h.ask()
@@ -106,12 +213,33 @@ func (h *history) run(steps int) int64 {
 			h.b.Settle(h.now, h.closed[h.r.IntN(len(h.closed))], Cost{})
 		case op < 97:
 			h.adjust()
+		case op < 98 && h.kinds:
+			h.restore()
 		default:
 			h.defined++
 			h.b.Redefine(h.now, &h.limits[h.r.IntN(len(h.limits))], h.defined)
+			h.stamp()
 		}
 	}
 	return h.worst
+}
+
+// stamp tells the bucket a wall clock that is up to ε fast or slow. Now and then a stamp
+// is missing.
+func (h *history) stamp() {
+	if h.b.counters != nil && h.r.IntN(8) > 0 {
+		off := h.r.Int64N(2*sec-1) - sec + 1
+		h.b.Stamp(h.now, StampsAt(h.start+h.now+off, h.b.limits, h.b.former))
+	}
+}
+
+// restore goes on with a bucket of the same state.
+func (h *history) restore() {
+	b, err := Restore(h.b.State())
+	if err != nil {
+		panic(err)
+	}
+	h.b = b
 }
 
 // pass advances the time: often not at all, often to an instant of interest.
@@ -125,6 +253,10 @@ func (h *history) pass() {
 		}
 	}
 	h.now += pickOf(h.r, 0, 0, 1, 5, 20, 100) * pickOf(h.r, int64(10*ms), int64(ms))
+	if h.b.counters != nil && h.r.IntN(60) == 0 { // to the next midnight
+		_, reset := Daily.resets(time.UTC, h.start+h.now+2*sec)
+		h.now = max(h.now, reset-h.start-h.r.Int64N(2*sec))
+	}
 }
 
 // moment returns an instant at which spending of l is most likely to break the bound:
@@ -222,9 +354,12 @@ func (h *history) spend() {
 			continue
 		}
 		l.left = l.left.With(u, l.left.Of(u)-n)
+		l.parts = append(l.parts, spentPart{h.now, u, n})
 		for i := range h.checks {
 			if c := &h.checks[i]; c.unit == u && slices.Contains(l.under.Of(u), c.Rate) {
-				h.worst = max(h.worst, c.spend(h.now, n))
+				if over := c.spend(h.now, n, h.start); over > h.worst {
+					h.worst, h.over = over, c.text(u)
+				}
 			}
 		}
 	}
@@ -236,17 +371,46 @@ func (h *history) settle() {
 		return
 	}
 	id := h.anyID()
-	spent := h.leases[id].granted.Sub(h.leases[id].left)
+	l := h.leases[id]
+	spent := l.granted.Sub(l.left)
 	if h.r.IntN(4) == 0 {
 		more := Cost{Requests: h.r.Int64N(4), Tokens: h.r.Int64N(4)}
-		if h.b.Settle(h.now, id, spent.Add(more)) {
+		u := unused{id, l.lease.At, more}
+		if h.kinds && h.r.IntN(8) == 0 { // the refund overtakes the settlement, or the lease has expired
+			more = more.Min(l.left)
+			u.cost = more
+			h.refund(u)
+			u.cost = Cost{}
+		}
+		if h.b.Settle(h.now, id, spent.Add(more), h.parts(l)...) {
 			h.overcharged(more)
+			h.unused = append(h.unused, u)
 		}
 	} else {
-		h.b.Settle(h.now, id, spent)
+		h.b.Settle(h.now, id, spent, h.parts(l)...)
 	}
 	delete(h.leases, id)
 	h.closed = append(h.closed, id)
+}
+
+// parts says how long ago units of l were spent, by the clock of its holder; rarely, and
+// of a part only, it says nothing.
+func (h *history) parts(l *heldBy) (parts []Spending) {
+	for _, p := range l.parts {
+		if h.kinds && h.r.IntN(10) > 0 {
+			parts = append(parts, Spending{h.elapsed(l, p.at), Cost{}.With(p.unit, p.n)})
+		}
+	}
+	return parts
+}
+
+// refund takes back units that were reported as spent on a lease. A window and a calendar
+// do so only if the lease is named, a token bucket by the instant of the charge.
+func (h *history) refund(u unused) {
+	if h.b.counters != nil {
+		h.b.advance(h.now)
+		h.b.refund(h.now, &Adjustment{Return: u.cost, Since: u.since, Lease: u.lease})
+	}
 }
 
 func (h *history) overcharged(more Cost) {
@@ -258,7 +422,18 @@ func (h *history) overcharged(more Cost) {
 
 func (h *history) adjust() {
 	a := &Adjustment{}
-	switch h.r.IntN(3) {
+	cases := 3
+	if h.kinds {
+		cases = 4
+	}
+	switch h.r.IntN(cases) {
+	case 3:
+		if n := len(h.unused); n > 0 {
+			i := h.r.IntN(n)
+			h.refund(h.unused[i])
+			h.unused = slices.Delete(h.unused, i, i+1)
+		}
+		return
 	case 0:
 		a.Return, a.Since, h.overpay = h.overpay, h.since, Cost{}
 	case 1:
@@ -270,16 +445,25 @@ func (h *history) adjust() {
 	h.b.Adjust(h.now, a)
 }
 
-func TestHistories(t *testing.T) {
-	histories := 4000
+func TestHistories(t *testing.T) { playHistories(t, 4000, false) }
+
+// Under rates of all kinds, each rate's own bound holds, through expiries, refunds,
+// changes of the limits and restores at any point.
+func TestHistoriesOfAllKinds(t *testing.T) { playHistories(t, 4000, true) }
+
+func playHistories(t *testing.T, histories int, kinds bool) {
 	if testing.Short() {
-		histories = 500 // the others only differ in their seeds
+		histories /= 8 // the others only differ in their seeds
 	}
-	spent := 0
+	spent, full := 0, 0
 	for seed := range histories {
-		h := newHistory(uint64(seed))
-		if worst := h.run(150); worst > 0 {
-			t.Fatalf("history %d, %v: %s above the bound", seed, h.limits[0], fraction(worst, h.checks[0].Per))
+		h := newHistory(uint64(seed), kinds)
+		worst := h.run(150)
+		if worst > 0 {
+			t.Fatalf("history %d, %v: %d units, or parts of them, above the bound of %s", seed, h.limits, worst, h.over)
+		}
+		if worst == 0 {
+			full++
 		}
 		for _, c := range h.checks {
 			if c.at > 0 {
@@ -290,8 +474,7 @@ func TestHistories(t *testing.T) {
 	if spent < histories {
 		t.Errorf("%d histories spent of only %d rates, want at least one each", histories, spent)
 	}
-}
-
-func fraction(n int64, per time.Duration) string {
-	return fmt.Sprintf("%d and %d/%d units", n/int64(per), n%int64(per), int64(per))
+	if kinds && full < histories/4 {
+		t.Errorf("a limit was reached in %d of %d histories: they are too weak", full, histories)
+	}
 }

@@ -1,6 +1,6 @@
 package bucket
 
-// A window or a calendar that is new begins with what the rates before it count. So no
+// A new window or calendar begins with the units that earlier rates count, so that no
 // holder gains units by a change of the limits.
 
 // inherit fills the counters of b, whose limits have just replaced those of old.
@@ -65,8 +65,8 @@ func (b *Bucket) windowFor(now int64, u Unit, r *Rate) (w window) {
 	return w
 }
 
-// windowBefore returns the index of the window on u that r takes over: the one with the
-// same Per that counts most, or else the longest one; below zero if none is known.
+// windowBefore returns the index of the window on u that r takes over. It prefers a window
+// with the same Per, then one with a longer Per. It returns -1 if no window is known.
 func (b *Bucket) windowBefore(now int64, u Unit, r *Rate) int {
 	best := -1
 	b.allOthers(func(i int, v Unit, q *Rate) {

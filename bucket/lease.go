@@ -148,10 +148,10 @@ type Adjustment struct {
 	// in the future, Return is worth no units.
 	Since int64
 
-	// Lease is the lease that the units of Return were charged on. A window and a calendar
-	// take nothing back without it, nor while it is open: its settlement says what was
-	// spent. Later they take back units until those that were charged at Since may have
-	// returned. Token buckets do not need it.
+	// Lease is the lease that the units of Return were charged on. Windows and calendars
+	// ignore Return if Lease is zero, and while the lease is open: its settlement gives
+	// the spent units. Afterwards they take back units until the units charged at Since
+	// may have returned. Token buckets do not need Lease.
 	Lease LeaseID
 
 	Charge Cost // units that were used and not charged; the level may fall below zero

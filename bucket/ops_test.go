@@ -78,7 +78,11 @@ func (o *ops) next(t *rapid.T, mayRedefine bool) any {
 	case 1: // the windows stay, the sizes change
 		r.limits.Requests = slices.Clone(o.limits.Requests)
 		for i := range r.limits.Requests {
-			r.limits.Requests[i].Burst = rapid.Int64Range(1, r.limits.Requests[i].Burst).Draw(t, "burst")
+			if q := &r.limits.Requests[i]; q.Kind == TokenBucket {
+				q.Burst = rapid.Int64Range(1, q.Burst).Draw(t, "burst")
+			} else {
+				q.N, q.Pace = rapid.Int64Range(1, q.N).Draw(t, "n"), 0
+			}
 		}
 	case 2: // a worker with an older definition defines it anew
 		if len(o.former) > 0 {
@@ -92,7 +96,7 @@ func (o *ops) next(t *rapid.T, mayRedefine bool) any {
 // about the TTL of a lease, up to an hour.
 func (o *ops) step() *rapid.Generator[int64] {
 	unit := int64(time.Millisecond)
-	o.limits.each(0, func(_ int, _ Unit, r *Rate) { unit = min(r.span(1), int64(time.Hour)) })
+	o.limits.each(0, func(_ int, _ Unit, r *Rate) { unit = min(int64(r.Span(1)), int64(time.Hour)) })
 	return rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(1, unit), rapid.Just(unit), rapid.Int64Range(unit, 20*unit),
 		rapid.Int64Range(0, int64(TTL+TTL/4)), rapid.Int64Range(0, int64(time.Hour)))
 }
@@ -122,7 +126,7 @@ func (o *ops) apply(b *Bucket, op any) (g Grant, err error) {
 			o.grants[op.ID] = g.Granted
 		}
 	case settle:
-		b.Settle(o.now, op.ID, op.Spent)
+		b.Settle(o.now, op.ID, op.Spent, op.Parts...)
 	case *Adjustment:
 		b.Adjust(o.now, op)
 	case redefine:

@@ -369,15 +369,38 @@ func anyRate() *rapid.Generator[Rate] {
 	})
 }
 
-func anyLimits() *rapid.Generator[Limits] {
-	rates := rapid.SliceOfNDistinct(anyRate(), 0, 3, func(r Rate) time.Duration { return r.Per })
+// windowOfAnySize draws windows of all sizes that pass Check, half of them with a pace.
+func windowOfAnySize() *rapid.Generator[Rate] {
+	return rapid.Custom(func(t *rapid.T) Rate {
+		r := anyRate().Draw(t, "rate")
+		r.Kind, r.Burst = Window, 0
+		if rapid.Bool().Draw(t, "paced") {
+			r.Pace = rapid.Int64Range(1, r.N).Draw(t, "pace")
+		}
+		if r.Check() != nil {
+			r.Pace = 0 // takes too long to fill
+		}
+		return r
+	})
+}
+
+// anyLimits draws limits of token buckets.
+func anyLimits() *rapid.Generator[Limits] { return limitsOf(anyRate()) }
+
+// anyTimedLimits draws limits of token buckets and windows.
+func anyTimedLimits() *rapid.Generator[Limits] {
+	return limitsOf(rapid.OneOf(anyRate(), windowOfAnySize(), windowOfAnySize()))
+}
+
+func limitsOf(rate *rapid.Generator[Rate]) *rapid.Generator[Limits] {
+	rates := rapid.SliceOfNDistinct(rate, 0, 3, func(r Rate) time.Duration { return r.Per })
 	return rapid.Custom(func(t *rapid.T) Limits {
 		l := Limits{Requests: rates.Draw(t, "requests"), Tokens: rates.Draw(t, "tokens")}
 		if rapid.IntRange(0, 3).Draw(t, "more units") == 0 {
 			l.Input, l.Output, l.Spend = rates.Draw(t, "input"), rates.Draw(t, "output"), rates.Draw(t, "spend")
 		}
 		if l.Check() != nil {
-			l.Requests = Rates{anyRate().Draw(t, "rate")}
+			l.Requests = Rates{rate.Draw(t, "rate")}
 		}
 		return l
 	})
@@ -404,7 +427,7 @@ func TestLimitsRestoreInATime(t *testing.T) {
 
 func TestTextRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		l := anyLimits().Draw(t, "limits")
+		l := anyTimedLimits().Draw(t, "limits")
 		if err := l.Check(); err != nil {
 			t.Fatalf("drawn limits: %v", err)
 		}

@@ -42,6 +42,8 @@ type reference struct {
 	rates   []refRate
 	former  []refRate // of earlier definitions
 	leases  []refLease
+	windows []refWindow // not redefined
+	shut    int64       // until when the windows grant nothing
 }
 
 type refRate struct {
@@ -54,6 +56,7 @@ type refRate struct {
 type refLease struct {
 	id      LeaseID
 	granted Cost
+	at      int64 // the grant
 	expiry  int64
 }
 
@@ -81,6 +84,10 @@ func newReference(l Limits, defined int64) *reference {
 	f := &reference{limits: l, defined: defined, at: rat(0)}
 	for u := range NumUnits {
 		for _, r := range l.Of(u) {
+			if r.Kind == Window {
+				f.windows = append(f.windows, newRefWindow(r, u))
+				continue
+			}
 			f.rates = append(f.rates, refRate{Rate: r, unit: u, level: rat(r.Burst), bound: rat(1)})
 		}
 	}
@@ -110,6 +117,7 @@ func (f *reference) out(u Unit) (n int64) {
 // advance refills up to now, and expires leases at their instants: their units are
 // gone, and the level stays.
 func (f *reference) advance(now int64) {
+	f.expireInWindows(now)
 	slices.SortStableFunc(f.leases, func(a, b refLease) int { return int(min(max(a.expiry-b.expiry, -1), 1)) })
 	for len(f.leases) > 0 && f.leases[0].expiry <= now {
 		f.refill(f.leases[0].expiry)
@@ -149,7 +157,10 @@ func (f *reference) reach(r refRate, promise bool) *big.Rat {
 
 // fits reports whether every rate allows a grant of n. late is subtracted from the
 // refill of each rate: zero, or as much as its bound allows.
-func (f *reference) fits(n Cost, promise bool, late func(refRate) *big.Rat) bool {
+func (f *reference) fits(n, need Cost, promise bool, late func(refRate) *big.Rat) bool {
+	if !f.windowsFit(n, need, late) {
+		return false
+	}
 	for _, r := range f.rates {
 		m := n.Of(r.unit)
 		if m == 0 {
@@ -173,16 +184,18 @@ func (f *reference) credit(c Cost) {
 	f.limit()
 }
 
-func (f *reference) settle(id LeaseID, spent Cost) {
-	if i := slices.IndexFunc(f.leases, func(l refLease) bool { return l.id == id }); i >= 0 {
-		granted := f.leases[i].granted
+func (f *reference) settle(s settle) {
+	if i := slices.IndexFunc(f.leases, func(l refLease) bool { return l.id == s.ID }); i >= 0 {
+		l := f.leases[i]
 		f.leases = slices.Delete(f.leases, i, i+1)
-		f.credit(granted.Sub(spent))
+		f.credit(l.granted.Sub(s.Spent))
+		f.settleInWindows(l, s)
 	}
 }
 
 func (f *reference) adjust(a *Adjustment) {
 	f.credit(a.Return.Sub(a.Charge))
+	f.adjustWindows(a)
 	if a.Empty == 0 {
 		return
 	}
@@ -281,7 +294,7 @@ func TestAgreesWithReference(t *testing.T) {
 					decide(t, f, op, g)
 				}
 			case settle:
-				f.settle(op.ID, op.Spent)
+				f.settle(op)
 			case *Adjustment:
 				f.adjust(op)
 			case redefine:
@@ -303,7 +316,7 @@ func decide(t *rapid.T, f *reference, a *Ask, g Grant) {
 		if !promise {
 			need = a.Want.Min(one)
 		}
-		if !need.IsZero() && f.fits(need, promise, slow) {
+		if !need.IsZero() && f.fits(need, a.Need, promise, slow) {
 			t.Fatalf("need %v, want %v: refused, and the reference can grant it", a.Need, a.Want)
 		}
 		return
@@ -311,10 +324,13 @@ func decide(t *rapid.T, f *reference, a *Ask, g Grant) {
 	switch {
 	case !g.Granted.Covers(a.Need) || !a.Want.Max(a.Need).Covers(g.Granted):
 		t.Fatalf("need %v, want %v: granted %v", a.Need, a.Want, g.Granted)
-	case !f.fits(g.Granted, promise, exact):
+	case !f.fits(g.Granted, a.Need, promise, exact):
 		t.Fatalf("need %v, want %v: granted %v, more than the reference has", a.Need, a.Want, g.Granted)
 	}
-	f.leases = append(f.leases, refLease{a.ID, g.Granted, floor(f.at).Int64() + int64(g.TTL)})
+	f.leases = append(f.leases, refLease{a.ID, g.Granted, floor(f.at).Int64(), floor(f.at).Int64() + int64(g.TTL)})
+	for i := range f.windows {
+		f.windows[i].credit(-g.Granted.Of(f.windows[i].unit))
+	}
 	for i := range f.rates {
 		r := &f.rates[i]
 		r.level = sub(r.level, rat(g.Granted.Of(r.unit)))
@@ -376,6 +392,15 @@ func compare(t *rapid.T, now int64, b *Bucket, f *reference) {
 				high, low = r.level, slow
 			}
 			high, low = least(high, r.level), least(low, slow)
+		}
+		for i := range f.windows {
+			if w := &f.windows[i]; w.unit == u {
+				exact := rat(w.level(now, f.out(u), f.shut))
+				if high == nil {
+					high, low = exact, exact
+				}
+				high, low = least(high, exact), least(low, exact)
+			}
 		}
 		if got := big.NewInt(level.Of(u)); got.Cmp(floor(high)) > 0 || got.Cmp(floor(low)) < 0 {
 			t.Fatalf("level of %d %v, want %v to %v", got, u, low.FloatString(12), high.FloatString(12))

@@ -80,8 +80,8 @@ func (z *ZoneStamp) usable(wall int64) bool {
 }
 
 // Stamp tells the calendars of b the wall clock at now, before an operation at the same
-// instant. Without a stamp a calendar stays in its day, and what is spent meanwhile
-// counts in the days of the next stamp, too. Stamps of other calendars are ignored; s
+// instant. Without a stamp a calendar stays in its day, and units that are spent
+// meanwhile count in the days of the next stamp, too. Stamps of other calendars are ignored; s
 // may be nil.
 func (b *Bucket) Stamp(now int64, s *Stamps) {
 	if b.counters == nil || s == nil || s.Wall <= 0 || s.Wall > end {

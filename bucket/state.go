@@ -36,8 +36,8 @@ type HeldLease struct {
 	Expiry  int64  // the instant from which the lease counts as spent, in nanoseconds of the store's time
 	Drips   []Drip // Ready is an instant; nil: all is available from the start
 
-	// At is the instant of the grant, or a later one before which nothing is booked. It is
-	// zero where all rates are token buckets, which do not need it.
+	// At is the instant of the grant, or a later one: the settlement books no unit before
+	// it. It is zero where all rates are token buckets, which do not need it.
 	At int64
 }
 

@@ -9,9 +9,13 @@ import (
 
 // Wait and RetryAfter are exact without other operations: the ask is granted then, and
 // not a nanosecond earlier.
-func TestWaitIsExact(t *testing.T) {
+func TestWaitIsExact(t *testing.T) { waitIsExact(t, anyLimits()) }
+
+func TestWaitForWindowsIsExact(t *testing.T) { waitIsExact(t, anyTimedLimits()) }
+
+func waitIsExact(t *testing.T, limits *rapid.Generator[Limits]) {
 	rapid.Check(t, func(t *rapid.T) {
-		o := newOps(anyLimits().Draw(t, "limits"))
+		o := newOps(limits.Draw(t, "limits"))
 		b := New(&o.limits, 1)
 		for range rapid.IntRange(1, 15).Draw(t, "length") {
 			o.apply(b, o.next(t, true))
@@ -24,7 +28,7 @@ func TestWaitIsExact(t *testing.T) {
 			prefetchIsExact(t, o, b, need)
 			return
 		}
-		room, wait := b.Room(o.now), b.Wait(o.now, need)
+		room, wait := b.RoomFor(o.now, need), b.Wait(o.now, need)
 		g, err := clone(b).Lease(o.now, &Ask{ID: LeaseID{2, 1}, Need: need, Want: need})
 		switch {
 		case err != nil:
