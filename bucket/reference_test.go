@@ -393,14 +393,11 @@ func compare(t *rapid.T, now int64, b *Bucket, f *reference) {
 			}
 			high, low = least(high, r.level), least(low, slow)
 		}
-		for i := range f.windows {
-			if w := &f.windows[i]; w.unit == u {
-				exact := rat(w.level(now, f.out(u), f.shut))
-				if high == nil {
-					high, low = exact, exact
-				}
-				high, low = least(high, exact), least(low, exact)
+		if exact, ok := f.windowLevel(u, now); ok {
+			if high == nil {
+				high, low = exact, exact
 			}
+			high, low = least(high, exact), least(low, exact)
 		}
 		if got := big.NewInt(level.Of(u)); got.Cmp(floor(high)) > 0 || got.Cmp(floor(low)) < 0 {
 			t.Fatalf("level of %d %v, want %v to %v", got, u, low.FloatString(12), high.FloatString(12))

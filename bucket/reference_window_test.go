@@ -107,6 +107,20 @@ func (f *reference) adjustWindows(a *Adjustment) {
 	f.shut = max(f.shut, now+int64(a.Empty))
 }
 
+// windowLevel returns the least level of the windows on u, if there are any.
+func (f *reference) windowLevel(u Unit, now int64) (level *big.Rat, ok bool) {
+	for i := range f.windows {
+		if w := &f.windows[i]; w.unit == u {
+			n := rat(w.level(now, f.out(u), f.shut))
+			if !ok {
+				level = n
+			}
+			level, ok = least(level, n), true
+		}
+	}
+	return level, ok
+}
+
 // A bucket of token buckets and windows agrees with the reference in every decision, and
 // in the level.
 func TestWindowsAgreeWithReference(t *testing.T) {

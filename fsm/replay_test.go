@@ -23,8 +23,12 @@ import (
 func history(seed uint64, n int) [][]byte {
 	r := rand.New(rand.NewPCG(seed, 1))
 	limits := []bucket.Limits{}
-	for _, text := range [][2]string{{"50/s", ""}, {"3/s burst 7", "1000/m"}, {"10/s,100/m", "5000/m,9000/h"}} {
-		l, err := bucket.ParseShortLimits(text[0], text[1])
+	for _, text := range []string{
+		"requests 50/s; tokens 3000/m window pace 300",
+		"requests 3/s burst 7,20/s window; tokens 1000/m",
+		"requests 10/s,100/m; tokens 5000/m,9000/d reset Europe/Berlin",
+	} {
+		l, err := bucket.ParseLimits(text)
 		if err != nil {
 			panic(err)
 		}
@@ -53,10 +57,14 @@ func history(seed uint64, n int) [][]byte {
 				e.Ops = append(e.Ops, &bucket.Adjustment{Key: keys[k], Limits: limits[k], Return: bucket.Cost{Tokens: r.Int64N(50)}, Since: at / 2, Charge: bucket.Cost{Requests: r.Int64N(2)}})
 			}
 		}
+		e.Stamps = bucket.StampsAt(midnight+at, &limits[0], &limits[1], &limits[2])
 		entries = append(entries, e.Encode())
 	}
 	return entries
 }
+
+// midnight is the wall clock at the instant 0, four seconds before a day begins in Berlin.
+var midnight = time.Date(2026, 11, 30, 22, 59, 56, 0, time.UTC).UnixNano()
 
 func apply(m *Machine, entry []byte) any { return m.Apply(&raft.Log{Data: entry}) }
 

@@ -94,6 +94,7 @@ func appendSettlement(b []byte, s *bucket.Settlement) []byte {
 	return append(b, 0)
 }
 
+// appendSpending appends the age of p, and its units without the number of a field.
 func appendSpending(b []byte, p *bucket.Spending) []byte {
 	return appendUnits(binary.AppendVarint(b, int64(p.Age)), p.Cost, 0)
 }
@@ -171,16 +172,15 @@ func (d *decoder) settlement(s *bucket.Settlement) {
 		case settlementSpent:
 			s.Spent = d.cost()
 		case settlementParts:
-			s.Parts = list(d, bucket.MaxParts, 2, (*decoder).spending)
+			s.Parts = list(d, bucket.MaxParts, 2, func(d *decoder, p *bucket.Spending) {
+				p.Age = time.Duration(d.varint())
+				p.Cost = d.cost()
+			})
 		default:
 			return false
 		}
 		return true
 	})
-}
-
-func (d *decoder) spending(p *bucket.Spending) {
-	*p = bucket.Spending{Age: time.Duration(d.varint()), Cost: d.cost()}
 }
 
 func (d *decoder) adjustment() *bucket.Adjustment {

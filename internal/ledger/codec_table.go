@@ -15,9 +15,8 @@ import (
 const (
 	maxShortfalls = int(bucket.NumUnits) << 6
 	maxLeases     = 1 << 20
-	maxCounters   = 2 * int(bucket.NumUnits) * bucket.MaxRates // of rates in force and former ones
-	maxSlots      = 1 << 7                                     // of one window
-	maxRoom       = 1 << 20                                    // buckets allocated before they are read
+	maxRoom       = 1 << 20 // buckets allocated before they are read
+	maxSlots      = 1 << 6  // of a window
 )
 
 // Fields of a bucket. Arrival times come after all limits, which say how many they
@@ -29,15 +28,7 @@ const (
 	bucketTATs
 	bucketShortfalls
 	bucketLeases
-	bucketShut
-	bucketSince
 	bucketCounters
-)
-
-// Fields of a counter.
-const (
-	counterSlots = iota + 1
-	counterDay
 )
 
 // Fields of a lease.
@@ -47,6 +38,19 @@ const (
 	leaseExpiry
 	leaseDrips
 	leaseAt
+)
+
+// Fields of the counters of a bucket.
+const (
+	countersRates = iota + 1
+	countersShut
+	countersSince
+)
+
+// Fields of the counter of a rate.
+const (
+	counterSlots = iota + 1
+	counterDay
 )
 
 // AppendTable appends the encoding of t to b: its time and the buckets that are
@@ -80,38 +84,42 @@ func appendBucket(b []byte, s bucket.State) []byte {
 	}
 	b = listField(b, bucketShortfalls, s.Shortfalls, appendShortfall)
 	b = listField(b, bucketLeases, s.Leases, appendLease)
-	if c := s.Counters; c != nil {
-		b = costField(b, bucketShut, costOf(c.Shut))
-		b = intField(b, bucketSince, c.Since)
-		b = listField(b, bucketCounters, c.Rates, appendCounter)
+	if s.Counters != nil {
+		b = appendCounters(append(b, bucketCounters), s.Counters)
 	}
 	return append(b, 0)
 }
 
-// costOf returns the cost with these units.
-func costOf(units [bucket.NumUnits]int64) (c bucket.Cost) {
-	for u, n := range units {
-		c = c.With(bucket.Unit(u), n)
+func appendCounters(b []byte, c *bucket.Counters) []byte {
+	b = listField(b, countersRates, c.Rates, appendCounter)
+	var shut bucket.Cost // instants, in the form of units
+	for u, t := range c.Shut {
+		shut = shut.With(bucket.Unit(u), t)
 	}
-	return c
+	b = costField(b, countersShut, shut)
+	b = intField(b, countersSince, c.Since)
+	return append(b, 0)
 }
 
 func appendCounter(b []byte, c *bucket.Counter) []byte {
-	b = listField(b, counterSlots, c.Slots, func(b []byte, s *bucket.Slot) []byte {
-		return binary.AppendVarint(binary.AppendVarint(b, s.Index), s.N)
+	last := int64(0)
+	b = listField(b, counterSlots, c.Slots, func(b []byte, x *bucket.Slot) []byte {
+		b = binary.AppendVarint(b, x.Index-last)
+		last = x.Index
+		return binary.AppendVarint(b, x.N)
 	})
-	if d := c.Day; d != (bucket.Day{}) {
+	if c.Day != (bucket.Day{}) {
 		b = append(b, counterDay)
-		for _, v := range dayFields(&d) {
+		for _, v := range dayFields(&c.Day) {
 			b = binary.AppendVarint(b, *v)
 		}
 	}
 	return append(b, 0)
 }
 
-// dayFields returns the numbers of a day in the order of their encoding.
-func dayFields(d *bucket.Day) [9]*int64 {
-	return [...]*int64{&d.From, &d.Reset, &d.Today, &d.Tomorrow, &d.TodaySince, &d.TomorrowSince, &d.Pending, &d.Wall, &d.Stamped}
+// dayFields returns the fields of d in the order of their encoding.
+func dayFields(d *bucket.Day) []*int64 {
+	return []*int64{&d.From, &d.Reset, &d.Today, &d.Tomorrow, &d.TodaySince, &d.TomorrowSince, &d.Pending, &d.Wall, &d.Stamped}
 }
 
 func appendShortfall(b []byte, x *bucket.Shortfall) []byte {
@@ -223,12 +231,6 @@ func (in *input) end() error {
 // bucket reads one bucket. A state that no operations can lead to is an error.
 func (d *decoder) bucket(t *Table, seen map[string]*bucket.Limits) *bucket.Bucket {
 	s := bucket.State{Limits: new(bucket.Limits), TATs: d.tats[:0], Shortfalls: d.shortfalls[:0]}
-	counters := func() *bucket.Counters {
-		if s.Counters == nil {
-			s.Counters = new(bucket.Counters)
-		}
-		return s.Counters
-	}
 	d.fields("a bucket", func(field int) bool {
 		switch field {
 		case bucketLimits:
@@ -252,15 +254,8 @@ func (d *decoder) bucket(t *Table, seen map[string]*bucket.Limits) *bucket.Bucke
 			}
 		case bucketLeases:
 			s.Leases = list(d, maxLeases, 8, (*decoder).lease)
-		case bucketShut:
-			c := d.cost()
-			for u := range bucket.NumUnits {
-				counters().Shut[u] = c.Of(u)
-			}
-		case bucketSince:
-			counters().Since = d.varint()
 		case bucketCounters:
-			counters().Rates = list(d, maxCounters, 1, (*decoder).counter)
+			s.Counters = d.counters()
 		default:
 			return false
 		}
@@ -277,6 +272,47 @@ func (d *decoder) bucket(t *Table, seen map[string]*bucket.Limits) *bucket.Bucke
 	return b
 }
 
+func (d *decoder) counters() *bucket.Counters {
+	c := new(bucket.Counters)
+	d.fields("counters", func(field int) bool {
+		switch field {
+		case countersRates:
+			c.Rates = list(d, 2*maxDrips, 1, (*decoder).counter)
+		case countersShut:
+			shut := d.cost()
+			for u := range c.Shut {
+				c.Shut[u] = shut.Of(bucket.Unit(u))
+			}
+		case countersSince:
+			c.Since = d.varint()
+		default:
+			return false
+		}
+		return true
+	})
+	return c
+}
+
+func (d *decoder) counter(c *bucket.Counter) {
+	d.fields("a counter", func(field int) bool {
+		switch field {
+		case counterSlots:
+			last := int64(0)
+			c.Slots = list(d, maxSlots, 2, func(d *decoder, x *bucket.Slot) {
+				last += d.varint()
+				*x = bucket.Slot{Index: last, N: d.varint()}
+			})
+		case counterDay:
+			for _, v := range dayFields(&c.Day) {
+				*v = d.varint()
+			}
+		default:
+			return false
+		}
+		return true
+	})
+}
+
 func (d *decoder) lease(l *bucket.HeldLease) {
 	d.fields("a lease", func(field int) bool {
 		switch field {
@@ -290,22 +326,6 @@ func (d *decoder) lease(l *bucket.HeldLease) {
 			l.Drips = list(d, maxDrips, 4, (*decoder).drip)
 		case leaseAt:
 			l.At = d.varint()
-		default:
-			return false
-		}
-		return true
-	})
-}
-
-func (d *decoder) counter(c *bucket.Counter) {
-	d.fields("a counter", func(field int) bool {
-		switch field {
-		case counterSlots:
-			c.Slots = list(d, maxSlots, 2, func(d *decoder, s *bucket.Slot) { *s = bucket.Slot{Index: d.varint(), N: d.varint()} })
-		case counterDay:
-			for _, v := range dayFields(&c.Day) {
-				*v = d.varint()
-			}
 		default:
 			return false
 		}
@@ -340,25 +360,18 @@ func (d *decoder) sharedLimits(t *Table, seen map[string]*bucket.Limits) *bucket
 	return l
 }
 
-// skipLimits passes over limits without keeping them.
+// skipLimits passes over limits without keeping them. All fields of a rate are numbers,
+// but for the time zone.
 func (d *decoder) skipLimits() {
 	for d.byte() != 0 {
 		for range d.count(bucket.MaxRates, 1) {
-			d.skipRate()
-		}
-	}
-}
-
-func (d *decoder) skipRate() {
-	for {
-		switch d.byte() {
-		case 0:
-			return
-		case rateZone:
-			n := d.count(maxZone, 1)
-			d.b = d.b[n:]
-		default:
-			d.varint()
+			for field := d.byte(); field != 0; field = d.byte() {
+				if field == rateZone {
+					d.string(maxZone)
+				} else {
+					d.varint()
+				}
+			}
 		}
 	}
 }

@@ -91,6 +91,9 @@ func FuzzParse(f *testing.F) {
 	limits := bucket.Limits{Requests: bucket.Rates{{N: 10, Per: s, Burst: 3}}, Spend: bucket.Rates{{N: 7, Per: time.Hour, Burst: 7}}}
 	f.Add(AppendOp(nil, &bucket.Ask{Key: "k", ID: bucket.LeaseID{Holder: 1, Seq: 1}, Limits: limits, Need: bucket.Cost{Requests: 1, Spend: 2}}))
 	f.Add(AppendOp(nil, &bucket.Adjustment{Key: "k", Limits: limits, Charge: bucket.Cost{Output: 1}, Empty: time.Second}))
+	kinds := allKinds(f)
+	f.Add(AppendOp(nil, &bucket.Adjustment{Key: "k", Limits: kinds, Return: bucket.Cost{Output: 1}, Lease: bucket.LeaseID{Holder: 1, Seq: 2}}))
+	f.Add(AppendOp(nil, &bucket.Settlement{Key: "k", Spent: bucket.Cost{Output: 1}, Parts: []bucket.Spending{{Age: 5, Cost: bucket.Cost{Output: 1}}}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if op, _, err := ParseOp(b); err == nil {
 			again, rest, err := ParseOp(AppendOp(nil, op))

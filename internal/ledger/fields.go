@@ -3,16 +3,13 @@ package ledger
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/choked/choked/bucket"
 )
 
-const (
-	maxDrips = int(bucket.NumUnits) * bucket.MaxRates // of one lease
-	maxZone  = 1 << 8                                 // bytes of a zone's name
-)
+// maxDrips bounds the drips of one lease.
+const maxDrips = int(bucket.NumUnits) * bucket.MaxRates
 
 func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
@@ -87,16 +84,20 @@ func appendDrip(b []byte, d *bucket.Drip) []byte {
 	return binary.AppendVarint(b, int64(d.Per))
 }
 
-// Fields of a rate. The burst of a token bucket is left out if it is N.
+// Fields of a rate. The burst is left out if it is N in a token bucket, and zero in
+// another kind.
 const (
 	rateN = iota + 1
 	ratePer
 	rateBurst
-	ratePace
-	rateEvery
-	rateZone
 	rateKind
+	ratePace
+	rateZone
+	rateEvery
 )
+
+// maxZone bounds the name of a time zone in bytes.
+const maxZone = 64
 
 func limitsField(b []byte, field byte, l *bucket.Limits) []byte {
 	if l.Len() == 0 {
@@ -116,16 +117,22 @@ func appendLimits(b []byte, l *bucket.Limits) []byte {
 func appendRate(b []byte, r *bucket.Rate) []byte {
 	b = intField(b, rateN, r.N)
 	b = intField(b, ratePer, int64(r.Per))
-	if r.Kind != bucket.TokenBucket {
-		b = intField(b, rateBurst, r.Burst)
-	} else if r.Burst != r.N {
+	if r.Burst != defaultBurst(r) {
 		b = binary.AppendVarint(append(b, rateBurst), r.Burst)
 	}
-	b = intField(b, ratePace, r.Pace)
-	b = intField(b, rateEvery, int64(r.Every))
-	b = stringField(b, rateZone, r.Zone)
 	b = intField(b, rateKind, int64(r.Kind))
+	b = intField(b, ratePace, r.Pace)
+	b = stringField(b, rateZone, r.Zone)
+	b = intField(b, rateEvery, int64(r.Every))
 	return append(b, 0)
+}
+
+// defaultBurst returns the burst of a rate whose encoding names none.
+func defaultBurst(r *bucket.Rate) int64 {
+	if r.Kind == bucket.TokenBucket {
+		return r.N
+	}
+	return 0
 }
 
 // decoder reads from the front of b. After the first error it returns zeros.
@@ -284,7 +291,7 @@ func (d *decoder) limits(l *bucket.Limits) {
 }
 
 func (d *decoder) rate(r *bucket.Rate) {
-	burst := false
+	r.Burst = -1
 	d.fields("a rate", func(field int) bool {
 		switch field {
 		case rateN:
@@ -292,31 +299,31 @@ func (d *decoder) rate(r *bucket.Rate) {
 		case ratePer:
 			r.Per = time.Duration(d.varint())
 		case rateBurst:
-			r.Burst, burst = d.varint(), true
-		case ratePace:
-			r.Pace = d.varint()
-		case rateEvery:
-			r.Every = bucket.Period(d.small())
-		case rateZone:
-			r.Zone = d.string(maxZone)
+			r.Burst = d.varint()
 		case rateKind:
 			r.Kind = bucket.Kind(d.small())
+		case ratePace:
+			r.Pace = d.varint()
+		case rateZone:
+			r.Zone = d.string(maxZone)
+		case rateEvery:
+			r.Every = bucket.Period(d.small())
 		default:
 			return false
 		}
 		return true
 	})
-	if r.Kind == bucket.TokenBucket && !burst {
-		r.Burst = r.N
+	if r.Burst == -1 {
+		r.Burst = defaultBurst(r)
 	}
 }
 
-// small reads a number that fits in a byte.
-func (d *decoder) small() uint8 {
-	v := d.varint()
-	if v < 0 || v > math.MaxUint8 {
-		d.fail("number %d: want 0 to %d", v, math.MaxUint8)
+// small reads a number of one byte.
+func (d *decoder) small() byte {
+	n := d.varint()
+	if n < 0 || n > 255 {
+		d.fail("number %d: want 0 to 255", n)
 		return 0
 	}
-	return uint8(v)
+	return byte(n)
 }
