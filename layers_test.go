@@ -23,6 +23,7 @@ var imports = []struct{ name, may string }{
 	{"httpstore", "bucket internal/boottime internal/httpapi internal/storeerr"},
 	{"storetest", "bucket"},
 	{"providertest", ""},
+	{"provider", "bucket"},
 	{"fsm", "internal/ledger"},
 	{"internal/local", "bucket internal/boottime internal/ledger internal/waitqueue"},
 	{"internal/pool", "bucket internal/boottime"},
