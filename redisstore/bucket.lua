@@ -46,7 +46,8 @@ local MOST = 9007199254740992 -- 2^53
 local END = MOST / 2          -- the end of time: later instants count as END
 local KEPT_LOWS = 6
 
-local min, max, fmod, byte = math.min, math.max, math.fmod, string.byte
+local min, max, fmod = math.min, math.max, math.fmod
+local byte, format = string.byte, string.format
 
 -- The arguments are words, taken one after the other. All costs among them are of the
 -- same units, and have a number for each of these.
@@ -170,7 +171,7 @@ local function numbers(s)
   return list
 end
 
-local function text(x) return string.format('%.0f', x) end
+local function text(x) return format('%.0f', x) end
 
 -- limited sets the limits of b: a line with their units and their name, then a line
 -- for each rate, in ascending order of units, with unit, n, per, burst, fill, horizon
@@ -461,11 +462,9 @@ local function fits(b, need)
   return true
 end
 
--- grant decides an ask at now, after b was advanced to now: see Bucket.Lease.
-local function grant(b, now, id, need, want, ttl)
-  local l = held(id)
-  if l then return granted(b, now, l) end
-  if not fits(b, need) then return 'burst ' .. b.name end
+-- lend grants what it can of want to an ask without a lease, or refuses if that does
+-- not cover need.
+local function lend(b, now, id, need, want, ttl)
   local promise = some(need)
   raise(want, need)
   local give = share(need, want, room(b, now, promise))
@@ -473,7 +472,7 @@ local function grant(b, now, id, need, want, ttl)
     local first = promise and need or oneOfEach(want)
     return refused(b, now, wait(b, now, first, promise))
   end
-  l = {id = id, units = given, granted = give, drips = {}}
+  local l = {id = id, units = given, granted = give, drips = {}}
   local f = {given}
   put(f, given, give)
   local last = now
@@ -497,6 +496,14 @@ local function grant(b, now, id, need, want, ttl)
   redis.call('HSET', key, '=' .. id, table.concat(f, ' '))
   if redis.call('HINCRBY', key, '#' .. holder(id), 1) == 1 then b.holders = b.holders + 1 end
   return granted(b, now, l)
+end
+
+-- grant decides an ask at now, after b was advanced to now: see Bucket.Lease.
+local function grant(b, now, id, need, want, ttl)
+  local l = held(id)
+  if l then return granted(b, now, l) end
+  if not fits(b, need) then return 'burst ' .. b.name end
+  return lend(b, now, id, need, want, ttl)
 end
 
 -- move returns the units of credit to the bucket, less those of debit. It reports
