@@ -98,7 +98,8 @@ func (d *discovery) run(ctx context.Context) {
 // this node could found one in a later probe.
 func (d *discovery) foundOrJoin(o obstacle) (mayFound bool) {
 	clusterNearby, hasLeader := d.gossip.cluster(d.cluster.hasLeft)
-	mayFound = o == none && clusterNearby == "" && d.cluster.get() == "" && d.cluster.mayFound() && d.isFounder()
+	_, kept := d.gossip.keeper(d.cluster.hasLeft)
+	mayFound = o == none && clusterNearby == "" && !kept && d.cluster.get() == "" && d.cluster.mayFound() && d.isFounder()
 	if mayFound {
 		d.ready++
 	} else {
@@ -111,7 +112,7 @@ func (d *discovery) foundOrJoin(o obstacle) (mayFound bool) {
 	}
 	// A cluster without a leader may have lost its log for good. A node without any
 	// of that log stays out of it, so that a new cluster is founded once all nodes
-	// have restarted.
+	// have restarted, or keptFor after the last node with a part of the log has stopped.
 	if hasLeader && d.cluster.get() == "" {
 		if err := d.cluster.adopt(clusterNearby); err != nil {
 			d.log.Error("failed to join cluster", "cluster", clusterNearby, "error", err)
