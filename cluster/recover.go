@@ -149,11 +149,12 @@ func onlyVoter(node string) raft.Configuration {
 }
 
 // explain adds to err, which says that this node has no cluster or no leader, which
-// node keeps a cluster without a leader, and what can be done about that.
+// node keeps a cluster without a leader, and what can be done about that. A node that
+// does not vote names another one.
 func (n *Node) explain(err error) error {
 	remedy := "if they are gone for good, empty its Dir or start it with Recover"
 	own := n.cluster()
-	if own == "" {
+	if own == "" || !n.voters.isVoter() {
 		k, ok := n.gossip.keeper(n.joined.hasLeft)
 		if ok && k.gone != 0 {
 			return fmt.Errorf("%w: waits for %s at %s, which kept cluster %q and stopped %v ago: start it again; if it is gone for good, restart this node", err, k.Name, k.Addr, k.cluster, k.gone.Round(time.Second))
@@ -162,32 +163,22 @@ func (n *Node) explain(err error) error {
 		}
 		return err
 	}
-	servers, failed := n.raft.servers()
-	if failed != nil {
-		return err
-	}
-	votes, voters, gone := false, 0, 0
-	for _, s := range servers {
-		if s.Suffrage != raft.Voter {
-			continue
-		}
-		m, alive := n.gossip.member(string(s.ID))
-		votes = votes || m.Self
-		voters++
-		if !alive {
+	voters, gone := n.voterIDs(), 0
+	for _, id := range voters {
+		if _, alive := n.gossip.member(id); !alive {
 			gone++
 		}
 	}
-	if !votes || gone == 0 {
+	if gone == 0 {
 		return err
 	}
 	if n.cfg.Dir == "" {
-		return fmt.Errorf("%w: %d of its %d voters are gone: if they are gone for good, restart this node", err, gone, voters)
+		return fmt.Errorf("%w: %d of its %d voters are gone: if they are gone for good, restart this node", err, gone, len(voters))
 	}
 	if n.recovered {
 		remedy += ", which had its effect before: start it once without, then with it again"
 	}
-	return fmt.Errorf("%w: %s keeps cluster %q, and %d of its %d voters are gone: %s", err, n.cfg.Name, own, gone, voters, remedy)
+	return fmt.Errorf("%w: %s keeps cluster %q, and %d of its %d voters are gone: %s", err, n.cfg.Name, own, gone, len(voters), remedy)
 }
 
 // keptFor is how long a node without a cluster founds none after a keeper has stopped: its

@@ -287,3 +287,32 @@ func TestEmptyNodesWaitForTheOneThatKeepsTheCluster(t *testing.T) {
 		})
 	}
 }
+
+// Two voters are killed and start again at once with empty directories, while the third
+// asks for their votes. They do not join its cluster, which has no leader, and say what to
+// do about it.
+func TestRequestForAVoteDrawsNoOtherNodeIntoTheCluster(t *testing.T) {
+	dirs := tempDirs(t, 3)
+	inBubble(t, func(t *testing.T, c *fleet) {
+		nodes := c.startThreeIn(dirs)
+		require.Equal(t, 100, spendHour(t, nodes[2]))
+		time.Sleep(time.Second)
+		for i := range 2 {
+			c.crash(nodes[i])
+		}
+		time.Sleep(time.Second)
+		for i := range 2 {
+			wipe(t, dirs[i])
+			nodes[i] = c.startIn(1+i, dirs[i])
+		}
+		time.Sleep(8 * time.Second)
+		for _, n := range nodes[:2] {
+			assert.ErrorContains(t, n.Health(), "worker-3 at 10.0.0.3:7946 keeps cluster")
+		}
+		c.leave(nodes[2])
+		n, err := c.startRecovering(3, dirs[2])
+		require.NoError(t, err)
+		c.within(10*time.Second, "one cluster", func() bool { return c.isOneCluster(3) })
+		assert.Zero(t, spendHour(t, n))
+	})
+}
