@@ -82,10 +82,11 @@ func (q Quorum) names() string {
 // Quorum returns how many voters the cluster has, and which are missing, as far as
 // this node knows: voters know it by Raft, the other members by the leader's gossip. A
 // voter that is missing takes some seconds to be noticed. It does not show in
-// [Node.Health] as long as there is a leader.
+// [Node.Health] as long as there is a leader. A node that takes no part in its cluster any
+// more does not know its voters.
 func (n *Node) Quorum() Quorum {
 	voters, gone, known := n.configuredVoters()
-	if !known {
+	if !known || n.unavailable() != nil {
 		return Quorum{}
 	}
 	q := Quorum{Voters: voters}
