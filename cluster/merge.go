@@ -109,6 +109,7 @@ func (n *Node) reviewClusters(ctx context.Context) {
 		for _, m := range n.gossip.members() {
 			n.health.foreignJoined(m.ID)
 		}
+		n.Quorum() // it notes since when voters are missing
 		own := n.cluster()
 		if own == "" || n.yielded.Load() != nil {
 			continue
