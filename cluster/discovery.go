@@ -79,7 +79,7 @@ func (d *discovery) run(ctx context.Context) {
 		s := d.probe(ctx)
 		wait = min(2*wait, probeMax)
 		obstacle := s.mayFound(d.expect)
-		if d.foundOrJoin(obstacle) {
+		if d.foundOrJoin(ctx, obstacle) {
 			wait = probeMax
 		}
 		d.gossip.announce(func(m *meta) {
@@ -96,9 +96,10 @@ func (d *discovery) run(ctx context.Context) {
 
 // foundOrJoin founds a cluster, or joins the one of other members. It returns true if
 // this node could found one in a later probe.
-func (d *discovery) foundOrJoin(o obstacle) (mayFound bool) {
-	clusterNearby, hasLeader := d.gossip.cluster(d.cluster.hasLeft)
-	mayFound = o == none && clusterNearby == "" && d.cluster.get() == "" && d.cluster.mayFound() && d.isFounder()
+func (d *discovery) foundOrJoin(ctx context.Context, o obstacle) (mayFound bool) {
+	clusterNearby, leader := d.gossip.cluster(d.cluster.hasLeft)
+	_, kept := d.gossip.keeper(d.cluster.hasLeft)
+	mayFound = o == none && clusterNearby == "" && !kept && d.cluster.get() == "" && d.cluster.mayFound() && d.isFounder()
 	if mayFound {
 		d.ready++
 	} else {
@@ -111,13 +112,24 @@ func (d *discovery) foundOrJoin(o obstacle) (mayFound bool) {
 	}
 	// A cluster without a leader may have lost its log for good. A node without any
 	// of that log stays out of it, so that a new cluster is founded once all nodes
-	// have restarted.
-	if hasLeader && d.cluster.get() == "" {
+	// have restarted, or keptFor after the last node with a part of the log has stopped.
+	if d.cluster.get() == "" && d.leads(ctx, leader) {
 		if err := d.cluster.adopt(clusterNearby); err != nil {
 			d.log.Error("failed to join cluster", "cluster", clusterNearby, "error", err)
 		}
 	}
 	return mayFound
+}
+
+// leads reports whether a member that leads by gossip still runs and is of its cluster.
+func (d *discovery) leads(ctx context.Context, m Member) bool {
+	if m.ID == "" {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialSeedWithin)
+	defer cancel()
+	hello, err := d.ask(ctx, m.Addr)
+	return err == nil && hello.Node == m.ID && hello.Cluster == m.cluster
 }
 
 // probe resolves the seeds, finds out who answers at their addresses, and joins the

@@ -28,7 +28,7 @@ type health struct {
 	mu             sync.Mutex
 	diskFailure    error  // nil: the disk works
 	reopens        bool   // the node opens the failed disk again by itself
-	foreignCluster error  // of the last contact with another cluster; nil: there was none, or that one gives way
+	foreignCluster error  // of the last contact with another cluster; nil: there was none, or it is no fault of this node
 	foreignNode    string // id of the node of that contact
 	met            bool   // there was such a contact
 	foreignAt      int64  // when that was
@@ -85,14 +85,11 @@ func (h *health) leaderKnown() {
 }
 
 // metForeignCluster records that a node of another cluster refused this one, or was
-// refused by it. The error is nil if the other cluster gives way.
+// refused by it. The error is nil if that is no fault of this node.
 func (h *health) metForeignCluster(node string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.foreignCluster, h.foreignNode, h.met, h.foreignAt = nil, node, true, h.clock.Now()
-	if err != nil {
-		h.foreignCluster = fmt.Errorf("two clusters do not merge, empty Dir on the nodes of one of them: %w", err)
-	}
+	h.foreignCluster, h.foreignNode, h.met, h.foreignAt = err, node, true, h.clock.Now()
 }
 
 // foreignJoined records that a node is a member, whatever its cluster was before.

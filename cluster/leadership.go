@@ -102,15 +102,6 @@ func (n *Node) followRaft(ctx context.Context, run *raftRun) {
 	stuck := stuckCandidate{id: raft.ServerID(n.id), raft: run, transport: run.transport, log: n.log}
 	contactAt := n.clock.Now() // when Raft knew a leader last
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case o := <-observations:
-			n.observe(o)
-		case <-tick.C:
-		case <-stuck.due:
-			stuck.free()
-		}
 		stuck.watch()
 		_, leaderKnown := n.Leader()
 		if leaderKnown {
@@ -127,6 +118,15 @@ func (n *Node) followRaft(ctx context.Context, run *raftRun) {
 			m.Cluster, m.Voter = n.joined.announced(), votes && !m.DiskFailed
 			n.announceQuorum(m)
 		})
+		select {
+		case <-ctx.Done():
+			return
+		case o := <-observations:
+			n.observe(o)
+		case <-tick.C:
+		case <-stuck.due:
+			stuck.free()
+		}
 	}
 }
 

@@ -63,22 +63,28 @@ type departedCluster struct {
 	toward string // host:port of a node of the older one; empty: unknown
 }
 
-// meet records that this node and a node of another cluster do not admit each other,
-// and gives way if its cluster is the younger one. If it is the older one, the contact
-// is no fault of this node.
-func (n *Node) meet(peer wire.Hello, err error) {
+// meet records that this node and a node of another cluster do not admit each other, and
+// gives way if its cluster is the younger one.
+func (n *Node) meet(peer wire.Hello) {
 	self := n.hello()
-	if peer.SteppedOut {
-		err = nil
-	} else if self.Cluster != "" && self.Age > 0 && peer.Age > 0 {
+	var fault error
+	switch {
+	case peer.SteppedOut:
+	case self.Age > 0 && peer.Age > 0:
 		if givesWay(self, peer) {
 			why := fmt.Sprintf("it is younger than cluster %q, of which %s is", peer.Cluster, peer.Addr)
 			n.rival.Store(&departedCluster{self.Cluster, why, true, peer.Addr})
-		} else {
-			err = nil
 		}
+	default:
+		remedy := "restart this node"
+		if n.cfg.Dir != "" {
+			remedy = fmt.Sprintf("empty the directory %q of this node and restart it", n.cfg.Dir)
+		}
+		fault = fmt.Errorf("two clusters do not merge: this node is of cluster %q, which has no leader, and %s is of %q: if that one has a leader, %s", self.Cluster, peer.Addr, peer.Cluster, remedy)
+		n.events.Warn(n.log, "met "+peer.Cluster, "met a node of another cluster: if one of the two has no leader, empty the Dirs of its nodes and restart them",
+			"cluster", self.Cluster, "peer", peer.Addr, "peer_id", peer.Node, "peer_cluster", peer.Cluster)
 	}
-	n.health.metForeignCluster(peer.Node, err)
+	n.health.metForeignCluster(peer.Node, fault)
 	n.clusterNews.set()
 }
 
@@ -103,6 +109,7 @@ func (n *Node) reviewClusters(ctx context.Context) {
 		for _, m := range n.gossip.members() {
 			n.health.foreignJoined(m.ID)
 		}
+		n.Quorum() // it notes since when voters are missing
 		own := n.cluster()
 		if own == "" || n.yielded.Load() != nil {
 			continue

@@ -227,6 +227,9 @@ func TestYoungerClusterWithDirsStopsDeciding(t *testing.T) {
 		assert.NoError(t, err)
 		time.Sleep(time.Minute)
 		assert.Empty(t, leaders(b[:3]))
+		for _, n := range b[:3] {
+			assert.Zero(t, n.Quorum(), "its voters are no voters any more")
+		}
 		for _, n := range a {
 			assert.NoError(t, n.Health(), "the older cluster is well")
 			_, err := n.Lease(t.Context(), oneRequest("k", 3))
