@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -73,10 +74,12 @@ func spendHour(t *testing.T, n *Node) (got int) {
 // that one recovers it: all are served, and what was spent stays spent.
 func TestRecoverKeepsWhatWasSpent(t *testing.T) {
 	dirs := tempDirs(t, 3)
+	var log lockedBuffer
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThreeIn(dirs)
 		require.Equal(t, 100, spendHour(t, nodes[0]))
 		c.await("all have the state", func() bool { return nodes[0].replica.Hash() == nodes[2].replica.Hash() })
+		c.log = slog.New(slog.NewTextHandler(&log, nil))
 		id, old := nodes[2].ID(), nodes[2].cluster()
 		lost := loseTwo(t, c, nodes, dirs)
 
@@ -85,11 +88,18 @@ func TestRecoverKeepsWhatWasSpent(t *testing.T) {
 			nodes = append(nodes, c.startIn(1+i, dir))
 		}
 		time.Sleep(7 * time.Second)
+		assert.Equal(t, 2, strings.Count(log.String(), `msg="found no cluster, retrying"`), "on both nodes without a log, the first seed among them")
+		assert.Equal(t, 2, strings.Count(log.String(), `reason="worker-3 at 10.0.0.3:7946 keeps cluster`))
 		for _, n := range nodes[:2] {
 			assert.EqualError(t, n.Health(), `no cluster found yet: worker-3 at 10.0.0.3:7946 keeps cluster "`+old+`", which has no leader as its other voters are gone: if they are gone for good, empty its Dir or start it with Recover`)
 		}
 		assert.Regexp(t, `^no leader for 7s: a majority of the voters must run, each with its Dir: worker-3 keeps cluster "`+old+`", and 2 of its 3 voters are gone: if they are gone for good, empty its Dir or start it with Recover: 2 of 3 voters gone since [0-9]+s; nothing is decided before one of them runs again with its Dir \(.+; .+\)$`, nodes[2].Health().Error())
 
+		for _, n := range nodes {
+			_, err := n.Lease(t.Context(), oneRequest("k", 1))
+			assert.ErrorIs(t, err, choked.ErrNoQuorum)
+			assert.ErrorContains(t, err, "empty its Dir or start it with Recover")
+		}
 		c.crash(nodes[2])
 		time.Sleep(10 * time.Second)
 		for _, n := range nodes[:2] {
