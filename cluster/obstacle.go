@@ -30,7 +30,7 @@ const listMost = 5 // addresses and members that an error names
 func (s *survey) explain(o obstacle, expect int) error {
 	for _, m := range s.members {
 		if m.cluster != "" && !m.Self {
-			return fmt.Errorf("%s is of cluster %q, which has no leader: a majority of its voters must run, each with its Dir; if these are gone for good, start one that is left with Recover, or empty the Dirs of all nodes of that cluster and restart them", title(m), m.cluster)
+			return fmt.Errorf("%s is of cluster %q, which has no leader: a majority of its voters must run, each with its Dir; if they are gone for good, restart the nodes of that cluster that are left", title(m), m.cluster)
 		}
 	}
 	switch o {

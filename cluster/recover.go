@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -35,7 +36,7 @@ func startWithRecover(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	led, err := n.awaitNeedToRecover()
+	led, err := n.awaitNeedToRecover(id.Cluster)
 	if led {
 		n.log.Warn("did not recover, as the cluster has a leader: remove Recover from the configuration", "cluster", id.Cluster)
 		return n, nil
@@ -50,9 +51,9 @@ func startWithRecover(cfg Config) (*Node, error) {
 }
 
 // awaitNeedToRecover returns after recoverAfter, or when the cluster has a leader. An
-// error says why the cluster must not be recovered by this node: two clusters would
-// admit the full limits each.
-func (n *Node) awaitNeedToRecover() (led bool, err error) {
+// error says why the cluster, that of its Dir, must not be recovered by this node: two
+// clusters would admit the full limits each.
+func (n *Node) awaitNeedToRecover(cluster string) (led bool, err error) {
 	for began := n.clock.Now(); n.clock.Since(began) < recoverAfter; time.Sleep(100 * time.Millisecond) {
 		if _, led := n.Leader(); led {
 			return true, nil
@@ -73,11 +74,11 @@ func (n *Node) awaitNeedToRecover() (led bool, err error) {
 		m, alive := n.gossip.member(string(s.ID))
 		votes = votes || m.Self
 		if alive && !m.Self {
-			return false, fmt.Errorf("%s at %s keeps cluster %q, too: stop one of the two and empty its Dir first", m.Name, m.Addr, n.cluster())
+			return false, fmt.Errorf("%s at %s keeps cluster %q, too: stop one of the two and empty its Dir first", m.Name, m.Addr, cluster)
 		}
 	}
 	if !votes {
-		return false, fmt.Errorf("this node is no voter of cluster %q: start one with Recover that is", n.cluster())
+		return false, fmt.Errorf("this node is no voter of cluster %q: start it without Recover, and with Recover a node that is one", cluster)
 	}
 	return false, nil
 }
@@ -156,6 +157,8 @@ func (n *Node) explain(err error) error {
 	if !n.voters.isVoter() {
 		if k, ok := n.gossip.keeper(n.joined.hasLeft); ok {
 			return fmt.Errorf("%w: %w", err, k.explain())
+		} else if !slices.ContainsFunc(n.gossip.members(), func(m Member) bool { return m.Voter }) {
+			return fmt.Errorf("%w: none of them is known to run: if all are gone for good, restart this node", err)
 		}
 		return err
 	}

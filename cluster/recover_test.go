@@ -332,3 +332,31 @@ func TestRequestForAVoteDrawsNoOtherNodeIntoTheCluster(t *testing.T) {
 		assert.Zero(t, spendHour(t, n))
 	})
 }
+
+// Two members have a Dir, and the directory of the only voter is lost. The other one has no
+// log to recover: a restart of it suffices, as both say.
+func TestMemberWithoutALogIsRestarted(t *testing.T) {
+	dirs := tempDirs(t, 2)
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946"}
+		voter, client := c.startIn(1, dirs[0]), c.startIn(2, dirs[1])
+		c.await("a cluster", func() bool { return c.isOneCluster(2) })
+		time.Sleep(10 * time.Second)
+		lost := client.cluster()
+		c.crash(voter)
+		time.Sleep(time.Second)
+		wipe(t, dirs[0])
+		voter = c.startIn(1, dirs[0])
+		time.Sleep(15 * time.Second)
+		assert.ErrorContains(t, voter.Health(), `worker-2 at 10.0.0.2:7946 is of cluster "`+lost+`", which has no leader: a majority of its voters must run, each with its Dir; if they are gone for good, restart the nodes of that cluster that are left`)
+		assert.ErrorContains(t, client.Health(), "none of them is known to run: if all are gone for good, restart this node")
+
+		c.crash(client)
+		c.crash(voter)
+		_, err := c.startRecovering(2, dirs[1])
+		assert.EqualError(t, err, `cluster: recover dir "`+dirs[1]+`": this node is no voter of cluster "`+lost+`": start it without Recover, and with Recover a node that is one`)
+		c.startIn(1, dirs[0])
+		c.startIn(2, dirs[1])
+		c.within(10*time.Second, "a new cluster", func() bool { return c.isOneCluster(2) })
+	})
+}
