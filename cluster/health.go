@@ -118,11 +118,12 @@ func (h *health) check(cluster string) error {
 	return nil
 }
 
-// explainNoCluster records why the node has no cluster, as far as discovery knows.
+// explainNoCluster records why the node has no cluster, as far as discovery knows. Without
+// a cluster there is no leader to miss.
 func (h *health) explainNoCluster(why error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.noCluster = why
+	h.noCluster, h.leaderAt = why, h.clock.Now()
 }
 
 // reason returns why the node has no cluster; nil: it is not known.

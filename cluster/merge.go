@@ -99,6 +99,7 @@ func (n *Node) age() time.Duration {
 
 // reviewClusters decides whether this node stays in its cluster, until ctx ends.
 func (n *Node) reviewClusters(ctx context.Context) {
+	left := "" // the cluster that this node is about to leave
 	for {
 		select {
 		case <-ctx.Done():
@@ -111,10 +112,14 @@ func (n *Node) reviewClusters(ctx context.Context) {
 		}
 		n.Quorum() // it notes since when voters are missing
 		own := n.cluster()
-		if own == "" || n.yielded.Load() != nil {
+		if own == "" {
+			left = ""
+		}
+		if own == left || n.yielded.Load() != nil {
 			continue
 		}
 		if d := n.mustLeave(ctx, own); d != nil {
+			left = own
 			select {
 			case n.leaving <- *d:
 			case <-ctx.Done():
