@@ -58,6 +58,7 @@ type discovery struct {
 	isFounder func() bool // this node has no log yet, and its disk works
 	found     func() error
 	ask       func(ctx context.Context, addr string) (wire.Hello, error) // who answers at an address
+	why       func() error                                               // why this node has no cluster
 	clock     *boottime.Clock
 	log       *slog.Logger
 
@@ -79,7 +80,8 @@ func (d *discovery) run(ctx context.Context) {
 		s := d.probe(ctx)
 		wait = min(2*wait, probeMax)
 		obstacle := s.mayFound(d.expect)
-		if d.foundOrJoin(ctx, obstacle) {
+		mayFound := d.foundOrJoin(ctx, obstacle)
+		if mayFound {
 			wait = probeMax
 		}
 		d.gossip.announce(func(m *meta) {
@@ -87,7 +89,8 @@ func (d *discovery) run(ctx context.Context) {
 				m.First = ""
 			}
 		})
-		d.report(s, obstacle, d.clock.Since(began)+wait)
+		d.report(s)
+		d.reportNoCluster(s.explain(obstacle, d.expect), mayFound, d.clock.Since(began)+wait)
 		if !d.awaitProbe(ctx, began, wait) {
 			return
 		}
@@ -189,10 +192,8 @@ func (d *discovery) awaitProbe(ctx context.Context, began int64, wait time.Durat
 	}
 }
 
-// report logs seeds that were not reached, once as long as they are the same. If this
-// node has no cluster, it tells health why, and logs that once, explainAfter after it
-// began to search or, if the next probe ends only after the given time, before.
-func (d *discovery) report(s *survey, o obstacle, next time.Duration) {
+// report logs seeds that were not reached, once as long as they are the same.
+func (d *discovery) report(s *survey) {
 	addrs, names := s.missing()
 	seeds := ""
 	if len(addrs)+len(names) > 0 {
@@ -202,17 +203,20 @@ func (d *discovery) report(s *survey, o obstacle, next time.Duration) {
 		d.log.Warn("failed to reach seeds, retrying", "unreachable", addrs, "unresolved", names)
 	}
 	d.reported = seeds
+}
 
+// reportNoCluster tells health why this node has no cluster. Unless the node may found one
+// itself, it logs that once: explainAfter after it began to search or, if the next probe
+// ends only after the given time, before.
+func (d *discovery) reportNoCluster(why error, mayFound bool, next time.Duration) {
 	if d.cluster.get() != "" {
-		d.health.explainNoCluster(nil)
 		d.began, d.explained = d.clock.Now(), false
 		return
 	}
-	why := s.explain(o, d.expect)
 	d.health.explainNoCluster(why)
-	if o != none && !d.explained && d.clock.Since(d.began)+next >= explainAfter {
+	if !mayFound && !d.explained && d.clock.Since(d.began)+next >= explainAfter {
 		d.explained = true
-		d.log.Warn("found no cluster, retrying", "reason", why)
+		d.log.Warn("found no cluster, retrying", "reason", d.why())
 	}
 }
 

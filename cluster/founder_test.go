@@ -156,7 +156,7 @@ func TestNodeWithoutAClusterNamesTheCause(t *testing.T) {
 			join: func(*fleet) []string { return []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"} },
 			want: []string{
 				"no node of the cluster answers at the first of Join, 10.0.0.1:7946: connect: connection refused",
-				"worker-2 at 10.0.0.2:7946", "worker-3 at 10.0.0.3:7946", "put one that runs first in Join",
+				"worker-2 at 10.0.0.2:7946", "worker-3 at 10.0.0.3:7946", "put a node that runs first in Join",
 			},
 		},
 		{
@@ -187,7 +187,7 @@ func TestNodeWithoutAClusterNamesTheCause(t *testing.T) {
 				c.net.Name("workers", "10.9.0.9")
 				return []string{"workers:7946"}
 			},
-			want: []string{"the first of Join, workers:7946, leads to this node by 10.9.0.9:7946, which is no address of this host", "set Expect to 1"},
+			want: []string{"the first of Join, workers:7946, leads to this node by 10.9.0.9:7946, which is no address of this host", "set Expect to the number of nodes, or to 1 if there are no others"},
 		},
 		{
 			name: "names that all lead to one node", nodes: []int{1},

@@ -99,6 +99,7 @@ func (n *Node) age() time.Duration {
 
 // reviewClusters decides whether this node stays in its cluster, until ctx ends.
 func (n *Node) reviewClusters(ctx context.Context) {
+	left := "" // the cluster that this node is about to leave
 	for {
 		select {
 		case <-ctx.Done():
@@ -111,10 +112,14 @@ func (n *Node) reviewClusters(ctx context.Context) {
 		}
 		n.Quorum() // it notes since when voters are missing
 		own := n.cluster()
-		if own == "" || n.yielded.Load() != nil {
+		if own == "" {
+			left = ""
+		}
+		if own == left || n.yielded.Load() != nil {
 			continue
 		}
 		if d := n.mustLeave(ctx, own); d != nil {
+			left = own
 			select {
 			case n.leaving <- *d:
 			case <-ctx.Done():
@@ -184,9 +189,12 @@ func (n *Node) hasLostVoters(ctx context.Context) bool {
 	if own := n.voterIDs(); slices.Contains(own, n.id) {
 		voters = own
 	}
+	if len(voters) == 0 {
+		return n.knowsNoVoter()
+	}
 	quorum := len(voters)/2 + 1
 	suspects := n.gossip.replaced(voters)
-	if len(voters) == 0 || len(voters)-len(suspects) >= quorum {
+	if len(voters)-len(suspects) >= quorum {
 		return false
 	}
 	lost := make(map[string]bool)
@@ -208,6 +216,17 @@ func (n *Node) hasLostVoters(ctx context.Context) bool {
 		}
 	}
 	return len(voters)-len(lost) < quorum
+}
+
+// forgetAfter is how long a node stays in a cluster of which it has nothing.
+const forgetAfter = 4 * time.Second
+
+// knowsNoVoter reports whether this node has neither the log of its cluster nor a leader
+// of it, and so knows no voter. The founder has died then before it sent its log. A node
+// that stayed would keep the others from founding another cluster. If the cluster still
+// has a leader that cannot be reached now, this node joins it again later.
+func (n *Node) knowsNoVoter() bool {
+	return len(n.voterIDs()) == 0 && n.health.leaderless() > forgetAfter
 }
 
 // beginLeaving announces that this node leaves its cluster and has it decide nothing

@@ -3,7 +3,9 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,6 +102,8 @@ func TestYoungerClusterJoinsTheOlderOne(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, c *fleet) {
+				var log lockedBuffer
+				c.log = slog.New(slog.NewTextHandler(&log, nil))
 				a, b := c.split(tt.first, tt.second, 30*time.Second, nil)
 				older := a[0].cluster()
 				c.heal(a, b)
@@ -127,6 +131,7 @@ func TestYoungerClusterJoinsTheOlderOne(t *testing.T) {
 				for _, n := range c.nodes {
 					assert.NoError(t, n.Health())
 				}
+				assert.Equal(t, len(b), strings.Count(log.String(), `msg="left cluster"`), "each member of the younger one, once")
 			})
 		})
 	}

@@ -241,7 +241,7 @@ func (n *Node) connect() {
 	n.router = &router{
 		ctx: n.ctx, tasks: &n.tasks, clock: n.clock, self: n.port.Addr(), queue: &n.queue,
 		candidates: n.leaderCandidates, ask: dialer.dial,
-		changed: make(chan struct{}), pause: searchPauseMin, unavailable: n.unavailable,
+		changed: make(chan struct{}), pause: searchPauseMin, unavailable: n.unavailable, health: n.checkHealth,
 	}
 	n.voters = &voterManager{
 		id: n.id, want: n.cfg.Voters, raft: n.raft, gossip: n.gossip, dialer: dialer, queue: &n.queue,
@@ -251,7 +251,7 @@ func (n *Node) connect() {
 	n.discovery = &discovery{
 		join: n.cfg.Join, expect: n.cfg.Expect, network: n.cfg.network, id: n.id, self: n.port.Addr(), ask: n.port.Probe,
 		gossip: n.gossip, cluster: &n.joined, health: &n.health,
-		isVoter: n.voters.isVoter, isFounder: func() bool { return n.raft.current().disk.fresh && n.health.hasDisk() }, found: n.found,
+		isVoter: n.voters.isVoter, isFounder: func() bool { return n.raft.current().disk.fresh && n.health.hasDisk() }, found: n.found, why: n.whyNoCluster,
 		clock: n.clock, log: n.log,
 	}
 	n.server = &rpcServer{
@@ -263,8 +263,8 @@ func (n *Node) connect() {
 // leaderCandidates returns the members to ask who leads, the most likely leader
 // first.
 func (n *Node) leaderCandidates() ([]string, error) {
-	if nearby, _ := n.gossip.cluster(n.joined.hasLeft); n.cluster() == "" && (nearby == "" || n.joined.hasLeft(nearby)) {
-		return nil, n.noCluster() // so there is no leader
+	if _, leader := n.gossip.cluster(n.joined.hasLeft); n.cluster() == "" && leader.ID == "" {
+		return nil, n.noCluster()
 	}
 	return likelyLeaders(n.raft, n.gossip), nil
 }

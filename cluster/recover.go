@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -35,7 +36,7 @@ func startWithRecover(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	led, err := n.awaitNeedToRecover()
+	led, err := n.awaitNeedToRecover(id.Cluster)
 	if led {
 		n.log.Warn("did not recover, as the cluster has a leader: remove Recover from the configuration", "cluster", id.Cluster)
 		return n, nil
@@ -50,9 +51,9 @@ func startWithRecover(cfg Config) (*Node, error) {
 }
 
 // awaitNeedToRecover returns after recoverAfter, or when the cluster has a leader. An
-// error says why the cluster must not be recovered by this node: two clusters would
-// admit the full limits each.
-func (n *Node) awaitNeedToRecover() (led bool, err error) {
+// error says why the cluster, that of its Dir, must not be recovered by this node: two
+// clusters would admit the full limits each.
+func (n *Node) awaitNeedToRecover(cluster string) (led bool, err error) {
 	for began := n.clock.Now(); n.clock.Since(began) < recoverAfter; time.Sleep(100 * time.Millisecond) {
 		if _, led := n.Leader(); led {
 			return true, nil
@@ -73,11 +74,11 @@ func (n *Node) awaitNeedToRecover() (led bool, err error) {
 		m, alive := n.gossip.member(string(s.ID))
 		votes = votes || m.Self
 		if alive && !m.Self {
-			return false, fmt.Errorf("%s at %s keeps cluster %q, too: stop one of the two and empty its Dir first", m.Name, m.Addr, n.cluster())
+			return false, fmt.Errorf("%s at %s keeps cluster %q, too: stop one of the two and empty its Dir first", m.Name, m.Addr, cluster)
 		}
 	}
 	if !votes {
-		return false, fmt.Errorf("this node is no voter of cluster %q: start one with Recover that is", n.cluster())
+		return false, fmt.Errorf("this node is no voter of cluster %q: start it without Recover, and with Recover a node that is one", cluster)
 	}
 	return false, nil
 }
@@ -148,18 +149,16 @@ func onlyVoter(node string) raft.Configuration {
 	return raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: id, Address: raftAddress(id)}}}
 }
 
-// explain adds to err, which says that this node has no cluster or no leader, which
-// node keeps a cluster without a leader, and what can be done about that. A node that
-// does not vote names another one.
+const remedy = "if they are gone for good, empty its Dir or start it with Recover"
+
+// explain adds to err, which says that this node's cluster has no leader, which node keeps
+// the cluster, and what can be done about that. A node that does not vote names another one.
 func (n *Node) explain(err error) error {
-	remedy := "if they are gone for good, empty its Dir or start it with Recover"
-	own := n.cluster()
-	if own == "" || !n.voters.isVoter() {
-		k, ok := n.gossip.keeper(n.joined.hasLeft)
-		if ok && k.gone != 0 {
-			return fmt.Errorf("%w: waits for %s at %s, which kept cluster %q and stopped %v ago: start it again; if it is gone for good, restart this node", err, k.Name, k.Addr, k.cluster, k.gone.Round(time.Second))
-		} else if ok {
-			return fmt.Errorf("%w: %s at %s keeps cluster %q, which has no leader as its other voters are gone: %s", err, k.Name, k.Addr, k.cluster, remedy)
+	if !n.voters.isVoter() {
+		if k, ok := n.gossip.keeper(n.joined.hasLeft); ok {
+			return fmt.Errorf("%w: %w", err, k.explain())
+		} else if !slices.ContainsFunc(n.gossip.members(), func(m Member) bool { return m.Voter }) {
+			return fmt.Errorf("%w: none of them is known to run: if all are gone for good, restart this node", err)
 		}
 		return err
 	}
@@ -175,10 +174,11 @@ func (n *Node) explain(err error) error {
 	if n.cfg.Dir == "" {
 		return fmt.Errorf("%w: %d of its %d voters are gone: if they are gone for good, restart this node", err, gone, len(voters))
 	}
+	remedy := remedy
 	if n.recovered {
 		remedy += ", which had its effect before: start it once without, then with it again"
 	}
-	return fmt.Errorf("%w: %s keeps cluster %q, and %d of its %d voters are gone: %s", err, n.cfg.Name, own, gone, len(voters), remedy)
+	return fmt.Errorf("%w: %s keeps cluster %q, and %d of its %d voters are gone: %s", err, n.cfg.Name, n.cluster(), gone, len(voters), remedy)
 }
 
 // keptFor is how long a node without a cluster founds none after a keeper has stopped: its
@@ -189,6 +189,14 @@ const keptFor = 5 * time.Minute
 type keeper struct {
 	Member
 	gone time.Duration // since it stopped; 0: it runs
+}
+
+// explain says what keeps a node without a log from founding a cluster beside that of k.
+func (k keeper) explain() error {
+	if k.gone != 0 {
+		return fmt.Errorf("waits for %s at %s, which kept cluster %q and stopped %v ago: start it again; if it is gone for good, restart this node", k.Name, k.Addr, k.cluster, k.gone.Round(time.Second))
+	}
+	return fmt.Errorf("%s at %s keeps cluster %q, which has no leader as its other voters are gone: %s", k.Name, k.Addr, k.cluster, remedy)
 }
 
 // keeper returns another member that is a keeper of a cluster, or the one that has stopped

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -73,10 +74,12 @@ func spendHour(t *testing.T, n *Node) (got int) {
 // that one recovers it: all are served, and what was spent stays spent.
 func TestRecoverKeepsWhatWasSpent(t *testing.T) {
 	dirs := tempDirs(t, 3)
+	var log lockedBuffer
 	inBubble(t, func(t *testing.T, c *fleet) {
 		nodes := c.startThreeIn(dirs)
 		require.Equal(t, 100, spendHour(t, nodes[0]))
 		c.await("all have the state", func() bool { return nodes[0].replica.Hash() == nodes[2].replica.Hash() })
+		c.log = slog.New(slog.NewTextHandler(&log, nil))
 		id, old := nodes[2].ID(), nodes[2].cluster()
 		lost := loseTwo(t, c, nodes, dirs)
 
@@ -85,11 +88,18 @@ func TestRecoverKeepsWhatWasSpent(t *testing.T) {
 			nodes = append(nodes, c.startIn(1+i, dir))
 		}
 		time.Sleep(7 * time.Second)
+		assert.Equal(t, 2, strings.Count(log.String(), `msg="found no cluster, retrying"`), "on both nodes without a log, the first seed among them")
+		assert.Equal(t, 2, strings.Count(log.String(), `reason="worker-3 at 10.0.0.3:7946 keeps cluster`))
 		for _, n := range nodes[:2] {
 			assert.EqualError(t, n.Health(), `no cluster found yet: worker-3 at 10.0.0.3:7946 keeps cluster "`+old+`", which has no leader as its other voters are gone: if they are gone for good, empty its Dir or start it with Recover`)
 		}
 		assert.Regexp(t, `^no leader for 7s: a majority of the voters must run, each with its Dir: worker-3 keeps cluster "`+old+`", and 2 of its 3 voters are gone: if they are gone for good, empty its Dir or start it with Recover: 2 of 3 voters gone since [0-9]+s; nothing is decided before one of them runs again with its Dir \(.+; .+\)$`, nodes[2].Health().Error())
 
+		for _, n := range nodes {
+			_, err := n.Lease(t.Context(), oneRequest("k", 1))
+			assert.ErrorIs(t, err, choked.ErrNoQuorum)
+			assert.ErrorContains(t, err, "empty its Dir or start it with Recover")
+		}
 		c.crash(nodes[2])
 		time.Sleep(10 * time.Second)
 		for _, n := range nodes[:2] {
@@ -320,5 +330,33 @@ func TestRequestForAVoteDrawsNoOtherNodeIntoTheCluster(t *testing.T) {
 		require.NoError(t, err)
 		c.within(10*time.Second, "one cluster", func() bool { return c.isOneCluster(3) })
 		assert.Zero(t, spendHour(t, n))
+	})
+}
+
+// Two members have a Dir, and the directory of the only voter is lost. The other one has no
+// log to recover: a restart of it suffices, as both say.
+func TestMemberWithoutALogIsRestarted(t *testing.T) {
+	dirs := tempDirs(t, 2)
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946"}
+		voter, client := c.startIn(1, dirs[0]), c.startIn(2, dirs[1])
+		c.await("a cluster", func() bool { return c.isOneCluster(2) })
+		time.Sleep(10 * time.Second)
+		lost := client.cluster()
+		c.crash(voter)
+		time.Sleep(time.Second)
+		wipe(t, dirs[0])
+		voter = c.startIn(1, dirs[0])
+		time.Sleep(15 * time.Second)
+		assert.ErrorContains(t, voter.Health(), `worker-2 at 10.0.0.2:7946 is of cluster "`+lost+`", which has no leader: a majority of its voters must run, each with its Dir; if they are gone for good, restart the nodes of that cluster that are left`)
+		assert.ErrorContains(t, client.Health(), "none of them is known to run: if all are gone for good, restart this node")
+
+		c.crash(client)
+		c.crash(voter)
+		_, err := c.startRecovering(2, dirs[1])
+		assert.EqualError(t, err, `cluster: recover dir "`+dirs[1]+`": this node is no voter of cluster "`+lost+`": start it without Recover, and with Recover a node that is one`)
+		c.startIn(1, dirs[0])
+		c.startIn(2, dirs[1])
+		c.within(10*time.Second, "a new cluster", func() bool { return c.isOneCluster(2) })
 	})
 }

@@ -286,13 +286,16 @@ func TestReadiness(t *testing.T) {
 	r := d.do(get("/readyz"))
 	assert.Equal(t, 503, r.Code)
 	assert.NotContains(t, r.Body.String(), "secret", "the reason is for clients with a token")
+	assert.Equal(t, httpapi.Unavailable, r.code())
 	var st httpapi.Status
 	d.do(get("/v2/status")).read(&st)
 	assert.Equal(t, missing.Error(), st.Missing)
 	missing = nil
 	assert.Equal(t, 200, d.do(get("/readyz")).Code)
 	s.MarkNotReady()
-	assert.Equal(t, 503, d.do(get("/readyz")).Code)
+	r = d.do(get("/readyz"))
+	assert.Equal(t, 503, r.Code)
+	assert.Equal(t, httpapi.Closing, r.code())
 	d.do(get("/v2/status")).read(&st)
 	assert.Equal(t, "shutting down", st.Missing)
 	assert.Equal(t, 200, d.do(get("/v2/acquire", "key", "k", "request_limit", "5/s")).Code, "requests are still served")
@@ -320,6 +323,11 @@ func TestDegradedServiceIsReady(t *testing.T) {
 	r = d.do(get("/readyz"))
 	assert.Equal(t, 200, r.Code)
 	assert.JSONEq(t, `{"degraded":"1 of 3 voters gone"}`, r.Body.String())
+	d.cfg.Ready = func() error { return errors.New("no leader, n2 is gone") }
+	r = d.do(get("/readyz"))
+	assert.Equal(t, 503, r.Code)
+	assert.Contains(t, r.Body.String(), `"not ready: 1 of 3 voters gone"`)
+	d.cfg.Ready = func() error { return nil }
 
 	ask := func(token string) (st httpapi.Status, body string) {
 		r := get("/v2/status")

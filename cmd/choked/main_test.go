@@ -454,7 +454,7 @@ func TestStatusInWords(t *testing.T) {
 		{ID: "abcdefghij", Name: "vm", Addr: "10.0.0.2:7946", Voter: true},
 		{ID: "9876543210", Name: "other", Addr: "10.0.0.3:7946", Sick: true},
 	}
-	gone := []httpapi.Gone{{ID: "5555555555", Name: "db", Addr: "10.0.0.4:7946", For: 2 * time.Minute}, {ID: "9876543210", Name: "other", Sick: true}, {ID: "7777777777"}}
+	gone := []httpapi.Gone{{ID: "5555555555", Name: "db", Addr: "10.0.0.4:7946", For: 2 * time.Minute}, {ID: "9876543210", Name: "other", Sick: true}, {ID: "7777777777"}, {ID: "bbbbbbbbbb", Name: "vm", Addr: "10.0.0.5:7946", For: time.Minute}}
 	for _, tt := range []struct {
 		status httpapi.Status
 		exit   error
@@ -473,6 +473,7 @@ vm/abcdef   10.0.0.2:7946  voter
 other       10.0.0.3:7946  client, disk failed
 db          10.0.0.4:7946  voter, gone since 2m0s
 7777777777  -              voter, gone since 0s
+vm/bbbbbb   10.0.0.5:7946  voter, gone since 1m0s
 `},
 	} {
 		var out bytes.Buffer
