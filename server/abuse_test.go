@@ -275,7 +275,7 @@ func FuzzBodies(f *testing.F) {
 		`{"done":[{"key":"k","id":"1-1","spent":{"requests":1}}]}`,
 		`{"key":"k","limits":"requests 5/s","return":{"requests":1},"since_ns":1,"charge":{"tokens":2},"empty_ns":1}`,
 		`{"key":"k","limits":"requests 5/s","cost":{"requests":1},"wait_ns":0}`,
-		`{"key":"k","id":"1-1","limits":"requests 500/m,10000/d; input 4/m burst 5; output 7/1000001ns; spend $0.000001/h","want":{"input":1,"output":2,"spend":1}}`,
+		`{"key":"k","id":"1-1","limits":"requests 500/m,10000/d; input 4/m burst 5; output 7/1000001ns; spend $0.000001/h","want":{"input":1,"output":2,"spend_microdollars":1}}`,
 		`{"key":"k","limits":"tokens 9/s","cost":{"input":9223372036854775807,"output":9223372036854775807}}`,
 		`{"key":"k","limits":"input 5/s; tokens 9/s","cost":{"output":5}}`, `{"key":"k","limits":{"requests":"5/s"},"cost":{"tokens":-1}}`,
 		"key=k&limits=requests+500/m%3B+input+40000/m%3B+spend+$50/d&cost=input+9%3B+spend+$0.05", "key=k&limits=input+5/s&cost=tokens+9",
