@@ -7,9 +7,8 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// unitName returns the name of u where its amounts are numbers. Spend is named apart from
-// texts, in which it has dollars: whoever sent a number of dollars would be charged a
-// millionth.
+// unitName returns the name of u for amounts that are numbers. Texts have dollars for
+// spend: under the same name, a number of dollars would be charged a millionth.
 func unitName(u bucket.Unit) string {
 	if u == bucket.Spend {
 		return "spend_microdollars"
@@ -79,7 +78,7 @@ func (l *Level) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// CostCharged returns what a call of cost c is charged under l, or an error that says
+// CostCharged returns the charge for a call of cost c under l, or an error that says
 // why it cannot be admitted. A cost above the burst is [bucket.ErrCostExceedsBurst],
 // however large it is. [bucket.Cost.Check] in contrast refuses any cost above
 // [bucket.MaxUnits] as invalid.
