@@ -237,21 +237,6 @@ func TestRequestIDs(t *testing.T) {
 	assert.Equal(t, failed.Header().Get("X-Request-Id"), f.RequestID)
 }
 
-// The first two requests are those of a client of version 1.
-func TestAnotherVersionOfTheAPIIsRefused(t *testing.T) {
-	d := open(t, nil)
-	for _, r := range []*http.Request{
-		post("/v1/lease", `{"key":"k","id":"7b-1","limits":{"requests":[{"n":5,"per_ns":1000000000,"burst":5}]},"defined_ns":1764550000000000000,"need":{"requests":1,"tokens":0},"want":{"requests":1,"tokens":0}}`),
-		get("/v1/acquire", "key", "k", "request_limit", "5/s"),
-		post("/v3/lease", `{}`),
-	} {
-		answer := d.do(r)
-		assert.Equal(t, 410, answer.Code, r.URL)
-		assert.Equal(t, httpapi.OtherVersion, answer.code(), r.URL)
-		assert.Contains(t, answer.message(), "this service has /v2 of the API only: use a client of the service's version")
-	}
-}
-
 func TestUnknownRouteIs404(t *testing.T) {
 	d := open(t, nil)
 	r := d.do(get("/lease"))

@@ -486,11 +486,12 @@ vm/bbbbbb   10.0.0.5:7946  voter, gone since 1m0s
 // Of three nodes one is killed, then another: status, its exit status and /readyz say
 // so.
 func TestStatusOfADegradedService(t *testing.T) {
-	addrs, err := ports.Free(3)
+	free, err := ports.Free(6) // the system might give -listen a port of addrs in place of 0
 	require.NoError(t, err)
+	addrs, listen := free[:3], free[3:]
 	var nodes []*process
 	for i, addr := range addrs {
-		nodes = append(nodes, start(t, nil, "-listen", "127.0.0.1:0", "-bind", addr, "-join", strings.Join(addrs, ","), "-name", fmt.Sprint("n", i)))
+		nodes = append(nodes, start(t, nil, "-listen", listen[i], "-bind", addr, "-join", strings.Join(addrs, ","), "-name", fmt.Sprint("n", i)))
 	}
 	at := func() (exit int, out string) {
 		exit, out, _ = runCommand(t, nil, "status", "-url", "http://"+nodes[0].addr)
@@ -539,8 +540,9 @@ func TestStatusOfADegradedService(t *testing.T) {
 
 // A node whose directory was copied fails /healthz, and the original does not.
 func TestCopyOfANodeIsNotHealthy(t *testing.T) {
-	addrs, err := ports.Free(2)
+	free, err := ports.Free(4) // the system might give -listen a port of addrs in place of 0
 	require.NoError(t, err)
+	addrs, listen := free[:2], free[2:]
 	dirs := []string{t.TempDir(), t.TempDir()}
 	health := func(p *process) int {
 		response, err := http.Get("http://" + p.addr + "/healthz")
@@ -549,7 +551,7 @@ func TestCopyOfANodeIsNotHealthy(t *testing.T) {
 		return response.StatusCode
 	}
 	serve := func(i int) *process {
-		return start(t, nil, "-listen", "127.0.0.1:0", "-bind", addrs[i], "-join", addrs[0], "-dir", dirs[i], "-name", fmt.Sprint("n", i))
+		return start(t, nil, "-listen", listen[i], "-bind", addrs[i], "-join", addrs[0], "-dir", dirs[i], "-name", fmt.Sprint("n", i))
 	}
 	one := serve(0)
 	one.wait()
