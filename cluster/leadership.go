@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,7 +63,8 @@ func (n *Node) lead(ctx context.Context, run *raftRun) {
 		q := newLeaderQueue(run, n.replica)
 		n.queue.Store(q)
 		n.router.reroute()
-		n.gossip.announce(func(m *meta) { m.Leader, m.Voter = true, true })
+		voters := strings.Join(n.voterIDs(), ",") // before the first review: this node may die at once
+		n.gossip.announce(func(m *meta) { m.Leader, m.Voter, m.VoterIDs = true, true, voters })
 		stopVoterManager := startUntil(n.ctx, n.voters.run)
 		q.run(ctx.Done())
 		n.queue.Store(nil)

@@ -308,6 +308,18 @@ func TestTwoNodesInMemoryFormAgainAfterTheVoterIsLost(t *testing.T) {
 	}
 }
 
+// The founder has died before the other node had its log, and before it told that it
+// votes: the other one knows nothing of the cluster but its id.
+func TestNodeThatKnowsOnlyTheIDOfItsClusterGivesItUp(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946"}
+		other := c.start(c.config(2))
+		require.NoError(t, other.joined.adopt("0123456789abcdef"))
+		c.start(c.config(1))
+		c.within(12*time.Second, "one cluster", func() bool { return c.isOneCluster(2) })
+	})
+}
+
 // The survivor does not give up as long as the voter may return with its log.
 func TestSurvivorWaitsForVotersThatMayReturn(t *testing.T) {
 	for name, lose := range map[string]func(c *fleet, voter *Node, dir string){
