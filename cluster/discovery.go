@@ -332,6 +332,9 @@ func (d *discovery) dial(ctx context.Context, addr string) place {
 	ctx, cancel := context.WithTimeout(ctx, dialSeedWithin)
 	defer cancel()
 	hello, err := d.ask(ctx, addr)
+	if hello.Node == d.id && addr != d.self { // perhaps by a load balancer that takes turns
+		hello, err = d.ask(ctx, addr)
+	}
 	if err != nil && addr == d.self && !errors.As(err, new(*wire.RefusedError)) {
 		return place{node: d.id} // many networks have no way back from a host to itself
 	}
@@ -341,13 +344,15 @@ func (d *discovery) dial(ctx context.Context, addr string) place {
 	if _, member := d.gossip.member(hello.Node); member {
 		return place{node: hello.Node}
 	}
-	if _, err := d.gossip.list.Join([]string{addr}); err != nil {
-		return place{err: err}
+	for _, at := range []string{addr, hello.Addr} { // a virtual address may lead to another node
+		if _, err := d.gossip.list.Join([]string{at}); err != nil {
+			return place{err: err}
+		}
+		if _, member := d.gossip.member(hello.Node); member {
+			return place{node: hello.Node}
+		}
 	}
-	if _, member := d.gossip.member(hello.Node); !member { // a virtual address has led to another node
-		return place{err: fmt.Errorf("node %s answers, and is no member yet", hello.Node)}
-	}
-	return place{node: hello.Node}
+	return place{err: fmt.Errorf("node %s answers, and is no member yet", hello.Node)}
 }
 
 // isPresent reports whether the founder m is still the node that gossip knows at its

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -307,4 +309,38 @@ func (n *ownNames) LookupHost(context.Context, string) ([]string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.ips), nil
+}
+
+// rotating is a network on which streams to an address lead to one host after the other.
+type rotating struct {
+	wire.Network
+	addr  string
+	hosts []string
+	next  *atomic.Int64
+}
+
+func (r rotating) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	if addr == r.addr {
+		addr = r.hosts[int(r.next.Add(1))%len(r.hosts)]
+	}
+	return r.Network.Dial(ctx, addr)
+}
+
+// A load balancer in front of all nodes takes turns. Nodes that probe in step would each
+// reach themselves for ever.
+func TestClusterBehindALoadBalancerThatTakesTurns(t *testing.T) {
+	for first := range 3 {
+		inBubble(t, func(t *testing.T, c *fleet) {
+			c.seeds = []string{"10.9.0.9:7946"}
+			var next atomic.Int64
+			next.Store(int64(first))
+			for i := 1; i <= 3; i++ {
+				cfg := c.config(i)
+				cfg.network = rotating{cfg.network, c.seeds[0], []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}, &next}
+				c.start(cfg)
+				time.Sleep(10 * time.Millisecond)
+			}
+			c.within(10*time.Second, "a cluster", func() bool { return c.isOneCluster(3) })
+		})
+	}
 }
