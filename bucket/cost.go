@@ -12,11 +12,11 @@ const MaxUnits = 1_000_000_000_000
 // Cost counts the units of one call, of a lease, or of a bucket's level. A call to a
 // model is usually one request and the tokens of its prompt and its reply.
 type Cost struct {
-	Requests int64 `json:"requests,omitempty"` // API calls
-	Tokens   int64 `json:"tokens,omitempty"`   // LLM tokens, input and output together
-	Input    int64 `json:"input,omitempty"`    // LLM tokens of the prompt
-	Output   int64 `json:"output,omitempty"`   // LLM tokens of the reply
-	Spend    int64 `json:"spend,omitempty"`    // money, in millionths of a dollar
+	Requests int64 `json:"requests,omitempty"`           // API calls
+	Tokens   int64 `json:"tokens,omitempty"`             // LLM tokens, input and output together
+	Input    int64 `json:"input,omitempty"`              // LLM tokens of the prompt
+	Output   int64 `json:"output,omitempty"`             // LLM tokens of the reply
+	Spend    int64 `json:"spend_microdollars,omitempty"` // money, in millionths of a dollar
 }
 
 // Check returns an error that says why c cannot be the cost of a call, or nil: each

@@ -24,8 +24,8 @@ type Limits struct {
 //
 //	requests 500/m,10000/d; input 40000/m burst 5000; spend $50/d
 //
-// The rates of a unit are those that [ParseRates] reads, those of spend with dollars
-// for counts. The error quotes what cannot be read and says what to write.
+// [ParseRates] describes the rates of a unit. Those of spend have dollars for counts. The
+// error quotes the value and says how to write it.
 func ParseLimits(s string) (Limits, error) {
 	var l Limits
 	for clause := range strings.SplitSeq(s, ";") {
@@ -158,10 +158,9 @@ func (l *Limits) Limited(c Cost) Cost {
 	return c
 }
 
-// Charge returns what a call of cost c is charged: the units that l limits. Where
-// tokens are limited and c has none, they are its input and its output. Where input
-// or output is limited and c has tokens alone, nothing says how they divide, which is
-// an error.
+// Charge returns the charge for a call of cost c: its units that l limits. Where tokens
+// are limited and c has none, they are its input and its output. Where input or output
+// is limited and c has tokens alone, the division is unknown, which is an error.
 func (l *Limits) Charge(c Cost) (Cost, error) {
 	if c.Input|c.Output == 0 {
 		if c.Tokens != 0 && len(l.Input)+len(l.Output) > 0 {

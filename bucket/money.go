@@ -62,7 +62,7 @@ func (u Unit) Amount(n int64) string {
 }
 
 // ParseAmount reads a count of units, or an amount of dollars such as $0.05 where u
-// is [Spend], of 0 or more. The error names s and what is accepted. An amount above
+// is [Spend], of 0 or more. The error names s and the accepted form. An amount above
 // [MaxUnits] is read, so that [Limits.Fits] can say that it exceeds a burst.
 func (u Unit) ParseAmount(s string) (int64, error) {
 	n, err := u.read(s)
@@ -93,7 +93,7 @@ func (u Unit) units(n int64) string {
 }
 
 // ParseCost reads the cost of a call, as in "requests 1; input 900; output 300" or
-// "spend $0.05". An empty string is no cost. The error names what cannot be read.
+// "spend $0.05". An empty string is no cost. The error names the part that cannot be read.
 func ParseCost(s string) (c Cost, err error) {
 	if strings.TrimSpace(s) == "" {
 		return c, nil

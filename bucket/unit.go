@@ -31,8 +31,8 @@ func (u Unit) String() string {
 	return unitNames[u]
 }
 
-// ParseUnit returns the unit of a name, such as "requests". The error names what was
-// given and the names that are accepted.
+// ParseUnit returns the unit of a name, such as "requests". The error names the
+// given and the accepted names.
 func ParseUnit(name string) (Unit, error) {
 	if i := slices.Index(unitNames[:], name); i >= 0 {
 		return Unit(i), nil

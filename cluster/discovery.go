@@ -58,6 +58,7 @@ type discovery struct {
 	isFounder func() bool // this node has no log yet, and its disk works
 	found     func() error
 	ask       func(ctx context.Context, addr string) (wire.Hello, error) // who answers at an address
+	why       func() error                                               // why this node has no cluster
 	clock     *boottime.Clock
 	log       *slog.Logger
 
@@ -79,7 +80,8 @@ func (d *discovery) run(ctx context.Context) {
 		s := d.probe(ctx)
 		wait = min(2*wait, probeMax)
 		obstacle := s.mayFound(d.expect)
-		if d.foundOrJoin(obstacle) {
+		mayFound := d.foundOrJoin(ctx, obstacle)
+		if mayFound {
 			wait = probeMax
 		}
 		d.gossip.announce(func(m *meta) {
@@ -87,7 +89,8 @@ func (d *discovery) run(ctx context.Context) {
 				m.First = ""
 			}
 		})
-		d.report(s, obstacle, d.clock.Since(began)+wait)
+		d.report(s)
+		d.reportNoCluster(s.explain(obstacle, d.expect), mayFound, d.clock.Since(began)+wait)
 		if !d.awaitProbe(ctx, began, wait) {
 			return
 		}
@@ -96,9 +99,10 @@ func (d *discovery) run(ctx context.Context) {
 
 // foundOrJoin founds a cluster, or joins the one of other members. It returns true if
 // this node could found one in a later probe.
-func (d *discovery) foundOrJoin(o obstacle) (mayFound bool) {
-	clusterNearby, hasLeader := d.gossip.cluster(d.cluster.hasLeft)
-	mayFound = o == none && clusterNearby == "" && d.cluster.get() == "" && d.cluster.mayFound() && d.isFounder()
+func (d *discovery) foundOrJoin(ctx context.Context, o obstacle) (mayFound bool) {
+	clusterNearby, leader := d.gossip.cluster(d.cluster.hasLeft)
+	_, kept := d.gossip.keeper(d.cluster.hasLeft)
+	mayFound = o == none && clusterNearby == "" && !kept && d.cluster.get() == "" && d.cluster.mayFound() && d.isFounder()
 	if mayFound {
 		d.ready++
 	} else {
@@ -111,13 +115,24 @@ func (d *discovery) foundOrJoin(o obstacle) (mayFound bool) {
 	}
 	// A cluster without a leader may have lost its log for good. A node without any
 	// of that log stays out of it, so that a new cluster is founded once all nodes
-	// have restarted.
-	if hasLeader && d.cluster.get() == "" {
+	// have restarted, or keptFor after the last node with a part of the log has stopped.
+	if d.cluster.get() == "" && d.leads(ctx, leader) {
 		if err := d.cluster.adopt(clusterNearby); err != nil {
 			d.log.Error("failed to join cluster", "cluster", clusterNearby, "error", err)
 		}
 	}
 	return mayFound
+}
+
+// leads reports whether a member that leads by gossip still runs and is of its cluster.
+func (d *discovery) leads(ctx context.Context, m Member) bool {
+	if m.ID == "" {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialSeedWithin)
+	defer cancel()
+	hello, err := d.ask(ctx, m.Addr)
+	return err == nil && hello.Node == m.ID && hello.Cluster == m.cluster
 }
 
 // probe resolves the seeds, finds out who answers at their addresses, and joins the
@@ -177,10 +192,8 @@ func (d *discovery) awaitProbe(ctx context.Context, began int64, wait time.Durat
 	}
 }
 
-// report logs seeds that were not reached, once as long as they are the same. If this
-// node has no cluster, it tells health why, and logs that once, explainAfter after it
-// began to search or, if the next probe ends only after the given time, before.
-func (d *discovery) report(s *survey, o obstacle, next time.Duration) {
+// report logs seeds that were not reached, once as long as they are the same.
+func (d *discovery) report(s *survey) {
 	addrs, names := s.missing()
 	seeds := ""
 	if len(addrs)+len(names) > 0 {
@@ -190,17 +203,20 @@ func (d *discovery) report(s *survey, o obstacle, next time.Duration) {
 		d.log.Warn("failed to reach seeds, retrying", "unreachable", addrs, "unresolved", names)
 	}
 	d.reported = seeds
+}
 
+// reportNoCluster tells health why this node has no cluster. Unless the node may found one
+// itself, it logs that once: explainAfter after it began to search or, if the next probe
+// ends only after the given time, before.
+func (d *discovery) reportNoCluster(why error, mayFound bool, next time.Duration) {
 	if d.cluster.get() != "" {
-		d.health.explainNoCluster(nil)
 		d.began, d.explained = d.clock.Now(), false
 		return
 	}
-	why := s.explain(o, d.expect)
 	d.health.explainNoCluster(why)
-	if o != none && !d.explained && d.clock.Since(d.began)+next >= explainAfter {
+	if !mayFound && !d.explained && d.clock.Since(d.began)+next >= explainAfter {
 		d.explained = true
-		d.log.Warn("found no cluster, retrying", "reason", why)
+		d.log.Warn("found no cluster, retrying", "reason", d.why())
 	}
 }
 
@@ -316,6 +332,9 @@ func (d *discovery) dial(ctx context.Context, addr string) place {
 	ctx, cancel := context.WithTimeout(ctx, dialSeedWithin)
 	defer cancel()
 	hello, err := d.ask(ctx, addr)
+	if hello.Node == d.id && addr != d.self { // perhaps by a load balancer that takes turns
+		hello, err = d.ask(ctx, addr)
+	}
 	if err != nil && addr == d.self && !errors.As(err, new(*wire.RefusedError)) {
 		return place{node: d.id} // many networks have no way back from a host to itself
 	}
@@ -325,13 +344,15 @@ func (d *discovery) dial(ctx context.Context, addr string) place {
 	if _, member := d.gossip.member(hello.Node); member {
 		return place{node: hello.Node}
 	}
-	if _, err := d.gossip.list.Join([]string{addr}); err != nil {
-		return place{err: err}
+	for _, at := range []string{addr, hello.Addr} { // a virtual address may lead to another node
+		if _, err := d.gossip.list.Join([]string{at}); err != nil {
+			return place{err: err}
+		}
+		if _, member := d.gossip.member(hello.Node); member {
+			return place{node: hello.Node}
+		}
 	}
-	if _, member := d.gossip.member(hello.Node); !member { // a virtual address has led to another node
-		return place{err: fmt.Errorf("node %s answers, and is no member yet", hello.Node)}
-	}
-	return place{node: hello.Node}
+	return place{err: fmt.Errorf("node %s answers, and is no member yet", hello.Node)}
 }
 
 // isPresent reports whether the founder m is still the node that gossip knows at its

@@ -180,7 +180,7 @@ func TestHealthReportsTheLossOfAllVoters(t *testing.T) {
 		time.Sleep(90 * time.Second) // until gossip has noticed the crash
 		require.ErrorContains(t, b.Health(), "no leader for 1m")
 		require.ErrorContains(t, again.Health(), "no cluster found yet")
-		require.ErrorContains(t, again.Health(), "worker-2 at 10.0.0.2:7946 keeps cluster")
+		require.ErrorContains(t, again.Health(), "worker-2 at 10.0.0.2:7946 is of cluster")
 	})
 }
 

@@ -102,6 +102,7 @@ func TestCopyOfTheOnlyNodeStepsOut(t *testing.T) {
 				assert.Len(t, stays.Members(), 1)
 				_, leads := out.Leader()
 				assert.False(t, leads)
+				assert.Zero(t, out.Quorum())
 				assert.NoError(t, stays.Health(), "as it was")
 			})
 		}

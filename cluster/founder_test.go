@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -156,7 +158,7 @@ func TestNodeWithoutAClusterNamesTheCause(t *testing.T) {
 			join: func(*fleet) []string { return []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"} },
 			want: []string{
 				"no node of the cluster answers at the first of Join, 10.0.0.1:7946: connect: connection refused",
-				"worker-2 at 10.0.0.2:7946", "worker-3 at 10.0.0.3:7946", "put one that runs first in Join",
+				"worker-2 at 10.0.0.2:7946", "worker-3 at 10.0.0.3:7946", "put a node that runs first in Join",
 			},
 		},
 		{
@@ -187,7 +189,7 @@ func TestNodeWithoutAClusterNamesTheCause(t *testing.T) {
 				c.net.Name("workers", "10.9.0.9")
 				return []string{"workers:7946"}
 			},
-			want: []string{"the first of Join, workers:7946, leads to this node by 10.9.0.9:7946, which is no address of this host", "set Expect to 1"},
+			want: []string{"the first of Join, workers:7946, leads to this node by 10.9.0.9:7946, which is no address of this host", "set Expect to the number of nodes, or to 1 if there are no others"},
 		},
 		{
 			name: "names that all lead to one node", nodes: []int{1},
@@ -307,4 +309,38 @@ func (n *ownNames) LookupHost(context.Context, string) ([]string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.ips), nil
+}
+
+// rotating is a network on which streams to an address lead to one host after the other.
+type rotating struct {
+	wire.Network
+	addr  string
+	hosts []string
+	next  *atomic.Int64
+}
+
+func (r rotating) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	if addr == r.addr {
+		addr = r.hosts[int(r.next.Add(1))%len(r.hosts)]
+	}
+	return r.Network.Dial(ctx, addr)
+}
+
+// A load balancer in front of all nodes takes turns. Nodes that probe in step would each
+// reach themselves for ever.
+func TestClusterBehindALoadBalancerThatTakesTurns(t *testing.T) {
+	for first := range 3 {
+		inBubble(t, func(t *testing.T, c *fleet) {
+			c.seeds = []string{"10.9.0.9:7946"}
+			var next atomic.Int64
+			next.Store(int64(first))
+			for i := 1; i <= 3; i++ {
+				cfg := c.config(i)
+				cfg.network = rotating{cfg.network, c.seeds[0], []string{ip(1) + ":7946", ip(2) + ":7946", ip(3) + ":7946"}, &next}
+				c.start(cfg)
+				time.Sleep(10 * time.Millisecond)
+			}
+			c.within(10*time.Second, "a cluster", func() bool { return c.isOneCluster(3) })
+		})
+	}
 }

@@ -215,10 +215,10 @@ func (g *gossip) ping(m Member) bool {
 	return err == nil
 }
 
-// cluster returns the id of the cluster that other members belong to, and whether
-// one of them leads it; empty: they have none. A cluster that this node has left counts
-// as one without a leader.
-func (g *gossip) cluster(hasLeft func(id string) bool) (id string, hasLeader bool) {
+// cluster returns the id of the cluster that other members belong to, and the one that
+// leads it, which may have ended a few seconds ago; empty: there is none. A cluster that
+// this node has left counts as one without a leader.
+func (g *gossip) cluster(hasLeft func(id string) bool) (id string, leader Member) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for member, k := range g.alive {
@@ -229,12 +229,11 @@ func (g *gossip) cluster(hasLeft func(id string) bool) (id string, hasLeader boo
 			id = cmp.Or(id, k.meta.Cluster)
 			continue
 		}
-		// A leader at the address of this node has ended, and gossip has not noticed.
-		if id = k.meta.Cluster; k.meta.Leader && k.addr != g.alive[g.id].addr {
-			return id, true
+		if id = k.meta.Cluster; k.meta.Leader {
+			return id, g.describe(member, k)
 		}
 	}
-	return id, false
+	return id, Member{}
 }
 
 // age returns the age of the cluster, as its leader has announced it; 0: it has not.

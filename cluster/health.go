@@ -28,7 +28,7 @@ type health struct {
 	mu             sync.Mutex
 	diskFailure    error  // nil: the disk works
 	reopens        bool   // the node opens the failed disk again by itself
-	foreignCluster error  // of the last contact with another cluster; nil: there was none, or that one gives way
+	foreignCluster error  // of the last contact with another cluster; nil: there was none, or it is no fault of this node
 	foreignNode    string // id of the node of that contact
 	met            bool   // there was such a contact
 	foreignAt      int64  // when that was
@@ -85,14 +85,11 @@ func (h *health) leaderKnown() {
 }
 
 // metForeignCluster records that a node of another cluster refused this one, or was
-// refused by it. The error is nil if the other cluster gives way.
+// refused by it. The error is nil if that is no fault of this node.
 func (h *health) metForeignCluster(node string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.foreignCluster, h.foreignNode, h.met, h.foreignAt = nil, node, true, h.clock.Now()
-	if err != nil {
-		h.foreignCluster = fmt.Errorf("two clusters do not merge, empty Dir on the nodes of one of them: %w", err)
-	}
+	h.foreignCluster, h.foreignNode, h.met, h.foreignAt = err, node, true, h.clock.Now()
 }
 
 // foreignJoined records that a node is a member, whatever its cluster was before.
@@ -121,19 +118,19 @@ func (h *health) check(cluster string) error {
 	return nil
 }
 
-// explainNoCluster records why the node has no cluster; nil: it has one.
+// leaderless returns how long no leader has been known.
+func (h *health) leaderless() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.clock.Since(h.leaderAt)
+}
+
+// explainNoCluster records why the node has no cluster, as far as discovery knows. Without
+// a cluster there is no leader to miss.
 func (h *health) explainNoCluster(why error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.noCluster = why
-}
-
-// whyNoCluster returns errNoCluster with the reason, as far as it is known.
-func (h *health) whyNoCluster() error {
-	if why := h.reason(); why != nil {
-		return fmt.Errorf("%w: %w", errNoCluster, why)
-	}
-	return errNoCluster
+	h.noCluster, h.leaderAt = why, h.clock.Now()
 }
 
 // reason returns why the node has no cluster; nil: it is not known.
@@ -164,16 +161,25 @@ func (h *health) recentForeignCluster() error {
 // errNoCluster is why a node has no leader before it joins or founds a cluster.
 var errNoCluster = errors.New("no cluster found yet")
 
-// noCluster returns errNoCluster with the reason: a member that keeps a cluster without
-// a leader, or the peers whose secret is another one, and what discovery has found,
-// unless this node has dialled one of these peers.
+// noCluster returns errNoCluster with the reason, as far as it is known.
 func (n *Node) noCluster() error {
-	if err := n.explain(errNoCluster); err != errNoCluster {
-		return err
+	if why := n.whyNoCluster(); why != nil {
+		return fmt.Errorf("%w: %w", errNoCluster, why)
 	}
+	return errNoCluster
+}
+
+// whyNoCluster returns why this node has no cluster: a node that keeps a cluster without
+// a leader, or the peers whose secret is another one, and what discovery has found,
+// unless this node has dialled one of these peers; nil: it is not known yet.
+func (n *Node) whyNoCluster() error {
+	if k, ok := n.gossip.keeper(n.joined.hasLeft); ok {
+		return k.explain()
+	}
+	why := n.health.reason()
 	wrong := n.port.WrongSecrets()
 	if len(wrong) == 0 {
-		return n.health.whyNoCluster()
+		return why
 	}
 	var peers []string
 	for _, w := range wrong[:min(len(wrong), maxReasons)] {
@@ -182,12 +188,11 @@ func (n *Node) noCluster() error {
 	if more := len(wrong) - maxReasons; more > 0 {
 		peers = append(peers, fmt.Sprintf("and %d more", more))
 	}
-	secrets := fmt.Sprintf("%s: want the same secret on all nodes", strings.Join(peers, ", "))
-	why := n.health.reason()
+	secrets := fmt.Errorf("%s: want the same secret on all nodes", strings.Join(peers, ", "))
 	if wrong[0].Dialled || why == nil {
-		return fmt.Errorf("%w: %s", errNoCluster, secrets)
+		return secrets
 	}
-	return fmt.Errorf("%w: %s; %w", errNoCluster, secrets, why)
+	return fmt.Errorf("%w; %w", secrets, why)
 }
 
 // clusterID is the id of the cluster that a node belongs to. It is set when the node

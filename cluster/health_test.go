@@ -24,6 +24,11 @@ func TestHealthNamesTheFirstFault(t *testing.T) {
 		assert.ErrorIs(t, h.check(""), errNoCluster, "without a cluster there is no leader to miss")
 		h.leaderKnown()
 		assert.NoError(t, h.check("ours"))
+		time.Sleep(time.Minute)
+		h.explainNoCluster(nil)
+		time.Sleep(leaderlessFor)
+		assert.NoError(t, h.check("ours"), "it has just joined a cluster")
+		h.leaderKnown()
 
 		assert.True(t, h.hasDisk())
 		failure := errors.New("input/output error")

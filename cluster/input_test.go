@@ -269,6 +269,7 @@ func TestNodeWithAWrongSecretCannotJoin(t *testing.T) {
 			assert.Equal(t, 2, lines(&outside, "answers, but not to our secret", "addr="+ip(1+i)+":7946"))
 			assert.Equal(t, 2, lines(&log, fmt.Sprintf("node=worker-%d", 1+i), "peer has another secret", "from="+ip(4)+":"))
 		}
+		assert.Equal(t, 1, lines(&outside, "found no cluster", "answers, but not to our secret", "want the same secret on all nodes"))
 		for _, n := range c.nodes {
 			assert.Equal(t, n == outsider, n.Health() != nil, "peers do not harm a node that has a cluster")
 		}

@@ -47,7 +47,7 @@ func TestAsksCountFromAfterTheyWereMade(t *testing.T) {
 // learns of it.
 func TestCallerLearnsThatItsOwnNodeLeads(t *testing.T) {
 	var here atomic.Pointer[leaderQueue]
-	r := &router{ctx: t.Context(), clock: boottime.New(), queue: &here, changed: make(chan struct{}), searching: true, unavailable: func() error { return nil }}
+	r := &router{ctx: t.Context(), clock: boottime.New(), queue: &here, changed: make(chan struct{}), searching: true, unavailable: func() error { return nil }, health: func() error { return nil }}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	begun, found := make(chan struct{}), make(chan error)

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,7 +63,8 @@ func (n *Node) lead(ctx context.Context, run *raftRun) {
 		q := newLeaderQueue(run, n.replica)
 		n.queue.Store(q)
 		n.router.reroute()
-		n.gossip.announce(func(m *meta) { m.Leader, m.Voter = true, true })
+		voters := strings.Join(n.voterIDs(), ",") // before the first review: this node may die at once
+		n.gossip.announce(func(m *meta) { m.Leader, m.Voter, m.VoterIDs = true, true, voters })
 		stopVoterManager := startUntil(n.ctx, n.voters.run)
 		q.run(ctx.Done())
 		n.queue.Store(nil)
@@ -102,15 +104,6 @@ func (n *Node) followRaft(ctx context.Context, run *raftRun) {
 	stuck := stuckCandidate{id: raft.ServerID(n.id), raft: run, transport: run.transport, log: n.log}
 	contactAt := n.clock.Now() // when Raft knew a leader last
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case o := <-observations:
-			n.observe(o)
-		case <-tick.C:
-		case <-stuck.due:
-			stuck.free()
-		}
 		stuck.watch()
 		_, leaderKnown := n.Leader()
 		if leaderKnown {
@@ -127,6 +120,15 @@ func (n *Node) followRaft(ctx context.Context, run *raftRun) {
 			m.Cluster, m.Voter = n.joined.announced(), votes && !m.DiskFailed
 			n.announceQuorum(m)
 		})
+		select {
+		case <-ctx.Done():
+			return
+		case o := <-observations:
+			n.observe(o)
+		case <-tick.C:
+		case <-stuck.due:
+			stuck.free()
+		}
 	}
 }
 

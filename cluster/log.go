@@ -29,11 +29,14 @@ type libraryLog struct {
 // each stream from a peer has another one.
 var peerForm = regexp.MustCompile(`\b[0-9a-f]{16}\b|\b\d+\.\d+\.\d+\.\d+\b|\[[0-9a-f:.]+(?:%\w+)?\]`)
 
-// eventOf returns the key of a line: its message and the first peer in it. Times,
+// messageEnd separates the message of a line from what differs each time.
+var messageEnd = regexp.MustCompile(`: | from=`)
+
+// eventOf returns the key of a line: its message and the first peer after it. Times,
 // counters and the errors of the network differ each time.
 func eventOf(text string) string {
-	message, rest, _ := strings.Cut(text, ": ")
-	return message + " " + peerForm.FindString(rest)
+	parts := messageEnd.Split(text, 2)
+	return parts[0] + " " + peerForm.FindString(strings.Join(parts[1:], ""))
 }
 
 // levels maps the tag at the beginning of a line to the level at which it is
@@ -61,6 +64,9 @@ var routine = []string{
 	// Of several candidates at most one is elected.
 	"rejecting vote request since",
 	"rejecting pre-vote request since",
+
+	// A node has restarted with its Dir, and the members still have its former description.
+	"Refuting an alive message for",
 
 	// A peer has closed its stream, as it does when it stops.
 	"failed to decode incoming command",

@@ -29,6 +29,7 @@ func TestLibraryLinesByLevel(t *testing.T) {
 		{"raft", "[WARN]  heartbeat timeout reached, starting election: last-leader-addr=a@h:1 last-leader-id=a\n", `level=WARN msg="heartbeat timeout reached, starting election: last-leader-addr=a@h:1 last-leader-id=a" from=raft`},
 		{"memberlist", "[ERR] memberlist: Failed to send gossip to h:1: refused\n", `level=WARN msg="Failed to send gossip to h:1: refused" from=memberlist`},
 		{"memberlist", "[WARN] memberlist: Refuting a dead message (from: a)\n", `level=WARN msg="Refuting a dead message (from: a)" from=memberlist`},
+		{"memberlist", "[WARN] memberlist: Refuting an alive message for 'a' (10.0.0.1:7946) meta:([1] VS [2])\n", `level=DEBUG msg="Refuting an alive message for 'a' (10.0.0.1:7946) meta:([1] VS [2])" from=memberlist`},
 		{"memberlist", "[DEBUG] memberlist: Stream connection from=h:1\n", `level=DEBUG msg="Stream connection from=h:1" from=memberlist`},
 		{"memberlist", "without a tag\n", `level=DEBUG msg="without a tag" from=memberlist`},
 	} {
@@ -94,6 +95,7 @@ func TestRepeatsOfLibrariesAreFolded(t *testing.T) {
 			fmt.Fprintf(l, "[ERROR] failed to appendEntries to: peer=\"{Voter %s %s}\" error=\"try %d\"\n", one, one, i)
 			fmt.Fprintf(l, "[ERROR] failed to heartbeat to: peer=%s backoff time=%dms\n", two, i)
 			fmt.Fprintf(l, "[WARN] Failed to send to 10.0.0.%d:7946: refused\n", 1+i%2)
+			fmt.Fprintf(l, "[WARN] Got ping for unexpected node '%s' from=10.0.0.3:%d\n", one, 40000+i)
 			fmt.Fprintf(l, "[WARN] failed to receive: EOF from=10.0.0.%d:%d\n", 1+i%2, 40000+i)
 			time.Sleep(250 * time.Millisecond)
 		}
@@ -107,12 +109,12 @@ func TestRepeatsOfLibrariesAreFolded(t *testing.T) {
 		}
 		for part, lines := range map[string]int{
 			"failed to heartbeat to: peer=" + one: 2, "failed to heartbeat to: peer=" + two: 2, "appendEntries": 2,
-			"to 10.0.0.1:7946": 2, "to 10.0.0.2:7946": 2, "from=10.0.0.1": 2, "from=10.0.0.2": 2, "": 14,
+			"to 10.0.0.1:7946": 2, "to 10.0.0.2:7946": 2, "from=10.0.0.1": 2, "from=10.0.0.2": 2, "Got ping": 2, "": 16,
 		} {
 			assert.Equal(t, lines, count(part, ""), part)
 			assert.Equal(t, lines/2, count(part, " repeated="), "%s: the second of two", part)
 		}
-		assert.Equal(t, 3, count("", "repeated=239\n"), "four a second")
+		assert.Equal(t, 4, count("", "repeated=239\n"), "four a second")
 	})
 }
 

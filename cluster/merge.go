@@ -63,22 +63,28 @@ type departedCluster struct {
 	toward string // host:port of a node of the older one; empty: unknown
 }
 
-// meet records that this node and a node of another cluster do not admit each other,
-// and gives way if its cluster is the younger one. If it is the older one, the contact
-// is no fault of this node.
-func (n *Node) meet(peer wire.Hello, err error) {
+// meet records that this node and a node of another cluster do not admit each other, and
+// gives way if its cluster is the younger one.
+func (n *Node) meet(peer wire.Hello) {
 	self := n.hello()
-	if peer.SteppedOut {
-		err = nil
-	} else if self.Cluster != "" && self.Age > 0 && peer.Age > 0 {
+	var fault error
+	switch {
+	case peer.SteppedOut:
+	case self.Age > 0 && peer.Age > 0:
 		if givesWay(self, peer) {
 			why := fmt.Sprintf("it is younger than cluster %q, of which %s is", peer.Cluster, peer.Addr)
 			n.rival.Store(&departedCluster{self.Cluster, why, true, peer.Addr})
-		} else {
-			err = nil
 		}
+	default:
+		remedy := "restart this node"
+		if n.cfg.Dir != "" {
+			remedy = fmt.Sprintf("empty the directory %q of this node and restart it", n.cfg.Dir)
+		}
+		fault = fmt.Errorf("two clusters do not merge: this node is of cluster %q, which has no leader, and %s is of %q: if that one has a leader, %s", self.Cluster, peer.Addr, peer.Cluster, remedy)
+		n.events.Warn(n.log, "met "+peer.Cluster, "met a node of another cluster: if one of the two has no leader, empty the Dirs of its nodes and restart them",
+			"cluster", self.Cluster, "peer", peer.Addr, "peer_id", peer.Node, "peer_cluster", peer.Cluster)
 	}
-	n.health.metForeignCluster(peer.Node, err)
+	n.health.metForeignCluster(peer.Node, fault)
 	n.clusterNews.set()
 }
 
@@ -93,6 +99,7 @@ func (n *Node) age() time.Duration {
 
 // reviewClusters decides whether this node stays in its cluster, until ctx ends.
 func (n *Node) reviewClusters(ctx context.Context) {
+	left := "" // the cluster that this node is about to leave
 	for {
 		select {
 		case <-ctx.Done():
@@ -103,11 +110,16 @@ func (n *Node) reviewClusters(ctx context.Context) {
 		for _, m := range n.gossip.members() {
 			n.health.foreignJoined(m.ID)
 		}
+		n.Quorum() // it notes since when voters are missing
 		own := n.cluster()
-		if own == "" || n.yielded.Load() != nil {
+		if own == "" {
+			left = ""
+		}
+		if own == left || n.yielded.Load() != nil {
 			continue
 		}
 		if d := n.mustLeave(ctx, own); d != nil {
+			left = own
 			select {
 			case n.leaving <- *d:
 			case <-ctx.Done():
@@ -177,9 +189,12 @@ func (n *Node) hasLostVoters(ctx context.Context) bool {
 	if own := n.voterIDs(); slices.Contains(own, n.id) {
 		voters = own
 	}
+	if len(voters) == 0 {
+		return n.knowsNoVoter()
+	}
 	quorum := len(voters)/2 + 1
 	suspects := n.gossip.replaced(voters)
-	if len(voters) == 0 || len(voters)-len(suspects) >= quorum {
+	if len(voters)-len(suspects) >= quorum {
 		return false
 	}
 	lost := make(map[string]bool)
@@ -201,6 +216,17 @@ func (n *Node) hasLostVoters(ctx context.Context) bool {
 		}
 	}
 	return len(voters)-len(lost) < quorum
+}
+
+// forgetAfter is how long a node stays in a cluster of which it has nothing.
+const forgetAfter = 4 * time.Second
+
+// knowsNoVoter reports whether this node has neither the log of its cluster nor a leader
+// of it, and so knows no voter. The founder has died then before it sent its log. A node
+// that stayed would keep the others from founding another cluster. If the cluster still
+// has a leader that cannot be reached now, this node joins it again later.
+func (n *Node) knowsNoVoter() bool {
+	return len(n.voterIDs()) == 0 && n.health.leaderless() > forgetAfter
 }
 
 // beginLeaving announces that this node leaves its cluster and has it decide nothing

@@ -3,7 +3,9 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,6 +102,8 @@ func TestYoungerClusterJoinsTheOlderOne(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, c *fleet) {
+				var log lockedBuffer
+				c.log = slog.New(slog.NewTextHandler(&log, nil))
 				a, b := c.split(tt.first, tt.second, 30*time.Second, nil)
 				older := a[0].cluster()
 				c.heal(a, b)
@@ -127,6 +131,7 @@ func TestYoungerClusterJoinsTheOlderOne(t *testing.T) {
 				for _, n := range c.nodes {
 					assert.NoError(t, n.Health())
 				}
+				assert.Equal(t, len(b), strings.Count(log.String(), `msg="left cluster"`), "each member of the younger one, once")
 			})
 		})
 	}
@@ -227,6 +232,9 @@ func TestYoungerClusterWithDirsStopsDeciding(t *testing.T) {
 		assert.NoError(t, err)
 		time.Sleep(time.Minute)
 		assert.Empty(t, leaders(b[:3]))
+		for _, n := range b[:3] {
+			assert.Zero(t, n.Quorum(), "its voters are no voters any more")
+		}
 		for _, n := range a {
 			assert.NoError(t, n.Health(), "the older cluster is well")
 			_, err := n.Lease(t.Context(), oneRequest("k", 3))
@@ -298,6 +306,18 @@ func TestTwoNodesInMemoryFormAgainAfterTheVoterIsLost(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The founder has died before the other node had its log, and before it told that it
+// votes: the other one knows nothing of the cluster but its id.
+func TestNodeThatKnowsOnlyTheIDOfItsClusterGivesItUp(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *fleet) {
+		c.seeds = []string{ip(1) + ":7946", ip(2) + ":7946"}
+		other := c.start(c.config(2))
+		require.NoError(t, other.joined.adopt("0123456789abcdef"))
+		c.start(c.config(1))
+		c.within(12*time.Second, "one cluster", func() bool { return c.isOneCluster(2) })
+	})
 }
 
 // The survivor does not give up as long as the voter may return with its log.

@@ -241,7 +241,7 @@ func (n *Node) connect() {
 	n.router = &router{
 		ctx: n.ctx, tasks: &n.tasks, clock: n.clock, self: n.port.Addr(), queue: &n.queue,
 		candidates: n.leaderCandidates, ask: dialer.dial,
-		changed: make(chan struct{}), pause: searchPauseMin, unavailable: n.unavailable,
+		changed: make(chan struct{}), pause: searchPauseMin, unavailable: n.unavailable, health: n.checkHealth,
 	}
 	n.voters = &voterManager{
 		id: n.id, want: n.cfg.Voters, raft: n.raft, gossip: n.gossip, dialer: dialer, queue: &n.queue,
@@ -251,7 +251,7 @@ func (n *Node) connect() {
 	n.discovery = &discovery{
 		join: n.cfg.Join, expect: n.cfg.Expect, network: n.cfg.network, id: n.id, self: n.port.Addr(), ask: n.port.Probe,
 		gossip: n.gossip, cluster: &n.joined, health: &n.health,
-		isVoter: n.voters.isVoter, isFounder: func() bool { return n.raft.current().disk.fresh && n.health.hasDisk() }, found: n.found,
+		isVoter: n.voters.isVoter, isFounder: func() bool { return n.raft.current().disk.fresh && n.health.hasDisk() }, found: n.found, why: n.whyNoCluster,
 		clock: n.clock, log: n.log,
 	}
 	n.server = &rpcServer{
@@ -263,8 +263,8 @@ func (n *Node) connect() {
 // leaderCandidates returns the members to ask who leads, the most likely leader
 // first.
 func (n *Node) leaderCandidates() ([]string, error) {
-	if nearby, _ := n.gossip.cluster(n.joined.hasLeft); n.cluster() == "" && (nearby == "" || n.joined.hasLeft(nearby)) {
-		return nil, n.noCluster() // so there is no leader
+	if _, leader := n.gossip.cluster(n.joined.hasLeft); n.cluster() == "" && leader.ID == "" {
+		return nil, n.noCluster()
 	}
 	return likelyLeaders(n.raft, n.gossip), nil
 }
@@ -375,10 +375,13 @@ func (n *Node) Leader() (Member, bool) {
 // Health returns nil, or what keeps this node from its full part in the cluster: its
 // Dir was copied and it has stepped out in favor of the other process, its disk has
 // failed, it has found no cluster yet, there has been no leader for 5 s, it is closed,
-// or it met another cluster within the last minute. Voters that are missing while there
+// or it met another cluster within the last minute while its own had no leader. Voters that are missing while there
 // is a leader do not count: see [Node.Quorum].
 func (n *Node) Health() error {
 	err := n.checkHealth()
+	if _, led := n.Leader(); led {
+		return err
+	}
 	if foreign := n.health.recentForeignCluster(); foreign != nil {
 		return errors.Join(err, foreign)
 	}
@@ -466,9 +469,8 @@ func (n *Node) admit(kind wire.Kind, peer wire.Hello) error {
 	}
 	own := n.cluster()
 	if own != "" && peer.Cluster != "" && own != peer.Cluster {
-		err := fmt.Errorf("this node is of cluster %q, not of %q", own, peer.Cluster)
-		n.meet(peer, err)
-		return err
+		n.meet(peer)
+		return fmt.Errorf("this node is of cluster %q, not of %q", own, peer.Cluster)
 	}
 	if kind == wire.Raft && own == "" {
 		if peer.Cluster == "" {
@@ -485,7 +487,7 @@ func (n *Node) isMember(ip netip.Addr) bool { return n.opened.Load() && n.gossip
 // refused records that another node does not admit this one.
 func (n *Node) refused(kind wire.Kind, err *wire.RefusedError) {
 	if (kind == wire.Gossip || kind == wire.Probe) && !err.Peer.SteppedOut { // other kinds of stream go to members only
-		n.meet(err.Peer, err)
+		n.meet(err.Peer)
 	}
 }
 

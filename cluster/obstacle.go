@@ -30,7 +30,7 @@ const listMost = 5 // addresses and members that an error names
 func (s *survey) explain(o obstacle, expect int) error {
 	for _, m := range s.members {
 		if m.cluster != "" && !m.Self {
-			return fmt.Errorf("%s is of cluster %q, which has no leader: a majority of its voters must run, each with its Dir; if these are gone for good, start one that is left with Recover, or empty the Dirs of all nodes of that cluster and restart them", title(m), m.cluster)
+			return fmt.Errorf("%s is of cluster %q, which has no leader: a majority of its voters must run, each with its Dir; if they are gone for good, restart the nodes of that cluster that are left", title(m), m.cluster)
 		}
 	}
 	switch o {
@@ -51,7 +51,7 @@ func (s *survey) explain(o obstacle, expect int) error {
 		return fmt.Errorf("only %d of the nodes in Join answer, and more than half must: known are %s%s", len(s.reached()), s.known(), s.silent())
 	case aloneBehindAddress:
 		first, _ := s.first(expect > 0)
-		return fmt.Errorf("the first of Join, %s, leads to this node by %s, which is no address of this host, and no other member is known: if there are others, name them in Join; if there are none, set Expect to 1", s.entries[0].name, first.addr)
+		return fmt.Errorf("the first of Join, %s, leads to this node by %s, which is no address of this host, and no other member is known: set Expect to the number of nodes, or to 1 if there are no others", s.entries[0].name, first.addr)
 	case aloneBehindNames:
 		return fmt.Errorf("all names in Join lead to this node: %s; check what they resolve to, or set Expect to 1 if this node is to be alone", s.resolved())
 	}
@@ -62,12 +62,12 @@ func (s *survey) explainNoFirst() error {
 	if len(s.entries) == 0 {
 		return errors.New("join is empty")
 	}
-	const advice = "start the node there, put one that runs first in Join on all nodes, or set Expect to the number of nodes"
-	e := s.entries[0]
+	const advice = "put a node that runs first in Join on all nodes, or set Expect to the number of nodes"
+	e, others := s.entries[0], survey{entries: s.entries[1:]}
 	if len(e.addrs) == 0 {
-		return fmt.Errorf("the first of Join, %s, has no address: %w; known are %s%s: %s", e.name, e.err, s.known(), s.silent(), advice)
+		return fmt.Errorf("the first of Join, %s, has no address: %w; known are %s%s: correct the name, %s", e.name, e.err, s.known(), others.silent(), advice)
 	}
-	return fmt.Errorf("no node of the cluster answers at the first of Join, %s: %w; known are %s: %s", e.lead(), e.addrs[0].err, s.known(), advice)
+	return fmt.Errorf("no node of the cluster answers at the first of Join, %s: %w; known are %s: start the node there, %s", e.lead(), e.addrs[0].err, s.known(), advice)
 }
 
 // lead returns the name of an entry and the addresses that it leads to.

@@ -39,21 +39,33 @@ func (q Quorum) String() string {
 	if len(q.Missing) == 0 {
 		return ""
 	}
-	since := q.Missing[0].Since
+	s := fmt.Sprintf("%d of %d voters gone since %v", len(q.Missing), q.Voters, time.Since(q.since()).Round(time.Second))
+	var with string
+	if needed := q.Majority() - (q.Voters - len(q.Missing)); needed > 1 {
+		with = fmt.Sprintf("%s of them run again with their Dir", inWords(needed))
+	} else if needed == 1 {
+		with = "one of them runs again with its Dir"
+	} else {
+		return s + fmt.Sprintf("; %s more and nothing is decided", inWords(1-needed))
+	}
+	if slices.ContainsFunc(q.Missing, func(m MissingVoter) bool { return m.DiskFailed }) {
+		with += ", on a disk that works"
+	}
+	return s + "; nothing is decided before " + with
+}
+
+// since returns when the quorum was lost or, if it was not, when the first of the missing
+// voters was.
+func (q Quorum) since() time.Time {
+	var times []time.Time
 	for _, m := range q.Missing {
-		if m.Since.Before(since) {
-			since = m.Since
-		}
+		times = append(times, m.Since)
 	}
-	s := fmt.Sprintf("%d of %d voters gone since %v", len(q.Missing), q.Voters, time.Since(since).Round(time.Second))
-	present := q.Voters - len(q.Missing)
-	switch needed := q.Majority() - present; {
-	case needed > 1:
-		return s + fmt.Sprintf("; nothing is decided before %s of them run again with their Dir", inWords(needed))
-	case needed == 1:
-		return s + "; nothing is decided before one of them runs again with its Dir"
+	slices.SortFunc(times, time.Time.Compare)
+	if q.Lost() {
+		return times[q.Voters-q.Majority()]
 	}
-	return s + fmt.Sprintf("; %s more and nothing is decided", inWords(present-q.Majority()+1))
+	return times[0]
 }
 
 func inWords(n int) string {
@@ -82,10 +94,11 @@ func (q Quorum) names() string {
 // Quorum returns how many voters the cluster has, and which are missing, as far as
 // this node knows: voters know it by Raft, the other members by the leader's gossip. A
 // voter that is missing takes some seconds to be noticed. It does not show in
-// [Node.Health] as long as there is a leader.
+// [Node.Health] as long as there is a leader. A node that takes no part in its cluster any
+// more does not know its voters.
 func (n *Node) Quorum() Quorum {
 	voters, gone, known := n.configuredVoters()
-	if !known {
+	if !known || n.unavailable() != nil {
 		return Quorum{}
 	}
 	q := Quorum{Voters: voters}

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,15 +30,19 @@ func TestQuorumInWords(t *testing.T) {
 			{1, 0, false, ""},
 			{3, 0, false, ""},
 			{3, 1, false, "1 of 3 voters gone since 50m0s; one more and nothing is decided"},
-			{3, 2, true, "2 of 3 voters gone since 50m0s; nothing is decided before one of them runs again with its Dir"},
+			{3, 2, true, "2 of 3 voters gone since 40m0s; nothing is decided before one of them runs again with its Dir"},
 			{5, 1, false, "1 of 5 voters gone since 50m0s; two more and nothing is decided"},
 			{5, 2, false, "2 of 5 voters gone since 50m0s; one more and nothing is decided"},
-			{5, 4, true, "4 of 5 voters gone since 50m0s; nothing is decided before two of them run again with their Dir"},
+			{5, 4, true, "4 of 5 voters gone since 30m0s; nothing is decided before two of them run again with their Dir"},
 			{2, 1, true, "1 of 2 voters gone since 50m0s; nothing is decided before one of them runs again with its Dir"},
 		} {
 			q := Quorum{tt.voters, gone(tt.gone)}
 			assert.Equal(t, tt.want, q.String())
 			assert.Equal(t, tt.lost, q.Lost(), tt.want)
+			if tt.gone > 0 {
+				q.Missing[0].DiskFailed = true
+				assert.Equal(t, tt.lost, strings.HasSuffix(q.String(), " Dir, on a disk that works"), q)
+			}
 		}
 	})
 }

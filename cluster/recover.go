@@ -1,9 +1,9 @@
 package cluster
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -36,7 +36,7 @@ func startWithRecover(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	led, err := n.awaitNeedToRecover()
+	led, err := n.awaitNeedToRecover(id.Cluster)
 	if led {
 		n.log.Warn("did not recover, as the cluster has a leader: remove Recover from the configuration", "cluster", id.Cluster)
 		return n, nil
@@ -51,9 +51,9 @@ func startWithRecover(cfg Config) (*Node, error) {
 }
 
 // awaitNeedToRecover returns after recoverAfter, or when the cluster has a leader. An
-// error says why the cluster must not be recovered by this node: two clusters would
-// admit the full limits each.
-func (n *Node) awaitNeedToRecover() (led bool, err error) {
+// error says why the cluster, that of its Dir, must not be recovered by this node: two
+// clusters would admit the full limits each.
+func (n *Node) awaitNeedToRecover(cluster string) (led bool, err error) {
 	for began := n.clock.Now(); n.clock.Since(began) < recoverAfter; time.Sleep(100 * time.Millisecond) {
 		if _, led := n.Leader(); led {
 			return true, nil
@@ -74,11 +74,11 @@ func (n *Node) awaitNeedToRecover() (led bool, err error) {
 		m, alive := n.gossip.member(string(s.ID))
 		votes = votes || m.Self
 		if alive && !m.Self {
-			return false, fmt.Errorf("%s at %s keeps cluster %q, too: stop one of the two and empty its Dir first", m.Name, m.Addr, n.cluster())
+			return false, fmt.Errorf("%s at %s keeps cluster %q, too: stop one of the two and empty its Dir first", m.Name, m.Addr, cluster)
 		}
 	}
 	if !votes {
-		return false, fmt.Errorf("this node is no voter of cluster %q: start one with Recover that is", n.cluster())
+		return false, fmt.Errorf("this node is no voter of cluster %q: start it without Recover, and with Recover a node that is one", cluster)
 	}
 	return false, nil
 }
@@ -149,61 +149,80 @@ func onlyVoter(node string) raft.Configuration {
 	return raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: id, Address: raftAddress(id)}}}
 }
 
-// explain adds to err, which says that this node has no cluster or no leader, which
-// node keeps a cluster without a leader, and what can be done about that.
+const remedy = "if they are gone for good, empty its Dir or start it with Recover"
+
+// explain adds to err, which says that this node's cluster has no leader, which node keeps
+// the cluster, and what can be done about that. A node that does not vote names another one.
 func (n *Node) explain(err error) error {
-	remedy := "if they are gone for good, empty its Dir or start it with Recover"
-	own := n.cluster()
-	if own == "" {
-		if m, cluster, ok := n.gossip.keeper(); ok {
-			return fmt.Errorf("%w: %s at %s keeps cluster %q, which has no leader as its other voters are gone: %s", err, m.Name, m.Addr, cluster, remedy)
+	if !n.voters.isVoter() {
+		if k, ok := n.gossip.keeper(n.joined.hasLeft); ok {
+			return fmt.Errorf("%w: %w", err, k.explain())
+		} else if !slices.ContainsFunc(n.gossip.members(), func(m Member) bool { return m.Voter }) {
+			return fmt.Errorf("%w: none of them is known to run: if all are gone for good, restart this node", err)
 		}
 		return err
 	}
-	servers, failed := n.raft.servers()
-	if failed != nil {
-		return err
-	}
-	votes, voters, gone := false, 0, 0
-	for _, s := range servers {
-		if s.Suffrage != raft.Voter {
-			continue
-		}
-		m, alive := n.gossip.member(string(s.ID))
-		votes = votes || m.Self
-		voters++
-		if !alive {
+	voters, gone := n.voterIDs(), 0
+	for _, id := range voters {
+		if _, alive := n.gossip.member(id); !alive {
 			gone++
 		}
 	}
-	if !votes || gone == 0 {
+	if gone == 0 {
 		return err
 	}
 	if n.cfg.Dir == "" {
-		return fmt.Errorf("%w: %d of its %d voters are gone: if they are gone for good, restart this node", err, gone, voters)
+		return fmt.Errorf("%w: %d of its %d voters are gone: if they are gone for good, restart this node", err, gone, len(voters))
 	}
+	remedy := remedy
 	if n.recovered {
 		remedy += ", which had its effect before: start it once without, then with it again"
 	}
-	return fmt.Errorf("%w: %s keeps cluster %q, and %d of its %d voters are gone: %s", err, n.cfg.Name, own, gone, voters, remedy)
+	return fmt.Errorf("%w: %s keeps cluster %q, and %d of its %d voters are gone: %s", err, n.cfg.Name, n.cluster(), gone, len(voters), remedy)
 }
 
-// keeper returns another member that belongs to a cluster, a voter if there is one,
-// and the id of that cluster, unless the cluster has a leader.
-func (g *gossip) keeper() (keeper Member, cluster string, ok bool) {
+// keptFor is how long a node without a cluster founds none after a keeper has stopped: its
+// machine reboots, or a human starts it with Recover.
+const keptFor = 5 * time.Minute
+
+// keeper is a voter that keeps the log of a cluster without a leader in its Dir.
+type keeper struct {
+	Member
+	gone time.Duration // since it stopped; 0: it runs
+}
+
+// explain says what keeps a node without a log from founding a cluster beside that of k.
+func (k keeper) explain() error {
+	if k.gone != 0 {
+		return fmt.Errorf("waits for %s at %s, which kept cluster %q and stopped %v ago: start it again; if it is gone for good, restart this node", k.Name, k.Addr, k.cluster, k.gone.Round(time.Second))
+	}
+	return fmt.Errorf("%s at %s keeps cluster %q, which has no leader as its other voters are gone: %s", k.Name, k.Addr, k.cluster, remedy)
+}
+
+// keeper returns another member that is a keeper of a cluster, or the one that has stopped
+// last, within keptFor. One at whose address another node runs has lost its Dir. There is
+// none while a cluster has a leader; clusters that this node has left do not count.
+func (g *gossip) keeper(hasLeft func(id string) bool) (found keeper, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for id, k := range g.alive {
-		if k.meta.Cluster == "" || id == g.id {
-			continue
+	taken := make(map[string]bool)
+	consider := func(id string, k known, gone time.Duration) {
+		if !k.meta.Voter || k.meta.Memory || k.meta.Cluster == "" || hasLeft(k.meta.Cluster) || id == g.id || gone >= keptFor || gone > 0 && taken[k.addr] {
+			return
 		}
-		m := g.describe(id, k)
-		if m.Leader {
-			return Member{}, "", false
-		}
-		if !ok || m.Voter && !keeper.Voter || m.Voter == keeper.Voter && cmp.Less(m.ID, keeper.ID) {
-			keeper, cluster, ok = m, k.meta.Cluster, true
+		if !ok || gone < found.gone || gone == found.gone && id < found.ID {
+			found, ok = keeper{g.describe(id, k), gone}, true
 		}
 	}
-	return keeper, cluster, ok
+	for id, k := range g.alive {
+		if id != g.id && k.meta.Leader && k.meta.Cluster != "" {
+			return keeper{}, false
+		}
+		taken[k.addr] = true
+		consider(id, k, 0)
+	}
+	for id, s := range g.former {
+		consider(id, s.known, max(time.Since(s.at), 1))
+	}
+	return found, ok
 }

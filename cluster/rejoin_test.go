@@ -143,6 +143,9 @@ func TestAllDisksFullAtOnce(t *testing.T) {
 		})
 		time.Sleep(20 * time.Second)
 		assert.Nil(t, c.leader())
+		for _, n := range nodes {
+			assert.Regexp(t, `^[23] of 3 voters gone since (1[5-9]|2[0-5])s; nothing is decided before (one|two) of them runs? again with (its|their) Dir, on a disk that works$`, n.Quorum())
+		}
 		for _, d := range disks {
 			d.full.Store(false)
 		}

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -39,6 +40,7 @@ type router struct {
 	ask        askFunc
 
 	unavailable func() error // returns why no operation can succeed any more, or nil
+	health      func() error // returns what may keep this node from a leader, or nil
 
 	mu        sync.Mutex
 	client    *rpcClient // of the leader; nil: none yet
@@ -65,8 +67,8 @@ func (r *router) leader(ctx context.Context, until int64) (leader, error) {
 		}
 		left := time.Duration(until - r.clock.Now())
 		if left <= 0 {
-			if failure != nil {
-				return nil, fmt.Errorf("%w: %w", bucket.ErrNoQuorum, failure)
+			if why := cmp.Or(r.health(), failure); why != nil {
+				return nil, fmt.Errorf("%w: %w", bucket.ErrNoQuorum, why)
 			}
 			return nil, bucket.ErrNoQuorum
 		}

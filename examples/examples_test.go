@@ -78,6 +78,31 @@ large: cost_exceeds_burst: cost exceeds burst: 6 requests asked, at most 5 fit i
 $`, out)
 }
 
+func TestPythonSpendsAllUnits(t *testing.T) {
+	out := example(t, service(t), "python", "python3", "-c", `
+from choked import Choked, Error
+import os
+bucket = Choked(os.environ["CHOKED_URL"], os.environ["CHOKED_TOKEN"])
+limits = "requests 50/h; input 1000/h; spend $1/h"
+
+@bucket.limit("claude", limits=limits, cost=lambda text: {"input": len(text), "spend_microdollars": 250000})
+def call(text): return "done"
+
+print(call("x" * 600), bucket.acquire("claude", limits=limits, input=600, wait=0) > 60)
+for cost in {"spend": 1}, {"spend_microdollars": 2000000}, {"tokens": 7}, {"input": -1}, {"request_limit": "5/s"}:
+    try:
+        bucket.acquire("claude", limits=limits, **cost)
+    except (Error, ValueError) as error:
+        print(error)`)
+	assert.Equal(t, `done True
+claude: bad_request: decode body: json: unknown field "spend"
+claude: cost_exceeds_burst: cost exceeds burst: $2 asked, at most $1 fit in "$1/h"
+claude: bad_request: cost of 1 requests, 7 tokens without input, which is limited: want input and output tokens apart
+claude: bad_request: cost of 1 requests, -1 input tokens: want 0 or more of each
+limits 'requests 50/h; input 1000/h; spend $1/h' beside request_limit or token_limit: want either
+`, out)
+}
+
 func TestPythonWithAWrongToken(t *testing.T) {
 	env := append(service(t), "CHOKED_TOKEN=choked_WRONG")
 	out := example(t, env, "python", "python3", "-c", `

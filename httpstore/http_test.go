@@ -349,9 +349,13 @@ func TestManySettlementsArriveUnchanged(t *testing.T) {
 			b.Store, err = Open(Config{URL: "http://service.test", HTTP1: true, dial: b.net.Dial})
 			require.NoError(t, err)
 			defer b.Close()
+			var most bucket.Cost
+			for u := range bucket.NumUnits {
+				most = most.With(u, bucket.MaxUnits)
+			}
 			var done []bucket.Settlement
 			for i := range uint64(httpapi.MaxSettlements + 1) {
-				done = append(done, bucket.Settlement{Key: key, ID: bucket.LeaseID{Holder: 1<<64 - 1, Seq: 1<<64 - 1 - i}, Spent: bucket.Cost{Requests: bucket.MaxUnits, Tokens: bucket.MaxUnits}})
+				done = append(done, bucket.Settlement{Key: key, ID: bucket.LeaseID{Holder: 1<<64 - 1, Seq: 1<<64 - 1 - i}, Spent: most})
 			}
 			require.NoError(t, b.Settle(t.Context(), done), name)
 			assert.Equal(t, done, store.done, name)

@@ -107,7 +107,7 @@ func (e *answerError) Error() string {
 	if e.why.Code == "" {
 		return fmt.Sprintf("status %d without an error of choked: is this a choked service, or did a proxy answer?", e.status)
 	}
-	return e.why.Message
+	return e.why.Advice()
 }
 
 func (e *answerError) Unwrap() error { return e.why.Unwrap() }

@@ -293,7 +293,7 @@ var situations = map[string]situation{
 			h.in(1, "ip route add 10.99.0.0/24 dev eth0")
 			h.translate(1, "ip daddr 10.99.0.1 dnat to 10.77.0.1")
 		},
-		want: []string{"leads to this node by 10.99.0.1:7946, which is no address of this host", "set Expect to 1"},
+		want: []string{"leads to this node by 10.99.0.1:7946, which is no address of this host", "or to 1 if there are no others"},
 	},
 	"one address advertised by all": {
 		hosts: 2, prepare: plain, join: []string{"10.77.0.1:7946", "10.77.0.2:7946"}, advertise: "172.17.0.1:7946",

@@ -46,7 +46,8 @@ local MOST = 9007199254740992 -- 2^53
 local END = MOST / 2          -- the end of time: later instants count as END
 local KEPT_LOWS = 6
 
-local min, max, fmod, byte = math.min, math.max, math.fmod, string.byte
+local min, max, fmod = math.min, math.max, math.fmod
+local byte, format = string.byte, string.format
 
 -- The arguments are words, taken one after the other. All costs among them are of the
 -- same units, and have a number for each of these.
@@ -123,6 +124,7 @@ end
 -- product is not exact, b is split into digits of seven bits, as in long division.
 local function muldiv(a, b, c, up)
   local p = a * b
+  if p == 0 or c == 1 and p < MOST then return p end -- most calls
   local q, rem = 0, 0
   if p < MOST then
     rem = fmod(p, c)
@@ -170,7 +172,10 @@ local function numbers(s)
   return list
 end
 
-local function text(x) return string.format('%.0f', x) end
+-- '%d' is several times faster than '%.0f', and wrong where Lua's integers are short.
+local WHOLE = format('%d', END) == '4503599627370496' and '%d' or '%.0f'
+
+local function text(x) return format(WHOLE, x) end
 
 -- limited sets the limits of b: a line with their units and their name, then a line
 -- for each rate, in ascending order of units, with unit, n, per, burst, fill, horizon
@@ -205,7 +210,7 @@ local function load()
   if not s[1] then return nil end
   local version, defined, outUnits, rest = string.match(s[1], '^(%S+) (%S+) (%S+) (.*)$')
   if tonumber(version) ~= FORMAT then return nil, nil, 'FORMAT ' .. (version or 'unknown') end
-  local b = {defined = defined, outUnits = outUnits, out = uniform(0)}
+  local b = {defined = defined, savedLimits = s[2], outUnits = outUnits, out = uniform(0)}
   limited(b, s[2])
   local f = numbers(rest)
   b.now, b.behind, b.next, b.last, b.holders = f[1], f[2], f[3], f[4], f[5]
@@ -240,7 +245,8 @@ local function save(b)
   for _, r in ipairs(b.former) do
     for _, x in ipairs({r.u, r.n, r.per, r.window, r.tat}) do f[#f + 1] = text(x) end
   end
-  redis.call('HSET', key, 'b', table.concat(f, ' '), 'l', b.limits)
+  redis.call('HSET', key, 'b', table.concat(f, ' '))
+  if b.limits ~= b.savedLimits then redis.call('HSET', key, 'l', b.limits) end
 end
 
 -- lease parses the field '=id'.
@@ -461,11 +467,9 @@ local function fits(b, need)
   return true
 end
 
--- grant decides an ask at now, after b was advanced to now: see Bucket.Lease.
-local function grant(b, now, id, need, want, ttl)
-  local l = held(id)
-  if l then return granted(b, now, l) end
-  if not fits(b, need) then return 'burst ' .. b.name end
+-- lend grants what it can of want to an ask without a lease, or refuses if that does
+-- not cover need.
+local function lend(b, now, id, need, want, ttl)
   local promise = some(need)
   raise(want, need)
   local give = share(need, want, room(b, now, promise))
@@ -473,7 +477,7 @@ local function grant(b, now, id, need, want, ttl)
     local first = promise and need or oneOfEach(want)
     return refused(b, now, wait(b, now, first, promise))
   end
-  l = {id = id, units = given, granted = give, drips = {}}
+  local l = {id = id, units = given, granted = give, drips = {}}
   local f = {given}
   put(f, given, give)
   local last = now
@@ -497,6 +501,14 @@ local function grant(b, now, id, need, want, ttl)
   redis.call('HSET', key, '=' .. id, table.concat(f, ' '))
   if redis.call('HINCRBY', key, '#' .. holder(id), 1) == 1 then b.holders = b.holders + 1 end
   return granted(b, now, l)
+end
+
+-- grant decides an ask at now, after b was advanced to now: see Bucket.Lease.
+local function grant(b, now, id, need, want, ttl)
+  local l = held(id)
+  if l then return granted(b, now, l) end
+  if not fits(b, need) then return 'burst ' .. b.name end
+  return lend(b, now, id, need, want, ttl)
 end
 
 -- move returns the units of credit to the bucket, less those of debit. It reports

@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -159,6 +160,9 @@ func matchesTheBucket(t *testing.T, client redis.UniversalClient, begin, most in
 			want := table.Apply(now, op)
 			answer, err := bare.Run(context.Background(), client, []string{key}, append(words{now}, args...)...).Text()
 			require.NoError(t, err)
+			if debtsReach(table.Get(key), 1<<51) {
+				return // another cost may reach END, 2⁵², where Redis counts no further
+			}
 			if _, ok := op.(*bucket.Ask); !ok {
 				continue
 			}
@@ -173,6 +177,11 @@ func matchesTheBucket(t *testing.T, client redis.UniversalClient, begin, most in
 			require.Equal(t, want.Grant, got.Grant, "at %d: %+v\nanswer %q", now, op, answer)
 		}
 	})
+}
+
+// debtsReach reports whether a rate of b is not full before an instant.
+func debtsReach(b *bucket.Bucket, instant int64) bool {
+	return b != nil && slices.Max(b.State().TATs) >= instant
 }
 
 // drawLimits draws slow and fast rates, with units that take a whole number of

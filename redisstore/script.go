@@ -18,8 +18,8 @@ import (
 // in Lua's numbers, and lie before END, 2⁵², until the year 2112.
 const tick = time.Microsecond
 
-// format is the version of the hash of a bucket. The script refuses a hash of any
-// other version, since its numbers would be read as other ones.
+// format is the version of the hash of a bucket. The script refuses a hash of another
+// version, whose numbers mean something else.
 const format = 2
 
 // Constants of the script.
@@ -68,7 +68,7 @@ type words []any
 // units is a set of units: bit 1<<u for unit u.
 type units uint
 
-// used returns the units of which a cost has any.
+// used returns the units that are not zero in a cost.
 func used(c bucket.Cost) (us units) {
 	for u := range bucket.NumUnits {
 		if c.Of(u) != 0 {
@@ -152,7 +152,7 @@ func settleWords(done []bucket.Settlement) words {
 	return words{"settle", us.String()}.settlements(us, done)
 }
 
-// spent returns the units of which any are spent.
+// spent returns the units that are not zero in any settlement.
 func spent(done []bucket.Settlement) (us units) {
 	for i := range done {
 		us |= used(done[i].Spent)

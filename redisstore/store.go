@@ -9,7 +9,8 @@
 // connection that sends HELLO.
 //
 // A bucket takes up to 10 KB, and a few hundred bytes more for each worker. Its key
-// expires a minute after the bucket is full again.
+// expires a minute after the bucket is full again. It has a version, and a key of another
+// version is an error: until the first release, all users of a prefix run one version.
 //
 // With access control lists, the store's user needs
 //

@@ -265,7 +265,7 @@ local function ask(b, now, q)
   end
   if delay <= 0 then
     if probe then moveTail(q, max(q.tail - refillTime(b, need), now)) end
-    return grant(b, now, id, need, offer, ttl), b
+    return lend(b, now, id, need, offer, ttl), b
   end
   if behind then
     moveTail(q, newSlot)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -274,6 +275,11 @@ func FuzzBodies(f *testing.F) {
 		`{"done":[{"key":"k","id":"1-1","spent":{"requests":1}}]}`,
 		`{"key":"k","limits":"requests 5/s","return":{"requests":1},"since_ns":1,"charge":{"tokens":2},"empty_ns":1}`,
 		`{"key":"k","limits":"requests 5/s","cost":{"requests":1},"wait_ns":0}`,
+		`{"key":"k","id":"1-1","limits":"requests 500/m,10000/d; input 4/m burst 5; output 7/1000001ns; spend $0.000001/h","want":{"input":1,"output":2,"spend_microdollars":1}}`,
+		`{"key":"k","limits":"tokens 9/s","cost":{"input":9223372036854775807,"output":9223372036854775807}}`,
+		`{"key":"k","limits":"input 5/s; tokens 9/s","cost":{"output":5}}`, `{"key":"k","limits":{"requests":"5/s"},"cost":{"tokens":-1}}`,
+		"key=k&limits=requests+500/m%3B+input+40000/m%3B+spend+$50/d&cost=input+9%3B+spend+$0.05", "key=k&limits=input+5/s&cost=tokens+9",
+		"key=k&limits=requests+5/s&requests=2&token_limit=5/s", "key=k&request_limit=5/s&cost=output+1e3%3B%3B",
 		"key=k&request_limit=5/s&requests=1&wait=0", "key=k&request_limit=5/s&token_limit=1/m%",
 		`{"key":"k","id":"1-1","resume":true}`, strings.Repeat("[", 20_000),
 	} {
@@ -284,7 +290,10 @@ func FuzzBodies(f *testing.F) {
 		if httpapi.Decode(body, &lease) == nil {
 			if a, err := lease.Ask(); err == nil && !lease.Resume {
 				require.NoError(t, a.Check())
-				again := httpapi.LeaseRequestOf(a)
+				encoded, err := json.Marshal(httpapi.LeaseRequestOf(a))
+				require.NoError(t, err)
+				var again httpapi.LeaseRequest
+				require.NoError(t, httpapi.Decode(encoded, &again))
 				b, err := again.Ask()
 				require.NoError(t, err)
 				require.Equal(t, ledger.AppendOp(nil, &a), ledger.AppendOp(nil, &b), "encoding changes the ask")
@@ -353,6 +362,8 @@ func FuzzTokens(f *testing.F) {
 // FuzzRequest sends any bytes that parse as a request.
 func FuzzRequest(f *testing.F) {
 	f.Add([]byte("GET /v2/acquire?key=k&request_limit=5/s&wait=0 HTTP/1.1\r\nHost: x\r\n\r\n"))
+	f.Add([]byte("GET /v2/acquire?key=k&limits=requests+5/s%3Bspend+$1/m&cost=spend+$2&wait=0 HTTP/1.1\r\nHost: x\r\n\r\n"))
+	f.Add([]byte("POST /v1/lease HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"))
 	f.Add([]byte("POST /v2/lease HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))

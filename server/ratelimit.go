@@ -52,12 +52,17 @@ func setRateLimit(h http.Header, limits bucket.Limits, need bucket.Cost, lease b
 }
 
 // policyName names the policy of a unit's rate i. A level is the least that all
-// rates of a unit leave, and is reported for the first of them.
+// rates of a unit leave, and is reported for the first of them. The numbers of the draft
+// are whole, so spend is in millionths of a dollar.
 func policyName(u bucket.Unit, i int) string {
-	if i == 0 {
-		return u.String()
+	name := u.String()
+	if u == bucket.Spend {
+		name = "spend-microdollars"
 	}
-	return u.String() + "-" + strconv.Itoa(i+1)
+	if i == 0 {
+		return name
+	}
+	return name + "-" + strconv.Itoa(i+1)
 }
 
 // policy returns r as an item of RateLimit-Policy: q units in every window of w

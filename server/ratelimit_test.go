@@ -52,6 +52,17 @@ func TestRateLimitPolicy(t *testing.T) {
 	}
 }
 
+func TestRateLimitOfAllUnits(t *testing.T) {
+	limits, err := bucket.ParseLimits("requests 500/m; tokens 9/s; input 40000/m burst 5000; output 8000/m; spend $50/d,$300/30d burst $60")
+	require.NoError(t, err)
+	h := make(http.Header)
+	level := bucket.Cost{Requests: 500, Tokens: 8, Input: -3, Output: 10, Spend: 49_950_000}
+	setRateLimit(h, limits, bucket.Cost{}, bucket.Lease{OK: true, Level: level})
+	assert.Equal(t, `"requests";q=500;w=60, "tokens";q=9;w=1, "input";q=40000;w=60;choked-burst=5000, "output";q=8000;w=60, `+
+		`"spend-microdollars";q=50000000;w=86400, "spend-microdollars-2";q=300000000;w=2592000;choked-burst=60000000`, h.Get("RateLimit-Policy"))
+	assert.Equal(t, `"requests";r=500, "tokens";r=8;t=0, "input";r=0;t=0, "output";r=10;t=0, "spend-microdollars";r=49950000;t=0`, h.Get("RateLimit"))
+}
+
 // For every period, a policy is at most the rate, and less than 1/3600 below it.
 func TestRateLimitPolicyIsAtMostTheRate(t *testing.T) {
 	form := regexp.MustCompile(`^"requests";q=(\d{1,15});w=(\d{1,15})(;choked-burst=\d{1,15})?$`) // structured fields have integers of up to 15 digits

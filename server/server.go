@@ -477,10 +477,16 @@ type readiness struct {
 }
 
 func (s *Server) ready(c *call) (any, *httpapi.Error) {
-	if err := s.unreadyReason(); err != nil {
-		return nil, &httpapi.Error{Code: httpapi.Closing, Message: "not ready"} // /v2/status gives the reason, to clients with a token
+	degraded := s.nodes().Degraded
+	switch {
+	case s.isClosing():
+		return nil, closing
+	case s.unreadyReason() == nil:
+		return readiness{degraded}, nil
+	case degraded != "":
+		return nil, &httpapi.Error{Code: httpapi.Unavailable, Message: "not ready: " + degraded}
 	}
-	return readiness{s.nodes().Degraded}, nil
+	return nil, &httpapi.Error{Code: httpapi.Unavailable, Message: "not ready"} // /v2/status gives the reason, to clients with a token
 }
 
 // nodes describes the cluster; the zero value if there is none.
@@ -491,9 +497,12 @@ func (s *Server) nodes() Cluster {
 	return s.cfg.Cluster()
 }
 
+// isClosing reports whether the server is about to shut down.
+func (s *Server) isClosing() bool { return s.notReady.Load() || s.open.Err() != nil }
+
 // unreadyReason returns nil if the server is ready, or why it is not.
 func (s *Server) unreadyReason() error {
-	if s.notReady.Load() || s.open.Err() != nil {
+	if s.isClosing() {
 		return errors.New("shutting down")
 	}
 	if s.cfg.Ready == nil {

@@ -237,21 +237,6 @@ func TestRequestIDs(t *testing.T) {
 	assert.Equal(t, failed.Header().Get("X-Request-Id"), f.RequestID)
 }
 
-// The first two requests are those of a client of version 1.
-func TestAnotherVersionOfTheAPIIsRefused(t *testing.T) {
-	d := open(t, nil)
-	for _, r := range []*http.Request{
-		post("/v1/lease", `{"key":"k","id":"7b-1","limits":{"requests":[{"n":5,"per_ns":1000000000,"burst":5}]},"defined_ns":1764550000000000000,"need":{"requests":1,"tokens":0},"want":{"requests":1,"tokens":0}}`),
-		get("/v1/acquire", "key", "k", "request_limit", "5/s"),
-		post("/v3/lease", `{}`),
-	} {
-		answer := d.do(r)
-		assert.Equal(t, 410, answer.Code, r.URL)
-		assert.Equal(t, httpapi.OtherVersion, answer.code(), r.URL)
-		assert.Contains(t, answer.message(), "this service has /v2 of the API only: use a client of the service's version")
-	}
-}
-
 func TestUnknownRouteIs404(t *testing.T) {
 	d := open(t, nil)
 	r := d.do(get("/lease"))
@@ -286,13 +271,16 @@ func TestReadiness(t *testing.T) {
 	r := d.do(get("/readyz"))
 	assert.Equal(t, 503, r.Code)
 	assert.NotContains(t, r.Body.String(), "secret", "the reason is for clients with a token")
+	assert.Equal(t, httpapi.Unavailable, r.code())
 	var st httpapi.Status
 	d.do(get("/v2/status")).read(&st)
 	assert.Equal(t, missing.Error(), st.Missing)
 	missing = nil
 	assert.Equal(t, 200, d.do(get("/readyz")).Code)
 	s.MarkNotReady()
-	assert.Equal(t, 503, d.do(get("/readyz")).Code)
+	r = d.do(get("/readyz"))
+	assert.Equal(t, 503, r.Code)
+	assert.Equal(t, httpapi.Closing, r.code())
 	d.do(get("/v2/status")).read(&st)
 	assert.Equal(t, "shutting down", st.Missing)
 	assert.Equal(t, 200, d.do(get("/v2/acquire", "key", "k", "request_limit", "5/s")).Code, "requests are still served")
@@ -320,6 +308,11 @@ func TestDegradedServiceIsReady(t *testing.T) {
 	r = d.do(get("/readyz"))
 	assert.Equal(t, 200, r.Code)
 	assert.JSONEq(t, `{"degraded":"1 of 3 voters gone"}`, r.Body.String())
+	d.cfg.Ready = func() error { return errors.New("no leader, n2 is gone") }
+	r = d.do(get("/readyz"))
+	assert.Equal(t, 503, r.Code)
+	assert.Contains(t, r.Body.String(), `"not ready: 1 of 3 voters gone"`)
+	d.cfg.Ready = func() error { return nil }
 
 	ask := func(token string) (st httpapi.Status, body string) {
 		r := get("/v2/status")

@@ -66,7 +66,7 @@ func failure(status int, body []byte) error {
 	text := fmt.Sprintf("%d %s", status, http.StatusText(status))
 	var f httpapi.Failure
 	if json.Unmarshal(body, &f) == nil && f.Error.Message != "" {
-		return fmt.Errorf("%s: %s", text, f.Error.Message)
+		return fmt.Errorf("%s: %s", text, f.Error.Advice())
 	}
 	return fmt.Errorf("%s, without an error of choked: is this a choked service?", text)
 }

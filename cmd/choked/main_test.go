@@ -454,7 +454,7 @@ func TestStatusInWords(t *testing.T) {
 		{ID: "abcdefghij", Name: "vm", Addr: "10.0.0.2:7946", Voter: true},
 		{ID: "9876543210", Name: "other", Addr: "10.0.0.3:7946", Sick: true},
 	}
-	gone := []httpapi.Gone{{ID: "5555555555", Name: "db", Addr: "10.0.0.4:7946", For: 2 * time.Minute}, {ID: "9876543210", Name: "other", Sick: true}, {ID: "7777777777"}}
+	gone := []httpapi.Gone{{ID: "5555555555", Name: "db", Addr: "10.0.0.4:7946", For: 2 * time.Minute}, {ID: "9876543210", Name: "other", Sick: true}, {ID: "7777777777"}, {ID: "bbbbbbbbbb", Name: "vm", Addr: "10.0.0.5:7946", For: time.Minute}}
 	for _, tt := range []struct {
 		status httpapi.Status
 		exit   error
@@ -473,6 +473,7 @@ vm/abcdef   10.0.0.2:7946  voter
 other       10.0.0.3:7946  client, disk failed
 db          10.0.0.4:7946  voter, gone since 2m0s
 7777777777  -              voter, gone since 0s
+vm/bbbbbb   10.0.0.5:7946  voter, gone since 1m0s
 `},
 	} {
 		var out bytes.Buffer
@@ -485,11 +486,12 @@ db          10.0.0.4:7946  voter, gone since 2m0s
 // Of three nodes one is killed, then another: status, its exit status and /readyz say
 // so.
 func TestStatusOfADegradedService(t *testing.T) {
-	addrs, err := ports.Free(3)
+	free, err := ports.Free(6) // the system might give -listen a port of addrs in place of 0
 	require.NoError(t, err)
+	addrs, listen := free[:3], free[3:]
 	var nodes []*process
 	for i, addr := range addrs {
-		nodes = append(nodes, start(t, nil, "-listen", "127.0.0.1:0", "-bind", addr, "-join", strings.Join(addrs, ","), "-name", fmt.Sprint("n", i)))
+		nodes = append(nodes, start(t, nil, "-listen", listen[i], "-bind", addr, "-join", strings.Join(addrs, ","), "-name", fmt.Sprint("n", i)))
 	}
 	at := func() (exit int, out string) {
 		exit, out, _ = runCommand(t, nil, "status", "-url", "http://"+nodes[0].addr)
@@ -538,8 +540,9 @@ func TestStatusOfADegradedService(t *testing.T) {
 
 // A node whose directory was copied fails /healthz, and the original does not.
 func TestCopyOfANodeIsNotHealthy(t *testing.T) {
-	addrs, err := ports.Free(2)
+	free, err := ports.Free(4) // the system might give -listen a port of addrs in place of 0
 	require.NoError(t, err)
+	addrs, listen := free[:2], free[2:]
 	dirs := []string{t.TempDir(), t.TempDir()}
 	health := func(p *process) int {
 		response, err := http.Get("http://" + p.addr + "/healthz")
@@ -548,7 +551,7 @@ func TestCopyOfANodeIsNotHealthy(t *testing.T) {
 		return response.StatusCode
 	}
 	serve := func(i int) *process {
-		return start(t, nil, "-listen", "127.0.0.1:0", "-bind", addrs[i], "-join", addrs[0], "-dir", dirs[i], "-name", fmt.Sprint("n", i))
+		return start(t, nil, "-listen", listen[i], "-bind", addrs[i], "-join", addrs[0], "-dir", dirs[i], "-name", fmt.Sprint("n", i))
 	}
 	one := serve(0)
 	one.wait()

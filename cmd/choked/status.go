@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -109,10 +110,15 @@ func showNodes(w io.Writer, c httpapi.Cluster) {
 		return
 	}
 	fmt.Fprintln(w, "\nNODE\tADDRESS\tROLE")
-	names := labels(c.Members)
-	listed := make(map[string]bool)
+	gone := slices.DeleteFunc(slices.Clone(c.Gone), func(g httpapi.Gone) bool {
+		return slices.ContainsFunc(c.Members, func(m httpapi.Member) bool { return m.ID == g.ID })
+	})
+	all := slices.Clone(c.Members)
+	for _, g := range gone {
+		all = append(all, httpapi.Member{ID: g.ID, Name: cmp.Or(g.Name, g.ID)})
+	}
+	names := labels(all)
 	for i, m := range c.Members {
-		listed[m.ID] = true
 		role := "client"
 		switch {
 		case m.Leader:
@@ -128,10 +134,8 @@ func showNodes(w io.Writer, c httpapi.Cluster) {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\n", quoted(names[i]), quoted(m.Addr), role)
 	}
-	for _, m := range c.Gone {
-		if !listed[m.ID] {
-			fmt.Fprintf(w, "%s\t%s\tvoter, gone since %v\n", quoted(cmp.Or(m.Name, m.ID)), quoted(cmp.Or(m.Addr, "-")), m.For.Round(time.Second))
-		}
+	for i, g := range gone {
+		fmt.Fprintf(w, "%s\t%s\tvoter, gone since %v\n", quoted(names[len(c.Members)+i]), quoted(cmp.Or(g.Addr, "-")), g.For.Round(time.Second))
 	}
 }
 

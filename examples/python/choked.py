@@ -5,7 +5,7 @@
     @bucket.limit("openai_chat", request_limit="50/s", token_limit="100000/m", tokens=count)
     def chat(messages): ...
 
-    bucket.wait("claude", limits="requests 50/m; input 40000/m; spend $50/d", input=900, spend=2700)
+    bucket.wait("claude", limits="requests 50/m; input 40000/m; spend $50/d", input=900, spend_microdollars=2700)
 
 Every call waits in one queue with those of all processes that use the key.
 """
@@ -41,11 +41,13 @@ class Choked:
 
         limits are the rates of all units in one text, instead of request_limit and
         token_limit. The cost is given by the names of its units: requests, 1 unless
-        given, tokens, input, output, and spend in millionths of a dollar.
+        given, tokens, input, output, and spend_microdollars.
 
         Returns 0 if the cost was spent, else the seconds after which to retry.
         """
         short = {"requests": request_limit, "tokens": token_limit}
+        if limits and any(short.values()):
+            raise ValueError(f"limits {limits!r} beside request_limit or token_limit: want either")
         body = json.dumps({
             "key": key,
             "limits": limits or "; ".join(f"{unit} {rate}" for unit, rate in short.items() if rate),
@@ -69,26 +71,27 @@ class Choked:
         while (seconds := self.acquire(key, wait=LONGEST_WAIT, **cost)) > 0:
             time.sleep(min(seconds, 1.0))
 
-    def limit(self, key, request_limit=None, token_limit=None, tokens=None):
-        """Decorates a function. tokens(*args, **kwargs) returns the tokens of a call."""
+    def limit(self, key, request_limit=None, token_limit=None, tokens=None, limits=None, cost=None):
+        """Decorates a function. tokens(*args, **kwargs) returns the tokens of a call.
+
+        With limits, cost(*args, **kwargs) returns its units, as in {"input": 900}.
+        """
+        shared = {"request_limit": request_limit, "token_limit": token_limit, "limits": limits}
 
         def decorate(call):
-            def cost(args, kwargs):
-                return {
-                    "request_limit": request_limit,
-                    "token_limit": token_limit,
-                    "tokens": tokens(*args, **kwargs) if tokens else 0,
-                }
+            def needs(args, kwargs):
+                units = cost(*args, **kwargs) if cost else {}
+                return shared | units | ({"tokens": tokens(*args, **kwargs)} if tokens else {})
 
             if inspect.iscoroutinefunction(call):
                 @functools.wraps(call)
                 async def limited(*args, **kwargs):
-                    await asyncio.to_thread(self.wait, key, **cost(args, kwargs))
+                    await asyncio.to_thread(self.wait, key, **needs(args, kwargs))
                     return await call(*args, **kwargs)
             else:
                 @functools.wraps(call)
                 def limited(*args, **kwargs):
-                    self.wait(key, **cost(args, kwargs))
+                    self.wait(key, **needs(args, kwargs))
                     return call(*args, **kwargs)
             return limited
 

@@ -1,6 +1,6 @@
 // Package httpapi defines the messages of the HTTP API between package server and
 // its clients. They are JSON. Times and durations are whole nanoseconds, in fields
-// whose names end in _ns. Spend is in millionths of a dollar.
+// whose names end in _ns. Spend is in whole millionths of a dollar.
 package httpapi
 
 import (
@@ -199,7 +199,7 @@ type Drip struct {
 func LeaseOf(l bucket.Lease) Lease {
 	out := Lease{ID: ID(l.ID), OK: l.OK, Granted: l.Granted, ValidFor: l.ValidFor, RetryAfter: l.RetryAfter, Level: Level(l.Level), At: l.At}
 	for _, d := range l.Drips {
-		out.Drips = append(out.Drips, Drip{d.Unit.String(), d.Ready, d.N, d.Per})
+		out.Drips = append(out.Drips, Drip{unitName(d.Unit), d.Ready, d.N, d.Per})
 	}
 	return out
 }
@@ -211,7 +211,7 @@ func (l Lease) Value() (bucket.Lease, error) {
 		return out, err
 	}
 	for _, d := range l.Drips {
-		unit, err := bucket.ParseUnit(d.Unit)
+		unit, err := unitOf(d.Unit)
 		if err != nil {
 			return out, fmt.Errorf("drip %+v: %w", d, err)
 		}

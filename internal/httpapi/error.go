@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/choked/choked/bucket"
@@ -52,6 +53,15 @@ func (e *Error) Status() int { return statuses[e.Code] }
 
 // Error implements error.
 func (e *Error) Error() string { return e.Message }
+
+// Advice returns the message of e for the people at a client of this version. A service
+// without the path of a call has another version of the API, or is older than versions.
+func (e *Error) Advice() string {
+	if e.Code == NotFound || e.Code == OtherVersion {
+		return fmt.Sprintf("the service does not have %s of the API: use choked of one version for client and service: %.200s", Version, e.Message)
+	}
+	return e.Message
+}
 
 // Unwrap returns the error of package bucket that the code stands for, or nil.
 func (e *Error) Unwrap() error {

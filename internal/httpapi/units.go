@@ -7,6 +7,27 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
+// unitName returns the name of u for amounts that are numbers. Texts have dollars for
+// spend: under the same name, a number of dollars would be charged a millionth.
+func unitName(u bucket.Unit) string {
+	if u == bucket.Spend {
+		return "spend_microdollars"
+	}
+	return u.String()
+}
+
+// unitOf returns the unit of a name by unitName.
+func unitOf(name string) (bucket.Unit, error) {
+	var names []string
+	for u := range bucket.NumUnits {
+		if unitName(u) == name {
+			return u, nil
+		}
+		names = append(names, unitName(u))
+	}
+	return 0, fmt.Errorf("unit %.32q: want one of %q", name, names)
+}
+
 // Limits are [bucket.Limits] as the text that [bucket.ParseLimits] reads.
 type Limits bucket.Limits
 
@@ -33,7 +54,7 @@ func (l Level) MarshalJSON() ([]byte, error) {
 	units := make(map[string]int64)
 	for u := range bucket.NumUnits {
 		if n := bucket.Cost(l).Of(u); n <= bucket.MaxUnits {
-			units[u.String()] = n
+			units[unitName(u)] = n
 		}
 	}
 	return json.Marshal(units)
@@ -47,7 +68,7 @@ func (l *Level) UnmarshalJSON(b []byte) error {
 	}
 	c := bucket.Limits{}.Burst() // the level of units without a limit
 	for name, n := range units {
-		u, err := bucket.ParseUnit(name)
+		u, err := unitOf(name)
 		if err != nil {
 			return fmt.Errorf("level: %w", err)
 		}
@@ -57,7 +78,7 @@ func (l *Level) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// CostCharged returns what a call of cost c is charged under l, or an error that says
+// CostCharged returns the charge for a call of cost c under l, or an error that says
 // why it cannot be admitted. A cost above the burst is [bucket.ErrCostExceedsBurst],
 // however large it is. [bucket.Cost.Check] in contrast refuses any cost above
 // [bucket.MaxUnits] as invalid.

@@ -37,7 +37,10 @@ func TestMalformedUnitsAreErrors(t *testing.T) {
 		into         any
 		body, reason string
 	}{
-		{new(Level), `{"bytes":1}`, `unit "bytes": want requests`},
+		{new(Level), `{"bytes":1}`, `unit "bytes": want one of ["requests" "tokens" "input" "output" "spend_microdollars"]`},
+		{new(Level), `{"spend":1}`, `unit "spend": want one of`},
+		{new(LeaseRequest), `{"need":{"spend":1}}`, `unknown field "spend"`},
+		{new(LeaseRequest), `{"need":{"spend_microdollars":0.05}}`, `cannot unmarshal number 0.05`},
 		{new(Level), `7`, `level "7": want an object`},
 		{new(Limits), `7`, `limits "7": want a string such as "requests 50/s; tokens 100000/m"`},
 		{new(Limits), `"bytes 5/s"`, `unit "bytes": want requests`},

@@ -16,6 +16,7 @@ type Hello struct {
 	Cluster    string        // id of the cluster, up to 64 bytes; empty: the node has joined none yet
 	Node       string        // id of the node, 1 to 64 bytes
 	Addr       string        // host:port that the node advertises, up to 96 bytes; the port fills it in
+	Want       string        // id of the node that is dialled, up to 64 bytes; empty: whichever answers
 	Run        uint64        // random number of the process: a copied Dir copies the node id, but not this
 	Up         time.Duration // since the process started, by a clock that never steps
 	SteppedOut bool          // the node takes no part in its cluster any more
@@ -39,9 +40,9 @@ type RefusedError struct {
 func (e *RefusedError) Error() string { return fmt.Sprintf("%s refuses: %s", e.Addr, e.Reason) }
 
 // The preamble of a stream, in both directions: the magic, a length and the cluster
-// id, a length and the node id, a length and the address, the number of the process,
-// its time since the start in nanoseconds, 1 if the node has stepped out, else 0, and the
-// age of the cluster in nanoseconds.
+// id, a length and the node id, a length and the address, a length and the id of the node
+// that is dialled, the number of the process, its time since the start in nanoseconds, 1
+// if the node has stepped out, else 0, and the age of the cluster in nanoseconds.
 // Numbers have 8 bytes, the most significant one first. The accepting side appends a
 // length and the reason of its refusal, which is empty if it accepts.
 const (
@@ -56,6 +57,7 @@ func appendHello(b []byte, h Hello) []byte {
 	b = append(append(b, byte(len(h.Cluster))), h.Cluster...)
 	b = append(append(b, byte(len(h.Node))), h.Node...)
 	b = append(append(b, byte(len(h.Addr))), h.Addr...)
+	b = append(append(b, byte(len(h.Want))), h.Want...)
 	b = binary.BigEndian.AppendUint64(b, h.Run)
 	b = binary.BigEndian.AppendUint64(b, uint64(max(h.Up, 0)))
 	steppedOut := byte(0)
@@ -78,6 +80,9 @@ func readHello(r io.Reader) (h Hello, err error) {
 	}
 	if err == nil {
 		h.Addr, err = readShort(r, "address", 0, maxAddr)
+	}
+	if err == nil {
+		h.Want, err = readShort(r, "wanted id", 0, maxID)
 	}
 	if err == nil {
 		err = h.readProcess(r)

@@ -14,7 +14,7 @@ import (
 )
 
 // maxHello is the length in bytes of the longest hello.
-const maxHello = len(magic) + 1 + maxID + 1 + maxID + 1 + maxAddr + 17 + 8
+const maxHello = len(magic) + 1 + maxID + 1 + maxID + 1 + maxAddr + 1 + maxID + 17 + 8
 
 func FuzzHello(f *testing.F) {
 	f.Add([]byte(nil))
@@ -23,6 +23,7 @@ func FuzzHello(f *testing.F) {
 	f.Add(appendHello(nil, Hello{Cluster: strings.Repeat("c", maxID), Node: strings.Repeat("n", maxID)}))
 	f.Add(append(appendHello(nil, Hello{Cluster: "c", Node: "n"}), "\x06go off and more"...))
 	f.Add(appendHello(nil, Hello{Node: "n", Addr: "10.0.0.1:7946", Run: 7, Up: time.Minute, SteppedOut: true}))
+	f.Add(appendHello(nil, Hello{Node: "n", Want: "other"}))
 	f.Add([]byte(magic + "\xff"))
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -66,6 +67,7 @@ func TestHelloRoundTrip(t *testing.T) {
 		{Cluster: "\x00\xff", Node: "a\nb"},
 		{Node: "n", Addr: "10.0.0.1:7946", Run: 1<<64 - 1, Up: 1<<63 - 1, SteppedOut: true},
 		{Node: "n", Addr: strings.Repeat("a", 96), Run: 1, Up: 1},
+		{Node: "n", Want: strings.Repeat("w", 64)},
 		{Cluster: "c", Node: "n", Age: 1<<63 - 1},
 	} {
 		b := appendHello(nil, h)
@@ -95,12 +97,14 @@ func TestErrorOfABadHelloNamesWhatWasExpected(t *testing.T) {
 		{"a node cut off", magic + "\x01c\x40n", []string{"want a node id of 64 bytes", "unexpected EOF"}},
 		{"no address", magic + "\x01c\x01n", []string{"want the length of the address", "EOF"}},
 		{"an address that is too long", magic + "\x01c\x01n\x61" + long, []string{"address of 97 bytes: want 0 to 96"}},
-		{"no process", magic + "\x01c\x01n\x00", []string{"want a process of 17 bytes", "EOF"}},
-		{"a process cut off", magic + "\x01c\x01n\x00" + long[:16], []string{"want a process of 17 bytes", "unexpected EOF"}},
-		{"a time below zero", magic + "\x01c\x01n\x00" + strings.Repeat("\xff", 16) + "\x00", []string{"less than 2^63 ns"}},
-		{"no age", magic + "\x01c\x01n\x00" + strings.Repeat("\x00", 17), []string{"want an age of 8 bytes", "EOF"}},
-		{"an age below zero", magic + "\x01c\x01n\x00" + strings.Repeat("\x00", 17) + strings.Repeat("\xff", 8), []string{"less than 2^63 ns"}},
-		{"neither in nor out", magic + "\x01c\x01n\x00" + strings.Repeat("\x00", 16) + "\x02", []string{"0 or 1"}},
+		{"no wanted id", magic + "\x01c\x01n\x00", []string{"want the length of the wanted id", "EOF"}},
+		{"a wanted id that is too long", magic + "\x01c\x01n\x00\x41" + long, []string{"wanted id of 65 bytes: want 0 to 64"}},
+		{"no process", magic + "\x01c\x01n\x00\x00", []string{"want a process of 17 bytes", "EOF"}},
+		{"a process cut off", magic + "\x01c\x01n\x00\x00" + long[:16], []string{"want a process of 17 bytes", "unexpected EOF"}},
+		{"a time below zero", magic + "\x01c\x01n\x00\x00" + strings.Repeat("\xff", 16) + "\x00", []string{"less than 2^63 ns"}},
+		{"no age", magic + "\x01c\x01n\x00\x00" + strings.Repeat("\x00", 17), []string{"want an age of 8 bytes", "EOF"}},
+		{"an age below zero", magic + "\x01c\x01n\x00\x00" + strings.Repeat("\x00", 17) + strings.Repeat("\xff", 8), []string{"less than 2^63 ns"}},
+		{"neither in nor out", magic + "\x01c\x01n\x00\x00" + strings.Repeat("\x00", 16) + "\x02", []string{"0 or 1"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := readHello(strings.NewReader(tt.hello))

@@ -160,6 +160,11 @@ func (c *Conn) Close() error {
 // [net.ErrClosed] once the port or the kind is closed, which also ends dials in
 // progress.
 func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) {
+	return p.dial(ctx, kind, addr, "")
+}
+
+// dial is Dial to the node with an id, which any other node refuses; empty: to any node.
+func (p *Port) dial(ctx context.Context, kind Kind, addr, want string) (*Conn, error) {
 	open := p.acceptor(kind).open
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -180,6 +185,7 @@ func (p *Port) Dial(ctx context.Context, kind Kind, addr string) (*Conn, error) 
 	cfg.NextProtos = []string{string(kind)}
 	stream := tls.Client(raw, cfg)
 	self := p.Hello()
+	self.Want = want
 	peer, err := greet(stream, addr, self)
 	err = explainVersion(err)
 	if !stop() {
@@ -337,6 +343,9 @@ func (p *Port) handshake(raw net.Conn) (*Conn, Kind, error) {
 	peer, err := receive(stream, p.Hello, func(self, peer Hello) error {
 		if self.IsCopy(peer) {
 			return p.cfg.Copied(self, peer)
+		}
+		if peer.Want != "" && peer.Want != self.Node {
+			return fmt.Errorf("this is node %q, not %q", self.Node, peer.Want)
 		}
 		return p.cfg.Admit(kind, peer)
 	})

@@ -1081,6 +1081,20 @@ func TestClosedPortCanBeOpenedAgain(t *testing.T) {
 	})
 }
 
+// A Raft stream to a node is refused by another one at its address, before that one decides
+// whether to admit the peer: it may join the peer's cluster by that.
+func TestRaftStreamIsForOneNode(t *testing.T) {
+	everywhere(t, func(t *testing.T, at func(int) host) {
+		cfg := at(1).config("a")
+		cfg.Admit = func(Kind, Hello) error { t.Error("asked to admit a stream for another node"); return nil }
+		p, peer := open(t, cfg), open(t, at(2).config("a"))
+		_, err := peer.Raft().Dial(RaftAddr("former", p.Addr()), time.Second)
+		var refused *RefusedError
+		require.ErrorAs(t, err, &refused)
+		assert.Equal(t, fmt.Sprintf("this is node %q, not %q", p.Hello().Node, "former"), refused.Reason)
+	})
+}
+
 // CloseKind closes the streams of that kind for both sides, and no others.
 func TestCloseKindLeavesTheOthers(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *memnet.Net, at func(int) host) {

@@ -20,9 +20,9 @@ type raftLayer struct {
 	port *Port
 }
 
-// RaftAddr returns the address by which [Port.Raft] dials the node with this id, and
-// fails to dial any other node. A node that lost its log and restarted at the same
-// address could otherwise cast the vote of its former self.
+// RaftAddr returns the address by which [Port.Raft] dials the node with this id. Any other
+// node at that address refuses the stream: if it lost its log and restarted there, it could
+// otherwise cast the vote of its former self, or join a cluster that has no leader.
 func RaftAddr(node, addr string) raft.ServerAddress { return raft.ServerAddress(node + "@" + addr) }
 
 func (l raftLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
@@ -32,13 +32,9 @@ func (l raftLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	c, err := l.port.Dial(ctx, Raft, addr)
-	if err != nil {
+	c, err := l.port.dial(ctx, Raft, addr, node)
+	if err != nil { // a nil *Conn would be no nil net.Conn
 		return nil, err
-	}
-	if c.Peer.Node != node {
-		c.Close()
-		return nil, fmt.Errorf("dial %s: node %q answers there, not %q", addr, c.Peer.Node, node)
 	}
 	return c, nil
 }

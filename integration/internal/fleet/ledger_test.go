@@ -124,6 +124,11 @@ func TestAuditReplaysTheLog(t *testing.T) {
 			want:  Ledger{From: 1, To: 100, Snapshots: 1, Leases: 100, Granted: requests(1000)},
 		},
 		{
+			name:  "a voter was sent a snapshot of all that the others have",
+			disks: [][]disk{{{log: entries(1, 60)}, {log: entries(61, 100), snapshots: []uint64{60}}}},
+			want:  Ledger{From: 1, To: 100, Snapshots: 1, Leases: 100, Granted: requests(1000)},
+		},
+		{
 			name:  "a voter that was sent a snapshot kept its old entries",
 			disks: [][]disk{{{log: append(entries(1, 20), entries(61, 100)...), snapshots: []uint64{60}}}},
 			want:  Ledger{From: 61, To: 100, Leases: 40, Granted: requests(400)},

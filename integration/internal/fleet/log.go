@@ -29,9 +29,9 @@ type replicatedLog struct {
 	snapshots []snapshotState
 }
 
-// extend merges a log that was read into r. One that begins after a gap waits until the
-// entries in between are read from another voter: a voter that received a snapshot has
-// none of them.
+// extend merges a log that was read into r. One that begins after the end of r waits
+// until the entries in between, or around its beginning, are read from another voter: a
+// voter that received a snapshot has none of them.
 func (r *replicatedLog) extend(log []raft.Log) (err error) {
 	if len(log) == 0 {
 		return nil
@@ -40,7 +40,7 @@ func (r *replicatedLog) extend(log []raft.Log) (err error) {
 	slices.SortStableFunc(logs, func(a, b []raft.Log) int { return cmp.Compare(a[0].Index, b[0].Index) })
 	r.ahead = nil
 	for _, l := range logs {
-		if n := len(r.entries); n > 0 && l[0].Index > r.entries[n-1].Index+1 {
+		if n := len(r.entries); n > 0 && l[0].Index > r.entries[n-1].Index {
 			r.ahead = append(r.ahead, l)
 		} else if r.entries, err = mergeLogs(r.entries, l); err != nil {
 			return err
@@ -49,7 +49,7 @@ func (r *replicatedLog) extend(log []raft.Log) (err error) {
 	return nil
 }
 
-// skipGaps merges the logs that still wait. The entries in between are in no log.
+// skipGaps merges the logs that still wait: no other log has the entries before them.
 func (r *replicatedLog) skipGaps() (err error) {
 	for _, l := range r.ahead {
 		if r.entries, err = mergeLogs(r.entries, l); err != nil {
@@ -191,8 +191,8 @@ func readSnapshots(dir string) (snapshots []snapshotState, err error) {
 // mergeLogs merges two logs. By Raft's log matching property, if both have an entry of
 // the same index and term, all entries before it are equal: otherwise mergeLogs returns
 // an error. Entries after the last common one may be uncommitted, so the newer
-// log's are kept, by the order that elections use. If the logs have no entry in
-// common, mergeLogs returns the newer one.
+// log's are kept, by the order that elections use. A log that begins where the other one
+// ends is appended to it. If there are entries in between, mergeLogs returns the newer one.
 func mergeLogs(a, b []raft.Log) ([]raft.Log, error) {
 	switch {
 	case len(a) == 0:
@@ -216,7 +216,7 @@ func mergeLogs(a, b []raft.Log) ([]raft.Log, error) {
 	switch {
 	case isNewer(a, b):
 		return a, nil
-	case common <= 0:
+	case common <= 0 && offset != len(a):
 		return b, nil
 	}
 	return append(a[:offset:offset], b...), nil
