@@ -24,7 +24,7 @@ var imports = []struct{ name, may string }{
 	{"storetest", "bucket"},
 	{"providertest", ""},
 	{"provider", "bucket"},
-	{"fsm", "internal/ledger"},
+	{"fsm", "bucket internal/ledger"},
 	{"internal/local", "bucket internal/boottime internal/ledger internal/waitqueue"},
 	{"internal/pool", "bucket internal/boottime"},
 	{"internal/waitqueue", "bucket internal/ledger"},

@@ -7,12 +7,17 @@ import (
 	"github.com/choked/choked/bucket"
 )
 
-// Rate is one limit: it restores N units every Per, up to Burst units.
+// Rate is one limit: a token bucket, which restores N units every Per up to Burst; a
+// window, which admits N in every Per; or a calendar, which admits N between two resets.
 //
 //	type Rate struct {
-//		N     int64         // units restored every Per
+//		N     int64         // units
 //		Per   time.Duration // 1 ms to 366 days
-//		Burst int64         // most units that can be spent at once
+//		Burst int64         // of a bucket: most units that can be spent at once
+//		Pace  int64         // of a window: the burst that spreads its grants; 0: none
+//		Zone  string        // of a calendar: an IANA time zone
+//		Every Period        // of a calendar: Daily, Weekly or Monthly
+//		Kind  Kind          // TokenBucket, Window or Calendar
 //	}
 type Rate = bucket.Rate
 

@@ -9,7 +9,7 @@ import (
 )
 
 // Excess is the number of units by which admissions exceed burst + rate · W, in the
-// worst of all windows of length W. A negative excess keeps the bound: so many more
+// worst of all windows of length W, or N in the worst Per of a window rate. A negative excess keeps the bound: so many more
 // units could have been admitted.
 //
 // The instant of a decision is known only to lie between two instants. Suspect takes
@@ -34,19 +34,25 @@ func Check(rs []Record, limits bucket.Limits) Excess {
 	worst := Nothing
 	for u := range bucket.NumUnits {
 		for _, r := range limits.Of(u) {
+			if r.Kind == bucket.Calendar {
+				continue // the records have no wall clock
+			}
 			worst = worst.Max(CheckRate(rs, u, r))
 		}
 	}
 	return worst
 }
 
-// CheckRate is [Check] for one rate on one unit.
+// CheckRate is [Check] for one rate on one unit, a token bucket or a window.
 func CheckRate(rs []Record, u bucket.Unit, r bucket.Rate) Excess {
 	if len(rs) == 0 {
 		return Nothing
 	}
 	rs = slices.Clone(rs)
 	slices.SortFunc(rs, func(a, b Record) int { return cmp.Compare(a.After, b.After) })
+	if r.Kind == bucket.Window {
+		return Excess{Proved: provedWindow(rs, u, r), Suspect: suspectWindow(rs, u, r)}
+	}
 	return Excess{Proved: proved(rs, u, r), Suspect: suspect(rs, u, r)}
 }
 
