@@ -1,17 +1,16 @@
 // Package provider has the limits to use for providers of LLMs. A provider states that
 // it admits 500 requests a minute. Whether it then refuses a call depends on how it
 // counts: in any minute, in minutes that begin at second zero, or by a bucket that
-// refills. A [Profile] knows that, and makes of the provider's limits those of a key:
+// refills. A [Profile] knows that, and turns the provider's limits into those of a key:
 //
 //	limits, err := provider.OpenAI.Limits("500/m", "200000/m")
 //
-// With these limits, and with what the provider counts charged at the start, the
-// provider refuses no call for quota, provided that
+// With these limits the provider refuses no call for quota, provided that
 //
 //   - a call reaches the provider within [Profile.Delay] of its admission;
 //   - the clocks of the store and of the provider differ in speed by at most 500 ppm;
-//   - each call is charged at least what the provider counts for it;
-//   - nobody else uses the account.
+//   - each call is charged, before it is made, at least the units that the provider counts;
+//   - the account has no other users.
 //
 // The profiles follow the providers' documents as of November 2026. A provider that
 // counts otherwise for an account needs a copy of the profile with other fields.
@@ -146,7 +145,7 @@ func (p Profile) Limits(stated ...string) (bucket.Limits, error) {
 	return l, nil
 }
 
-// rates returns the rates to use for one that the provider states on unit u.
+// rates returns the rates to use for a stated rate on unit u.
 func (p Profile) rates(u bucket.Unit, r bucket.Rate) bucket.Rates {
 	switch {
 	case p.Zone != "" && r.Per == day:
