@@ -34,7 +34,6 @@ type crowd struct {
 	refused int // answers of 429
 	calls   int
 	tokens  int64
-	busy    time.Duration // while callers wanted more
 }
 
 // TestProvidersRefuseNothing shows what the profiles are for. The provider counts up to
