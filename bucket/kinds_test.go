@@ -253,9 +253,12 @@ func TestUnitsWithoutAStampCountInBothDays(t *testing.T) {
 	assert.True(t, a.use("b", 5))
 	assert.Equal(t, int64(6), a.at(86402).level(), "of the day before only the units without a stamp")
 	assert.Equal(t, int64(10), a.at(2*86402).level())
-	a.b.Stamp(a.now, &Stamps{Wall: a.start + a.now, Zones: []ZoneStamp{{"UTC", Daily, 5, 6}}}) // not around the wall clock
+	a.use("c", 4)
+	a.at(3*86400 - 5)
+	tomorrow := a.start + a.now + int64(day)
+	a.b.Stamp(a.now, &Stamps{tomorrow, []ZoneStamp{{"UTC", Daily, tomorrow + 1, tomorrow + 2}}}) // not around the wall clock
 	a.b.Stamp(a.now, &Stamps{Wall: -5})
-	assert.Equal(t, int64(10), a.level())
+	assert.Equal(t, int64(6), a.level())
 }
 
 // Stamps are those of the calendars that the limits have, each once.
