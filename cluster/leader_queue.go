@@ -190,6 +190,7 @@ func (q *leaderQueue) run(done <-chan struct{}) {
 	defer timer.Stop()
 	lastClock := q.replica.now() // the time of the last entry, or when this node began to lead
 	var batch []*waitqueue.Entry
+	var entry fsm.Entry
 	var lost error
 	for lost == nil {
 		select {
@@ -204,12 +205,15 @@ func (q *leaderQueue) run(done <-chan struct{}) {
 			if now-lastClock >= int64(clockEntryEvery) {
 				q.queue.Add(now, clockEntry, func(waitqueue.Answer) {})
 			}
-			q.view(func() { batch = q.queue.Take(now, maxBatch) })
+			q.view(func() {
+				batch = q.queue.Take(now, maxBatch)
+				entry = q.entry(now, batch)
+			})
 			if len(batch) == 0 {
 				break
 			}
 			lastClock = now
-			lost = q.decide(now, batch)
+			lost = q.decide(&entry, batch)
 		}
 		next := min(q.queue.Next(), lastClock+int64(clockEntryEvery))
 		timer.Reset(time.Duration(next - q.replica.now()))
@@ -268,15 +272,20 @@ func (q *leaderQueue) accept() int64 {
 	return now
 }
 
-// decide commits batch as one entry with the time now, and resolves its requests.
+// entry returns the log entry of batch at the time now, while the buckets are locked.
+func (q *leaderQueue) entry(now int64, batch []*waitqueue.Entry) fsm.Entry {
+	e := fsm.Entry{At: now, Ops: make([]ledger.Op, len(batch))}
+	for i := range batch {
+		e.Ops[i] = batch[i].Op
+	}
+	e.Stamps = q.table.StampsFor(time.Now().UnixNano(), e.Ops...)
+	return e
+}
+
+// decide commits the entry of batch, and resolves its requests.
 // An error ends this leadership. It is errNotLeader if the entry was not proposed,
 // and errUnclear if it may be committed.
-func (q *leaderQueue) decide(now int64, batch []*waitqueue.Entry) error {
-	entry := fsm.Entry{At: now, Ops: make([]ledger.Op, len(batch))}
-	for i, e := range batch {
-		entry.Ops[i] = e.Op
-	}
-	q.view(func() { entry.Stamps = q.table.StampsFor(time.Now().UnixNano(), entry.Ops...) })
+func (q *leaderQueue) decide(entry *fsm.Entry, batch []*waitqueue.Entry) error {
 	response, err := q.raft.Apply(entry.Encode())
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
@@ -290,7 +299,7 @@ func (q *leaderQueue) decide(now int64, batch []*waitqueue.Entry) error {
 	}
 	q.view(func() {
 		for i, e := range batch {
-			q.queue.Resolve(now, e, results[i])
+			q.queue.Resolve(entry.At, e, results[i])
 		}
 	})
 	return nil
