@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/choked/choked/bucket"
@@ -244,11 +243,7 @@ func parseCost(v url.Values) (bucket.Cost, error) {
 		}
 		text += u.String() + " " + n
 	}
-	c, err := bucket.ParseCost(text)
-	if err == nil && !strings.Contains(text, bucket.Requests.String()) {
-		c.Requests = 1
-	}
-	return c, err
+	return httpapi.ParseCost(text)
 }
 
 // parseWait parses a duration such as "1.5s", or a number of seconds.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/choked/choked/bucket"
@@ -34,12 +33,9 @@ func acquire(ctx context.Context, f *flags, args []string) error {
 	if err != nil {
 		return wrong("-limits: %w", err)
 	}
-	cost, err := bucket.ParseCost(costText)
+	cost, err := httpapi.ParseCost(costText)
 	if err != nil {
 		return wrong("-cost: %w", err)
-	}
-	if !strings.Contains(costText, bucket.Requests.String()) {
-		cost.Requests = 1
 	}
 	request := httpapi.AcquireRequest{Key: httpapi.KeyOf(key), Limits: httpapi.Limits(limits), Cost: &cost, Wait: &wait}
 	body, err := json.Marshal(request)

@@ -95,7 +95,7 @@ func show(out io.Writer, st httpapi.Status) error {
 		if err != nil {
 			return err
 		}
-		limits, _ := parseLimits(k.Limits)
+		limits, _ := bucket.ParseLimits(k.Limits)
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%v\n", quoted(key), k.Limits, ofLimited(limits, bucket.Cost(k.Level)), ofLimited(limits, k.Leased), k.Leases, k.Full.Round(time.Millisecond))
 	}
 	return w.Flush()
@@ -137,11 +137,6 @@ func showNodes(w io.Writer, c httpapi.Cluster) {
 	for i, g := range gone {
 		fmt.Fprintf(w, "%s\t%s\tvoter, gone since %v\n", quoted(names[len(c.Members)+i]), quoted(cmp.Or(g.Addr, "-")), g.For.Round(time.Second))
 	}
-}
-
-func parseLimits(s string) (l bucket.Limits, err error) {
-	err = l.UnmarshalText([]byte(s))
-	return l, err
 }
 
 // ofLimited formats the units of c that l limits.

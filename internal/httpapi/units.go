@@ -3,6 +3,7 @@ package httpapi
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/choked/choked/bucket"
 )
@@ -76,6 +77,16 @@ func (l *Level) UnmarshalJSON(b []byte) error {
 	}
 	*l = Level(c)
 	return nil
+}
+
+// ParseCost reads the cost of a call as [bucket.ParseCost] does. A call is one request
+// unless the text names another number.
+func ParseCost(text string) (bucket.Cost, error) {
+	c, err := bucket.ParseCost(text)
+	if err == nil && !strings.Contains(text, bucket.Requests.String()) {
+		c.Requests = 1
+	}
+	return c, err
 }
 
 // CostCharged returns the charge for a call of cost c under l, or an error that says
