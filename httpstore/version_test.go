@@ -1,12 +1,8 @@
 package httpstore
 
 import (
-	"bufio"
-	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path"
 	"sync/atomic"
 	"testing"
 
@@ -14,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/choked/choked/bucket"
+	"github.com/choked/choked/internal/testkit/oldservice"
 )
 
 // The answers in testdata/v1 were given by a service of version 1 of the API to
@@ -21,20 +18,10 @@ import (
 func TestServiceOfVersion1IsRefused(t *testing.T) {
 	t.Parallel()
 	var requests atomic.Int64
+	old := oldservice.Handler(t)
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		requests.Add(1)
-		f, err := os.Open("testdata/v1/answer-" + path.Base(r.URL.Path) + ".http")
-		if !assert.NoError(t, err) {
-			return
-		}
-		defer f.Close()
-		answer, err := http.ReadResponse(bufio.NewReader(f), r)
-		if !assert.NoError(t, err) {
-			return
-		}
-		w.WriteHeader(answer.StatusCode)
-		_, err = io.Copy(w, answer.Body)
-		assert.NoError(t, err)
+		old.ServeHTTP(w, r)
 	}))
 	defer service.Close()
 	s, err := Open(Config{URL: service.URL, HTTP1: true})

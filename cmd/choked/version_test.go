@@ -1,34 +1,18 @@
 package main
 
 import (
-	"bufio"
-	"io"
-	"net/http"
 	"net/http/httptest"
-	"os"
-	"path"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+
+	"github.com/choked/choked/internal/testkit/oldservice"
 )
 
 // The answers in testdata/v1 were given by a service of version 1 of the API to
 // requests of version 2.
 func TestCommandsNameAServiceOfVersion1(t *testing.T) {
-	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		f, err := os.Open("testdata/v1/answer-" + path.Base(r.URL.Path) + ".http")
-		if !assert.NoError(t, err) {
-			return
-		}
-		defer f.Close()
-		answer, err := http.ReadResponse(bufio.NewReader(f), r)
-		if !assert.NoError(t, err) {
-			return
-		}
-		w.WriteHeader(answer.StatusCode)
-		_, err = io.Copy(w, answer.Body)
-		assert.NoError(t, err)
-	}))
+	service := httptest.NewServer(oldservice.Handler(t))
 	defer service.Close()
 	for _, args := range [][]string{{"status"}, {"acquire", "-key", "k", "-limits", "requests 5/s"}} {
 		status, out, errs := runCommand(t, nil, append(args, "-url", service.URL)...)
