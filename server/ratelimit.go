@@ -70,21 +70,16 @@ func policyName(u bucket.Unit, i int) string {
 // has no parameter for a burst; it reserves names with a prefix for services. A day has
 // 24 hours there, a month 30 days.
 func policy(name string, r bucket.Rate) string {
-	per := r.Per
-	switch r.Kind {
-	case bucket.Calendar:
-		return fmt.Sprintf("%q;q=%d;w=%d", name, r.N, r.Span(r.N)/time.Second)
-	case bucket.Window:
-		if r.Pace > 0 {
-			return fmt.Sprintf("%q;q=%d;w=%d;choked-burst=%d", name, r.N, wholeSeconds(per), r.Pace)
+	q, window, burst := r.N, r.Span(r.N), r.Pace
+	if r.Kind == bucket.TokenBucket {
+		window = policyWindow(r.Per)
+		if q = r.In(window); r.Burst != q {
+			burst = r.Burst
 		}
-		return fmt.Sprintf("%q;q=%d;w=%d", name, r.N, wholeSeconds(per))
 	}
-	window := policyWindow(per)
-	q := r.In(window)
-	s := fmt.Sprintf("%q;q=%d;w=%d", name, q, window/time.Second)
-	if r.Burst != q {
-		s += fmt.Sprintf(";choked-burst=%d", r.Burst)
+	s := fmt.Sprintf("%q;q=%d;w=%d", name, q, wholeSeconds(window))
+	if burst > 0 {
+		s += fmt.Sprintf(";choked-burst=%d", burst)
 	}
 	return s
 }
