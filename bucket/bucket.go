@@ -315,7 +315,7 @@ func (b *Bucket) wait(now int64, need Cost, promise bool) time.Duration {
 		at := t + int64(c.refill(t, need, func(r *Rate) int64 { return r.ahead(promise) }))
 		over := false
 		c.limits.each(0, func(_ int, u Unit, r *Rate) {
-			over = over || need.Of(u) > 0 && c.leased.Of(u)+need.Of(u) > r.most()
+			over = over || need.Of(u) > 0 && c.leased.Of(u)+need.Of(u) > r.Most()
 		})
 		if len(c.leases) == 0 || !over && at < c.leases[0].Expiry {
 			return time.Duration(at - now)

@@ -126,7 +126,7 @@ func (l Limits) Equal(m Limits) bool {
 // that l does not limit is far above [MaxUnits].
 func (l Limits) Burst() Cost {
 	c := allUnlimited
-	l.each(0, func(_ int, u Unit, r *Rate) { c = c.With(u, min(c.Of(u), r.most())) })
+	l.each(0, func(_ int, u Unit, r *Rate) { c = c.With(u, min(c.Of(u), r.Most())) })
 	return c
 }
 

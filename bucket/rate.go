@@ -169,9 +169,7 @@ func (r *Rate) samePeriod(q *Rate) bool {
 
 // Most returns the most units that r can ever admit at once: the burst of a token
 // bucket, N of a window and of a calendar.
-func (r Rate) Most() int64 { return r.most() }
-
-func (r *Rate) most() int64 {
+func (r *Rate) Most() int64 {
 	if r.Kind == TokenBucket {
 		return r.Burst
 	}

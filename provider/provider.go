@@ -17,6 +17,7 @@
 package provider
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -165,8 +166,8 @@ func (p Profile) rates(u bucket.Unit, r bucket.Rate) bucket.Rates {
 // window returns the window that keeps n per time, however the calls are delayed on
 // their way: calls that arrive within per were admitted within per + δ.
 func (p Profile) window(n int64, per time.Duration) bucket.Rate {
-	r := bucket.Rate{Kind: bucket.Window, N: n, Per: stretch(per + p.delay())}
-	if parts := p.burst(); parts > 0 && per <= pacedUpTo {
+	r := bucket.Rate{Kind: bucket.Window, N: n, Per: stretch(per + cmp.Or(p.Delay, defaultDelay))}
+	if parts := cmp.Or(p.Burst, defaultBurst); parts > 0 && per <= pacedUpTo {
 		r.Pace = max(n/parts, 1)
 	}
 	return r
@@ -176,25 +177,11 @@ func (p Profile) window(n int64, per time.Duration) bucket.Rate {
 // delayed by up to δ arrive as if the bucket held the refill of δ more. Where that is
 // more than the burst, calls are spaced by δ more than the refill needs.
 func (p Profile) bucket(r bucket.Rate) bucket.Rate {
-	late := r.In(p.delay()) + 1 // rounded up
+	late := r.In(cmp.Or(p.Delay, defaultDelay)) + 1 // rounded up
 	if r.Burst > late {
 		return bucket.Rate{N: r.N, Per: stretch(r.Per), Burst: r.Burst - late}
 	}
-	return bucket.Rate{N: 1, Per: stretch(r.Span(1) + p.delay()), Burst: 1}
-}
-
-func (p Profile) delay() time.Duration {
-	if p.Delay == 0 {
-		return defaultDelay
-	}
-	return p.Delay
-}
-
-func (p Profile) burst() int64 {
-	if p.Burst == 0 {
-		return defaultBurst
-	}
-	return p.Burst
+	return bucket.Rate{N: 1, Per: stretch(r.Span(1) + cmp.Or(p.Delay, defaultDelay)), Burst: 1}
 }
 
 // stretch returns d, longer by the error of the clocks, rounded up to a microsecond:
